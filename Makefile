@@ -1,0 +1,47 @@
+# Everything sets itself up: a clean clone needs Python 3.11 and this file.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+REMOTE ?= local
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test check format bench clean
+
+help:
+	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
+	@echo "make test                      the test-suite, LocalStack included"
+	@echo "make check                     formatting, lint, types, layers, spelling"
+	@echo "make format                    rewrite the code as make check wants it"
+	@echo "make bench                     the benchmarks, each with its peer"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[s3,mteb]" --group dev
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py --remote $(REMOTE)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+clean:
+	rm -rf $(VENV) .localstack path_to_cache_dir .demo

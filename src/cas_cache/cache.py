@@ -1,0 +1,404 @@
+"""`EmbeddingCache`: what people use from Python.
+
+Look-ups are answered by the mirror. A miss asks the repository once for each namespace, then the encoder; what the
+encoder returns is committed to the mirror chunk by chunk before the next chunk is encoded, and goes up with the next
+push. The remote is a convenience of a run, never a condition: unless told otherwise, a run goes on without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from cas_cache import sync
+from cas_cache.background import BackgroundPush
+from cas_cache.errors import CacheMiss, ConfigurationError, DataWarning, RemoteError, RemoteWarning
+from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.index import ABSENT, first_of_each
+from cas_cache.repository import Repository, is_url, open_storage, without_credentials
+from cas_cache.rows import as_array, finite_rows, storable
+from cas_cache.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Namespace
+
+logger = logging.getLogger(__name__)
+
+CHUNK_ITEMS = 8192
+"""Items encoded between two commits: what a crash costs at most."""
+
+RETRY_SECONDS = 60
+"""How long a remote that failed is left alone by automatic pulls."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a cache did since it was opened.
+
+    Attributes:
+        hits: Items answered from the mirror, pulled ones included.
+        misses: Items that were in neither mirror nor repository, repeats included.
+        encoded: Items that the encoder was given, each distinct one once.
+        bytes_pushed: Bytes of content written to the repository.
+        bytes_pulled: Bytes of content read from the repository.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    encoded: int = 0
+    bytes_pushed: int = 0
+    bytes_pulled: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        """Return the counts as plain JSON."""
+        return asdict(self)
+
+
+class EmbeddingCache:
+    """A cache of embeddings: a local mirror, and, if a remote is named, a repository that others share.
+
+    Args:
+        location: A directory for the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
+            None takes ``CAS_CACHE_REMOTE``, or a local cache.
+        remote: URL of the repository, if `location` is a directory. None takes ``CAS_CACHE_REMOTE``.
+        storage_options: Handed to fsspec. Credentials are its business, or the cloud SDK's.
+        read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
+        offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
+        only_cached: Raise `CacheMiss` rather than encode.
+        push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
+            ``"manual"`` leaves it to `push`.
+        on_remote_error: What automatic pulls and pushes do when the remote is away or refuses: ``"warn"`` once and go
+            on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
+        chunk_items: Items encoded between two commits.
+        progress: Show progress bars of pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the terminal.
+
+    Raises:
+        NotAMirror: If the directory holds something else.
+        InvalidURL: If the remote is no URL of a known file system.
+        MissingDependency: If the file system's package is not installed.
+    """
+
+    def __init__(  # noqa: PLR0913 - independent switches, all by name
+        self,
+        location: str | Path | None = None,
+        *,
+        remote: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        read_only: bool | None = None,
+        offline: bool | None = None,
+        only_cached: bool = False,
+        push: Literal["background", "manual"] = "background",
+        on_remote_error: Literal["warn", "raise"] = "warn",
+        chunk_items: int = CHUNK_ITEMS,
+        progress: bool | None = None,
+    ) -> None:
+        settings = Settings.read()
+        _check_choice("push", push, ("background", "manual"))
+        _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
+        if chunk_items < 1:
+            raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
+        directory, url = _places(location, remote, settings)
+        if url is None and storage_options:
+            raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
+        self.repository = None if url is None else Repository(open_storage(url, storage_options))
+        self.mirror = Mirror(directory)
+        self.stats = Stats()
+        self.read_only = settings.read_only if read_only is None else read_only
+        self.offline = settings.offline if offline is None else offline
+        self.only_cached = only_cached
+        self.on_remote_error = on_remote_error
+        self._chunk_items = chunk_items
+        self._progress = settings.progress if progress is None else progress
+        self._pulled: set[str] = set()
+        self._retry_at = 0.0
+        self._warned = False
+        self._pusher = None
+        if push == "background" and self.repository is not None and not (self.offline or self.read_only):
+            self._pusher = BackgroundPush(self._push_waiting)
+
+    def __repr__(self) -> str:
+        remote = f", remote={self.repository.url!r}" if self.repository else ""
+        return f"EmbeddingCache({str(self.mirror.directory)!r}{remote})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def encode(self, texts: Iterable[str], spec: EncoderSpec, encode: Callable[[list[str]], Any]) -> NDArray[Any]:
+        """Return the vectors of texts, encoding only what is in neither mirror nor repository.
+
+        Args:
+            texts: n texts, repeats allowed.
+            spec: The encoder's identity.
+            encode: Given the distinct missing texts in order of appearance, at most `chunk_items` at a time; returns
+                one vector for each: a NumPy array, a torch tensor, or a list of vectors.
+
+        Returns:
+            (n, *shape), in the order of `texts`, writable, of the encoder's dtype (torch bfloat16 as float32).
+
+        Raises:
+            InvalidItem: If a text has no UTF-8 form.
+            CacheMiss: If something is missing and the cache is `only_cached`.
+            WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
+            ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
+        """
+        texts = list(texts)
+        return self.encode_items(keys_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
+
+    def encode_items(
+        self, keys: NDArray[np.uint8], spec: EncoderSpec, encode: Callable[[NDArray[np.int64]], Any]
+    ) -> NDArray[Any]:
+        """Return the vectors of items of any kind, by their keys; see `encode`.
+
+        Args:
+            keys: (n, 32) uint8, from `cas_cache.identity.keys_of_rows`.
+            spec: The encoder's identity.
+            encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
+        """
+        if self._pusher is not None:
+            self._automatic(self._pusher.check)
+        ns = self.mirror.namespace(spec)
+        distinct, which = first_of_each(keys)
+        rows = self._find(ns, keys[distinct])
+        missing = np.flatnonzero(rows == ABSENT)
+        absent = int((rows[which] == ABSENT).sum())
+        self.stats.hits += len(keys) - absent
+        self.stats.misses += absent
+        if len(missing) and self.only_cached:
+            positions = tuple(int(p) for p in distinct[missing][:10])
+            raise CacheMiss(
+                f"{len(missing)} of {len(distinct)} distinct items are not in the cache of {spec.model} (namespace "
+                f"{spec.namespace}), and only_cached=True forbids encoding them. The first is item {positions[0]} of "
+                "the call. Run once without only_cached, or pull.",
+                positions=positions,
+                missing=len(missing),
+            )
+        kept_out = self._encode_missing(ns, keys, distinct[missing], encode)
+        if not len(keys):
+            return np.empty((0, *ns.shape), ns.dtype) if ns.dtype else as_array(encode(distinct))
+        rows[missing] = ns.find(keys[distinct[missing]])
+        return _gathered(ns, rows[which], distinct[which], kept_out)
+
+    def get(self, texts: Iterable[str], spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the vectors of texts that are in mirror or repository.
+
+        Returns:
+            (n, *shape) vectors, zero where not found, and (n,) bool, which were found. Before the first vector of a
+            spec is known, the vectors have shape (n, 0).
+        """
+        keys = keys_of_texts(texts)
+        ns = self.mirror.namespace(spec)
+        rows = self._find(ns, keys)
+        found = rows != ABSENT
+        self.stats.hits += int(found.sum())
+        self.stats.misses += int((~found).sum())
+        vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
+        if found.any():
+            vectors[found] = ns.take(rows[found])
+        return vectors, found
+
+    def put(self, texts: Iterable[str], vectors: Any, spec: EncoderSpec) -> int:
+        """Store vectors that were made elsewhere. What is there already stays as it is.
+
+        Args:
+            texts: n texts.
+            vectors: (n, *shape), by this spec's encoder.
+            spec: The encoder's identity.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            WrongAnswer: If it is not one vector for each text.
+            ShapeMismatch: If dtype or row shape are not the namespace's.
+        """
+        keys = keys_of_texts(texts)
+        array = storable(as_array(vectors), len(keys))
+        finite = finite_rows(array)
+        _warn_of_infinite(int((~finite).sum()), spec)
+        return self._store(self.mirror.namespace(spec), keys[finite], array[finite])
+
+    def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+        """Take what the repository has and the mirror has not: of some namespaces, or of all.
+
+        Raises:
+            ConfigurationError: If there is no remote, or the cache is offline.
+            RemoteError: If the remote is away or refuses.
+            SuspiciousListing: If packs that are known to be there are not listed.
+        """
+        repository = self._remote("pull")
+        wanted = None if namespaces is None else list(namespaces)
+        report = sync.pull(self.mirror, repository, wanted, progress=self._progress)
+        self.stats.bytes_pulled += report.bytes
+        self._pulled.update(ns.spec.namespace for ns in self.mirror.namespaces())
+        return report
+
+    def push(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+        """Publish what waits in the mirror: of some namespaces, or of all.
+
+        Raises:
+            ConfigurationError: If there is no remote, or the cache is offline or read-only.
+            RemoteError: If the remote is away or refuses; what waits goes on waiting.
+        """
+        repository = self._remote("push")
+        if self.read_only:
+            raise ConfigurationError("The cache is read-only: nothing is pushed. Open it with read_only=False.")
+        report = sync.push(self.mirror, repository, namespaces, progress=self._progress)
+        self.stats.bytes_pushed += report.bytes
+        return report
+
+    def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
+        """Pull, then push."""
+        wanted = None if namespaces is None else list(namespaces)
+        return self.pull(wanted), self.push(wanted)
+
+    def close(self) -> None:
+        """Push what waits, if pushing is automatic. The cache can be opened again at any time."""
+        if self._pusher is not None:
+            self._automatic(self._pusher.close)
+
+    def _find(self, ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Rows of keys; the repository is asked once for each namespace, when something is missing."""
+        rows = ns.find(keys)
+        namespace = ns.spec.namespace
+        reachable = self.repository is not None and not self.offline and time.monotonic() >= self._retry_at
+        if reachable and namespace not in self._pulled and (rows == ABSENT).any():
+            self._automatic(lambda: self._pull_one(namespace))
+            rows = ns.find(keys)
+        return rows
+
+    def _pull_one(self, namespace: str) -> None:
+        report = self.pull([namespace])
+        self._pulled.add(namespace)
+        if report.problems:
+            if self.on_remote_error == "raise":
+                raise report.problems[0]
+            warnings.warn(
+                f"{len(report.problems)} packs were passed over, their rows are encoded anew. The first: "
+                f"{report.problems[0]}",
+                DataWarning,
+                stacklevel=6,
+            )
+
+    def _encode_missing(
+        self,
+        ns: Namespace,
+        keys: NDArray[np.uint8],
+        positions: NDArray[np.int64],
+        encode: Callable[[NDArray[np.int64]], Any],
+    ) -> dict[int, NDArray[Any]]:
+        """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
+        kept_out: dict[int, NDArray[Any]] = {}
+        for start in range(0, len(positions), self._chunk_items):
+            chunk = positions[start : start + self._chunk_items]
+            vectors = storable(as_array(encode(chunk)), len(chunk))
+            self.stats.encoded += len(chunk)
+            finite = finite_rows(vectors)
+            self._store(ns, keys[chunk[finite]], vectors[finite])
+            kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
+        _warn_of_infinite(len(kept_out), ns.spec)
+        return kept_out
+
+    def _store(self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
+        new = ns.append(keys, vectors) if len(keys) else 0
+        if self._pusher is not None:
+            self._pusher.notify(new * ns.row_bytes)
+        return new
+
+    def _push_waiting(self) -> None:
+        """Push from handles of its own: it runs in the pusher's thread."""
+        if self.repository is not None:
+            report = sync.push(Mirror(self.mirror.directory), self.repository, progress=False)
+            self.stats.bytes_pushed += report.bytes
+
+    def _remote(self, verb: str) -> Repository:
+        if self.repository is None:
+            raise ConfigurationError(f"There is no remote to {verb}. Pass remote= or set CAS_CACHE_REMOTE.")
+        if self.offline:
+            raise ConfigurationError(f"The cache is offline: no {verb}. Open it with offline=False.")
+        return self.repository
+
+    def _automatic(self, action: Callable[[], object]) -> None:
+        """Do what nobody asked for by name: a remote that is away or refuses is worth one warning."""
+        try:
+            action()
+        except RemoteError as err:
+            if self.on_remote_error == "raise":
+                raise
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            logger.info("going on without the remote: %s", err)
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"Going on without the remote: {err} What is encoded waits in the mirror "
+                    f"{self.mirror.directory} and goes up at the next push.",
+                    RemoteWarning,
+                    stacklevel=4,
+                )
+
+
+def _gathered(
+    ns: Namespace, rows: NDArray[np.int64], positions: NDArray[np.int64], kept_out: dict[int, NDArray[Any]]
+) -> NDArray[Any]:
+    """The rows' vectors, and those that were not stored in their places."""
+    if not kept_out:
+        return ns.take(rows)
+    some = next(iter(kept_out.values()))
+    vectors = np.empty((len(rows), *some.shape), some.dtype)
+    stored = rows != ABSENT
+    if stored.any():
+        vectors[stored] = ns.take(rows[stored])
+    for at in np.flatnonzero(~stored):
+        vectors[at] = kept_out[int(positions[at])]
+    return vectors
+
+
+def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
+    if count:
+        warnings.warn(
+            f"{count} vectors of {spec.model} hold NaN or infinity. They were given back, not stored.",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+def _places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:
+    """The mirror's directory and the repository's URL."""
+    if location is not None and is_url(str(location)):
+        if remote is not None:
+            raise ConfigurationError(
+                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(remote)}. "
+                "Name a directory and a remote, or one URL."
+            )
+        location, remote = None, str(location)
+    remote = settings.remote if remote is None else remote
+    if location is not None:
+        return location, remote
+    return settings.directory / ("local" if remote is None else _slug(remote)), remote
+
+
+def _slug(url: str) -> str:
+    """A folder name for a remote's mirror: readable, and unlike any other remote's."""
+    shown = without_credentials(url)
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[:60]
+    return f"{readable}-{hashlib.sha256(shown.rstrip('/').encode()).hexdigest()[:8]}"

@@ -1,0 +1,46 @@
+"""``cas-cache``: one file a command; each parses, calls the library, and prints.
+
+Exit codes: 0 fine, 1 failure or findings, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import click
+
+from cas_cache.cli.info import info
+from cas_cache.cli.ls import ls
+from cas_cache.cli.pull import pull
+from cas_cache.cli.push import push
+from cas_cache.errors import CasCacheError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cas-cache", prog_name="cas-cache")
+def cli() -> None:
+    """Look at and move a shared cache of embeddings.
+
+    CACHE is a mirror's directory or a remote URL. Without it, CAS_CACHE_DIR and CAS_CACHE_REMOTE say where.
+    """
+
+
+for command in (ls, info, pull, push):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line: errors of ours are one line on stderr, not a traceback."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    try:
+        cli(standalone_mode=False)
+    except CasCacheError as err:
+        click.echo(f"cas-cache: {err}", err=True)
+        sys.exit(1)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except click.exceptions.Abort:
+        click.echo("cas-cache: stopped. Run the same command again; it goes on where it stopped.", err=True)
+        sys.exit(1)

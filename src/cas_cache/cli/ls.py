@@ -1,0 +1,67 @@
+"""``cas-cache ls``: the namespaces of a mirror."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cas_cache.cli.options import cache_options, human_bytes, open_cache, print_json
+
+if TYPE_CHECKING:
+    from cas_cache.mirror import Namespace
+
+
+@click.command()
+@cache_options
+def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+    """List the namespaces of CACHE's mirror: whose vectors, how many, how many wait to be pushed."""
+    opened = open_cache(cache, remote, storage_options, offline=True)
+    found = [describe(ns) for ns in opened.mirror.namespaces()]
+    if as_json:
+        print_json({"mirror": str(opened.mirror.directory), "namespaces": found})
+    elif not found:
+        click.echo(f"The mirror {opened.mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
+    else:
+        _print_table(found)
+
+
+def describe(ns: Namespace) -> dict[str, Any]:
+    """Return a namespace's line as plain JSON."""
+    return {
+        "namespace": ns.spec.namespace,
+        "model": ns.spec.model,
+        "revision": ns.spec.revision,
+        "role": ns.spec.role,
+        "prompt": ns.spec.prompt,
+        "rows": ns.rows,
+        "waiting": ns.waiting_rows,
+        "dtype": None if ns.dtype is None else ns.dtype.name,
+        "shape": list(ns.shape),
+        "bytes": ns.rows * ns.row_bytes,
+    }
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("namespace", "model", "revision", "role", "prompt"):
+        table.add_column(name, overflow="fold", no_wrap=name == "namespace")
+    for name in ("rows", "to push", "vector", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for ns in found:
+        vector = f"{ns['dtype']}[{','.join(map(str, ns['shape']))}]" if ns["dtype"] else "-"
+        table.add_row(
+            ns["namespace"][:12],
+            ns["model"],
+            ns["revision"][:16],
+            ns["role"] or "-",
+            repr(ns["prompt"]) if ns["prompt"] else "-",
+            str(ns["rows"]),
+            str(ns["waiting"]),
+            vector,
+            human_bytes(ns["bytes"]),
+        )
+    Console().print(table)

@@ -1,0 +1,79 @@
+"""What the commands have in common: which cache is meant, and how an answer is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cas_cache.cache import EmbeddingCache
+
+if TYPE_CHECKING:
+    from cas_cache.sync import Report
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def cache_options(command: _F) -> _F:
+    """Add CACHE, ``--remote``, ``--storage-option`` and ``--json`` to a command."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+    command = click.option(
+        "--storage-option",
+        "storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Handed to fsspec, for example endpoint_url=http://127.0.0.1:4566. May be repeated.",
+    )(command)
+    command = click.option("--remote", metavar="URL", help="The repository, if CACHE is a directory.")(command)
+    return click.argument("cache", required=False)(command)
+
+
+def open_cache(
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    **options: Any,
+) -> EmbeddingCache:
+    """Open the cache that the options name. Nothing is pushed unless a command pushes."""
+    return EmbeddingCache(
+        cache, remote=remote, storage_options=_parsed(storage_options) or None, push="manual", **options
+    )
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_report(verb: str, report: Report, *, as_json: bool) -> None:
+    """Print what a push or pull did; exit with 1 if something was passed over."""
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(f"{verb} {report.packs} packs, {report.rows} rows, {human_bytes(report.bytes)}")
+        for problem in report.problems:
+            click.echo(f"passed over: {problem}", err=True)
+    if report.problems:
+        raise click.exceptions.Exit(1)
+
+
+def human_bytes(count: int) -> str:
+    """Return a count of bytes as people read it."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _parsed(pairs: tuple[str, ...]) -> dict[str, str]:
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--storage-option")
+        parsed[key] = value
+    return parsed

@@ -1,0 +1,15 @@
+"""``cas-cache push``."""
+
+from __future__ import annotations
+
+import click
+
+from cas_cache.cli.options import cache_options, open_cache, print_report
+
+
+@click.command()
+@cache_options
+def push(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+    """Publish what waits in CACHE's mirror."""
+    with open_cache(cache, remote, storage_options) as opened:
+        print_report("pushed", opened.push(), as_json=as_json)

@@ -1,0 +1,170 @@
+"""The one error tree. Every message says what happened and what to do next.
+
+::
+
+    CasCacheError
+    |- IdentityError (ValueError)         who made a vector is not known well enough
+    |  |- UnpinnedModel                   a model without a revision that pins its weights
+    |  `- InvalidItem                     a text or row that has no key (a lone surrogate, an unknown field)
+    |- EncoderError                       the encoder's answer cannot be stored
+    |  |- WrongAnswer (ValueError)        wrong number of rows, not an array, object dtype
+    |  `- ShapeMismatch (ValueError)      dtype or row shape differ from the namespace's
+    |- CacheMiss (KeyError)               only_cached=True and a row is not in the cache
+    |- MirrorError                        the local side
+    |  |- NotAMirror (ValueError)         the directory holds something else
+    |  |- DamagedMirror                   local files do not say what they said when they were committed
+    |  |- MirrorWriteError (OSError)      the disk is full or refuses
+    |  `- RepositoryMismatch (ValueError) the mirror belongs to another repository
+    |- RepositoryError                    what the remote holds is not what it should be
+    |  |- NotARepository (ValueError)     the prefix holds something else
+    |  |- DamagedPack                     an object of a pack does not verify
+    |  `- SuspiciousListing               a listing lacks what is known to exist
+    |- UnsupportedFormat                  written by a newer version of the format
+    |- RemoteError (OSError)              the remote is away or refuses; rows wait in the mirror
+    |  |- RemoteUnavailable (ConnectionError)
+    |  |- AccessDenied (PermissionError)
+    |  |- BucketNotFound (FileNotFoundError)
+    |  `- ObjectNotFound (FileNotFoundError)
+    `- ConfigurationError (ValueError)
+       |- InvalidURL
+       `- MissingDependency (ImportError) an extra is not installed
+
+`RemoteWarning` and `DataWarning` are the two warnings: the first says that a run goes on without its remote, the
+second that something was left out of the cache.
+"""
+
+from __future__ import annotations
+
+
+class CasCacheError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument, OSError may print none: the message is the same everywhere.
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class IdentityError(CasCacheError, ValueError):
+    """The identity of an encoder or an item is not known well enough to cache under it."""
+
+
+class UnpinnedModel(IdentityError):
+    """A model name or revision that does not pin the weights."""
+
+
+class InvalidItem(IdentityError):
+    """An item that has no key."""
+
+
+class EncoderError(CasCacheError):
+    """The encoder answered something that cannot be stored."""
+
+
+class WrongAnswer(EncoderError, ValueError):
+    """Not an array, or not one row an item."""
+
+
+class ShapeMismatch(EncoderError, ValueError):
+    """dtype or row shape differ from what the namespace holds."""
+
+
+class CacheMiss(CasCacheError, KeyError):
+    """Rows are not in the cache and ``only_cached=True`` forbids encoding them.
+
+    Attributes:
+        positions: Positions of the first missing items in the caller's input (at most 10).
+        missing: How many items are missing.
+    """
+
+    def __init__(self, message: str, *, positions: tuple[int, ...] = (), missing: int = 0) -> None:
+        super().__init__(message)
+        self.positions = positions
+        self.missing = missing
+
+
+class MirrorError(CasCacheError):
+    """The local side."""
+
+
+class NotAMirror(MirrorError, ValueError):
+    """The directory holds something else."""
+
+
+class DamagedMirror(MirrorError):
+    """Local files do not hold what was committed."""
+
+
+class MirrorWriteError(MirrorError, OSError):
+    """The local disk is full or refuses; everything committed before is intact."""
+
+
+class RepositoryMismatch(MirrorError, ValueError):
+    """The mirror is bound to another repository."""
+
+
+class RepositoryError(CasCacheError):
+    """What the remote holds is not what it should be."""
+
+
+class NotARepository(RepositoryError, ValueError):
+    """The prefix is not empty and holds no repository."""
+
+
+class UnsupportedFormat(CasCacheError):
+    """Written by a newer version of the format."""
+
+
+class DamagedPack(RepositoryError):
+    """An object of a pack is missing or does not verify.
+
+    Attributes:
+        pack: The pack's id.
+    """
+
+    def __init__(self, message: str, *, pack: str) -> None:
+        super().__init__(message)
+        self.pack = pack
+
+
+class SuspiciousListing(RepositoryError):
+    """A listing lacks what is known to exist; it is not taken for an empty repository."""
+
+
+class RemoteError(CasCacheError, OSError):
+    """The remote is away or refuses."""
+
+
+class RemoteUnavailable(RemoteError, ConnectionError):
+    """No answer, or a server error, after the file system's own retries."""
+
+
+class AccessDenied(RemoteError, PermissionError):
+    """Credentials are missing, wrong or expired, or lack a permission."""
+
+
+class BucketNotFound(RemoteError, FileNotFoundError):
+    """The bucket (container) of the URL does not exist."""
+
+
+class ObjectNotFound(RemoteError, FileNotFoundError):
+    """An object is not there."""
+
+
+class ConfigurationError(CasCacheError, ValueError):
+    """A setting or argument that cannot work."""
+
+
+class InvalidURL(ConfigurationError):
+    """A remote that is no URL of a file system."""
+
+
+class MissingDependency(ConfigurationError, ImportError):
+    """A package that this feature needs is not installed."""
+
+
+class RemoteWarning(UserWarning):
+    """The run goes on without its remote."""
+
+
+class DataWarning(UserWarning):
+    """Something was left out of the cache."""

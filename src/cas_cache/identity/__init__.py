@@ -1,0 +1,7 @@
+"""Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
+
+from cas_cache.identity.canonical import canonical_json
+from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
+from cas_cache.identity.spec import EncoderSpec
+
+__all__ = ["KEY_BYTES", "EncoderSpec", "canonical_json", "keys_of_rows", "keys_of_texts"]

@@ -1,0 +1,187 @@
+"""Item -> key: 32 bytes of SHA-256, in batches.
+
+A text's key is the SHA-256 of its UTF-8 bytes as they are: no normalisation, no stripping, the same as mteb's. The
+key of a row with other fields is the SHA-256 over the fields that reach the encoder, each as its name, a zero byte and
+the 32-byte digest of its content; so a title that moves into the text is another item.
+
+Digests of content. Text: as above. Image: mode, size, palette, transparency and orientation as JSON, a zero byte, the
+pixels. Conversation: canonical JSON. Audio: dtype, shape and sampling rate as JSON, a zero byte, the samples. Video:
+what its frames and timing are, and *every* frame: a sample of them would give two films that differ elsewhere one
+vector.
+
+Images, audio clips and videos are duck-typed (`PIL.Image`, mteb's audio rows, torchcodec's decoders); nothing of
+theirs is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import IdentityError, InvalidItem
+from cas_cache.identity.canonical import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+KEY_BYTES = 32
+
+EXIF_ORIENTATION = 0x0112
+"""The one EXIF tag that loaders act on: it turns the picture, not the pixels."""
+
+VIDEO_FRAMES_AT_ONCE = 64
+"""Frames decoded at a time: 64 frames of 1080p RGB are 400 MB."""
+
+
+def keys_of_texts(texts: Iterable[str]) -> NDArray[np.uint8]:
+    """Return the keys of texts.
+
+    Args:
+        texts: n strings.
+
+    Returns:
+        (n, 32) uint8.
+
+    Raises:
+        InvalidItem: If one is not a string, or holds a lone surrogate, with its position.
+    """
+    sha256 = hashlib.sha256
+    texts = texts if isinstance(texts, list | tuple) else list(texts)
+    try:
+        return _stack([sha256(text.encode()).digest() for text in texts])
+    except (UnicodeEncodeError, AttributeError, TypeError):
+        for position, text in enumerate(texts):
+            _digest_text(text, f"item {position}")
+        raise
+
+
+def keys_of_rows(columns: Mapping[str, Sequence[Any]], fields: Sequence[str] = ("text",)) -> NDArray[np.uint8]:
+    """Return the keys of rows given as columns.
+
+    Args:
+        columns: One sequence of n values for each field that the rows have. Others than `fields` are ignored.
+        fields: The fields that reach the encoder, as in `EncoderSpec.fields`. A field that no row has is left out;
+            a value of None in a column counts as absent in its row.
+
+    Returns:
+        (n, 32) uint8.
+
+    Raises:
+        InvalidItem: If no field is present in a row, the columns differ in length, or a value has no digest.
+    """
+    if tuple(fields) == ("text",) and "text" in columns:
+        return keys_of_texts(columns["text"])
+    present = [field for field in fields if field in columns]
+    if not present:
+        raise InvalidItem(f"The rows have the columns {sorted(columns)}; none of {list(fields)} is among them.")
+    counts = {field: len(columns[field]) for field in present}
+    if len(set(counts.values())) != 1:
+        raise InvalidItem(f"The columns differ in length: {counts}.")
+    rows = zip(*(columns[field] for field in present), strict=True)
+    return _stack([_digest_row(position, present, row) for position, row in enumerate(rows)])
+
+
+def _stack(digests: list[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _digest_row(position: int, fields: list[str], row: tuple[Any, ...]) -> bytes:
+    digest = hashlib.sha256()
+    empty = True
+    for field, value in zip(fields, row, strict=True):
+        if value is not None:
+            empty = False
+            digest.update(field.encode() + b"\0" + _DIGESTS.get(field, _digest_text)(value, f"item {position}"))
+    if empty:
+        raise InvalidItem(f"Item {position} has none of the fields {fields}.")
+    return digest.digest()
+
+
+def _digest_text(text: object, where: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidItem(f"{where} is a {type(text).__name__}, not a string.")
+    try:
+        return hashlib.sha256(text.encode()).digest()
+    except UnicodeEncodeError as err:
+        raise InvalidItem(
+            f"{where} holds a lone surrogate at position {err.start}, which UTF-8 cannot encode. "
+            "Repair the text, for example with text.encode('utf-8', 'replace').decode()."
+        ) from err
+
+
+def _digest_json(value: Any, where: str) -> bytes:
+    try:
+        return hashlib.sha256(canonical_json(value)).digest()
+    except IdentityError as err:
+        raise InvalidItem(f"{where} has no key: {err}") from err
+
+
+def _digest_image(image: Any, where: str) -> bytes:
+    if not all(hasattr(image, name) for name in ("mode", "size", "tobytes")):
+        raise InvalidItem(f"{where}: an image is a PIL.Image, not a {type(image).__name__}.")
+    transparency = image.info.get("transparency") if hasattr(image, "info") else None
+    header = {
+        "mode": image.mode,
+        "size": list(image.size),
+        "palette": list(image.getpalette("RGBA") or []) if image.mode in ("P", "PA") else None,
+        "transparency": list(transparency) if isinstance(transparency, bytes | bytearray) else transparency,
+        "orientation": image.getexif().get(EXIF_ORIENTATION) if hasattr(image, "getexif") else None,
+    }
+    return _digest_content(header, [image.tobytes()])
+
+
+def _digest_audio(audio: Any, where: str) -> bytes:
+    try:
+        samples, rate = np.asarray(audio["array"]), audio["sampling_rate"]
+    except (KeyError, TypeError) as err:
+        raise InvalidItem(f"{where}: audio is a row with 'array' and 'sampling_rate' ({err}).") from err
+    return _digest_content({**_array_header(samples), "sampling_rate": int(rate)}, [_array_bytes(samples)])
+
+
+def _digest_video(video: Any, where: str) -> bytes:
+    if not hasattr(video, "get_frames_in_range") or not hasattr(video, "metadata"):
+        raise InvalidItem(f"{where}: a video is a torchcodec VideoDecoder, not a {type(video).__name__}.")
+    count, metadata = len(video), video.metadata
+    header = {
+        "frames": count,
+        "fps": str(metadata.average_fps),
+        "rotation": str(getattr(metadata, "rotation", None)),
+        "pixel_aspect_ratio": str(getattr(metadata, "pixel_aspect_ratio", None)),
+    }
+
+    def frames() -> Iterable[bytes]:
+        for start in range(0, count, VIDEO_FRAMES_AT_ONCE):
+            batch = np.asarray(video.get_frames_in_range(start, min(start + VIDEO_FRAMES_AT_ONCE, count)).data)
+            yield json.dumps(_array_header(batch), sort_keys=True).encode() + b"\0"
+            yield _array_bytes(batch)
+
+    return _digest_content(header, frames())
+
+
+def _array_header(array: NDArray[Any]) -> dict[str, Any]:
+    return {"dtype": array.dtype.newbyteorder("<").str, "shape": list(array.shape)}
+
+
+def _array_bytes(array: NDArray[Any]) -> bytes:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def _digest_content(header: dict[str, Any], chunks: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + b"\0")
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
+
+
+_DIGESTS: dict[str, Callable[[Any, str], bytes]] = {
+    "text": _digest_text,
+    "conversation": _digest_json,
+    "image": _digest_image,
+    "audio": _digest_audio,
+    "video": _digest_video,
+}

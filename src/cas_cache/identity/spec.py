@@ -1,0 +1,147 @@
+"""`EncoderSpec`: the identity of the function that turned an item into a vector.
+
+Two specs that differ in anything never share a vector; two that are equal always do. The spec is the readable
+document stored beside the vectors, its hash (the namespace id) is the folder they live in. What it never does: guess.
+A model without a revision, or a parameter that JSON cannot hold, is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cas_cache.errors import IdentityError, UnpinnedModel
+from cas_cache.identity.canonical import canonical_json, freeze, plain_json
+
+NAMESPACE_HEX = 32
+"""Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
+
+UNPINNED_MODELS = frozenset({"", "no_model_name/available"})
+UNPINNED_REVISIONS = frozenset({"", "no_revision_available", "main", "master", "head", "latest"})
+"""Names that other people's code uses for "unknown", and names of things that move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """The identity of an encoder: equal specs, interchangeable vectors.
+
+    Attributes:
+        model: Name of the model, for example ``"sentence-transformers/all-MiniLM-L6-v2"``.
+        revision: What pins its weights: a commit, a version, a fingerprint. Not a branch.
+        prompt: The literal text put before every item, not the prompt's name.
+        role: ``"query"``, ``"document"`` or None, for encoders that treat them apart.
+        params: Everything else that changes a vector: precision, truncation, normalisation. Plain JSON.
+        scope: What the vectors may not be shared beyond, for example ``{"task": "NFCorpus"}``. Plain JSON.
+        fields: The fields of an item that reach the encoder, in order. ``("text",)`` for texts.
+
+    Raises:
+        UnpinnedModel: If `model` or `revision` does not pin the weights.
+        IdentityError: If a value is not plain JSON.
+    """
+
+    model: str
+    revision: str
+    prompt: str = ""
+    role: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    fields: tuple[str, ...] = ("text",)
+
+    def __post_init__(self) -> None:
+        """Check and freeze the values."""
+        check_pinned(self.model, self.revision)
+        for name, value in (("prompt", self.prompt), ("role", self.role)):
+            if not isinstance(value, str) and (name == "prompt" or value is not None):
+                raise IdentityError(f"{name} is {value!r}; it must be a string. Pass the text itself.")
+        if not self.fields or not all(isinstance(f, str) and f for f in self.fields):
+            raise IdentityError(f"fields is {self.fields!r}; name at least one field, such as ('text',).")
+        if len(set(self.fields)) != len(self.fields):
+            raise IdentityError(f"fields is {self.fields!r}; name each field once.")
+        for name in ("params", "scope"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise IdentityError(f"{name} is {value!r}; it must be a mapping of strings to plain JSON.")
+            object.__setattr__(self, name, freeze(plain_json(value, name)))
+        object.__setattr__(self, "fields", tuple(self.fields))
+        # Encode once now, so that a spec that exists can always be named.
+        canonical_json(self.document())
+
+    def __hash__(self) -> int:
+        return hash(self.namespace)
+
+    def __eq__(self, other: object) -> bool:
+        return self.canonical() == other.canonical() if isinstance(other, EncoderSpec) else NotImplemented
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings do not copy or travel between processes; the canonical form does.
+        return type(self).from_canonical, (self.canonical(),)
+
+    def document(self) -> dict[str, Any]:
+        """Return the spec as plain JSON, every field present."""
+        return {
+            "model": self.model,
+            "revision": self.revision,
+            "prompt": self.prompt,
+            "role": self.role,
+            "params": _thaw(self.params),
+            "scope": _thaw(self.scope),
+            "fields": list(self.fields),
+        }
+
+    def canonical(self) -> bytes:
+        """Return the canonical JSON of the spec: what is hashed, and what is stored."""
+        return canonical_json(self.document())
+
+    @property
+    def namespace(self) -> str:
+        """The namespace id: the first 32 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical()).hexdigest()[:NAMESPACE_HEX]
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> EncoderSpec:
+        """Read a spec back from what `canonical` wrote.
+
+        Raises:
+            IdentityError: If `data` is anything else, canonical form included.
+        """
+        try:
+            document = json.loads(data)
+        except ValueError as err:
+            raise IdentityError(f"Not an encoder spec: {err}.") from err
+        expected = set(cls.__slots__)
+        if not isinstance(document, dict) or set(document) != expected or not isinstance(document["fields"], list):
+            raise IdentityError(f"Not an encoder spec: expected an object with exactly {sorted(expected)}.")
+        spec = cls(**{**document, "fields": tuple(document["fields"])})
+        if spec.canonical() != data:
+            raise IdentityError("Not an encoder spec in canonical form; its hash would not be its name.")
+        return spec
+
+
+def check_pinned(model: object, revision: object) -> None:
+    """Refuse a model whose name and revision do not pin its weights.
+
+    Raises:
+        UnpinnedModel: With the way out.
+    """
+    if not isinstance(model, str) or model.strip() in UNPINNED_MODELS:
+        raise UnpinnedModel(
+            f"The model has no name (model={model!r}), so its vectors could be taken for another model's. "
+            "Name it: model_id='org/name' (EncoderSpec(model='org/name', ...))."
+        )
+    if not isinstance(revision, str) or revision.strip().lower() in UNPINNED_REVISIONS:
+        raise UnpinnedModel(
+            f"The model {model!r} has no revision that pins its weights (revision={revision!r}), so two sets of "
+            "weights could share vectors. Pass revision= with a commit or version, or a fingerprint of the weights: "
+            "revision=cas_cache.mteb.weights_fingerprint(model)."
+        )
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _thaw(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [_thaw(v) for v in value]
+    return value

@@ -1,0 +1,10 @@
+"""The local side: memory-mapped vectors and a key index for each namespace, and the views of callers.
+
+Look-ups are always answered here. A mirror may lose rows, it never invents one: what does not verify is an error.
+"""
+
+from cas_cache.mirror.mirror import Mirror
+from cas_cache.mirror.namespace import Namespace, PlannedPack
+from cas_cache.mirror.views import View, Views, keys_in, views_in
+
+__all__ = ["Mirror", "Namespace", "PlannedPack", "View", "Views", "keys_in", "views_in"]

@@ -1,0 +1,108 @@
+"""One column of a namespace: a real ``.npy`` file that grows in place.
+
+Rows are written past the end that the header names, and made durable, before the header names them; the header keeps
+its length, so rows never move and a map of the old rows stays right. What a column never does: decide how many of its
+rows count. `table.Table` does, with ``state.json``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import DamagedMirror
+from cas_cache.rows import row_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+HEADER_ALIGNMENT = 64
+"""The .npy format asks for data at a multiple of 64 bytes."""
+
+MOST_ROWS = 10**18
+"""The header has room for this many, whatever it says now."""
+
+
+class Column:
+    """An append-only ``.npy`` file of rows of one dtype and shape."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.shape = shape
+        self.row_bytes = row_bytes(dtype, shape)
+        length = 10 + len(self._header_text(MOST_ROWS)) + 1
+        self.header_bytes = -(-length // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
+
+    def __repr__(self) -> str:
+        return f"Column({self.path.name!r}, {self.dtype.name}, {self.shape})"
+
+    def write(self, start: int, rows: NDArray[Any]) -> None:
+        """Write rows from position `start` on and make them durable. The header stays as it is."""
+        flags = os.O_RDWR | os.O_CREAT
+        with open(os.open(self.path, flags, 0o666), "r+b", buffering=0) as file:  # noqa: PTH123 - r+b creates nothing
+            if file.seek(0, os.SEEK_END) < self.header_bytes:
+                file.seek(0)
+                _write_all(file, self._header(0))
+            file.seek(self.header_bytes + start * self.row_bytes)
+            _write_all(file, np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8).data)
+            os.fsync(file.fileno())
+
+    def set_rows(self, rows: int) -> None:
+        """Let the header say that the file holds `rows` rows."""
+        with self.path.open("r+b") as file:
+            file.write(self._header(rows))
+
+    def map(self, rows: int) -> NDArray[Any]:
+        """Return the first `rows` rows as a read-only map.
+
+        Raises:
+            DamagedMirror: If the file is missing, shorter, or no such .npy file.
+        """
+        if rows == 0:
+            return np.empty((0, *self.shape), self.dtype)
+        needed = self.header_bytes + rows * self.row_bytes
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                header = file.read(self.header_bytes)
+        except FileNotFoundError as err:
+            raise DamagedMirror(f"{self.path} is gone, with {rows} committed rows. {_WAY_OUT}") from err
+        if size < needed:
+            raise DamagedMirror(
+                f"{self.path} has {size} bytes; its {rows} committed rows need {needed}. It was cut short. {_WAY_OUT}"
+            )
+        if not self._is_own(header):
+            raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
+        return np.memmap(self.path, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
+
+    def _is_own(self, header: bytes) -> bool:
+        """Whether a header is ours, whatever number of rows it names."""
+        digits = header.partition(b"'shape': (")[2].partition(b",")[0]
+        return digits.isdigit() and header == self._header(int(digits))
+
+    def _header(self, rows: int) -> bytes:
+        text = self._header_text(rows).ljust(self.header_bytes - 11).encode() + b"\n"
+        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+    def _header_text(self, rows: int) -> str:
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        shape = "(" + ", ".join(str(n) for n in (rows, *self.shape)) + ("," if not self.shape else "") + ")"
+        return f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+_WAY_OUT = (
+    "Nothing of it was served. Delete the namespace's folder: what was pushed comes back with `cas-cache pull`, "
+    "the rest is encoded anew."
+)
+
+
+def _write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write all of `data`: a raw write may take only a part of it."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,170 @@
+"""The mirror: one directory of namespaces and views.
+
+::
+
+    <dir>/cas-cache-mirror.json              format, version, and the repository it belongs to
+    <dir>/namespaces/<namespace>/spec.json   whose vectors, in canonical form
+                                 state.json, keys.npy, vectors.npy, digests.npy
+    <dir>/<task name>/<view>/                what a task asked for, in order
+
+It belongs to one repository at most: rows are marked as pushed once, so a second repository would never get them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cas_cache.disk import write_atomically
+from cas_cache.errors import DamagedMirror, IdentityError, NotAMirror, RepositoryMismatch, UnsupportedFormat
+from cas_cache.identity import EncoderSpec
+from cas_cache.mirror.namespace import Namespace
+from cas_cache.mirror.views import Views
+
+MARKER = "cas-cache-mirror.json"
+VERSION = 1
+PRIVATE = 0o700
+"""Vectors tell about texts: a mirror is its owner's."""
+
+_NAMESPACE = re.compile(r"[0-9a-f]{32}")
+
+
+class Mirror:
+    """A directory of namespaces.
+
+    Args:
+        directory: Made if it is not there.
+        create: If False, a directory that is no mirror is an error and nothing is made.
+
+    Raises:
+        NotAMirror: If the directory holds something else, or is no mirror and `create` is False.
+        UnsupportedFormat: If a newer version made it.
+    """
+
+    def __init__(self, directory: str | Path, *, create: bool = True) -> None:
+        self.directory = Path(directory).expanduser().absolute()
+        self._namespaces: dict[str, Namespace] = {}
+        if not (self.directory / MARKER).exists():
+            self._create(create=create)
+        self._read_marker()
+        self.views = Views(self.directory)
+
+    def __repr__(self) -> str:
+        return f"Mirror({str(self.directory)!r})"
+
+    @property
+    def repository(self) -> str | None:
+        """The id of the repository this mirror belongs to, once it met one."""
+        repository: str | None = self._read_marker().get("repository")
+        return repository
+
+    def bind(self, repository: str, url: str) -> None:
+        """Belong to a repository from now on.
+
+        Args:
+            repository: Its id.
+            url: Where it was found, without credentials; for people.
+
+        Raises:
+            RepositoryMismatch: If the mirror belongs to another one.
+        """
+        with FileLock(self.directory / ".lock"):
+            marker = self._read_marker()
+            known = marker.get("repository")
+            if known == repository:
+                return
+            if known is not None:
+                raise RepositoryMismatch(
+                    f"The mirror {self.directory} belongs to the repository at {marker.get('url')}; {url} is another "
+                    "one. A mirror serves one repository: use another directory for the other, or name the right "
+                    "remote. If the old repository is gone for good, delete the mirror, or keep it without a remote."
+                )
+            self._write_marker({**marker, "repository": repository, "url": url})
+
+    def namespace(self, spec: EncoderSpec) -> Namespace:
+        """Return the namespace of a spec; it is made if it is not there."""
+        found = self.get(spec.namespace)
+        if found is not None:
+            return found
+        folder = self._folder(spec.namespace)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "spec.json", spec.canonical())
+        return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
+
+    def get(self, namespace: str) -> Namespace | None:
+        """Return a namespace by its id, or None if the mirror has none of that id.
+
+        Raises:
+            DamagedMirror: If its spec does not have that id.
+        """
+        if namespace not in self._namespaces:
+            folder = self._folder(namespace)
+            try:
+                document = (folder / "spec.json").read_bytes()
+            except FileNotFoundError:
+                return None
+            try:
+                spec = EncoderSpec.from_canonical(document)
+            except IdentityError as err:
+                raise DamagedMirror(
+                    f"{folder / 'spec.json'} is damaged: {err} Delete {folder} and pull again."
+                ) from err
+            if spec.namespace != namespace:
+                raise DamagedMirror(
+                    f"{folder} holds the spec of namespace {spec.namespace}. Its rows could be another encoder's, so "
+                    "nothing of it was served. Rename or delete the folder."
+                )
+            self._namespaces[namespace] = Namespace(folder, spec)
+        return self._namespaces[namespace]
+
+    def namespaces(self) -> list[Namespace]:
+        """Return all namespaces, in order of their ids. Foreign folders are passed over."""
+        root = self.directory / "namespaces"
+        names = sorted(p.name for p in root.iterdir() if _NAMESPACE.fullmatch(p.name)) if root.exists() else []
+        found = [self.get(name) for name in names]
+        return [namespace for namespace in found if namespace is not None]
+
+    def _folder(self, namespace: str) -> Path:
+        if not _NAMESPACE.fullmatch(namespace):
+            msg = f"{namespace!r} is no namespace id: 32 lower-case hex digits"
+            raise ValueError(msg)
+        return self.directory / "namespaces" / namespace
+
+    def _create(self, *, create: bool) -> None:
+        if self.directory.exists() and not self.directory.is_dir():
+            raise NotAMirror(f"{self.directory} is a file. Name a directory for the cache.")
+        occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
+        if occupied:
+            raise NotAMirror(
+                f"{self.directory} is not empty and holds no cas_cache mirror ({MARKER} is missing). Name an empty or "
+                "new directory; old mteb cache folders stay where they are."
+            )
+        if not create:
+            raise NotAMirror(f"There is no cas_cache mirror at {self.directory}. Check the path.")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(PRIVATE)
+        marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
+        write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
+
+    def _write_marker(self, marker: dict[str, Any]) -> None:
+        write_atomically(self.directory / MARKER, json.dumps(marker).encode())
+
+    def _read_marker(self) -> dict[str, Any]:
+        path = self.directory / MARKER
+        try:
+            marker = json.loads(path.read_bytes())
+            known = marker["format"] == "cas-cache-mirror"
+            version = marker["version"]
+        except (ValueError, KeyError, TypeError) as err:
+            raise DamagedMirror(f"{path} is damaged ({err!r}). Use another directory, or delete this one.") from err
+        if not known:
+            raise NotAMirror(f"{path} is not a mirror's marker. Name another directory.")
+        if version != VERSION:
+            raise UnsupportedFormat(
+                f"{path} has version {version!r}; this cas_cache reads version {VERSION}. Update cas_cache."
+            )
+        return dict(marker)

@@ -1,0 +1,258 @@
+"""One namespace of the mirror: rows by key.
+
+Adds to the table what makes it a cache: keys are found, a key is stored once (the first vector wins), what a row is
+made of is checked, rows are proved by their digest before this process first serves them, and waiting rows are
+planned into packs. It never encodes and never talks to a remote.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from cas_cache.errors import DamagedMirror, ShapeMismatch
+from cas_cache.mirror.index import ABSENT, KeyIndex, first_of_each
+from cas_cache.mirror.table import Table
+from cas_cache.rows import digest_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.identity import EncoderSpec
+
+NONCE_BYTES = 16
+
+GATHER_ROWS = 8192
+"""Rows gathered at a time while they are proved: 12 MB of 384 float32, small against any answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPack:
+    """Waiting rows that will be one pack.
+
+    Attributes:
+        nonce: Drawn once, kept until the pack is published: a retry makes the same pack.
+        runs: (start, stop) of the rows in the mirror, ascending.
+        rows: How many there are.
+    """
+
+    nonce: str
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return sum(stop - start for start, stop in self.runs)
+
+
+class Namespace:
+    """The rows of one encoder spec in the mirror.
+
+    Attributes:
+        spec: Whose vectors these are.
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path, spec: EncoderSpec) -> None:
+        self.spec = spec
+        self.folder = folder
+        self._table = Table(folder)
+        self._index = KeyIndex()
+        # One byte a row: which rows this process has seen to agree with their digest.
+        self._proved = np.zeros(0, np.bool_)
+
+    def __repr__(self) -> str:
+        return f"Namespace({self.spec.namespace}, rows={self.rows})"
+
+    @property
+    def rows(self) -> int:
+        """How many rows are committed."""
+        return self._table.state.rows
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """What vectors are made of; None before the first."""
+        return None if self._table.state.dtype is None else np.dtype(self._table.state.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one vector."""
+        return self._table.state.shape
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector."""
+        return self._table.state.row_bytes
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows are in no pack yet."""
+        return sum(extent.rows for extent in self._table.state.waiting)
+
+    @property
+    def packs(self) -> frozenset[str]:
+        """The packs that are known here: read to their end, or published from here."""
+        return self._table.state.complete
+
+    @property
+    def keys(self) -> NDArray[np.uint8]:
+        """(rows, 32) uint8, mapped read-only."""
+        return self._table.keys
+
+    def refresh(self) -> None:
+        """Take in what other processes have committed."""
+        self._table.refresh()
+        if len(self._proved) < self.rows:
+            proved = np.zeros(self.rows, np.bool_)
+            proved[: len(self._proved)] = self._proved
+            self._proved = proved
+
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the row of each key, or -1.
+
+        Args:
+            keys: (n, 32) uint8.
+        """
+        self.refresh()
+        self._index.extend(self._table.keys)
+        return self._index.find(keys, self._table.keys)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the vectors of rows, in order, as an array of the caller's own.
+
+        Args:
+            rows: (n,) int64, each in [0, `rows`).
+
+        Returns:
+            (n, *shape), writable.
+
+        Raises:
+            DamagedMirror: If a row does not agree with its digest. Nothing is returned.
+        """
+        self.prove(rows)
+        out = np.empty((len(rows), *self.shape), self.dtype)
+        # mode="clip" gathers without a buffer; `prove` has checked the range.
+        return np.take(self._table.vectors, rows, axis=0, out=out, mode="clip")
+
+    def prove(self, rows: NDArray[np.int64]) -> None:
+        """Check rows against their digests, each once in this process.
+
+        Raises:
+            DamagedMirror: If one does not agree.
+        """
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self._proved)):
+            msg = f"rows must be in [0, {len(self._proved)})"
+            raise IndexError(msg)
+        unproved = np.unique(rows[~self._proved[rows]])
+        for start in range(0, len(unproved), GATHER_ROWS):
+            block = unproved[start : start + GATHER_ROWS]
+            digests = digest_rows(self._table.keys[block], self._table.vectors[block])
+            wrong = block[digests != self._table.digests[block]]
+            if len(wrong):
+                raise DamagedMirror(
+                    f"{len(wrong)} rows of {self.folder} do not agree with their digests, the first is row {wrong[0]}: "
+                    "the files were changed after they were committed. Nothing of them was served. Delete that "
+                    "folder: what was pushed comes back with `cas-cache pull`, the rest is encoded anew."
+                )
+            self._proved[block] = True
+
+    def append(
+        self,
+        keys: NDArray[np.uint8],
+        vectors: NDArray[Any],
+        *,
+        pack: str | None = None,
+        upto: tuple[int, int] | None = None,
+    ) -> int:
+        """Store the rows whose keys are not here yet, and commit.
+
+        Args:
+            keys: (n, 32) uint8.
+            vectors: (n, *shape), as `rows.storable` gives them.
+            pack: The pack they came from, or None if they wait to be pushed.
+            upto: With `pack`: these are its rows up to this one, of that many.
+
+        Returns:
+            How many rows were new.
+
+        Raises:
+            ShapeMismatch: If dtype or row shape are not the namespace's.
+            MirrorWriteError: If the disk is full or refuses.
+        """
+        with self._locked():
+            self._check_fact(vectors)
+            distinct, _ = first_of_each(keys)
+            new = distinct[self.find(keys[distinct]) == ABSENT]
+            state = self._table.state.appended(len(new), pack)
+            if pack is not None and upto is not None:
+                state = state.read(pack, upto[0], complete=upto[0] == upto[1])
+            if state is not self._table.state:
+                new_keys, new_vectors = keys[new], vectors[new]
+                first = self.rows
+                self._table.append(new_keys, new_vectors, digest_rows(new_keys, new_vectors), state)
+                self.refresh()
+                self._proved[first:] = True
+        return len(new)
+
+    def applied_rows(self, pack: str) -> int:
+        """How many rows of a pack were read here: where to go on."""
+        return self._table.state.applied.get(pack, 0)
+
+    def plan(self, most_rows: int) -> list[PlannedPack]:
+        """Plan every waiting row into a pack of at most `most_rows` rows and return all plans.
+
+        What was planned before and not published is planned as it was.
+        """
+        with self._locked():
+            state = self._table.state
+            upper = len(state.waiting) + self.waiting_rows // most_rows + 1
+            planned = state.planned(most_rows, [secrets.token_hex(NONCE_BYTES) for _ in range(upper)])
+            if planned != state:
+                self._table.commit(planned)
+        runs: dict[str, list[tuple[int, int]]] = {}
+        for extent in planned.waiting:
+            runs.setdefault(extent.nonce or "", []).append((extent.start, extent.stop))
+        return [PlannedPack(nonce, tuple(pack_runs)) for nonce, pack_runs in runs.items()]
+
+    def published(self, plan: PlannedPack, pack: str) -> None:
+        """Note that a planned pack is in the repository."""
+        with self._locked():
+            self._table.commit(self._table.state.published(plan.nonce, pack))
+
+    def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
+
+        Raises:
+            DamagedMirror: If a vector asked for does not agree with its digest: damage is never shared.
+        """
+        rows = np.concatenate([np.arange(a, b) for a, b in plan.runs])[start:stop]
+        if column == "vectors":
+            self.prove(rows)
+        columns = {"keys": self._table.keys, "vectors": self._table.vectors, "digests": self._table.digests}
+        chosen: NDArray[Any] = columns[column][rows]
+        return chosen
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one writer, with everybody's commits in view."""
+        with FileLock(self.folder / ".lock"):
+            self.refresh()
+            yield
+
+    def _check_fact(self, vectors: NDArray[Any]) -> None:
+        """Refuse vectors that are not made like the namespace's."""
+        if self.dtype is None or (vectors.dtype == self.dtype and vectors.shape[1:] == self.shape):
+            return
+        raise ShapeMismatch(
+            f"The namespace {self.spec.namespace} ({self.spec.model}) holds {self.dtype} vectors of shape "
+            f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One spec has one "
+            "dtype and one shape: put what differs (precision, truncation) into params=."
+        )

@@ -1,0 +1,209 @@
+"""``state.json``: the one commit point of a namespace in the mirror. Pure: bytes in, bytes out.
+
+It says how many rows exist, what a row is, and where each run of rows came from: a pack, or an encoder of ours. Bytes
+of the columns past what it says do not exist.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.rows import DTYPES, row_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of rows from one source.
+
+    Attributes:
+        start: First row.
+        rows: How many.
+        pack: The pack they came from or were published in; None while they wait to be pushed.
+        nonce: While they wait: the nonce of the pack they are planned for, or None.
+    """
+
+    start: int
+    rows: int
+    pack: str | None = None
+    nonce: str | None = None
+
+    @property
+    def stop(self) -> int:
+        """The row after the last."""
+        return self.start + self.rows
+
+    def continues(self, other: Extent) -> bool:
+        """Whether this extent and the one before it are one run."""
+        return other.stop == self.start and (other.pack, other.nonce) == (self.pack, self.nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is committed.
+
+    Attributes:
+        rows: How many rows exist.
+        dtype: Their dtype's name; None while there are none.
+        shape: The shape of one row.
+        extents: Where the rows came from, ascending, without gaps.
+        applied: For each pack that was read, how many of its rows; for each published, all of them.
+        complete: The packs of `applied` that need not be read again.
+    """
+
+    rows: int = 0
+    dtype: str | None = None
+    shape: tuple[int, ...] = ()
+    extents: tuple[Extent, ...] = ()
+    applied: Mapping[str, int] = field(default_factory=dict)
+    complete: frozenset[str] = frozenset()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector, 0 while there is none."""
+        return 0 if self.dtype is None else row_bytes(np.dtype(self.dtype), self.shape)
+
+    @property
+    def waiting(self) -> tuple[Extent, ...]:
+        """The extents that are in no pack yet."""
+        return tuple(extent for extent in self.extents if extent.pack is None)
+
+    def appended(self, rows: int, pack: str | None) -> State:
+        """Return the state after `rows` more rows from `pack`, or from an encoder (None)."""
+        if rows == 0:
+            return self
+        extents = _joined((*self.extents, Extent(self.rows, rows, pack)))
+        return replace(self, rows=self.rows + rows, extents=extents)
+
+    def read(self, pack: str, rows: int, *, complete: bool) -> State:
+        """Return the state after the first `rows` rows of `pack` were applied."""
+        done = self.complete | {pack} if complete else self.complete
+        return replace(self, applied={**self.applied, pack: rows}, complete=done)
+
+    def planned(self, most_rows: int, nonces: Iterable[str]) -> State:
+        """Return the state with every waiting row planned for a pack of at most `most_rows` rows.
+
+        Runs that were planned before keep their plan: a retry publishes the same pack under the same name.
+        """
+        fresh = iter(nonces)
+        nonce, room = "", 0
+        extents: list[Extent] = []
+        for extent in self.extents:
+            if extent.pack is not None or extent.nonce is not None:
+                extents.append(extent)
+                continue
+            start = extent.start
+            while start < extent.stop:
+                if room == 0:
+                    nonce, room = next(fresh), most_rows
+                rows = min(room, extent.stop - start)
+                extents.append(Extent(start, rows, None, nonce))
+                start, room = start + rows, room - rows
+        return replace(self, extents=tuple(extents))
+
+    def published(self, nonce: str, pack: str) -> State:
+        """Return the state after the pack planned under `nonce` was published as `pack`."""
+        mine = [extent for extent in self.extents if extent.nonce == nonce]
+        if not mine:
+            return self
+        extents = _joined(replace(e, pack=pack, nonce=None) if e.nonce == nonce else e for e in self.extents)
+        state = replace(self, extents=extents)
+        return state.read(pack, sum(extent.rows for extent in mine), complete=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the state as JSON."""
+        document = {
+            "version": VERSION,
+            "rows": self.rows,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "extents": [[e.start, e.rows, e.pack, e.nonce] for e in self.extents],
+            "applied": dict(self.applied),
+            "complete": sorted(self.complete),
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> State:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DamagedMirror: If it is anything else.
+            UnsupportedFormat: If a newer version wrote it.
+        """
+        try:
+            document = json.loads(data)
+            version = document["version"]
+            if version != VERSION:
+                raise UnsupportedFormat(
+                    f"{where} has version {version!r}; this cas_cache reads version {VERSION}. Update cas_cache."
+                )
+            state = cls(
+                rows=_count(document["rows"]),
+                dtype=document["dtype"],
+                shape=tuple(_count(n) for n in document["shape"]),
+                extents=tuple(
+                    Extent(_count(start), _count(rows), _name(pack), _name(nonce))
+                    for start, rows, pack, nonce in document["extents"]
+                ),
+                applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
+                complete=frozenset(str(pack) for pack in document["complete"]),
+            )
+            state._check()
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise DamagedMirror(
+                f"{where} is damaged ({err}). Nothing of it was served. Delete the namespace's folder: what was "
+                "pushed comes back with `cas-cache pull`, the rest is encoded anew."
+            ) from err
+        return state
+
+    def _check(self) -> None:
+        if self.dtype is None:
+            if self.rows:
+                msg = "rows without a dtype"
+                raise ValueError(msg)
+        elif self.dtype not in DTYPES or not self.shape or 0 in self.shape:
+            msg = f"dtype {self.dtype!r} with rows of shape {self.shape}"
+            raise ValueError(msg)
+        at = 0
+        for extent in self.extents:
+            if extent.start != at:
+                msg = f"an extent begins at row {extent.start}, not {at}"
+                raise ValueError(msg)
+            at = extent.stop
+        if at != self.rows:
+            msg = f"extents end at row {at} of {self.rows}"
+            raise ValueError(msg)
+
+
+def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    joined: list[Extent] = []
+    for extent in extents:
+        if joined and extent.continues(joined[-1]):
+            joined[-1] = replace(joined[-1], rows=joined[-1].rows + extent.rows)
+        else:
+            joined.append(extent)
+    return tuple(joined)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        msg = f"{value!r} is not a count"
+        raise ValueError(msg)
+    return value
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        msg = f"{value!r} is not a name"
+        raise ValueError(msg)
+    return value

@@ -1,0 +1,137 @@
+"""The columns of one namespace with their one commit point.
+
+Appending writes past the committed rows, makes that durable, and replaces ``state.json`` last. A crash before the
+replacement leaves bytes that do not exist; the next append writes over them. Readers map what the state names and
+look at the state again when its file has changed, so they see other processes' commits.
+
+One writer at a time: the caller holds the lock. Readers need none, because committed rows never change.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.disk import write_atomically
+from cas_cache.errors import DamagedMirror, MirrorWriteError
+from cas_cache.identity import KEY_BYTES
+from cas_cache.mirror.column import Column
+from cas_cache.mirror.state import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+STATE_FILE = "state.json"
+
+
+class Table:
+    """Append-only columns ``keys``, ``vectors`` and ``digests`` in one folder.
+
+    Attributes:
+        state: What is committed, as of the last `refresh` or `append`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = State()
+        self._stamp: tuple[int, int, int] | None = None
+        self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"Table({str(self.folder)!r}, rows={self.state.rows})"
+
+    @property
+    def keys(self) -> NDArray[np.uint8]:
+        """(rows, 32) uint8, mapped."""
+        return self._mapped()[0]
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """(rows, ...), mapped."""
+        return self._mapped()[1]
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """(rows,) uint64, mapped."""
+        return self._mapped()[2]
+
+    def refresh(self) -> bool:
+        """Read the state if its file has changed since, and say whether it had."""
+        path = self.folder / STATE_FILE
+        try:
+            status = path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp:
+                return False
+            data = path.read_bytes()
+        except FileNotFoundError as err:
+            if self._stamp is None:
+                return False
+            raise DamagedMirror(
+                f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
+                "`cas-cache pull`."
+            ) from err
+        state = State.from_bytes(data, str(path))
+        if state.rows != self.state.rows:
+            self._maps = None
+        self.state, self._stamp = state, stamp
+        return True
+
+    def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], digests: NDArray[np.uint64], state: State) -> None:
+        """Write rows after the committed ones and commit `state`, which counts them in.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; the committed rows are untouched.
+        """
+        shaped = replace(state, dtype=vectors.dtype.name, shape=vectors.shape[1:])
+        start = self.state.rows
+        columns = self._columns(shaped)
+        try:
+            if len(keys):
+                for column, rows in zip(columns, (keys, vectors, digests), strict=True):
+                    column.write(start, rows)
+                for column in columns:
+                    column.set_rows(shaped.rows)
+        except OSError as err:
+            raise _write_error(self.folder, err, start) from err
+        self.commit(shaped)
+
+    def commit(self, state: State) -> None:
+        """Make `state` what is committed.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; what was committed stays.
+        """
+        try:
+            write_atomically(self.folder / STATE_FILE, state.to_bytes())
+        except OSError as err:
+            raise _write_error(self.folder, err, self.state.rows) from err
+        self.refresh()
+
+    def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
+        if self._maps is None:
+            keys, vectors, digests = (column.map(self.state.rows) for column in self._columns(self.state))
+            self._maps = keys, vectors, digests
+        return self._maps
+
+    def _columns(self, state: State) -> tuple[Column, Column, Column]:
+        dtype = np.dtype(state.dtype or "float32").newbyteorder("<")
+        return (
+            Column(self.folder / "keys.npy", np.dtype(np.uint8), (KEY_BYTES,)),
+            Column(self.folder / "vectors.npy", dtype, state.shape),
+            Column(self.folder / "digests.npy", np.dtype("<u8"), ()),
+        )
+
+
+def _write_error(folder: Path, err: OSError, rows: int) -> MirrorWriteError:
+    what = "The disk is full" if err.errno in (errno.ENOSPC, errno.EDQUOT) else f"Writing failed ({err})"
+    return MirrorWriteError(
+        f"{what} at {folder}. The {rows} rows committed before are safe. Make room, or use another directory, and run "
+        "the same command again: it goes on from there."
+    )

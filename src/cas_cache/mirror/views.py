@@ -1,0 +1,168 @@
+"""Views: the ordered rows that one caller asked for.
+
+An mteb task asks for its queries in one call and for its corpus in many. A view notes the keys of those calls in
+order, a batch at a time; a batch that is there already is not noted again, so a second evaluation changes nothing.
+A view holds keys, not vectors: what it names is looked up in the namespace.
+
+::
+
+    <dir>/<task name>/<view id>/view.json    what it is a view of, and its batches: the commit point
+                               /keys.npy     (n, 32) uint8, the rows' keys, growing in place
+                               /texts.npy    (n, 32) uint8, the keys of their texts alone, if they have any
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from filelock import FileLock
+
+from cas_cache.disk import write_atomically
+from cas_cache.errors import DamagedMirror, MirrorWriteError
+from cas_cache.identity import KEY_BYTES, canonical_json
+from cas_cache.mirror.column import Column
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+VIEW_FILE = "view.json"
+VERSION = 1
+_RESERVED = {"", ".", "..", "namespaces"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a view is a view of.
+
+    Attributes:
+        task: The task's name.
+        namespace: The id of the namespace its rows are in.
+        model: The model's name, for people.
+        revision: The model's revision, for people.
+        role: ``"query"``, ``"document"`` or None.
+        subset: The task's subset.
+        split: The task's split.
+    """
+
+    task: str
+    namespace: str
+    model: str
+    revision: str
+    role: str | None
+    subset: str
+    split: str
+
+    @property
+    def id(self) -> str:
+        """The folder's name: a hash of what the view is of."""
+        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()[:16]
+
+
+class Views:
+    """The views in a mirror's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def folder(self, task: str) -> Path:
+        """Return the folder of a task's views."""
+        return self._directory / folder_name(task)
+
+    def record(self, view: View, keys: NDArray[np.uint8], text_keys: NDArray[np.uint8] | None) -> None:
+        """Note that `keys` were asked for, in this order.
+
+        Args:
+            view: By whom.
+            keys: (n, 32) uint8, a call's batch.
+            text_keys: (n, 32) uint8, the keys of the rows' texts alone; None where rows have no text.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses.
+        """
+        folder = self.folder(view.task) / view.id
+        batch = hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
+        if batch in _read(folder)["batches"]:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                document = _read(folder)
+                if batch in document["batches"]:
+                    return
+                rows = document["rows"] + len(keys)
+                for name, values in (("keys", keys), ("texts", text_keys)):
+                    if values is not None:
+                        column = _column(folder, name)
+                        column.write(document["rows"], values)
+                        column.set_rows(rows)
+                document = {
+                    "version": VERSION,
+                    "created": document.get("created", time.time_ns()),
+                    "view": asdict(view),
+                    "rows": rows,
+                    "batches": [*document["batches"], batch],
+                }
+                write_atomically(folder / VIEW_FILE, json.dumps(document).encode())
+        except OSError as err:
+            raise MirrorWriteError(f"Writing the view {folder} failed ({err}). Make room and run again.") from err
+
+    def of(self, task: str) -> list[View]:
+        """Return a task's views, in the order in which they were first asked for."""
+        return views_in(self.folder(task))
+
+
+def views_in(folder: Path) -> list[View]:
+    """Return the views in a task's folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    documents = [_read(place) for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
+    return [View(**document["view"]) for document in sorted(documents, key=lambda d: int(d["created"]))]
+
+
+def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return a view's keys, and the keys of its rows' texts, in order.
+
+    Args:
+        folder: The task's folder.
+        view: The view.
+
+    Returns:
+        (n, 32) uint8 keys, and (n, 32) uint8 keys of the texts or None if they have none; mapped read-only.
+    """
+    place = folder / view.id
+    rows = _read(place)["rows"]
+    keys = _column(place, "keys").map(rows)
+    return keys, _column(place, "texts").map(rows) if (place / "texts.npy").exists() else None
+
+
+def folder_name(task: str) -> str:
+    """Return a task's name as a folder's: itself, wherever that is a plain name."""
+    name = quote(task, safe=" ()[]{}+,=@!&'~;")
+    return name.replace(".", "%2E", 1) if name.startswith(".") else f"%{name}" if name in _RESERVED else name
+
+
+def _column(folder: Path, name: str) -> Column:
+    return Column(folder / f"{name}.npy", np.dtype(np.uint8), (KEY_BYTES,))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / VIEW_FILE
+    try:
+        document = json.loads(path.read_bytes())
+        if document["version"] != VERSION or not isinstance(document["rows"], int):
+            msg = f"version {document['version']!r}"
+            raise ValueError(msg)
+        View(**document["view"])
+    except FileNotFoundError:
+        return {"rows": 0, "batches": []}
+    except (ValueError, KeyError, TypeError) as err:
+        raise DamagedMirror(f"{path} is damaged ({err}). Delete its folder; no vector is lost by that.") from err
+    return dict(document)

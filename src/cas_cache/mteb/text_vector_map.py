@@ -1,0 +1,243 @@
+"""`TextVectorMap`: mteb 1.x's map from texts to vectors, over what a cache keeps for one task.
+
+The methods and attributes are those of the class that mteb 1.x had. What it adds: it reads the views of a mirror, so a
+task's queries and documents are there without a second copy; the dtype is the encoder's; rows are proved before they
+are given out. It needs neither mteb nor torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from cas_cache.errors import ConfigurationError, MirrorError
+from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.mirror import Mirror, Namespace, View, keys_in, views_in
+from cas_cache.mirror.index import ABSENT, first_of_each
+from cas_cache.rows import as_array, storable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_NAMED = 5
+"""Models named in an error; more would bury what to do."""
+
+
+class TextVectorMap:
+    """The vectors of one task's texts.
+
+    Args:
+        directory: ``<mirror directory>/<task name>``.
+        initial_vectors: Ignored; mteb 1.x made room for so many.
+        role: ``"query"`` or ``"document"``, to have these alone; None joins the task's roles.
+        model: Whose vectors, if several models are in the folder: a model's name, or ``name@revision``.
+        spec: For `add` in a folder that holds nothing yet: whose vectors will be added.
+
+    Attributes:
+        hash_to_index: For each text, hex SHA-256 of its UTF-8 bytes -> row of `vectors`.
+        vector_dim: Length of a vector; None before the first.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        initial_vectors: int = 100_000,
+        *,
+        role: str | None = None,
+        model: str | None = None,
+        spec: EncoderSpec | None = None,
+    ) -> None:
+        self.directory = Path(directory).expanduser().absolute()
+        self.initial_vectors = initial_vectors
+        self._role = role
+        self._model = model
+        self._spec = spec
+        self._mirror = Mirror(self.directory.parent, create=spec is not None)
+        self._added: dict[str, NDArray[Any]] = {}
+        self._parts: list[tuple[View, Namespace, NDArray[np.int64]]] = []
+        self._ambiguous: set[str] = set()
+        self._vectors: NDArray[Any] | None = None
+        self.hash_to_index: dict[str, int] = {}
+        self.vector_dim: int | None = None
+        if views_in(self.directory) or spec is not None:
+            self.load()
+
+    def __repr__(self) -> str:
+        return f"TextVectorMap({str(self.directory)!r}, {len(self.hash_to_index)} texts)"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._added or _hash(text) in self.hash_to_index
+
+    @property
+    def vectors(self) -> NDArray[Any] | None:
+        """(n, d): a row for each distinct text of each role, in the order asked for; None before the first."""
+        if self._vectors is None and self._parts:
+            self._vectors = np.concatenate([ns.take(rows) for _, ns, rows in self._parts])
+        return self._vectors
+
+    def load(self, name: str | None = None) -> None:
+        """Read what the mirror holds for this task now.
+
+        Args:
+            name: The task's name, as mteb 1.x passed it; None takes the folder's.
+
+        Raises:
+            ConfigurationError: If `name` is another task's, or several models are in the folder and none was named.
+            MirrorError: If there is no such task in the mirror.
+        """
+        if name is not None and self._mirror.views.folder(name) != self.directory:
+            raise ConfigurationError(
+                f"{self.directory} is not the folder of {name}. Open {self.directory.parent / name}."
+            )
+        views = self._chosen(views_in(self.directory))
+        self._parts, self._vectors = [], None
+        self.hash_to_index, self._ambiguous = {}, set()
+        start = 0
+        for namespace, group in _by_namespace(views).items():
+            ns = self._mirror.get(namespace)
+            if ns is None:
+                raise MirrorError(
+                    f"The vectors of {self.directory.name} ({group[0].model}) are not in this mirror any more. Pull, "
+                    "or evaluate again."
+                )
+            rows, texts = self._rows(ns, group)
+            for offset, digest in enumerate(texts):
+                if digest in self.hash_to_index:
+                    self._ambiguous.add(digest)
+                self.hash_to_index.setdefault(digest, start + offset)
+            self._parts.append((group[0], ns, rows))
+            start += len(rows)
+        if self._parts:
+            self.vector_dim = self._parts[0][1].shape[0] if self._parts[0][1].shape else None
+
+    def get_vector(self, text: str) -> NDArray[Any] | None:
+        """Return a text's vector, (d,), or None.
+
+        Raises:
+            ConfigurationError: If the text has a vector in both roles and none was named.
+        """
+        if text in self._added:
+            return self._added[text]
+        digest = _hash(text)
+        if digest in self._ambiguous:
+            raise ConfigurationError(
+                f"This text has a vector in more than one of {[view.role for view, _, _ in self._parts]}. Name one: "
+                "TextVectorMap(directory, role='query')."
+            )
+        at = self.hash_to_index.get(digest)
+        vectors = self.vectors
+        return None if at is None or vectors is None else vectors[at]
+
+    def add(self, text: str, vector: Any) -> None:
+        """Add a text's vector. It is stored by `save` or `close`; a text that is there keeps its vector.
+
+        Raises:
+            ConfigurationError: If it cannot be told whose vector this is.
+            ShapeMismatch: At `save`, if it is not made like the others.
+        """
+        self._target()
+        row = storable(as_array(vector)[np.newaxis], 1)[0]
+        if text not in self:
+            self._added[text] = row
+            self.vector_dim = self.vector_dim or len(row)
+
+    def save(self) -> None:
+        """Commit what was added to the mirror."""
+        if not self._added:
+            return
+        view, ns = self._target()
+        keys = keys_of_texts(list(self._added))
+        ns.append(keys, np.stack(list(self._added.values())))
+        self._mirror.views.record(view, keys, keys)
+        self._added = {}
+        self.load()
+
+    def close(self) -> None:
+        """Save, and let go of the vectors."""
+        self.save()
+        self._vectors = None
+
+    def _rows(self, ns: Namespace, views: list[View]) -> tuple[NDArray[np.int64], list[str]]:
+        """Rows and text hashes of views of one namespace: each distinct row once, in order of first appearance."""
+        pairs = [keys_in(self.directory, view) for view in views]
+        keys = np.concatenate([keys for keys, _ in pairs])
+        texts = np.concatenate([keys if texts is None else texts for keys, texts in pairs])
+        distinct, _ = first_of_each(keys)
+        rows = ns.find(keys[distinct])
+        # NaN vectors are never stored, and rows may have been evicted: what is not there has no row.
+        there = rows != ABSENT
+        return rows[there], [row.tobytes().hex() for row in texts[distinct[there]]]
+
+    def _chosen(self, views: list[View]) -> list[View]:
+        """The views of the one model and the role asked for."""
+        if self._spec is not None:
+            return [view for view in views if view.namespace == self._spec.namespace]
+        models = sorted({f"{view.model}@{view.revision}" for view in views})
+        if self._model is not None:
+            views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
+        if not views:
+            known = f" It has {', '.join(models[:MOST_NAMED])}." if models else ""
+            raise MirrorError(f"There is nothing of {self._model or 'this task'} in {self.directory}.{known}")
+        if len({(view.model, view.revision) for view in views}) > 1:
+            raise ConfigurationError(
+                f"{self.directory.name} has vectors of several models: {', '.join(models[:MOST_NAMED])}. Name one: "
+                "TextVectorMap(directory, model='name@revision')."
+            )
+        chosen = [view for view in views if self._role is None or view.role == self._role]
+        if not chosen:
+            raise ConfigurationError(
+                f"{self.directory.name} has no role {self._role!r}; it has {sorted({str(v.role) for v in views})}."
+            )
+        self._check_settings(chosen)
+        return chosen
+
+    def _check_settings(self, views: list[View]) -> None:
+        """One model may have been run with several settings: then a role has several namespaces, and no right one."""
+        for role in {view.role for view in views}:
+            namespaces = sorted({view.namespace for view in views if view.role == role})
+            scopes = {(view.subset, view.split) for view in views if view.role == role}
+            if len(namespaces) > len(scopes):
+                raise ConfigurationError(
+                    f"{self.directory.name} has role {role} in several namespaces of one model: {namespaces}. They "
+                    "differ in prompt or parameters (`cas-cache info` shows them). Pass spec=."
+                )
+
+    def _target(self) -> tuple[View, Namespace]:
+        """Where an added vector goes."""
+        if self._spec is not None:
+            view = View(
+                task=self.directory.name,
+                namespace=self._spec.namespace,
+                model=self._spec.model,
+                revision=self._spec.revision,
+                role=self._spec.role,
+                subset="default",
+                split="default",
+            )
+            return view, self._mirror.namespace(self._spec)
+        namespaces = {ns.spec.namespace for _, ns, _ in self._parts}
+        if len(namespaces) != 1:
+            raise ConfigurationError(
+                "It cannot be told whose vector this is: pass role='query' or role='document', or, for a folder that "
+                "holds nothing yet, spec=EncoderSpec(...)."
+            )
+        return self._parts[0][0], self._parts[0][1]
+
+
+def _by_namespace(views: list[View]) -> dict[str, list[View]]:
+    groups: dict[str, list[View]] = {}
+    for view in views:
+        groups.setdefault(view.namespace, []).append(view)
+    return groups
+
+
+def _hash(text: str) -> str:
+    return keys_of_texts([text]).tobytes().hex()

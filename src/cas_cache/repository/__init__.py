@@ -1,0 +1,18 @@
+"""The shared side: packs, manifests and specs under one URL, written by many, coordinated by nobody."""
+
+from cas_cache.repository.interface import Storage
+from cas_cache.repository.manifest import Manifest
+from cas_cache.repository.pack import PackRows, most_rows_of_a_pack
+from cas_cache.repository.repository import Repository
+from cas_cache.repository.storage import is_url, open_storage, without_credentials
+
+__all__ = [
+    "Manifest",
+    "PackRows",
+    "Repository",
+    "Storage",
+    "is_url",
+    "most_rows_of_a_pack",
+    "open_storage",
+    "without_credentials",
+]

@@ -1,0 +1,64 @@
+"""Every path in a repository, built and parsed. Pure.
+
+::
+
+    cas-cache.json
+    specs/<namespace>.json
+    manifests/<namespace>/<pack>.json
+    packs/<pack>/<object>
+"""
+
+from __future__ import annotations
+
+import re
+
+MARKER = "cas-cache.json"
+MANIFESTS = "manifests"
+
+_NAMESPACE = re.compile(r"[0-9a-f]{32}")
+_PACK = re.compile(r"[0-9a-f]{64}")
+_OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")
+_MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
+
+
+def spec_path(namespace: str) -> str:
+    """Return where a namespace's spec is."""
+    return f"specs/{_checked(_NAMESPACE, namespace, 'namespace id')}.json"
+
+
+def manifests_prefix(namespace: str | None = None) -> str:
+    """Return the prefix of a namespace's manifests, or of all."""
+    return MANIFESTS if namespace is None else f"{MANIFESTS}/{_checked(_NAMESPACE, namespace, 'namespace id')}"
+
+
+def manifest_path(namespace: str, pack: str) -> str:
+    """Return where a pack's manifest is."""
+    return f"{manifests_prefix(namespace)}/{_checked(_PACK, pack, 'pack id')}.json"
+
+
+def parse_manifest_path(path: str) -> tuple[str, str] | None:
+    """Return (namespace, pack) of a manifest's path, or None for anything else."""
+    match = _MANIFEST_PATH.fullmatch(path)
+    return (match[1], match[2]) if match else None
+
+
+def object_path(pack: str, name: str) -> str:
+    """Return where an object of a pack is."""
+    return f"packs/{_checked(_PACK, pack, 'pack id')}/{_checked(_OBJECT, name, 'object name')}"
+
+
+def is_object_name(name: str) -> bool:
+    """Whether `name` is one that an object in a pack can have; nothing else may become a path."""
+    return _OBJECT.fullmatch(name) is not None
+
+
+def chunk_name(array: str, chunk: int, dimensions: int) -> str:
+    """Return the name of a chunk that spans all but the first dimension of an array."""
+    return f"{array}/c/{chunk}" + "/0" * (dimensions - 1)
+
+
+def _checked(pattern: re.Pattern[str], value: str, what: str) -> str:
+    if not pattern.fullmatch(value):
+        msg = f"{value!r} is no {what}"
+        raise ValueError(msg)
+    return value

@@ -1,0 +1,205 @@
+"""`Manifest` <-> bytes: what makes a pack visible, and the only thing that says what is in it. Pure.
+
+Strict on write. On read, everything that is used is checked for type and range before it is used, and the version and
+features before all else; fields of later versions that no feature guards are passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import UnsupportedFormat
+from cas_cache.identity import KEY_BYTES, canonical_json
+from cas_cache.repository.layout import chunk_name, is_object_name
+from cas_cache.rows import DTYPES, row_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT = "cas-cache-pack"
+VERSION = 1
+KNOWN_FEATURES: frozenset[str] = frozenset()
+MOST_MANIFEST_BYTES = 4 << 20
+"""An object takes about 130 bytes of manifest; a pack has some twenty objects."""
+
+ARRAYS = ("keys", "vectors", "digests")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """An object of a pack: its size in bytes and the hex SHA-256 of its content."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What one pack holds.
+
+    Attributes:
+        namespace: Id of the namespace its rows belong to.
+        rows: How many, at least 1.
+        dtype: Of the vectors, a name in `rows.DTYPES`; stored little-endian.
+        shape: Of one vector.
+        chunk_rows: For each of the arrays, the rows in one of its chunks.
+        objects: Every object of the pack by its name below the pack.
+        supersedes: Ids of packs whose rows are all in this one.
+        nonce: Hex; makes the id of this pack unlike any other's ever.
+    """
+
+    namespace: str
+    rows: int
+    dtype: str
+    shape: tuple[int, ...]
+    chunk_rows: Mapping[str, int]
+    objects: Mapping[str, ObjectRecord]
+    nonce: str
+    supersedes: tuple[str, ...] = ()
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the objects that hold rows."""
+        return sum(record.size for name, record in self.objects.items() if not name.endswith("zarr.json"))
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector."""
+        return row_bytes(np.dtype(self.dtype), self.shape)
+
+    def element_shape(self, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Return dtype and row shape of one of the arrays."""
+        if array == "keys":
+            return np.dtype(np.uint8), (KEY_BYTES,)
+        if array == "digests":
+            return np.dtype("<u8"), ()
+        return np.dtype(self.dtype).newbyteorder("<"), self.shape
+
+    def chunks(self, array: str) -> list[tuple[str, int, int]]:
+        """Return (object name, first row, row after the last) for each chunk of an array, in order."""
+        step = self.chunk_rows[array]
+        dimensions = 1 + len(self.element_shape(array)[1])
+        return [
+            (chunk_name(array, i, dimensions), start, min(start + step, self.rows))
+            for i, start in enumerate(range(0, self.rows, step))
+        ]
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as canonical JSON: what is stored, and whose hash is the pack's id."""
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "features": [],
+                "namespace": self.namespace,
+                "rows": self.rows,
+                "dtype": self.dtype,
+                "shape": list(self.shape),
+                "chunk_rows": dict(self.chunk_rows),
+                "objects": {n: {"size": r.size, "sha256": r.sha256} for n, r in self.objects.items()},
+                "supersedes": list(self.supersedes),
+                "nonce": self.nonce,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            UnsupportedFormat: If its version or a feature of it is not known here.
+            ValueError: If it is no manifest; the caller knows which pack it was.
+        """
+        document = _object(json.loads(data), "manifest")
+        if document.get("format") != FORMAT:
+            msg = f"format is {document.get('format')!r}"
+            raise ValueError(msg)
+        unknown = sorted(set(_strings(document.get("features", []))) - KNOWN_FEATURES)
+        if document.get("version") != VERSION or unknown:
+            raise UnsupportedFormat(
+                f"A pack has version {document.get('version')!r} and features {unknown} that this cas_cache does not "
+                "know. Update cas_cache to read it."
+            )
+        manifest = cls(
+            namespace=_matching(document.get("namespace"), r"[0-9a-f]{32}"),
+            rows=_count(document.get("rows"), least=1),
+            dtype=_matching(document.get("dtype"), "|".join(sorted(DTYPES))),
+            shape=tuple(_count(n, least=1) for n in _list(document.get("shape"))),
+            chunk_rows={a: _count(n, least=1) for a, n in _object(document.get("chunk_rows"), "chunk_rows").items()},
+            objects={
+                _object_name(n): ObjectRecord(_count(r["size"]), _matching(r["sha256"], r"[0-9a-f]{64}"))
+                for n, r in _object(document.get("objects"), "objects").items()
+            },
+            supersedes=tuple(_matching(p, r"[0-9a-f]{64}") for p in _list(document.get("supersedes"))),
+            nonce=_matching(document.get("nonce"), r"[0-9a-f]{32,64}"),
+        )
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
+        if set(self.chunk_rows) != set(ARRAYS) or not self.shape:
+            msg = "arrays or shape missing"
+            raise ValueError(msg)
+        for array in ARRAYS:
+            dtype, shape = self.element_shape(array)
+            size = row_bytes(dtype, shape) * self.chunk_rows[array]
+            # Bounded by the objects that exist, not by what `rows` claims.
+            chunks = -(-self.rows // self.chunk_rows[array])
+            if chunks > len(self.objects):
+                msg = f"{chunks} chunks of {array}, {len(self.objects)} objects"
+                raise ValueError(msg)
+            for name, _, _ in self.chunks(array):
+                if name not in self.objects or self.objects[name].size != size:
+                    msg = f"{name} is not among the objects with {size} bytes"
+                    raise ValueError(msg)
+
+
+def pack_id(manifest: bytes) -> str:
+    """Return the id of the pack that a manifest describes: the hex SHA-256 of its bytes."""
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        msg = f"{what} is not an object"
+        raise ValueError(msg)  # noqa: TRY004 - malformed data, not a caller's mistake
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        msg = f"{value!r} is not a list"
+        raise ValueError(msg)  # noqa: TRY004
+    return value
+
+
+def _strings(value: Any) -> list[str]:
+    return [_matching(v, ".*") for v in _list(value)]
+
+
+def _count(value: Any, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 2**63:
+        msg = f"{value!r} is not a count of at least {least}"
+        raise ValueError(msg)
+    return value
+
+
+def _matching(value: Any, pattern: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        msg = f"{value!r} does not match {pattern}"
+        raise ValueError(msg)
+    return value
+
+
+def _object_name(name: str) -> str:
+    if not is_object_name(name):
+        msg = f"{name!r} is no object of a pack"
+        raise ValueError(msg)
+    return name

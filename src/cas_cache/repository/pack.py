@@ -1,0 +1,181 @@
+"""One pack: an immutable batch of rows as a Zarr v3 group. The only module that touches zarr.
+
+zarr writes the metadata; the chunks are made here, because a chunk *is* the rows' bytes: no codec, no shard, one
+object, one PUT. zarr's own write path would take about 15 requests a pack, and its reader fills a missing chunk with
+zeros, so reading goes by the manifest and verifies every object and every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cas_cache.errors import DamagedPack, ObjectNotFound
+from cas_cache.repository.interface import in_order
+from cas_cache.repository.layout import object_path
+from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.rows import digest_rows, row_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from cas_cache.repository.interface import Storage
+
+CHUNK_BYTES = 48 << 20
+"""s3fs and gcsfs upload in parts from 50 MiB on; below, an object is one atomic PUT."""
+
+CHUNKS_OF_A_PACK = 16
+"""A pack ends at about 768 MiB of vectors: large enough that a billion rows are hundreds of packs."""
+
+
+class PackRows(Protocol):
+    """Rows on their way into a pack, read by column so that only a few chunks are in memory."""
+
+    rows: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def column(self, array: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of ``"keys"``, ``"vectors"`` or ``"digests"``."""
+        ...
+
+
+def rows_of_a_chunk(rows: int, bytes_of_a_row: int) -> int:
+    """Return the rows of each chunk when `rows` rows are cut evenly, so that little of the last one is padding."""
+    most = max(1, CHUNK_BYTES // bytes_of_a_row)
+    chunks = -(-rows // most)
+    return -(-rows // chunks)
+
+
+def most_rows_of_a_pack(bytes_of_a_row: int) -> int:
+    """Return how many rows of that size a pack holds at most."""
+    return CHUNKS_OF_A_PACK * max(1, CHUNK_BYTES // bytes_of_a_row)
+
+
+def describe(namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = ()) -> Manifest:
+    """Return the manifest of the pack that `source` will be: every object is made once, hashed and dropped."""
+    sizes = {"keys": 32, "vectors": row_bytes(source.dtype, source.shape), "digests": 8}
+    facts: dict[str, Any] = {
+        "namespace": namespace,
+        "rows": source.rows,
+        "dtype": source.dtype.name,
+        "shape": source.shape,
+        "chunk_rows": {array: rows_of_a_chunk(source.rows, sizes[array]) for array in ARRAYS},
+        "nonce": nonce,
+        "supersedes": supersedes,
+    }
+    draft = Manifest(objects={}, **facts)
+    named = list(contents(draft, source))
+    records = in_order(lambda item: _record(item[1]()), named)
+    return Manifest(objects={name: record for (name, _), record in zip(named, records, strict=True)}, **facts)
+
+
+def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield (name, how to make its content) for each object of a pack, metadata first."""
+    for name, document in _zarr_documents(manifest).items():
+        yield name, lambda document=document: document  # type: ignore[misc]
+    for array in ARRAYS:
+        for name, start, stop in manifest.chunks(array):
+            yield name, lambda a=array, b=start, e=stop: _chunk(manifest, source, a, b, e)  # type: ignore[misc]
+
+
+def read(
+    storage: Storage, pack: str, manifest: Manifest, first: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], int]]:
+    """Yield the rows of a pack from row `first` on, a chunk at a time, verified.
+
+    Yields:
+        (m, 32) uint8 keys, (m, *shape) vectors, and the row after the last of them.
+
+    Raises:
+        DamagedPack: If an object is missing or does not verify, or a row does not agree with its digest.
+        RemoteError: If the storage is away or refuses.
+    """
+    keys = np.concatenate(
+        list(in_order(lambda c: _read_chunk(storage, pack, manifest, "keys", c), manifest.chunks("keys")))
+    )
+    digests = np.concatenate(
+        list(in_order(lambda c: _read_chunk(storage, pack, manifest, "digests", c), manifest.chunks("digests")))
+    )
+    wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
+    fetched = in_order(lambda c: _read_chunk(storage, pack, manifest, "vectors", c), wanted)
+    for (name, start, stop), vectors in zip(wanted, fetched, strict=True):
+        wrong = np.flatnonzero(digest_rows(keys[start:stop], vectors) != digests[start:stop])
+        if len(wrong):
+            raise DamagedPack(
+                f"{len(wrong)} rows of {object_path(pack, name)} in {storage.url} do not agree with their digests, the "
+                f"first is row {start + wrong[0]}. None of this chunk was taken; its rows will be encoded anew.",
+                pack=pack,
+            )
+        skip = max(first - start, 0)
+        yield keys[start + skip : stop], vectors[skip:], stop
+
+
+def _read_chunk(
+    storage: Storage, pack: str, manifest: Manifest, array: str, chunk: tuple[str, int, int]
+) -> NDArray[Any]:
+    """Fetch one chunk, verify it and return its rows without the padding."""
+    name, start, stop = chunk
+    path, record = object_path(pack, name), manifest.objects[name]
+    try:
+        data = storage.get(path, 0, record.size)
+    except ObjectNotFound as err:
+        raise DamagedPack(
+            f"{path} is missing from {storage.url}. Its rows will be encoded anew; nothing was filled in.",
+            pack=pack,
+        ) from err
+    if _record(data) != record:
+        raise DamagedPack(
+            f"{path} in {storage.url} does not have the content that its manifest names ({len(data)} of {record.size} "
+            "bytes, or another SHA-256). Nothing of it was taken; its rows will be encoded anew.",
+            pack=pack,
+        )
+    dtype, shape = manifest.element_shape(array)
+    rows = np.frombuffer(data, dtype).reshape(manifest.chunk_rows[array], *shape)
+    return rows[: stop - start]
+
+
+def _record(data: bytes) -> ObjectRecord:
+    return ObjectRecord(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: int) -> bytes:
+    """Return a chunk's bytes: the rows, padded with zeros to a whole chunk as Zarr wants it."""
+    dtype, shape = manifest.element_shape(array)
+    rows = np.ascontiguousarray(source.column(array, start, stop), dtype)
+    padding = (manifest.chunk_rows[array] - (stop - start)) * row_bytes(dtype, shape)
+    return rows.tobytes() + bytes(padding)
+
+
+def _zarr_documents(manifest: Manifest) -> dict[str, bytes]:
+    """Return the ``zarr.json`` documents of the group and its arrays, as zarr writes them."""
+    import zarr
+    from zarr.core.sync import sync
+    from zarr.storage import MemoryStore
+
+    store = MemoryStore()
+    group = zarr.create_group(store, zarr_format=3, attributes={"namespace": manifest.namespace})
+    for array in ARRAYS:
+        dtype, shape = manifest.element_shape(array)
+        group.create_array(
+            array,
+            shape=(manifest.rows, *shape),
+            chunks=(manifest.chunk_rows[array], *shape),
+            dtype=dtype,
+            compressors=None,
+            filters=None,
+            fill_value=0,
+        )
+
+    async def documents() -> dict[str, bytes]:
+        from zarr.core.buffer import default_buffer_prototype
+
+        names = [name async for name in store.list()]
+        found = {name: await store.get(name, default_buffer_prototype()) for name in names}
+        return {name: value.to_bytes() for name, value in sorted(found.items()) if value is not None}
+
+    return sync(documents())

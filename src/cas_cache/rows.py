@@ -1,0 +1,151 @@
+"""Rows: what a vector is stored as on both sides, and the 64-bit digest that proves a row.
+
+The one thing that mirror and repository share besides identity. A row's digest covers its key and the bytes of its
+vector: it finds a zero fill, a truncated range, a swapped neighbour, which no checksum of a whole object sees once the
+rows have left that object. It is no defence against a forger; the SHA-256 of the objects is.
+
+Definition (format version 1). Let ``w`` be the little-endian 32-bit words of ``key || vector bytes``, zero-padded to a
+multiple of 4 bytes, ``L`` the number of vector bytes, and ``m`` the SplitMix64 sequence of seed 0 with every lowest bit
+set. Then ``digest = m[0]*L + m[1]*w[0] + m[2]*w[1] + ... mod 2**64``: a multilinear hash. Every multiplier is odd, so
+a change of one word always shows. Words are 32 bits wide in a 64-bit sum, so that flipped sign bits (bit 31) do not
+fall off its end; changes of several words pass only where a combination of multipliers vanishes mod 2**64.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import WrongAnswer
+from cas_cache.identity.keys import KEY_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DTYPES = frozenset(
+    {
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    }
+)
+"""What a vector may be made of: the fixed-size types that NumPy and Zarr name alike."""
+
+BLOCK_BYTES = 4 << 20
+"""Rows are digested this many bytes at a time: the products of a block stay in the cache."""
+
+
+@lru_cache(maxsize=8)
+def _multipliers(count: int) -> NDArray[np.uint64]:
+    """Return the first `count` outputs of SplitMix64 with seed 0, made odd."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)
+
+
+def digest_rows(keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return the digest of each row.
+
+    Args:
+        keys: (n, 32) uint8.
+        vectors: (n, ...) of a little-endian dtype, C-contiguous.
+
+    Returns:
+        (n,) uint64.
+    """
+    count = len(keys)
+    width = row_bytes(vectors.dtype, vectors.shape[1:])
+    words = KEY_BYTES // 4 + -(-width // 4)
+    factors = _multipliers(words + 1)
+    data = np.ascontiguousarray(vectors).reshape(count, -1).view(np.uint8).reshape(count, width)
+    # The sum is mod 2**64 by construction, so the product of two Python ints is cut down by hand.
+    constant = np.uint64(int(factors[0]) * width % 2**64)
+    digests = np.empty(count, np.uint64)
+    step = max(1, BLOCK_BYTES // (4 * words))
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        block = np.zeros((stop - start, words * 4), np.uint8)
+        block[:, :KEY_BYTES] = keys[start:stop]
+        block[:, KEY_BYTES : KEY_BYTES + width] = data[start:stop]
+        digests[start:stop] = block.view("<u4").astype(np.uint64) @ factors[1:] + constant
+    return digests
+
+
+def row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Return the bytes of one vector."""
+    return dtype.itemsize * math.prod(shape)
+
+
+def as_array(answer: Any) -> NDArray[Any]:
+    """Return an encoder's answer as a NumPy array, dtype unchanged; torch's bfloat16, which NumPy lacks, as float32.
+
+    Args:
+        answer: A NumPy array, a torch tensor (duck-typed, on any device), or a list of vectors.
+
+    Raises:
+        WrongAnswer: If it is none of these, is sparse, or its vectors differ in shape.
+    """
+    if hasattr(answer, "detach"):
+        if getattr(answer, "is_sparse", False):
+            raise WrongAnswer("The encoder returned a sparse tensor, which is not cached. Densify it first.")
+        tensor = answer.detach().cpu()
+        answer = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    elif isinstance(answer, list | tuple):
+        try:
+            answer = np.stack([as_array(row) for row in answer]) if len(answer) else np.empty((0,))
+        except ValueError as err:
+            raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+    elif np.isscalar(answer):
+        answer = np.asarray(answer)
+    if not isinstance(answer, np.ndarray):
+        raise WrongAnswer(
+            f"The encoder returned a {type(answer).__module__}.{type(answer).__qualname__}. Return a NumPy array or a "
+            "torch tensor, one vector for each item."
+        )
+    return answer
+
+
+def storable(vectors: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Return `vectors` as they are stored: C-contiguous and little-endian, values and dtype unchanged.
+
+    Args:
+        vectors: (rows, ...) of a dtype in `DTYPES`.
+        rows: How many rows there must be.
+
+    Raises:
+        WrongAnswer: If it has another number of rows, no row shape, or a dtype that cannot be stored.
+    """
+    if vectors.ndim < 2 or 0 in vectors.shape[1:]:
+        raise WrongAnswer(
+            f"An array of shape {vectors.shape} came back for {rows} items; expected ({rows}, d). "
+            "Nothing of it was stored. Return one vector for each item."
+        )
+    if len(vectors) != rows:
+        raise WrongAnswer(
+            f"{len(vectors)} vectors came back for {rows} items. Nothing of them was stored, because there is no "
+            "telling which vector belongs to which item. Return one vector for each item, in the order asked for."
+        )
+    if vectors.dtype.name not in DTYPES:
+        raise WrongAnswer(f"Vectors of dtype {vectors.dtype} cannot be stored; use one of {sorted(DTYPES)}.")
+    return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
+
+
+def finite_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return (n,) bool: which rows hold neither NaN nor an infinity."""
+    if vectors.dtype.kind != "f":
+        return np.ones(len(vectors), np.bool_)
+    finite: NDArray[np.bool_] = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
+    return finite

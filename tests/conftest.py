@@ -1,0 +1,76 @@
+"""Fixtures for all tests.
+
+Purpose: give tests an S3 remote that is real enough, and keep the developer's own settings out.
+
+Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; and the marker
+`localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
+
+Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
+"""
+
+import importlib.util
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
+
+
+@dataclass(frozen=True)
+class S3Remote:
+    """A bucket of its own for one test."""
+
+    bucket: str
+    storage_options: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """Return the remote URL inside the bucket."""
+        return f"s3://{self.bucket}/emb"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses the LocalStack server."""
+    for item in items:
+        if "localstack" in getattr(item, "fixturenames", ()):
+            item.add_marker("localstack")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("CAS_CACHE_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def localstack_module() -> ModuleType:
+    """Return `localstack/run.py` as a module, loaded by its path."""
+    spec = importlib.util.spec_from_file_location("cas_cache_localstack_run", RUN_SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def localstack(localstack_module: ModuleType) -> Iterator[Any]:
+    """Run one LocalStack server for the session, on a free port."""
+    with localstack_module.running(port=0, buckets=()) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_remote(localstack: Any) -> S3Remote:
+    """Return a new, empty bucket and the s3fs options that reach it."""
+    bucket = f"test-{uuid.uuid4().hex}"
+    localstack.create_bucket(bucket)
+    return S3Remote(bucket=bucket, storage_options=localstack.storage_options())
