@@ -53,10 +53,12 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         """Check and freeze the values."""
         check_pinned(self.model, self.revision)
-        for name, value in (("prompt", self.prompt), ("role", self.role)):
-            if not isinstance(value, str) and (name == "prompt" or value is not None):
+        texts: dict[str, object] = {"prompt": self.prompt, "role": "" if self.role is None else self.role}
+        for name, value in texts.items():
+            if not isinstance(value, str):
                 raise IdentityError(f"{name} is {value!r}; it must be a string. Pass the text itself.")
-        if not self.fields or not all(isinstance(f, str) and f for f in self.fields):
+        names: tuple[object, ...] = tuple(self.fields)
+        if not names or not all(isinstance(name, str) and name for name in names):
             raise IdentityError(f"fields is {self.fields!r}; name at least one field, such as ('text',).")
         if len(set(self.fields)) != len(self.fields):
             raise IdentityError(f"fields is {self.fields!r}; name each field once.")

@@ -253,6 +253,6 @@ class Namespace:
             return
         raise ShapeMismatch(
             f"The namespace {self.spec.namespace} ({self.spec.model}) holds {self.dtype} vectors of shape "
-            f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One spec has one "
-            "dtype and one shape: put what differs (precision, truncation) into params=."
+            f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
+            "spec has one dtype and one shape: put what differs (precision, truncation) into params=."
         )

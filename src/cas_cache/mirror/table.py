@@ -92,9 +92,10 @@ class Table:
         shaped = replace(state, dtype=vectors.dtype.name, shape=vectors.shape[1:])
         start = self.state.rows
         columns = self._columns(shaped)
+        values: tuple[NDArray[Any], ...] = (keys, vectors, digests)
         try:
             if len(keys):
-                for column, rows in zip(columns, (keys, vectors, digests), strict=True):
+                for column, rows in zip(columns, values, strict=True):
                     column.write(start, rows)
                 for column in columns:
                     column.set_rows(shaped.rows)
