@@ -1,0 +1,84 @@
+"""README: every block runs as printed, in order, in one folder.
+
+mteb's hub is not reachable here, so `mteb.get_model` and `mteb.get_tasks` give mteb's own offline encoder and the local
+task under the names that the README uses; ``s3://team`` is a bucket on LocalStack.
+"""
+
+import functools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return [body for found, body in BLOCK.findall((ROOT / "README.md").read_text("utf-8")) if found == language]
+
+
+@pytest.fixture
+def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working directory in which s3://team is a bucket and mteb needs no hub."""
+    import mteb
+    from stdlib_docs import StdlibDocsRetrieval
+
+    localstack.create_bucket("team")
+    for name, value in localstack.environment.items():
+        monkeypatch.setenv(name, value)
+    encoder = mteb.get_model("mteb/baseline-random-encoder")
+    task = type("NanoArguAnaRetrieval", (StdlibDocsRetrieval,), {})
+    task.metadata = StdlibDocsRetrieval.metadata.model_copy(update={"name": "NanoArguAnaRetrieval"})
+    monkeypatch.setattr(mteb, "get_model", lambda name: encoder)
+    monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task() for _ in tasks])
+    # mteb keeps finished results of its own in the home directory; each test evaluates anew.
+    monkeypatch.setattr(mteb, "evaluate", functools.partial(mteb.evaluate, cache=None))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_python_block_runs(team: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python blocks run in order, and do what their comments say."""
+    first, without_mteb, text_map = blocks("python")
+    run(first)
+    assert "Stats(hits=0, misses=2300" in capsys.readouterr().out
+    names = run(without_mteb)
+    assert names["found"].tolist() == [True, False]
+    assert "hits=1, misses=4, encoded=2" in capsys.readouterr().out
+    names = run(text_map)
+    assert names["vectors"].shape[0] == 2239
+
+
+def test_every_shell_block_runs(team: Path) -> None:
+    """Every cas-cache line runs; every make target exists; nothing else is told to be typed."""
+    run(blocks("python")[0])
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for line in "".join(blocks("sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+            continue
+        assert words[0] == "cas-cache", line
+        done = subprocess.run(
+            [sys.executable, "-m", "cas_cache", *(w if w != "ID" else namespace(team) for w in words[1:])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip(), line
+
+
+def run(block: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def namespace(folder: Path) -> str:
+    return sorted(p.name for p in (folder / "path_to_cache_dir" / "namespaces").iterdir())[0]

@@ -1,0 +1,57 @@
+"""docs/spec/v1.md: its JSON blocks are what the code reads, its test vectors what the code computes."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
+from cas_cache.repository.manifest import Manifest, pack_id
+from cas_cache.repository.repository import _checked_marker
+from cas_cache.rows import digest_rows
+
+SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
+MARKER, ENCODER, MANIFEST = (block.encode() for block in re.findall(r"^```json\n(.*?)\n```$", SPEC, re.DOTALL | re.M))
+
+
+def test_the_marker_is_one() -> None:
+    """The marker of the spec is accepted, and canonical."""
+    assert canonical_json(_checked_marker(MARKER, "spec")) == MARKER
+
+
+def test_the_encoder_spec_has_the_id_it_says() -> None:
+    """The encoder spec is read back, and its namespace id stands in the text."""
+    assert f"`{EncoderSpec.from_canonical(ENCODER).namespace}` for the spec above" in SPEC
+
+
+def test_the_manifest_has_the_id_it_says() -> None:
+    """The manifest is read back unchanged, and the beginning of its pack id stands in the text."""
+    assert Manifest.from_bytes(MANIFEST).to_bytes() == MANIFEST
+    assert f"(`{pack_id(MANIFEST)[:8]}...` above)" in SPEC
+
+
+@pytest.mark.parametrize("text", ["", "apple", "\u00e9", "e\u0301", "\U0001f600"])
+def test_keys_of_texts(text: str) -> None:
+    """Every key in the table is the SHA-256 of its text, by hashlib and by us."""
+    key = keys_of_texts([text]).tobytes().hex()
+    assert key == hashlib.sha256(text.encode()).hexdigest()
+    assert f"`{key}`" in SPEC
+
+
+def test_key_of_a_row() -> None:
+    """The key of the row with two fields stands in the text."""
+    key = keys_of_rows({"text": ["a"], "title": ["b"]}, ("text", "title")).tobytes().hex()
+    assert f"`{key}`" in SPEC
+
+
+def test_row_digests() -> None:
+    """The digests of the two example rows stand in the text, and the example pack holds just them."""
+    keys = keys_of_texts(["apple", "pear"])
+    vectors = np.array([[5, 1], [4, 1]], np.float32)
+    digests = digest_rows(keys, vectors)
+    assert all(str(digest) in SPEC for digest in digests)
+    objects = Manifest.from_bytes(MANIFEST).objects
+    for name, array in (("keys/c/0/0", keys), ("vectors/c/0/0", vectors), ("digests/c/0", digests)):
+        assert objects[name].sha256 == hashlib.sha256(array.tobytes()).hexdigest()
