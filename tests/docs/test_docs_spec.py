@@ -13,7 +13,8 @@ from cas_cache.repository.repository import _checked_marker
 from cas_cache.rows import digest_rows
 
 SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
-MARKER, ENCODER, MANIFEST = (block.encode() for block in re.findall(r"^```json\n(.*?)\n```$", SPEC, re.DOTALL | re.M))
+JSON_BLOCK = re.compile(r"^```json\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+MARKER, ENCODER, MANIFEST = (block.encode() for block in JSON_BLOCK.findall(SPEC))
 
 
 def test_the_marker_is_one() -> None:

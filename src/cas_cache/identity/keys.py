@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,11 +51,14 @@ def keys_of_texts(texts: Iterable[str]) -> NDArray[np.uint8]:
     Raises:
         InvalidItem: If one is not a string, or holds a lone surrogate, with its position.
     """
-    sha256 = hashlib.sha256
+    if isinstance(texts, str):
+        raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")
+    # str.encode, not text.encode: what only looks like a string, and could change how it looks, has no key.
+    sha256, encoded = hashlib.sha256, str.encode
     texts = texts if isinstance(texts, list | tuple) else list(texts)
     try:
-        return _stack([sha256(text.encode()).digest() for text in texts])
-    except (UnicodeEncodeError, AttributeError, TypeError):
+        return _stack([sha256(encoded(text)).digest() for text in texts])
+    except (UnicodeEncodeError, TypeError):
         for position, text in enumerate(texts):
             _digest_text(text, f"item {position}")
         raise
@@ -106,7 +110,7 @@ def _digest_text(text: object, where: str) -> bytes:
     if not isinstance(text, str):
         raise InvalidItem(f"{where} is a {type(text).__name__}, not a string.")
     try:
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(str.encode(text)).digest()
     except UnicodeEncodeError as err:
         raise InvalidItem(
             f"{where} holds a lone surrogate at position {err.start}, which UTF-8 cannot encode. "
@@ -124,23 +128,28 @@ def _digest_json(value: Any, where: str) -> bytes:
 def _digest_image(image: Any, where: str) -> bytes:
     if not all(hasattr(image, name) for name in ("mode", "size", "tobytes")):
         raise InvalidItem(f"{where}: an image is a PIL.Image, not a {type(image).__name__}.")
+    # The pixels first: reading them is what completes the mode, palette and EXIF of an image from a file.
+    pixels = image.tobytes()
     transparency = image.info.get("transparency") if hasattr(image, "info") else None
+    orientation = image.getexif().get(EXIF_ORIENTATION) if hasattr(image, "getexif") else None
     header = {
         "mode": image.mode,
         "size": list(image.size),
         "palette": list(image.getpalette("RGBA") or []) if image.mode in ("P", "PA") else None,
         "transparency": list(transparency) if isinstance(transparency, bytes | bytearray) else transparency,
-        "orientation": image.getexif().get(EXIF_ORIENTATION) if hasattr(image, "getexif") else None,
+        "orientation": orientation if orientation is None or type(orientation) is int else repr(orientation),
     }
-    return _digest_content(header, [image.tobytes()])
+    return _digest_content(header, [pixels])
 
 
 def _digest_audio(audio: Any, where: str) -> bytes:
     try:
-        samples, rate = np.asarray(audio["array"]), audio["sampling_rate"]
-    except (KeyError, TypeError) as err:
-        raise InvalidItem(f"{where}: audio is a row with 'array' and 'sampling_rate' ({err}).") from err
-    return _digest_content({**_array_header(samples), "sampling_rate": int(rate)}, [_array_bytes(samples)])
+        samples, rate = np.asarray(audio["array"]), operator.index(audio["sampling_rate"])
+    except (IndexError, KeyError, TypeError, ValueError) as err:
+        raise InvalidItem(f"{where}: audio is a row with an 'array' and a whole 'sampling_rate' ({err!r}).") from err
+    if samples.dtype.kind not in "biuf":
+        raise InvalidItem(f"{where}: audio samples are numbers, not {samples.dtype}.")
+    return _digest_content({**_array_header(samples), "sampling_rate": rate}, [_array_bytes(samples)])
 
 
 def _digest_video(video: Any, where: str) -> bytes:
@@ -156,9 +165,12 @@ def _digest_video(video: Any, where: str) -> bytes:
 
     def frames() -> Iterable[bytes]:
         for start in range(0, count, VIDEO_FRAMES_AT_ONCE):
-            batch = np.asarray(video.get_frames_in_range(start, min(start + VIDEO_FRAMES_AT_ONCE, count)).data)
-            yield json.dumps(_array_header(batch), sort_keys=True).encode() + b"\0"
-            yield _array_bytes(batch)
+            batch = video.get_frames_in_range(start, min(start + VIDEO_FRAMES_AT_ONCE, count))
+            # The same frames shown at other times are another film to an encoder that samples by the clock.
+            for part in (batch.data, getattr(batch, "pts_seconds", ())):
+                array = np.asarray(part)
+                yield json.dumps(_array_header(array), sort_keys=True).encode() + b"\0"
+                yield _array_bytes(array)
 
     return _digest_content(header, frames())
 

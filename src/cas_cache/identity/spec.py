@@ -57,7 +57,8 @@ class EncoderSpec:
         for name, value in texts.items():
             if not isinstance(value, str):
                 raise IdentityError(f"{name} is {value!r}; it must be a string. Pass the text itself.")
-        names: tuple[object, ...] = tuple(self.fields)
+        fields: object = self.fields
+        names: tuple[object, ...] = tuple(fields) if isinstance(fields, tuple | list) else ()
         if not names or not all(isinstance(name, str) and name for name in names):
             raise IdentityError(f"fields is {self.fields!r}; name at least one field, such as ('text',).")
         if len(set(self.fields)) != len(self.fields):
@@ -111,7 +112,7 @@ class EncoderSpec:
         """
         try:
             document = json.loads(data)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise IdentityError(f"Not an encoder spec: {err}.") from err
         expected = set(cls.__slots__)
         if not isinstance(document, dict) or set(document) != expected or not isinstance(document["fields"], list):

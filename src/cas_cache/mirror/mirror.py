@@ -20,7 +20,14 @@ from typing import Any
 from filelock import FileLock
 
 from cas_cache.disk import write_atomically
-from cas_cache.errors import DamagedMirror, IdentityError, NotAMirror, RepositoryMismatch, UnsupportedFormat
+from cas_cache.errors import (
+    DamagedMirror,
+    IdentityError,
+    MirrorWriteError,
+    NotAMirror,
+    RepositoryMismatch,
+    UnsupportedFormat,
+)
 from cas_cache.identity import EncoderSpec
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.views import Views
@@ -86,13 +93,21 @@ class Mirror:
             self._write_marker({**marker, "repository": repository, "url": url})
 
     def namespace(self, spec: EncoderSpec) -> Namespace:
-        """Return the namespace of a spec; it is made if it is not there."""
+        """Return the namespace of a spec; it is made if it is not there.
+
+        Raises:
+            DamagedMirror: If it is there and damaged.
+            MirrorWriteError: If the disk is full or refuses.
+        """
         found = self.get(spec.namespace)
         if found is not None:
             return found
         folder = self._folder(spec.namespace)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "spec.json", spec.canonical())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "spec.json", spec.canonical())
+        except OSError as err:
+            raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
 
     def get(self, namespace: str) -> Namespace | None:
@@ -105,7 +120,7 @@ class Mirror:
             folder = self._folder(namespace)
             try:
                 document = (folder / "spec.json").read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
             try:
                 spec = EncoderSpec.from_canonical(document)
@@ -138,7 +153,8 @@ class Mirror:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotAMirror(f"{self.directory} is a file. Name a directory for the cache.")
         occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
-        if occupied:
+        # Another process may have made the mirror since; its marker is there before anything else of it.
+        if occupied and not (self.directory / MARKER).exists():
             raise NotAMirror(
                 f"{self.directory} is not empty and holds no cas_cache mirror ({MARKER} is missing). Name an empty or "
                 "new directory; old mteb cache folders stay where they are."
@@ -159,7 +175,7 @@ class Mirror:
             marker = json.loads(path.read_bytes())
             known = marker["format"] == "cas-cache-mirror"
             version = marker["version"]
-        except (ValueError, KeyError, TypeError) as err:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as err:
             raise DamagedMirror(f"{path} is damaged ({err!r}). Use another directory, or delete this one.") from err
         if not known:
             raise NotAMirror(f"{path} is not a mirror's marker. Name another directory.")

@@ -8,6 +8,7 @@ planned into packs. It never encodes and never talks to a remote.
 from __future__ import annotations
 
 import secrets
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,10 @@ class Namespace:
         self.folder = folder
         self._table = Table(folder)
         self._index = KeyIndex()
+        # Threads that share a handle may not extend the index at once.
+        self._finding = threading.Lock()
         # One byte a row: which rows this process has seen to agree with their digest.
-        self._proved = np.zeros(0, np.bool_)
+        self._proved = np.zeros(self.rows, np.bool_)
 
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
@@ -121,9 +124,11 @@ class Namespace:
         Args:
             keys: (n, 32) uint8.
         """
-        self.refresh()
-        self._index.extend(self._table.keys)
-        return self._index.find(keys, self._table.keys)
+        with self._finding:
+            self.refresh()
+            column = self._table.keys
+            self._index.extend(column)
+            return self._index.find(keys, column)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the vectors of rows, in order, as an array of the caller's own.
@@ -137,6 +142,8 @@ class Namespace:
         Raises:
             DamagedMirror: If a row does not agree with its digest. Nothing is returned.
         """
+        if not len(rows):
+            return np.empty((0, *self.shape), self.dtype)
         self.prove(rows)
         out = np.empty((len(rows), *self.shape), self.dtype)
         # mode="clip" gathers without a buffer; `prove` has checked the range.
@@ -195,7 +202,8 @@ class Namespace:
             if pack is not None and upto is not None:
                 state = state.read(pack, upto[0], complete=upto[0] == upto[1])
             if state is not self._table.state:
-                new_keys, new_vectors = keys[new], vectors[new]
+                # All new, the usual case, is stored as it is: a copy would double the memory of a chunk.
+                new_keys, new_vectors = (keys, vectors) if len(new) == len(keys) else (keys[new], vectors[new])
                 first = self.rows
                 self._table.append(new_keys, new_vectors, digest_rows(new_keys, new_vectors), state)
                 self.refresh()
@@ -244,6 +252,8 @@ class Namespace:
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
         with FileLock(self.folder / ".lock"):
+            # A writer that missed a commit would write over its rows: it reads the state whatever its stamp says.
+            self._table.refresh(force=True)
             self.refresh()
             yield
 

@@ -87,6 +87,8 @@ class State:
     def read(self, pack: str, rows: int, *, complete: bool) -> State:
         """Return the state after the first `rows` rows of `pack` were applied."""
         done = self.complete | {pack} if complete else self.complete
+        # Two processes may read one pack at a time; the slower one takes nothing back.
+        rows = max(rows, self.applied.get(pack, 0))
         return replace(self, applied={**self.applied, pack: rows}, complete=done)
 
     def planned(self, most_rows: int, nonces: Iterable[str]) -> State:

@@ -61,27 +61,37 @@ class Table:
         """(rows,) uint64, mapped."""
         return self._mapped()[2]
 
-    def refresh(self) -> bool:
-        """Read the state if its file has changed since, and say whether it had."""
+    def refresh(self, *, force: bool = False) -> None:
+        """Read the state if its file has changed since.
+
+        Args:
+            force: Read it anyway. A stamp is made of an inode, which is used again, and a clock that stands still for
+                milliseconds: a reader that is fooled by it misses a row, a writer would lose one.
+
+        Raises:
+            DamagedMirror: If the state is damaged, gone, or counts fewer rows than before.
+        """
         path = self.folder / STATE_FILE
         try:
             status = path.stat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp:
-                return False
+            if stamp == self._stamp and not force:
+                return
             data = path.read_bytes()
         except FileNotFoundError as err:
             if self._stamp is None:
-                return False
+                return
             raise DamagedMirror(
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
             ) from err
         state = State.from_bytes(data, str(path))
-        if state.rows != self.state.rows:
-            self._maps = None
+        if state.rows < self.state.rows:
+            raise DamagedMirror(
+                f"{path} has {state.rows} rows and had {self.state.rows}: the folder was replaced while it was in use. "
+                "Nothing of it was served. Open the cache again."
+            )
         self.state, self._stamp = state, stamp
-        return True
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], digests: NDArray[np.uint64], state: State) -> None:
         """Write rows after the committed ones and commit `state`, which counts them in.
@@ -116,10 +126,11 @@ class Table:
         self.refresh()
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        if self._maps is None:
-            keys, vectors, digests = (column.map(self.state.rows) for column in self._columns(self.state))
-            self._maps = keys, vectors, digests
-        return self._maps
+        maps, state = self._maps, self.state
+        if maps is None or len(maps[0]) != state.rows:
+            keys, vectors, digests = (column.map(state.rows) for column in self._columns(state))
+            maps = self._maps = keys, vectors, digests
+        return maps
 
     def _columns(self, state: State) -> tuple[Column, Column, Column]:
         dtype = np.dtype(state.dtype or "float32").newbyteorder("<")

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 VIEW_FILE = "view.json"
 VERSION = 1
-_RESERVED = {"", ".", "..", "namespaces"}
+_RESERVED = {"", "namespaces", "cas-cache-mirror.json"}
+
+LONGEST_NAME = 150
+"""File systems take names of 255 bytes: this many, and a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,18 @@ class Views:
         """
         folder = self.folder(view.task) / view.id
         batch = hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
-        if batch in _read(folder)["batches"]:
-            return
         try:
+            if batch in _read(folder)["batches"]:
+                return
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 document = _read(folder)
                 if batch in document["batches"]:
                     return
                 rows = document["rows"] + len(keys)
+                if text_keys is None and (folder / "texts.npy").exists():
+                    # Other batches have texts: no text has this key, and rows stay side by side.
+                    text_keys = np.zeros_like(keys)
                 for name, values in (("keys", keys), ("texts", text_keys)):
                     if values is not None:
                         column = _column(folder, name)
@@ -146,6 +152,8 @@ def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uin
 def folder_name(task: str) -> str:
     """Return a task's name as a folder's: itself, wherever that is a plain name."""
     name = quote(task, safe=" ()[]{}+,=@!&'~;")
+    if len(name) > LONGEST_NAME:
+        return f"{name[:LONGEST_NAME].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
     return name.replace(".", "%2E", 1) if name.startswith(".") else f"%{name}" if name in _RESERVED else name
 
 
@@ -157,7 +165,8 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / VIEW_FILE
     try:
         document = json.loads(path.read_bytes())
-        if document["version"] != VERSION or not isinstance(document["rows"], int):
+        kinds = {"rows": int, "created": int, "batches": list}
+        if document["version"] != VERSION or not all(isinstance(document[name], kind) for name, kind in kinds.items()):
             msg = f"version {document['version']!r}"
             raise ValueError(msg)
         View(**document["view"])

@@ -8,13 +8,16 @@ from typing import Any
 
 FINGERPRINT_HEX = 40
 
+NOT_COMPUTED = frozenset({"transformers_version", "architectures", "dtype", "torch_dtype"})
+"""Keys of a transformers configuration that change no vector, or are seen in the tensors."""
+
 
 def weights_fingerprint(model: Any) -> str:
     """Return a revision that pins a torch model by what it is: ``"weights-"`` and 40 hex digits of a SHA-256.
 
     It covers every tensor of the state dict (name, dtype, shape, values), and, where the model has them, the
-    configuration of sentence-transformers' modules and the tokenizer, less the tokenizer's padding and truncation,
-    which change from call to call. About 1 GB/s.
+    configurations of transformers' models and of sentence-transformers' modules, and the tokenizer, less the
+    tokenizer's padding and truncation, which change from call to call. About 1 GB/s.
 
     Args:
         model: A torch module, a `SentenceTransformer`, or an mteb encoder that holds one as ``.model``.
@@ -35,11 +38,20 @@ def weights_fingerprint(model: Any) -> str:
         digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
         digest.update(values.flatten().view(_byte_type()).numpy().data)
     for module in model.modules():
-        if hasattr(module, "get_config_dict"):
-            config = json.dumps(module.get_config_dict(), sort_keys=True, default=str)
-            digest.update(f"{type(module).__qualname__}\0{config}\0".encode())
+        for config in _configs(module):
+            document = json.dumps(config, sort_keys=True, default=str)
+            digest.update(f"{type(module).__qualname__}\0{document}\0".encode())
     digest.update(_tokenizer_document(model))
     return f"weights-{digest.hexdigest()[:FINGERPRINT_HEX]}"
+
+
+def _configs(module: Any) -> list[dict[str, Any]]:
+    """What a module says of how it computes, less where and by which version it was saved."""
+    found = [module.get_config_dict()] if hasattr(module, "get_config_dict") else []
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "to_diff_dict"):
+        found.append({k: v for k, v in config.to_diff_dict().items() if k not in NOT_COMPUTED and k[:1] != "_"})
+    return found
 
 
 def _tokenizer_document(model: Any) -> bytes:

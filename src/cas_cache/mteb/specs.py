@@ -42,6 +42,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     hf_subset: str = "default",
     encode_kwargs: Mapping[str, Any] | None = None,
     *,
+    hf_split: str = "test",
     columns: tuple[str, ...] = ("text",),
     model_id: str | None = None,
     revision: str | None = None,
@@ -54,6 +55,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
         prompt_type: mteb's `PromptType`, or None.
         hf_subset: The task's subset.
         encode_kwargs: What is passed to `encode` besides these.
+        hf_split: The task's split.
         columns: The columns of the prepared rows.
         model_id: The model's name, where its own metadata has none.
         revision: What pins its weights, where its own metadata does not.
@@ -64,9 +66,16 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     """
     name, pinned = identity_of(model, model_id, revision)
     role = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
-    params = _common_params(model, encode_kwargs or {})
-    known_prompt = _known_prompt(model, task_metadata, prompt_type)
+    kwargs = dict(encode_kwargs or {})
+    known_prompt = _known_prompt(model, task_metadata, prompt_type, kwargs.get("prompt_name"))
+    if known_prompt is not None:
+        kwargs.pop("prompt_name", None)  # its text is in the prompt, or it is overruled
+        if derived_precision(model, kwargs, columns):
+            del kwargs["precision"]
+    params = _common_params(model, kwargs)
     if known_prompt is None:
+        _check_uncalibrated(model, kwargs)
+        params.update(_plain(internals.settings_of_unknown(model), "settings"))
         dimension = getattr(getattr(model, "mteb_model_meta", None), "embed_dim", None)
         if isinstance(dimension, int):
             params["embed_dim"] = dimension
@@ -79,10 +88,13 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
                 "task": str(task_metadata.name),
                 "type": str(task_metadata.type),
                 "subset": str(hf_subset),
+                "split": str(hf_split),
             },
             fields=tuple(field for field in CONTENT_FIELDS if field in columns) or ("text",),
         )
     params.update(internals.settings_of_sentence_transformer(model.model))
+    if kwargs.get("convert_to_tensor") and params["dtype"] != "float32":
+        params["convert_to_tensor"] = True  # mteb widens tensors to float32, arrays not
     params.update({s: v for s in MEDIA_SETTINGS if (v := getattr(model, s, None)) is not None})
     present = tuple(field for field in MODALITIES if field in columns)
     return EncoderSpec(
@@ -103,12 +115,42 @@ def identity_of(model: Any, model_id: str | None, revision: str | None) -> tuple
     return (name or "", pinned or "")
 
 
-def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any) -> str | None:
+def derived_precision(model: Any, encode_kwargs: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
+    """Return the precision to derive from cached float vectors, None if the encoder's answer is kept as it is.
+
+    sentence-transformers takes the range of int8 and uint8 from a whole call, so these are no functions of an item:
+    float vectors are stored, and quantized for each call as the model would.
+
+    Raises:
+        IdentityError: If images, audio or video are to be quantized: mteb does that by the loader's batch.
+    """
+    precision = encode_kwargs.get("precision")
+    known = internals.is_sentence_transformer_wrapper(model) or internals.is_instruct_wrapper(model)
+    if not known or precision not in internals.QUANTIZED:
+        return None
+    if precision in internals.CALIBRATED and any(field in columns for field in internals.LAZY_FIELDS):
+        raise IdentityError(
+            f"precision={precision!r} of images, audio or video depends on the batches they come in. Evaluate without "
+            "the cache, or without precision."
+        )
+    return str(precision)
+
+
+def _check_uncalibrated(model: Any, encode_kwargs: Mapping[str, Any]) -> None:
+    """Refuse to store what a model of sentence-transformers, in a class that is not known, quantizes by the call."""
+    if encode_kwargs.get("precision") in internals.CALIBRATED and hasattr(getattr(model, "model", None), "encode"):
+        raise IdentityError(
+            f"precision={encode_kwargs['precision']!r} of {type(model).__name__} depends on the texts that are encoded "
+            "together. Evaluate without the cache, or wrap the cache: CompressionWrapper(CachedEmbeddingWrapper(...))."
+        )
+
+
+def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any, name: str | None) -> str | None:
     """The effective prompt text of the two known classes, None for any other."""
     if internals.is_sentence_transformer_wrapper(model):
-        return internals.prompt_of_sentence_transformer(model, task_metadata, prompt_type)
+        return internals.prompt_of_sentence_transformer(model, task_metadata, prompt_type, name)
     if internals.is_instruct_wrapper(model):
-        return internals.prompt_of_instruct(model, task_metadata, prompt_type)
+        return internals.prompt_of_instruct(model, task_metadata, prompt_type, name)
     return None
 
 

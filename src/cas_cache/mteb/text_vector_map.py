@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache.errors import ConfigurationError, MirrorError
-from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.identity import EncoderSpec, canonical_json, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View, keys_in, views_in
 from cas_cache.mirror.index import ABSENT, first_of_each
 from cas_cache.rows import as_array, storable
@@ -57,7 +57,7 @@ class TextVectorMap:
         self._mirror = Mirror(self.directory.parent, create=spec is not None)
         self._added: dict[str, NDArray[Any]] = {}
         self._parts: list[tuple[View, Namespace, NDArray[np.int64]]] = []
-        self._ambiguous: set[str] = set()
+        self._ambiguous: dict[str, list[int]] = {}
         self._vectors: NDArray[Any] | None = None
         self.hash_to_index: dict[str, int] = {}
         self.vector_dim: int | None = None
@@ -99,7 +99,7 @@ class TextVectorMap:
             )
         views = self._chosen(views_in(self.directory))
         self._parts, self._vectors = [], None
-        self.hash_to_index, self._ambiguous = {}, set()
+        self.hash_to_index, self._ambiguous = {}, {}
         start = 0
         for namespace, group in _by_namespace(views).items():
             ns = self._mirror.get(namespace)
@@ -111,7 +111,7 @@ class TextVectorMap:
             rows, texts = self._rows(ns, group)
             for offset, digest in enumerate(texts):
                 if digest in self.hash_to_index:
-                    self._ambiguous.add(digest)
+                    self._ambiguous.setdefault(digest, [self.hash_to_index[digest]]).append(start + offset)
                 self.hash_to_index.setdefault(digest, start + offset)
             self._parts.append((group[0], ns, rows))
             start += len(rows)
@@ -122,19 +122,24 @@ class TextVectorMap:
         """Return a text's vector, (d,), or None.
 
         Raises:
-            ConfigurationError: If the text has a vector in both roles and none was named.
+            ConfigurationError: If the text has several vectors that differ, as in two roles of which none was named.
         """
         if text in self._added:
             return self._added[text]
         digest = _hash(text)
-        if digest in self._ambiguous:
-            raise ConfigurationError(
-                f"This text has a vector in more than one of {[view.role for view, _, _ in self._parts]}. Name one: "
-                "TextVectorMap(directory, role='query')."
-            )
         at = self.hash_to_index.get(digest)
         vectors = self.vectors
-        return None if at is None or vectors is None else vectors[at]
+        if at is None or vectors is None:
+            return None
+        rows = self._ambiguous.get(digest, [at])
+        if (vectors[rows] != vectors[at]).any():
+            places = sorted({f"{view.role}, {view.subset}, {view.split}" for view, _, _ in self._parts})
+            raise ConfigurationError(
+                f"This text has {len(rows)} vectors that differ, among these roles, subsets and splits: {places}. Name "
+                f"a role, TextVectorMap(directory, role='query'), or take them from .vectors[{rows}]."
+            )
+        vector: NDArray[Any] = vectors[at]
+        return vector
 
     def add(self, text: str, vector: Any) -> None:
         """Add a text's vector. It is stored by `save` or `close`; a text that is there keeps its vector.
@@ -203,8 +208,8 @@ class TextVectorMap:
         """One model may have been run with several settings: then a role has several namespaces, and no right one."""
         for role in {view.role for view in views}:
             namespaces = sorted({view.namespace for view in views if view.role == role})
-            scopes = {(view.subset, view.split) for view in views if view.role == role}
-            if len(namespaces) > len(scopes):
+            settings = {_settings(ns.spec) for name in namespaces if (ns := self._mirror.get(name)) is not None}
+            if len(settings) > 1:
                 raise ConfigurationError(
                     f"{self.directory.name} has role {role} in several namespaces of one model: {namespaces}. They "
                     "differ in prompt or parameters (`cas-cache info` shows them). Pass spec=."
@@ -237,6 +242,12 @@ def _by_namespace(views: list[View]) -> dict[str, list[View]]:
     for view in views:
         groups.setdefault(view.namespace, []).append(view)
     return groups
+
+
+def _settings(spec: EncoderSpec) -> bytes:
+    """What all specs of a role share in one evaluation: a subset or split may have its own scope and fields."""
+    document = spec.document()
+    return canonical_json({name: document[name] for name in document if name not in ("scope", "fields")})
 
 
 def _hash(text: str) -> str:

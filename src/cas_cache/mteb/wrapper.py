@@ -13,7 +13,7 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.identity.spec import check_pinned
 from cas_cache.mirror import View
 from cas_cache.mteb import internals
-from cas_cache.mteb.specs import identity_of, spec_of
+from cas_cache.mteb.specs import derived_precision, identity_of, spec_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,7 @@ class CachedEmbeddingWrapper:
         self._model = internals.as_encoder(model)
         self._model_id = model_id
         self._revision = revision
+        self._meta: Any = None
         check_pinned(*identity_of(self._model, model_id, revision))
         self.cache = EmbeddingCache(cache_path, remote=remote, **options)
 
@@ -76,8 +77,12 @@ class CachedEmbeddingWrapper:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The wrapped model's metadata."""
-        return self._model.mteb_model_meta
+        """The wrapped model's metadata; what is set here, as mteb's `CompressionWrapper` does, is not the model's."""
+        return self._model.mteb_model_meta if self._meta is None else self._meta
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: Any) -> None:
+        self._meta = meta
 
     @property
     def stats(self) -> Stats:
@@ -114,11 +119,15 @@ class CachedEmbeddingWrapper:
             prompt_type,
             hf_subset,
             kwargs,
+            hf_split=hf_split,
             columns=columns,
             model_id=self._model_id,
             revision=self._revision,
         )
         keys = internals.keys_of_dataset(inputs.dataset, spec.fields)
+        precision = derived_precision(self._model, kwargs, columns)
+        if precision is not None:
+            del kwargs["precision"]
 
         def encode(positions: NDArray[np.int64]) -> Any:
             return self._model.encode(
@@ -134,7 +143,7 @@ class CachedEmbeddingWrapper:
         if len(keys):
             text_keys = self._text_keys(inputs.dataset, columns, spec, keys)
             self.cache.mirror.views.record(_view(task_metadata, spec, hf_subset, hf_split), keys, text_keys)
-        return vectors
+        return vectors if precision is None or not len(keys) else internals.quantized(vectors, precision)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the wrapped model's similarity of all pairs."""

@@ -1,0 +1,310 @@
+"""Damage: files changed after they were committed give an error or an honest miss, never a wrong vector."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.identity import EncoderSpec
+from cas_cache.mirror import Mirror, Namespace
+from cas_cache.mirror.index import ABSENT
+from mirror.mirror_rows import OTHER, SPEC, keys_for, vectors_for
+
+COLUMNS = ["vectors.npy", "keys.npy", "digests.npy"]
+ITEMS = 60
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a namespace of 60 rows, in a mirror with a second namespace of as many."""
+    mirror = Mirror(tmp_path)
+    for spec, items in ((SPEC, range(ITEMS)), (OTHER, range(1000, 1000 + ITEMS))):
+        keys = keys_for(items)
+        mirror.namespace(spec).append(keys, vectors_for(keys))
+    return mirror.namespace(SPEC).folder
+
+
+def opened(folder: Path) -> Namespace:
+    """The namespace, from a mirror opened anew."""
+    return Mirror(folder.parent.parent).namespace(SPEC)
+
+
+def outcome(folder: Path) -> str:
+    """Ask for each item alone and for all at once; assert that nothing wrong is served, and say what happened."""
+    keys = keys_for(range(ITEMS))
+    seen = set()
+    for wanted in (keys, *keys[:, None]):
+        try:
+            ns = opened(folder)
+            rows = ns.find(wanted)
+            found = rows != ABSENT
+            vectors = ns.take(rows[found])
+        except DamagedMirror:
+            seen.add("damage")
+        else:
+            if found.any():
+                assert np.array_equal(vectors, vectors_for(wanted[found])), "a wrong vector was served"
+            seen.add("whole" if found.all() else "miss")
+    return " ".join(sorted(seen))
+
+
+def flipped(path: Path, at: int, mask: int = 0x40) -> None:
+    """Flip bits of a byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= mask
+    path.write_bytes(data)
+
+
+def test_no_damage(folder: Path) -> None:
+    """Untouched, all is there."""
+    assert outcome(folder) == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("vectors.npy", "damage"), ("keys.npy", "miss"), ("digests.npy", "damage")]
+)
+@pytest.mark.parametrize("row", [0, 31, ITEMS - 1])
+def test_a_flipped_bit(folder: Path, name: str, expected: str, row: int) -> None:
+    """Of one row: its neighbours are still served, it is not."""
+    path = folder / name
+    width = (path.stat().st_size - 128) // ITEMS
+    flipped(path, 128 + row * width + width // 2)
+    seen = outcome(folder)
+    assert expected in seen
+    assert "whole" in seen
+    with_neighbours = opened(folder).find(keys_for([row, (row + 1) % ITEMS]))
+    assert np.array_equal(opened(folder).take(with_neighbours[1:]), vectors_for(keys_for([(row + 1) % ITEMS]))), (
+        "the row next door is fine"
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from([*COLUMNS, "state.json", "spec.json"]), data=st.data())
+def test_any_flipped_byte_anywhere(folder: Path, name: str, data: st.DataObject) -> None:
+    """In header, rows, state or spec: whatever byte becomes whatever else, nothing wrong is served."""
+    path = folder / name
+    whole = path.read_bytes()
+    try:
+        flipped(path, data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255)))
+        keys = keys_for(range(ITEMS))
+        try:
+            ns = opened(folder)
+            rows = ns.find(keys)
+            found = rows != ABSENT
+            assert np.array_equal(ns.take(rows[found]), vectors_for(keys[found]).reshape(-1, *ns.shape))
+        except (DamagedMirror, UnsupportedFormat):
+            pass
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("size", [0, 50, 128, 128 + 100, -1])
+def test_a_cut_column(folder: Path, name: str, size: int) -> None:
+    """A column that lost its end is noticed before a map could reach past it."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:size])
+    assert outcome(folder) == "damage"
+    with pytest.raises(DamagedMirror):
+        opened(folder).append(keys_for([1]), vectors_for(keys_for([1])))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_deleted_column(folder: Path, name: str) -> None:
+    """A column that is gone is damage, for readers and writers."""
+    (folder / name).unlink()
+    assert outcome(folder) == "damage"
+    with pytest.raises(DamagedMirror):
+        opened(folder).append(keys_for([999]), vectors_for(keys_for([999])))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_filled_with_zeros(folder: Path, name: str) -> None:
+    """The right length and header, and zeros for rows: what a file system does after a power cut."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:128] + bytes(path.stat().st_size - 128))
+    assert outcome(folder) == ("miss" if name == "keys.npy" else "damage")
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_of_another_namespace(folder: Path, name: str) -> None:
+    """Same dtype, same shape, same length, other rows."""
+    shutil.copy(Mirror(folder.parent.parent).namespace(OTHER).folder / name, folder / name)
+    assert outcome(folder) == ("miss" if name == "keys.npy" else "damage")
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 2), (1, 2)])
+def test_columns_that_changed_names(folder: Path, one: int, other: int) -> None:
+    """Each column knows its own header."""
+    a, b = folder / COLUMNS[one], folder / COLUMNS[other]
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    assert outcome(folder) == "damage"
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "digests.npy"])
+def test_rows_that_changed_places(folder: Path, name: str) -> None:
+    """Rows shifted by one, as a lost write would do, are other keys' rows."""
+    column = np.load(folder / name, mmap_mode="r+")
+    column[:] = np.roll(np.array(column), 1, axis=0)
+    column.flush()
+    assert outcome(folder) == "damage"
+
+
+def test_keys_that_changed_places(folder: Path) -> None:
+    """Keys shifted by one lead to their neighbours' rows, and these do not agree."""
+    column = np.load(folder / "keys.npy", mmap_mode="r+")
+    column[:] = np.roll(np.array(column), 1, axis=0)
+    column.flush()
+    assert outcome(folder) == "damage"
+
+
+def test_keys_and_vectors_that_changed_places_together_are_right(folder: Path) -> None:
+    """The digest covers key and vector, not the place: rows that moved as a whole are the rows they were."""
+    for name in COLUMNS:
+        column = np.load(folder / name, mmap_mode="r+")
+        column[:] = np.roll(np.array(column), 1, axis=0)
+        column.flush()
+    assert outcome(folder) == "whole"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"{}", b"null", b"\xff\x00", b'{"version":1}', b'{"version":1,"rows":60}'],
+    ids=repr,
+)
+def test_a_garbage_state(folder: Path, garbage: bytes) -> None:
+    """No state can be guessed from columns: the namespace is damaged, and its neighbour is not."""
+    (folder / "state.json").write_bytes(garbage)
+    assert outcome(folder) == "damage"
+    other = Mirror(folder.parent.parent).namespace(OTHER)
+    keys = keys_for(range(1000, 1000 + ITEMS))
+    assert np.array_equal(other.take(other.find(keys)), vectors_for(keys))
+
+
+def test_a_state_that_says_more_than_there_is(folder: Path) -> None:
+    """Rows that the files do not hold are damage, not zeros."""
+    path = folder / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"rows":60', b'"rows":61').replace(b"[0,60,", b"[0,61,"))
+    assert outcome(folder) == "damage"
+
+
+def test_a_state_that_says_less_loses_rows_and_invents_none(folder: Path) -> None:
+    """An older state is an older mirror: its rows are right, the others are misses."""
+    path = folder / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"rows":60', b'"rows":20').replace(b"[0,60,", b"[0,20,"))
+    assert outcome(folder) == "miss whole"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("int32", "[24]"), ("float32", "[6,4]"), ("float64", "[12]"), ("int8", "[96]")]
+)
+def test_a_state_of_another_kind(folder: Path, dtype: str, shape: str) -> None:
+    """The same bytes read as another dtype or shape would have agreeing digests; the column's header does not."""
+    path = folder / "state.json"
+    text = path.read_text()
+    path.write_text(text.replace('"float32"', f'"{dtype}"').replace("[24]", shape))
+    assert path.read_text() != text
+    assert outcome(folder) == "damage"
+
+
+def test_a_deleted_state_is_an_honest_miss(folder: Path) -> None:
+    """Nothing is committed without a state; appending starts anew."""
+    (folder / "state.json").unlink()
+    assert outcome(folder) == "miss"
+    keys = keys_for(range(5, ITEMS))
+    assert opened(folder).append(keys, vectors_for(keys)) == len(keys)
+    assert outcome(folder) == "miss whole"
+
+
+def test_a_newer_state_is_refused(folder: Path) -> None:
+    """A newer version's rows are not read with this version's eyes."""
+    path = folder / "state.json"
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    with pytest.raises(UnsupportedFormat, match="Update"):
+        opened(folder)
+
+
+def test_the_spec_of_another_namespace(folder: Path) -> None:
+    """A folder whose name is not its spec's id serves nothing."""
+    (folder / "spec.json").write_bytes(OTHER.canonical())
+    with pytest.raises(DamagedMirror, match=OTHER.namespace):
+        Mirror(folder.parent.parent).get(SPEC.namespace)
+    with pytest.raises(DamagedMirror):
+        opened(folder)
+    with pytest.raises(DamagedMirror):
+        Mirror(folder.parent.parent).namespaces()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"\xff", b"null", SPEC.canonical() + b"\n", SPEC.canonical()[:-1]])
+def test_a_garbage_spec(folder: Path, garbage: bytes) -> None:
+    """A spec that is not in canonical form is damage, not another namespace."""
+    (folder / "spec.json").write_bytes(garbage)
+    with pytest.raises(DamagedMirror, match=r"spec\.json"):
+        Mirror(folder.parent.parent).get(SPEC.namespace)
+
+
+def test_a_renamed_folder(folder: Path) -> None:
+    """Rows cannot be given to another encoder by renaming their folder."""
+    other = EncoderSpec(model="org/third", revision="1")
+    folder.rename(folder.parent / other.namespace)
+    with pytest.raises(DamagedMirror):
+        Mirror(folder.parent.parent).namespace(other)
+    assert Mirror(folder.parent.parent).get(SPEC.namespace) is None
+
+
+def test_a_deleted_spec_is_written_again(folder: Path) -> None:
+    """The folder's name says whose rows they are: without the document they are not listed, with it they are back."""
+    (folder / "spec.json").unlink()
+    mirror = Mirror(folder.parent.parent)
+    assert mirror.get(SPEC.namespace) is None
+    assert [ns.spec for ns in mirror.namespaces()] == [OTHER]
+    assert outcome(folder) == "whole"
+
+
+@pytest.mark.parametrize(
+    "change", [lambda f: flipped(f / "vectors.npy", 200), lambda f: flipped(f / "digests.npy", 130)]
+)
+def test_damage_is_never_shared(folder: Path, change: Callable[[Path], None]) -> None:
+    """A row that does not agree with its digest is not read for a push either."""
+    change(folder)
+    ns = opened(folder)
+    (plan,) = ns.plan(1000)
+    with pytest.raises(DamagedMirror, match="do not agree"):
+        ns.read(plan, "vectors", 0, plan.rows)
+
+
+def test_the_error_names_the_rows_and_the_way_out(folder: Path) -> None:
+    """The message says how many rows, which, where, and what to do."""
+    for row in (7, 9):
+        flipped(folder / "vectors.npy", 128 + row * 96)
+    ns = opened(folder)
+    with pytest.raises(DamagedMirror, match=r"2 rows of .* the first is row 7.*cas-cache pull"):
+        ns.take(np.arange(ITEMS))
+    assert np.array_equal(ns.take(np.array([0, 8])), vectors_for(keys_for([0, 8])))
+    with pytest.raises(DamagedMirror, match="1 rows"):
+        ns.take(np.array([9, 8]))
+
+
+def test_a_row_proved_once_is_not_proved_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proving costs one pass over a row's bytes, once in a process."""
+    from cas_cache.mirror import namespace
+
+    digested: list[int] = []
+    original = namespace.digest_rows
+
+    def counting(keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        digested.append(len(keys))
+        return original(keys, vectors)
+
+    monkeypatch.setattr(namespace, "digest_rows", counting)
+    ns = opened(folder)
+    for rows in ([1, 2, 3], [3, 3, 2], [3, 4], list(range(ITEMS))):
+        ns.take(np.array(rows))
+    assert digested == [3, 1, ITEMS - 4]

@@ -1,0 +1,214 @@
+"""TextVectorMap: mteb 1.x's map over the views that an evaluation left."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mteb.types import PromptType
+
+from cas_cache import EncoderSpec
+from cas_cache.errors import ConfigurationError, MirrorError
+from cas_cache.mteb import CachedEmbeddingWrapper, TextVectorMap
+from mteb_integration import mteb_tasks as tasks
+from mteb_integration.mteb_encoders import HashEncoder, TitleBodyEncoder
+from mteb_integration.mteb_tasks import loader, metadata
+
+TEXTS = ["one", "two", "one", "", "\U0001f600", "three"]
+DISTINCT = ["one", "two", "", "\U0001f600", "three"]
+SPEC = EncoderSpec(model="m", revision="1")
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+
+WITHOUT_MTEB = """
+import sys
+from cas_cache.mteb import TextVectorMap
+print(TextVectorMap(sys.argv[1]).get_vector("three").tolist())
+print([name for name in ("mteb", "torch", "datasets", "sentence_transformers") if name in sys.modules])
+"""
+
+
+def encode(directory, texts=TEXTS, encoder=None, role=None, task="T", **kwargs):
+    """Encode texts for a task through a cache; return the wrapper's answer."""
+    call = {"task_metadata": metadata(task), "hf_split": "test", "hf_subset": "default", "prompt_type": role, **kwargs}
+    return CachedEmbeddingWrapper(encoder or HashEncoder(), directory).encode(loader(texts), **call)
+
+
+def test_the_old_snippet(tmp_path):
+    """What people wrote for mteb 1.x runs as it is: open, load by name, take the vectors that are not zero."""
+    encode(tmp_path)
+    task = "T"
+    vector_map = TextVectorMap(tmp_path / task)
+    vector_map.load(name=task)
+    vectors = np.asarray(vector_map.vectors)
+    zero_mask = (vectors == 0).all(axis=1)
+    vectors = vectors[~zero_mask]
+    assert vectors.shape == (len(DISTINCT), 64)
+
+
+def test_vectors_are_the_encoders_in_order(tmp_path):
+    """One row a distinct text, in the order asked for, bit for bit; by position, by text and by hash."""
+    answer = encode(tmp_path)
+    found = TextVectorMap(tmp_path / "T")
+    np.testing.assert_array_equal(found.vectors, answer[[0, 1, 3, 4, 5]])
+    assert found.vectors.dtype == answer.dtype
+    assert found.vector_dim == 64
+    assert list(found.hash_to_index) == [hashlib.sha256(text.encode()).hexdigest() for text in DISTINCT]
+    assert list(found.hash_to_index.values()) == list(range(len(DISTINCT)))
+    for text, vector in zip(TEXTS, answer, strict=True):
+        assert text in found
+        np.testing.assert_array_equal(found.get_vector(text), vector)
+    assert "four" not in found
+    assert found.get_vector("four") is None
+
+
+@pytest.mark.parametrize("encoder", [HashEncoder, TitleBodyEncoder])
+def test_what_an_evaluation_leaves(encoder, tmp_path):
+    """After mteb.evaluate the task's queries and documents are there by role, found by the text that mteb prepared."""
+    task, model = tasks.misleading_titles("Left"), encoder()
+    tasks.scores(CachedEmbeddingWrapper(model, tmp_path), task)
+    queries, documents = (TextVectorMap(tmp_path / "Left", role=role) for role in ("query", "document"))
+    both = TextVectorMap(tmp_path / "Left")
+    assert len(both.vectors) == len(queries.vectors) + len(documents.vectors) == 2 * tasks.TOPICS
+    # `show_progress_bar` and `batch_size` apart, this is how mteb asks.
+    call = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default"}
+    texts = [f"topic{i}" for i in range(tasks.TOPICS)]
+    expected = model.encode(loader(texts, query=texts), **call, prompt_type=PromptType.query)
+    np.testing.assert_array_equal(queries.vectors, expected)
+    np.testing.assert_array_equal([both.get_vector(text) for text in texts], expected)
+    assert f"topic1 topic1  {'topic0 ' * 3}".strip() in documents
+    assert "topic0 topic0 topic0" not in documents
+
+
+def test_a_text_in_both_roles_asks_for_the_role(tmp_path):
+    """Two vectors of one text are never mixed up: naming the role is asked for."""
+    vectors = {role.value: encode(tmp_path, role=role) for role in (PromptType.query, PromptType.document)}
+    assert not np.array_equal(vectors["query"], vectors["document"])
+    with pytest.raises(ConfigurationError, match="role='query'"):
+        TextVectorMap(tmp_path / "T").get_vector("one")
+    for role, expected in vectors.items():
+        np.testing.assert_array_equal(TextVectorMap(tmp_path / "T", role=role).get_vector("one"), expected[0])
+    with pytest.raises(ConfigurationError, match="no role 'passage'"):
+        TextVectorMap(tmp_path / "T", role="passage")
+
+
+def test_several_models_in_a_folder_ask_for_one(tmp_path):
+    """Two models, and two revisions of one, are named in the error, and each is found by its name."""
+    made = [("test/one", "1"), ("test/one", "2"), ("test/two", "1")]
+    vectors = {f"{n}@{r}": encode(tmp_path, encoder=HashEncoder(n, r)) for n, r in made}
+    with pytest.raises(ConfigurationError, match=r"test/one@1, test/one@2, test/two@1.*model="):
+        TextVectorMap(tmp_path / "T")
+    with pytest.raises(ConfigurationError, match="several models"):
+        TextVectorMap(tmp_path / "T", model="test/one")
+    for name, expected in vectors.items():
+        np.testing.assert_array_equal(TextVectorMap(tmp_path / "T", model=name).get_vector("two"), expected[1])
+    np.testing.assert_array_equal(
+        TextVectorMap(tmp_path / "T", model="test/two").get_vector("two"), vectors["test/two@1"][1]
+    )
+    with pytest.raises(MirrorError, match="test/three"):
+        TextVectorMap(tmp_path / "T", model="test/three")
+
+
+def test_two_settings_of_one_model_are_refused(tmp_path):
+    """Two namespaces of one model, role and split have no right one; spec= names one."""
+    encode(tmp_path)
+    encode(tmp_path, anything=1)
+    with pytest.raises(ConfigurationError, match="spec="):
+        TextVectorMap(tmp_path / "T")
+
+
+def test_two_settings_in_two_splits_are_refused(tmp_path):
+    """A second setting shows even where it was used for another split alone."""
+    encode(tmp_path)
+    encode(tmp_path, anything=1, hf_split="dev")
+    with pytest.raises(ConfigurationError, match="spec="):
+        TextVectorMap(tmp_path / "T")
+
+
+def test_added_vectors_are_there_after_save(tmp_path):
+    """Add, save, and open again: in this process and in another, the same bits; what is there keeps its vector."""
+    with TextVectorMap(tmp_path / "Mine", spec=SPEC) as found:
+        assert found.vector_dim is None
+        found.add("one", np.arange(4, dtype=np.float16))
+        assert "one" in found
+        assert found.vector_dim == 4
+        np.testing.assert_array_equal(found.get_vector("one"), np.arange(4))
+        found.save()
+        found.add("two", np.ones(4, np.float16))
+        found.add("one", np.zeros(4, np.float16))
+    again = TextVectorMap(tmp_path / "Mine")
+    np.testing.assert_array_equal(again.vectors, np.array([[0, 1, 2, 3], [1, 1, 1, 1]], np.float16))
+    assert again.vectors.dtype == np.float16
+    again.add("three", np.full(4, 3, np.float16))
+    again.close()
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_MTEB,
+            str(tmp_path / "Mine"),
+        ],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines() == ["[3.0, 3.0, 3.0, 3.0]", "[]"]
+
+
+def test_adding_to_two_roles_is_refused(tmp_path):
+    """Whose vector it is cannot be told from a folder with both roles."""
+    for role in (PromptType.query, PromptType.document):
+        encode(tmp_path, role=role)
+    with pytest.raises(ConfigurationError, match="role='query'"):
+        TextVectorMap(tmp_path / "T").add("new", np.zeros(64, np.float32))
+
+
+def test_added_vectors_are_served_by_the_cache(tmp_path):
+    """What was added under a spec is what EmbeddingCache gives under that spec."""
+    from cas_cache import EmbeddingCache
+
+    with TextVectorMap(tmp_path / "Mine", spec=SPEC) as found:
+        found.add("one", [1.0, 2.0])
+    vectors, there = EmbeddingCache(tmp_path).get(["one", "two"], SPEC)
+    assert there.tolist() == [True, False]
+    np.testing.assert_array_equal(vectors[0], [1, 2])
+
+
+def test_a_folder_that_is_no_task(tmp_path):
+    """Nothing is made up and nothing is made: an error for what is no mirror and for a task that was never run."""
+    with pytest.raises(MirrorError, match="no cas_cache mirror"):
+        TextVectorMap(tmp_path / "nowhere" / "T")
+    assert list(tmp_path.iterdir()) == []
+    encode(tmp_path)
+    empty = TextVectorMap(tmp_path / "U")
+    assert empty.vectors is None
+    assert "one" not in empty
+    with pytest.raises(MirrorError, match="nothing of this task"):
+        empty.load()
+    with pytest.raises(ConfigurationError, match="not the folder of U"):
+        TextVectorMap(tmp_path / "T").load(name="U")
+    with pytest.raises((ConfigurationError, MirrorError)):
+        empty.add("one", np.zeros(3))
+
+
+class ByTextAlone(HashEncoder):
+    """The same vectors for every task, role and split."""
+
+    def encode(self, inputs, **_):
+        return super().encode(inputs, task_metadata=metadata("T"), hf_split="test", hf_subset="default")
+
+
+def test_subsets_and_splits_of_one_task(tmp_path):
+    """Views of several subsets and splits are joined; a text in two of them is one if its vectors are equal."""
+    for encoder, directory in ((HashEncoder(), tmp_path / "a"), (ByTextAlone(), tmp_path / "b")):
+        for subset, split, texts in (("eng", "test", ["a"]), ("fra", "test", ["b"]), ("fra", "dev", ["a", "c", "c"])):
+            encode(directory, texts, encoder, hf_subset=subset, hf_split=split)
+        assert len(TextVectorMap(directory / "T").vectors) == 4
+    np.testing.assert_array_equal(
+        TextVectorMap(tmp_path / "b" / "T").get_vector("a"), encode(tmp_path / "b", ["a"], ByTextAlone())[0]
+    )
+    with pytest.raises(ConfigurationError, match="2 vectors that differ"):
+        TextVectorMap(tmp_path / "a" / "T").get_vector("a")

@@ -1,0 +1,183 @@
+"""The wrapper as mteb sees it: protocols, refusals, dtypes, crashes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mteb.models import CompressionWrapper
+from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebsOwn
+from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
+from mteb.types import OutputDType
+
+from cas_cache.mteb import CachedEmbeddingWrapper
+from cas_cache.mteb.internals import rows_of_loader
+from mteb_integration import mteb_tasks as tasks
+from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
+from mteb_integration.mteb_tasks import loader, metadata
+
+TEXTS = [f"topic{i % 7}" for i in range(20)]
+CALL = {"task_metadata": metadata("A"), "hf_split": "test", "hf_subset": "default"}
+
+
+def test_it_is_an_encoder_and_no_search_model(tmp_path):
+    """For mteb it is an encoder, so mteb builds the search around it."""
+    encoder = HashEncoder()
+    with CachedEmbeddingWrapper(encoder, tmp_path) as model:
+        assert isinstance(model, EncoderProtocol)
+        assert not isinstance(model, SearchProtocol)
+        assert not isinstance(model, CrossEncoderProtocol)
+        assert model.mteb_model_meta is encoder.mteb_model_meta
+        vectors = model.encode(loader(TEXTS), **CALL)
+        np.testing.assert_array_equal(model.similarity(vectors, vectors), encoder.similarity(vectors, vectors))
+        pairwise = model.similarity_pairwise(vectors, vectors[::-1].copy())
+        np.testing.assert_array_equal(pairwise, encoder.similarity_pairwise(vectors, vectors[::-1].copy()))
+
+
+class Scores(HashEncoder):
+    def predict(self, *_, **__):
+        """Score pairs, as a cross-encoder does."""
+
+
+class Searches(HashEncoder):
+    def index(self, *_, **__):
+        """Index a corpus, as a search model does."""
+
+    search = index
+
+
+@pytest.mark.parametrize("what", [Scores, Searches, object], ids=["cross-encoder", "search model", "no encoder"])
+def test_what_is_no_encoder_is_refused(what, tmp_path):
+    """Cross-encoders and search models have no vectors to cache: a TypeError that names the class."""
+    with pytest.raises(TypeError, match=what.__name__):
+        CachedEmbeddingWrapper(what(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_depends_on_the_batch_is_refused(tmp_path):
+    """Quantizing by the range of a call, mteb's own cache and our own are refused, with what to do instead."""
+    with pytest.raises(TypeError, match=r"CompressionWrapper\(CachedEmbeddingWrapper"):
+        CachedEmbeddingWrapper(CompressionWrapper(HashEncoder(), OutputDType.INT8), tmp_path)
+    with pytest.raises(TypeError, match="a cache already"):
+        CachedEmbeddingWrapper(MtebsOwn(HashEncoder(), tmp_path / "theirs"), tmp_path / "a")
+    with pytest.raises(TypeError, match="a cache already"):
+        CachedEmbeddingWrapper(CachedEmbeddingWrapper(HashEncoder(), tmp_path / "ours"), tmp_path / "b")
+
+
+@pytest.mark.filterwarnings("ignore:Estimating quantization parameters:UserWarning")
+def test_compression_goes_around_the_cache(tmp_path):
+    """The CompressionWrapper of mteb gives the same around the cache as around the encoder, from the plain vectors."""
+    task = tasks.misleading_titles()
+    plain = tasks.scores(CompressionWrapper(HashEncoder(), OutputDType.INT8), task)
+    encoder = HashEncoder()
+    tasks.scores(CachedEmbeddingWrapper(encoder, tmp_path), task)
+    encoder.forget()
+    wrapped = CompressionWrapper(CachedEmbeddingWrapper(encoder, tmp_path), OutputDType.INT8)
+    assert encoder.mteb_model_meta.experiment_kwargs is None
+    assert wrapped.mteb_model_meta.experiment_kwargs == {"output_dtypes": "int8"}
+    assert tasks.scores(wrapped, task) == plain
+    assert encoder.seen == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "expected"),
+    [
+        (HashEncoder, "float16", "float16"),
+        (HashEncoder, "float32", "float32"),
+        (HashEncoder, "float64", "float64"),
+        (HashEncoder, "int8", "int8"),
+        (TorchEncoder, "float32", "float32"),
+        (TorchEncoder, "float16", "float16"),
+        (TorchEncoder, "bfloat16", "float32"),
+    ],
+)
+def test_dtype_in_is_dtype_out(kind, dtype, expected, tmp_path):
+    """Cold, warm and on a second machine the dtype and the bits are the encoder's; bfloat16 comes as float32."""
+    encoder = kind(dtype=dtype)
+    plain = encoder.encode(loader(TEXTS), **CALL)
+    plain = plain.float().numpy() if dtype == "bfloat16" else np.asarray(plain)
+    for mirror in ("one", "one", "two"):
+        with CachedEmbeddingWrapper(encoder, tmp_path / mirror, remote=str(tmp_path / "remote")) as model:
+            found = model.encode(loader(TEXTS), **CALL)
+        assert found.dtype == np.dtype(expected)
+        np.testing.assert_array_equal(found, plain)
+    assert model.stats.encoded == 0
+
+
+class Rows:
+    """A torch dataset of rows, without `select` and `column_names`."""
+
+    features = ("text",)
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, at):
+        return {"text": self.texts[at]}
+
+
+def test_a_dataset_without_select(tmp_path):
+    """A plain torch dataset, as one of mteb's image-text tasks has, is keyed and re-batched like any other."""
+    from torch.utils.data import DataLoader
+
+    encoder = HashEncoder()
+    rows = DataLoader(Rows(TEXTS), batch_size=4)
+    plain = encoder.encode(loader(TEXTS), **CALL)
+    encoder.forget()
+    model = CachedEmbeddingWrapper(encoder, tmp_path)
+    np.testing.assert_array_equal(model.encode(rows, **CALL), plain)
+    assert len(encoder.forget()) == len(set(TEXTS))
+    assert rows_of_loader(rows, np.array([3, 1])).dataset.features == ("text",)  # encoders look at it
+    np.testing.assert_array_equal(model.encode(loader(TEXTS), **CALL), plain)
+    assert encoder.seen == []
+
+
+SLOW_RUN = """
+import sys, time
+from mteb_integration import mteb_tasks as tasks
+from mteb_integration.mteb_encoders import HashEncoder
+from cas_cache.mteb import CachedEmbeddingWrapper
+
+class Slow(HashEncoder):
+    def encode(self, inputs, **kwargs):
+        print(len(inputs.dataset), flush=True)
+        answer = super().encode(inputs, **kwargs)
+        time.sleep(0.1)
+        return answer
+
+Slow.__qualname__ = "HashEncoder"
+tasks.scores(CachedEmbeddingWrapper(Slow(), sys.argv[1], chunk_items=4), tasks.misleading_titles())
+"""
+
+
+def test_after_a_kill_only_the_rest_is_encoded(tmp_path):
+    """SIGKILL in the middle of an evaluation loses the chunk at work, nothing else; scores are the plain ones."""
+    place = Path(__file__).resolve().parent.parent
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW_RUN, str(tmp_path / "mirror")],
+        env={**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{place.parent / 'src'}", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    started = [int(run.stdout.readline()) for _ in range(8)]
+    time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=30)
+    assert started == [4] * 8
+
+    encoder = HashEncoder()
+    plain = tasks.scores(encoder, tasks.misleading_titles())
+    every = encoder.forget()
+    with CachedEmbeddingWrapper(encoder, tmp_path / "mirror", chunk_items=4) as model:
+        assert tasks.scores(model, tasks.misleading_titles()) == plain
+    rest = encoder.forget()
+    assert len(set(every)) - 4 * 8 <= len(rest) <= len(set(every)) - 4 * 7
+    assert len(rest) == len(set(rest))

@@ -1,0 +1,102 @@
+"""The golden repository is read by the package and by a stranger, with the same answer."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from cas_cache import EmbeddingCache
+from cas_cache.mirror import Mirror
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE.parent / "golden" / "v1"
+EXPECTED: dict[str, dict[str, list[str]]] = json.loads((GOLDEN / "expected.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The stranger's module."""
+    monkeypatch.syspath_prepend(str(HERE))
+    import stranger
+
+    return stranger
+
+
+def check(namespace: str, rows: dict[str, str]) -> None:
+    """Every key is there, each with one of the vectors it may have."""
+    assert rows.keys() == EXPECTED[namespace].keys()
+    for key, vector in rows.items():
+        assert vector in EXPECTED[namespace][key]
+
+
+def test_the_stranger_reads_it(stranger: Any) -> None:
+    """A reader written from the spec finds every row."""
+    found = stranger.read(GOLDEN / "repository")
+    assert found.keys() == EXPECTED.keys()
+    for namespace, (_, rows) in found.items():
+        check(namespace, {key.hex(): vector.tobytes().hex() for key, vector in rows.items()})
+
+
+def test_the_stranger_knows_neither_of_us() -> None:
+    """It imports neither cas_cache nor zarr, and is short."""
+    source = (HERE / "stranger.py").read_text("utf-8")
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert imported == {"hashlib", "json", "re", "pathlib", "typing", "numpy"}
+    assert len(source.splitlines()) <= 120
+
+
+def test_the_package_reads_it(tmp_path: Path) -> None:
+    """A pull finds every row, and a new handle still has them."""
+    with EmbeddingCache(tmp_path / "mirror", remote=str(GOLDEN / "repository"), read_only=True) as cache:
+        assert cache.pull().problems == []
+    found = Mirror(tmp_path / "mirror").namespaces()
+    assert {ns.spec.namespace for ns in found} == EXPECTED.keys()
+    for ns in found:
+        vectors = ns.take(np.arange(ns.rows))
+        check(ns.spec.namespace, {k.tobytes().hex(): v.tobytes().hex() for k, v in zip(ns.keys, vectors, strict=True)})
+
+
+def test_zarr_reads_it() -> None:
+    """Every pack opens in plain zarr, with the numbers that are expected."""
+    for manifest in (GOLDEN / "repository" / "manifests").glob("*/*.json"):
+        group = zarr.open_group(GOLDEN / "repository" / "packs" / manifest.stem, mode="r")
+        for key, vector in zip(np.asarray(group["keys"]), np.asarray(group["vectors"]), strict=True):
+            assert vector.tobytes().hex() in EXPECTED[manifest.parent.name][key.tobytes().hex()]
+
+
+@pytest.mark.parametrize("kind", ["keys", "vectors", "digests", "manifest", "spec"])
+def test_the_stranger_refuses_damage(stranger: Any, tmp_path: Path, kind: str) -> None:
+    """The spec's checks are enough to notice a flipped bit anywhere that is read."""
+    root = shutil.copytree(GOLDEN / "repository", tmp_path / "repository")
+    manifest = min(root.glob("manifests/*/*.json"))
+    path = {
+        "manifest": manifest,
+        "spec": root / "specs" / f"{manifest.parent.name}.json",
+    }.get(kind) or min((root / "packs" / manifest.stem / kind).glob("c/0*"))
+    path = next(path.rglob("*")) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[:-2] + bytes([path.read_bytes()[-2] ^ 1]) + path.read_bytes()[-1:])
+    with pytest.raises((stranger.Refused, ValueError, KeyError)):
+        stranger.read(root)
+
+
+def test_the_golden_repository_is_made_the_same_today(tmp_path: Path) -> None:
+    """Today's writer still makes the very same bytes, zarr's metadata aside, which follows zarr's version."""
+    subprocess.run([sys.executable, str(HERE.parent / "golden" / "make.py"), str(tmp_path)], check=True)
+    assert json.loads((tmp_path / "expected.json").read_text("utf-8")) == EXPECTED
+
+    def chunks(root: Path) -> list[bytes]:
+        return sorted(p.read_bytes() for p in root.rglob("*") if p.is_file() and p.suffix != ".json")
+
+    assert chunks(tmp_path / "repository") == chunks(GOLDEN / "repository")
