@@ -237,7 +237,8 @@ def test_text_is_no_vector() -> None:
 
 def test_scipy_sparse_is_refused() -> None:
     """A sparse matrix has `shape` and `dtype` and is still no array."""
-    sparse = pytest.importorskip("scipy.sparse")
+    from scipy import sparse
+
     with pytest.raises(WrongAnswer, match="Return a NumPy array"):
         as_array(sparse.eye(3, format="csr"))
 
@@ -245,7 +246,8 @@ def test_scipy_sparse_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
 def test_torch_tensors() -> None:
     """Tensors keep their dtype, bfloat16 widens to float32 exactly, and what NumPy cannot hold is our error."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"):
         tensor = torch.ones(2, 3, dtype=getattr(torch, name))
         assert as_array(tensor).dtype.name == name

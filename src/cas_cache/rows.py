@@ -109,7 +109,7 @@ def as_array(answer: Any) -> NDArray[Any]:
             raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
     elif np.isscalar(answer):
         answer = np.asarray(answer)
-    if not isinstance(answer, np.ndarray):
+    if not isinstance(answer, np.ndarray) or isinstance(answer, np.ma.MaskedArray):
         raise WrongAnswer(
             f"The encoder returned a {type(answer).__module__}.{type(answer).__qualname__}. Return a NumPy array or a "
             "torch tensor, one vector for each item."

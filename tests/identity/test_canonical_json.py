@@ -13,7 +13,13 @@ from cas_cache.errors import IdentityError
 from cas_cache.identity import canonical_json
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 2**63, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+)
 PLAIN = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXTS, v, max_size=3), max_leaves=8)
 
 
@@ -93,3 +99,10 @@ def test_error_names_the_place() -> None:
     """The message leads to the value that is wrong."""
     with pytest.raises(IdentityError, match=r"value\['a'\]\[1\]"):
         canonical_json({"a": [1, object()]})
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**5000], ids=["2**63", "-2**63", "10**5000"])
+def test_huge_numbers_are_refused(number: int) -> None:
+    """Beyond 63 bits other readers round, and beyond 4,300 digits Python itself refuses."""
+    with pytest.raises(IdentityError, match="63 bits"):
+        canonical_json({"a": number})

@@ -15,7 +15,13 @@ from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.identity import EncoderSpec
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 2**63, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+)
 PLAIN = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXTS, v, max_size=3), max_leaves=6)
 MAPPINGS = st.dictionaries(TEXTS, PLAIN, max_size=3)
 SPECS = st.builds(

@@ -214,6 +214,16 @@ def test_a_state_of_another_kind(folder: Path, dtype: str, shape: str) -> None:
     assert outcome(folder) == "damage"
 
 
+def test_columns_and_state_of_another_namespace(folder: Path) -> None:
+    """All files but the spec, from another encoder over the same items: every digest agrees, no vector is right."""
+    other = Mirror(folder.parent.parent).namespace(OTHER)
+    keys = keys_for(range(ITEMS))
+    other.append(keys, vectors_for(keys) + 1)
+    for name in (*COLUMNS, "state.json"):
+        shutil.copy(other.folder / name, folder / name)
+    assert outcome(folder) == "damage"
+
+
 def test_a_deleted_state_is_an_honest_miss(folder: Path) -> None:
     """Nothing is committed without a state; appending starts anew."""
     (folder / "state.json").unlink()

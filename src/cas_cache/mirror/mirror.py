@@ -161,8 +161,7 @@ class Mirror:
             )
         if not create:
             raise NotAMirror(f"There is no cas_cache mirror at {self.directory}. Check the path.")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.directory.chmod(PRIVATE)
+        self.directory.mkdir(PRIVATE, parents=True, exist_ok=True)
         marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
         write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
 

@@ -65,7 +65,7 @@ class Namespace:
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
         self.spec = spec
         self.folder = folder
-        self._table = Table(folder)
+        self._table = Table(folder, spec.namespace)
         self._index = KeyIndex()
         # Threads that share a handle may not extend the index at once.
         self._finding = threading.Lock()

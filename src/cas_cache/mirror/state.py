@@ -58,6 +58,7 @@ class State:
         extents: Where the rows came from, ascending, without gaps.
         applied: For each pack that was read, how many of its rows; for each published, all of them.
         complete: The packs of `applied` that need not be read again.
+        namespace: The id of the namespace whose rows these are: folders can be swapped.
     """
 
     rows: int = 0
@@ -66,6 +67,7 @@ class State:
     extents: tuple[Extent, ...] = ()
     applied: Mapping[str, int] = field(default_factory=dict)
     complete: frozenset[str] = frozenset()
+    namespace: str = ""
 
     @property
     def row_bytes(self) -> int:
@@ -125,6 +127,7 @@ class State:
         """Return the state as JSON."""
         document = {
             "version": VERSION,
+            "namespace": self.namespace,
             "rows": self.rows,
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -159,6 +162,7 @@ class State:
                 ),
                 applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
                 complete=frozenset(str(pack) for pack in document["complete"]),
+                namespace=str(document["namespace"]),
             )
             state._check()
         except (ValueError, KeyError, TypeError, AttributeError) as err:

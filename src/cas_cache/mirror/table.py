@@ -36,9 +36,9 @@ class Table:
         state: What is committed, as of the last `refresh` or `append`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
-        self.state = State()
+        self.state = State(namespace=namespace)
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
         self.refresh()
@@ -69,7 +69,7 @@ class Table:
                 milliseconds: a reader that is fooled by it misses a row, a writer would lose one.
 
         Raises:
-            DamagedMirror: If the state is damaged, gone, or counts fewer rows than before.
+            DamagedMirror: If the state is damaged, gone, another namespace's, or counts fewer rows than before.
         """
         path = self.folder / STATE_FILE
         try:
@@ -86,6 +86,12 @@ class Table:
                 "`cas-cache pull`."
             ) from err
         state = State.from_bytes(data, str(path))
+        if state.namespace != self.state.namespace:
+            raise DamagedMirror(
+                f"{path} belongs to namespace {state.namespace}, not {self.state.namespace}: folders were mixed up. "
+                "Nothing of it was served. Put them back, or delete this one: what was pushed comes back with "
+                "`cas-cache pull`."
+            )
         if state.rows < self.state.rows:
             raise DamagedMirror(
                 f"{path} has {state.rows} rows and had {self.state.rows}: the folder was replaced while it was in use. "
@@ -123,7 +129,7 @@ class Table:
             write_atomically(self.folder / STATE_FILE, state.to_bytes())
         except OSError as err:
             raise _write_error(self.folder, err, self.state.rows) from err
-        self.refresh()
+        self.refresh(force=True)
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
         maps, state = self._maps, self.state
