@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ class BackgroundPush:
     def notify(self, waiting: int) -> None:
         """Say that `waiting` more bytes wait."""
         self._waiting += waiting
+        if waiting and not self._closed:
+            _WITH_ROWS.add(self)
         running = self._thread is not None and self._thread.is_alive()
         if self._waiting >= ENOUGH_BYTES and not running and not self._closed:
             self._waiting = 0
@@ -58,6 +61,8 @@ class BackgroundPush:
             self._thread.join()
             self._thread = None
         self._waiting = 0
+        # What an earlier push left undone is done now, or fails again.
+        self._error = None
         self._run()
         self.check()
 
@@ -65,6 +70,7 @@ class BackgroundPush:
         """Flush, and take no more."""
         if not self._closed:
             self._closed = True
+            _WITH_ROWS.discard(self)
             self.flush()
 
     def _run(self) -> None:
@@ -75,6 +81,17 @@ class BackgroundPush:
 
 
 _OPEN: weakref.WeakSet[BackgroundPush] = weakref.WeakSet()
+_WITH_ROWS: set[BackgroundPush] = set()
+"""Those that were told of rows, kept alive until they are closed: the cache's last user may return long before that."""
+
+
+def _forget() -> None:
+    # A forked worker runs threading's hook when it ends; what waits is its parent's to push.
+    _OPEN.clear()
+    _WITH_ROWS.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _flush_at_exit(pusher: BackgroundPush) -> None:

@@ -245,7 +245,7 @@ class EmbeddingCache:
         wanted = None if namespaces is None else list(namespaces)
         report = sync.pull(self.mirror, repository, wanted, progress=self._progress)
         self.stats.bytes_pulled += report.bytes
-        self._pulled.update(ns.spec.namespace for ns in self.mirror.namespaces())
+        self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
         return report
 
     def push(self, namespaces: Iterable[str] | None = None) -> sync.Report:
@@ -315,7 +315,7 @@ class EmbeddingCache:
         return kept_out
 
     def _store(self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
-        new = ns.append(keys, vectors) if len(keys) else 0
+        new = ns.append(keys, vectors)
         if self._pusher is not None:
             self._pusher.notify(new * ns.row_bytes)
         return new
@@ -384,6 +384,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:
     """The mirror's directory and the repository's URL."""
+    if location is not None and not str(location).strip():
+        raise ConfigurationError("The location is empty. Name a directory, or a URL such as s3://bucket/prefix.")
     if location is not None and is_url(str(location)):
         if remote is not None:
             raise ConfigurationError(

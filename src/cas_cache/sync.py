@@ -80,13 +80,15 @@ def push(
     Raises:
         RemoteError: If the remote is away or refuses. What was published before is noted, the rest waits.
         RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If the repository that the mirror belongs to is not there.
         DamagedMirror: If waiting rows do not agree with their digests.
     """
     report = Report()
     waiting = [ns for ns in _selected(mirror, namespaces) if ns.waiting_rows]
     if not waiting:
         return report
-    repository.create()
+    if not _opened(mirror, repository):
+        repository.create()
     mirror.bind(repository.id, repository.url)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
     with _metered(repository, report), _bar("push", total, progress) as bar:
@@ -129,12 +131,7 @@ def pull(
     report = Report()
     wanted = None if namespaces is None else list(namespaces)
     with _metered(repository, report):
-        if not repository.open():
-            if mirror.repository is not None:
-                raise SuspiciousListing(
-                    f"{repository.url} is empty, but this mirror knows a repository there. Nothing was changed. Check "
-                    "the URL; if the repository was deleted on purpose, use a new mirror directory."
-                )
+        if not _opened(mirror, repository):
             return report
         mirror.bind(repository.id, repository.url)
         listed = _listed(repository, wanted)
@@ -147,6 +144,18 @@ def pull(
             for namespace, pack in missing:
                 _pull_pack(mirror, repository, (namespace, pack), report, bar)
     return report
+
+
+def _opened(mirror: Mirror, repository: Repository) -> bool:
+    """Open the repository, or return False where there is none yet and this mirror knows of none."""
+    if repository.open():
+        return True
+    if mirror.repository is not None:
+        raise SuspiciousListing(
+            f"{repository.url} is empty, but this mirror knows a repository there. Nothing was changed. Check the URL; "
+            "if the repository was deleted on purpose, use a new mirror directory."
+        )
+    return False
 
 
 def _pull_pack(mirror: Mirror, repository: Repository, name: tuple[str, str], report: Report, bar: tqdm[Any]) -> None:

@@ -34,7 +34,8 @@ def main() -> None:
     """Run the command line: errors of ours are one line on stderr, not a traceback."""
     warnings.simplefilter("ignore", ResourceWarning)
     try:
-        cli(standalone_mode=False)
+        # Without standalone mode, click returns the code of an Exit instead of exiting.
+        code = cli(standalone_mode=False)
     except CasCacheError as err:
         click.echo(f"cas-cache: {err}", err=True)
         sys.exit(1)
@@ -44,3 +45,4 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("cas-cache: stopped. Run the same command again; it goes on where it stopped.", err=True)
         sys.exit(1)
+    sys.exit(code or 0)

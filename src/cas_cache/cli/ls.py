@@ -43,25 +43,19 @@ def describe(ns: Namespace) -> dict[str, Any]:
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
+    """Two lines a namespace: model names are long, and eight columns leave them five characters of eighty."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("namespace", "model", "revision", "role", "prompt"):
-        table.add_column(name, overflow="fold", no_wrap=name == "namespace")
-    for name in ("rows", "to push", "vector", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("namespace", no_wrap=True)
+    table.add_column("model@revision, role", overflow="fold")
     for ns in found:
         vector = f"{ns['dtype']}[{','.join(map(str, ns['shape']))}]" if ns["dtype"] else "-"
-        table.add_row(
-            ns["namespace"][:12],
-            ns["model"],
-            ns["revision"][:16],
-            ns["role"] or "-",
-            repr(ns["prompt"]) if ns["prompt"] else "-",
-            str(ns["rows"]),
-            str(ns["waiting"]),
-            vector,
-            human_bytes(ns["bytes"]),
-        )
-    Console().print(table)
+        role = f", {ns['role']}" if ns["role"] else ""
+        rows, waiting = f"{ns['rows']:,} rows", f"{ns['waiting']:,} to push"
+        counts = f"{rows:<17}{waiting:<19}{vector:<15}{human_bytes(ns['bytes'])}"
+        # Text, because square brackets in a plain string are markup.
+        table.add_row(ns["namespace"][:12], Text(f"{ns['model']}@{ns['revision'][:12]}{role}\n{counts}"))
+    Console(highlight=False).print(table)

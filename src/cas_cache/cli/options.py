@@ -74,6 +74,7 @@ def _parsed(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--storage-option")
+            # Not shown: it may be a secret.
+            raise click.BadParameter("expected KEY=VALUE", param_hint="--storage-option")
         parsed[key] = value
     return parsed

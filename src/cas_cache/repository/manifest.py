@@ -30,6 +30,9 @@ MOST_MANIFEST_BYTES = 4 << 20
 
 ARRAYS = ("keys", "vectors", "digests")
 
+MOST_DIMENSIONS = 32
+"""Of an array; NumPy had no more for long, and names of chunks have no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
@@ -116,7 +119,11 @@ class Manifest:
             UnsupportedFormat: If its version or a feature of it is not known here.
             ValueError: If it is no manifest; the caller knows which pack it was.
         """
-        document = _object(json.loads(data), "manifest")
+        try:
+            document = _object(json.loads(data), "manifest")
+        except RecursionError as err:
+            msg = "nested too deeply"
+            raise ValueError(msg) from err
         if document.get("format") != FORMAT:
             msg = f"format is {document.get('format')!r}"
             raise ValueError(msg)
@@ -133,8 +140,7 @@ class Manifest:
             shape=tuple(_count(n, least=1) for n in _list(document.get("shape"))),
             chunk_rows={a: _count(n, least=1) for a, n in _object(document.get("chunk_rows"), "chunk_rows").items()},
             objects={
-                _object_name(n): ObjectRecord(_count(r["size"]), _matching(r["sha256"], r"[0-9a-f]{64}"))
-                for n, r in _object(document.get("objects"), "objects").items()
+                _object_name(n): _record(_object(r, n)) for n, r in _object(document.get("objects"), "objects").items()
             },
             supersedes=tuple(_matching(p, r"[0-9a-f]{64}") for p in _list(document.get("supersedes"))),
             nonce=_matching(document.get("nonce"), r"[0-9a-f]{32,64}"),
@@ -144,8 +150,8 @@ class Manifest:
 
     def _check(self) -> None:
         """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
-        if set(self.chunk_rows) != set(ARRAYS) or not self.shape:
-            msg = "arrays or shape missing"
+        if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MOST_DIMENSIONS:
+            msg = f"arrays {sorted(self.chunk_rows)}, {len(self.shape)} dimensions of a vector"
             raise ValueError(msg)
         for array in ARRAYS:
             dtype, shape = self.element_shape(array)
@@ -178,6 +184,10 @@ def _list(value: Any) -> list[Any]:
         msg = f"{value!r} is not a list"
         raise ValueError(msg)  # noqa: TRY004
     return value
+
+
+def _record(value: dict[str, Any]) -> ObjectRecord:
+    return ObjectRecord(_count(value.get("size")), _matching(value.get("sha256"), r"[0-9a-f]{64}"))
 
 
 def _strings(value: Any) -> list[str]:

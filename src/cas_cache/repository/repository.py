@@ -78,16 +78,18 @@ class Repository:
         """
         if self._marker is not None:
             return True
-        try:
-            data = self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
-        except ObjectNotFound:
+        data = self._read_marker()
+        if data is None:
             found = self.storage.list("")
-            if found:
+            if not found:
+                return False
+            # Another writer may have made the repository between the two requests.
+            data = self._read_marker()
+            if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
                     f"{found[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
-                ) from None
-            return False
+                )
         self._marker = _checked_marker(data, self.url)
         return True
 
@@ -167,8 +169,8 @@ class Repository:
                 raise IdentityError(msg)
         except (ObjectNotFound, IdentityError) as err:
             raise RepositoryError(
-                f"{path} in {self.url} is missing or damaged ({err}). The namespace is passed over; whoever has its "
-                "vectors can write the spec again with `cas-cache push`."
+                f"{path} in {self.url} is missing or damaged ({err}). The namespace is passed over by a pull of all. "
+                "A run with its encoder spec still takes its packs, because it brings the spec."
             ) from err
         return spec
 
@@ -198,6 +200,12 @@ class Repository:
         self.storage.put(layout.manifest_path(namespace, pack), data)
         return pack
 
+    def _read_marker(self) -> bytes | None:
+        try:
+            return self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+        except ObjectNotFound:
+            return None
+
     def _writable(self) -> None:
         if self._marker is None:
             self.create()
@@ -212,14 +220,17 @@ class Repository:
 def _checked_marker(data: bytes, url: str) -> dict[str, Any]:
     try:
         marker = json.loads(data)
-        if marker["format"] != FORMAT or not isinstance(marker["id"], str):
+        if marker["format"] != FORMAT:
             msg = f"format {marker['format']!r}"
             raise ValueError(msg)
-        version, reader, writer = marker["version"], marker["reader_features"], marker["writer_features"]
-        if not isinstance(reader, list) or not isinstance(writer, list):
-            msg = "features are not lists"
-            raise TypeError(msg)
-    except (ValueError, KeyError, TypeError) as err:
+        # Before all else that a newer version may have changed.
+        version, reader = marker["version"], marker.get("reader_features", [])
+        if version == VERSION:
+            for name, kind in (("id", str), ("reader_features", list), ("writer_features", list)):
+                if not isinstance(marker[name], kind):
+                    msg = f"{name} is {marker[name]!r}"
+                    raise TypeError(msg)
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise NotARepository(
             f"{layout.MARKER} at {url} is not a repository's ({err!r}). Name another prefix, or restore that file."
         ) from err

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from cas_cache.errors import (
     AccessDenied,
@@ -25,7 +25,7 @@ from cas_cache.repository.interface import Listed, Storage, Traffic
 from cas_cache.repository.local import LocalStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 EXTRAS = {
     "s3": "s3",
@@ -39,6 +39,18 @@ EXTRAS = {
 """Which extra of ours brings a protocol's file system."""
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::|://)")
+_LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
+
+_PASSWORD = re.compile(r"(?<=://)[^@/?#]*:(?!\d+(?:/|$)).*@")
+"""``user:password@``, up to the last @: AWS secrets hold slashes. Digits alone after the colon are a port."""
+
+_SECRET_OPTION = re.compile(r"key|secret|token|password|credential|connection_string|sas", re.IGNORECASE)
+S3FS_RETRIES = 2
+"""s3fs nests its own attempts around botocore's 3: its 5 make 5 * 5 * 3 = 75 for a get, 19 minutes at a server that
+takes connections and says nothing. 2 * 2 * 3 are 12, and a body that breaks off is still fetched again."""
+
+SHORTEST_SECRET = 6
+"""Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None) -> Storage:
@@ -54,9 +66,12 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     """
     if not url.strip():
         raise InvalidURL("The remote is empty. Name a URL such as s3://bucket/prefix, or a directory.")
-    if not is_url(url) or url.startswith(("file://", "local://")):
-        return LocalStorage(url.removeprefix("file://").removeprefix("local://"))
-    return FsspecStorage(url, storage_options)
+    if is_url(url) and not _LOCAL.match(url):
+        return FsspecStorage(url, storage_options)
+    directory = _LOCAL.sub("", url)
+    if not directory:
+        raise InvalidURL(f"{url} names no directory. Write file:///path, or the path alone.")
+    return LocalStorage(directory)
 
 
 class FsspecStorage:
@@ -70,11 +85,9 @@ class FsspecStorage:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = without_credentials(url)
         self.traffic = Traffic()
-        self._protocol = url.partition("://")[0].partition("::")[0].lower()
+        self._secrets = tuple(_secrets(storage_options or {}))
         self._fs, root = _open_filesystem(url, dict(storage_options or {}))
         self._root = root.rstrip("/")
-        if not self._root:
-            raise InvalidURL(f"{self.url} names no bucket. Write {self._protocol}://bucket/prefix.")
 
     def __repr__(self) -> str:
         return f"FsspecStorage({self.url!r})"
@@ -82,21 +95,38 @@ class FsspecStorage:
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
         with self._translated(path):
-            # With a range it is one GET; without, s3fs asks for the size first.
-            data: bytes = self._fs.cat_file(f"{self._root}/{path}", start=start, end=stop)
+            try:
+                # With a range it is one GET; without, s3fs asks for the size first.
+                data: bytes = self._fs.cat_file(f"{self._root}/{path}", start=start, end=stop)
+            except Exception as err:
+                # Services answer 416 to any range of an empty object.
+                if not _codes(err) & {"InvalidRange", "416"}:
+                    raise
+                data = b""
         self.traffic.add(down=len(data))
         return data
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
-        mode = {"mode": "create"} if create_only else {}
         with self._translated(path, writing=True):
-            try:
-                self._fs.pipe_file(f"{self._root}/{path}", bytes(data), **mode)
-            except FileExistsError:
-                if not create_only:
-                    raise
+            if not (create_only and self._created(path, data)):
+                self._fs.pipe_file(f"{self._root}/{path}", bytes(data))
         self.traffic.add(up=len(data))
+
+    def _created(self, path: str, data: bytes | memoryview) -> bool:
+        """Write an object unless it is there; False if the service cannot do that."""
+        try:
+            self._fs.pipe_file(f"{self._root}/{path}", bytes(data), mode="create")
+        except FileExistsError:
+            pass
+        except Exception as err:
+            codes = _codes(err)
+            if "NotImplemented" in codes:
+                return False
+            # S3's answer while another writer creates the same name: that one stays, or nothing does.
+            if "ConditionalRequestConflict" not in codes:
+                raise
+        return True
 
     def list(self, prefix: str) -> list[Listed]:
         """See `Storage.list`."""
@@ -104,10 +134,9 @@ class FsspecStorage:
             found = self._fs.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
         self.traffic.add()
         base = len(self._root) + 1
-        return sorted(
-            (Listed(str(name)[base:], int(info["size"])) for name, info in found.items() if info["type"] == "file"),
-            key=lambda listed: listed.path,
-        )
+        files = [(str(name)[base:], int(info["size"])) for name, info in found.items() if info["type"] == "file"]
+        # What consoles make when asked for a folder is an empty object with a slash at its end.
+        return sorted((Listed(*file) for file in files if file[0] and file[0][-1] != "/"), key=lambda it: it.path)
 
     @contextmanager
     def _translated(self, path: str, *, listing: bool = False, writing: bool = False) -> Iterator[None]:
@@ -115,7 +144,7 @@ class FsspecStorage:
         try:
             yield
         except Exception as err:
-            codes = {type(e).__name__ for e in _causes(err)} | {_service_code(e) for e in _causes(err)}
+            codes, reason = _codes(err), self._shown(err)
             if isinstance(err, FileNotFoundError):
                 if listing or writing or "NoSuchBucket" in codes:
                     raise BucketNotFound(
@@ -125,16 +154,26 @@ class FsspecStorage:
                 raise ObjectNotFound(f"{path} is not in {self.url}.") from err
             if isinstance(err, PermissionError) or codes & _CREDENTIAL_ERRORS:
                 raise AccessDenied(
-                    f"{self.url} refuses {'a write' if writing else 'a read'} ({_first_line(err)}). Check the "
+                    f"{self.url} refuses {'a write' if writing else 'a read'} ({reason}). Check the "
                     "credentials that the file system finds (for s3: AWS_PROFILE, AWS_ACCESS_KEY_ID, "
                     "storage_options=) and that they may read, list and, to push, write."
                 ) from err
+            if isinstance(err, ValueError) or "ParamValidationError" in codes:
+                # Nothing was asked of the service: the SDK found bucket or endpoint malformed.
+                raise InvalidURL(f"{self.url} cannot be used ({reason}). Check URL and storage_options.") from err
             if isinstance(err, OSError) or type(err).__module__.partition(".")[0] in _NETWORK_PACKAGES:
                 raise RemoteUnavailable(
-                    f"{self.url} did not answer as it should ({_first_line(err)}). Check the network and the endpoint "
+                    f"{self.url} did not answer as it should ({reason}). Check the network and the endpoint "
                     "(for s3: AWS_ENDPOINT_URL, or endpoint_url in storage_options), then try again."
                 ) from err
             raise
+
+    def _shown(self, err: BaseException) -> str:
+        """One line about an error, without what must not be printed."""
+        line = _first_line(err)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line
 
 
 def is_url(location: str) -> bool:
@@ -153,23 +192,34 @@ def is_url(location: str) -> bool:
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL without user, password and query: what may be printed and kept."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """Return a URL without user, password and query: what may be printed and kept. A path stays as it is."""
+    if "://" not in url:
+        return url
+    shown = _PASSWORD.sub("", url)
+    if EXTRAS.get(shown.partition("://")[0].lower()) != "azure":
+        # Azure's user is the container.
+        shown = re.sub(r"(?<=://)[^@/?#]*@", "", shown)
+    return shown.partition("?")[0]
 
 
 def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     import fsspec
 
-    shown, protocol = without_credentials(url), url.partition("://")[0].partition("::")[0].lower()
+    shown, protocol = without_credentials(url), url.partition("://")[0].lower()
+    _check_url(url, shown, protocol)
     if protocol not in fsspec.available_protocols():
         near = difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
     try:
         # An instance of our own: listings are never cached, and nothing is shared with the caller's instances.
-        private = {"use_listings_cache": False, "skip_instance_cache": True}
+        private: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+        if EXTRAS.get(protocol) == "s3":
+            # A closed endpoint fails after 3 attempts and at most 3 s of waits; botocore's own default is 5 and 15 s.
+            private["config_kwargs"] = {"retries": {"mode": "standard"}, **options.pop("config_kwargs", {})}
         filesystem, root = fsspec.url_to_fs(url, **{**private, **options})
+        if EXTRAS.get(protocol) == "s3":
+            filesystem.retries = S3FS_RETRIES
     except ImportError as err:
         extra = EXTRAS.get(protocol)
         install = f"pip install 'cas-cache[{extra}]'" if extra else f"install its package ({_first_line(err)})"
@@ -177,6 +227,36 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     except (TypeError, ValueError) as err:
         raise InvalidURL(f"{shown} could not be opened ({_first_line(err)}). Check URL and storage_options.") from err
     return filesystem, str(root)
+
+
+def _check_url(url: str, shown: str, protocol: str) -> None:
+    """Refuse what file systems would take for something else."""
+    if "::" in url.partition("://")[0]:
+        raise InvalidURL(
+            "Chained URLs (with ::) are not for repositories: a cache in between would show what is no longer so. "
+            f"Name {shown.rpartition('::')[2]} alone."
+        )
+    if protocol in EXTRAS and _PASSWORD.search(url):
+        raise InvalidURL(
+            f"There are credentials in the URL of {shown}. Pass them in storage_options=, "
+            "or set AWS_ACCESS_KEY_ID and its like."
+        )
+    if protocol in EXTRAS and not shown.partition("://")[2].partition("/")[0]:
+        raise InvalidURL(f"{shown} names no bucket. Write {protocol}://bucket/prefix.")
+
+
+def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
+    """Values in storage options that must not be printed."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif isinstance(value, str) and len(value) >= SHORTEST_SECRET and _SECRET_OPTION.search(name):
+            yield value
+
+
+def _codes(err: BaseException) -> set[str]:
+    """The names of an error and its causes, and what services called them."""
+    return {type(e).__name__ for e in _causes(err)} | {_service_code(e) for e in _causes(err)}
 
 
 def _causes(err: BaseException) -> Iterator[BaseException]:
@@ -188,16 +268,20 @@ def _causes(err: BaseException) -> Iterator[BaseException]:
 
 def _service_code(err: BaseException) -> str:
     response = getattr(err, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    return str(getattr(err, "status_code", None) or getattr(err, "code", ""))
 
 
 def _first_line(err: BaseException) -> str:
-    return f"{type(err).__name__}: {err}".splitlines()[0][:200]
+    line = f"{type(err).__name__}: {err}".splitlines()[0][:200]
+    return re.sub(r"(?<=://)[^/\s@]*@", "", line)
 
 
 _CREDENTIAL_ERRORS = {
     "NoCredentialsError",
     "PartialCredentialsError",
+    "ProfileNotFound",
     "CredentialRetrievalError",
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",

@@ -1,0 +1,202 @@
+"""Storages, encoders and damage for tests: policy is a wrapper, so faults and counts compose.
+
+Adds: `Memory`, a dict as a storage; `Counting` and `Flaky` around any other; `Machine`, a mirror at a repository; and
+`truth`, the one right vector of every text, against which every answer can be judged.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cas_cache import EncoderSpec, sync
+from cas_cache.errors import ObjectNotFound, RemoteUnavailable
+from cas_cache.identity import keys_of_texts
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.index import ABSENT
+from cas_cache.repository import Manifest, Repository, Storage, layout
+from cas_cache.repository.interface import Listed, Traffic
+from cas_cache.repository.manifest import ObjectRecord, pack_id
+
+SPEC = EncoderSpec(model="org/model", revision="a1b2c3d", prompt="query: ", role="query")
+OTHER_SPEC = EncoderSpec(model="org/other", revision="a1b2c3d")
+
+
+class Memory:
+    """A dict as a storage."""
+
+    def __init__(self) -> None:
+        self.url = "memory"
+        self.traffic = Traffic()
+        self.objects: dict[str, bytes] = {}
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        if path not in self.objects:
+            raise ObjectNotFound(f"{path} is not in {self.url}.")
+        data = self.objects[path][start:stop]
+        self.traffic.add(down=len(data))
+        return data
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        if not (create_only and path in self.objects):
+            self.objects[path] = bytes(data)
+        self.traffic.add(up=len(data))
+
+    def list(self, prefix: str) -> list[Listed]:
+        self.traffic.add()
+        inside = prefix + "/" if prefix else ""
+        return [Listed(path, len(data)) for path, data in sorted(self.objects.items()) if path.startswith(inside)]
+
+
+class Counting:
+    """Notes every call."""
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.traffic = inner.traffic
+        self.calls: list[tuple[str, str]] = []
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        self.calls.append(("get", path))
+        return self.inner.get(path, start, stop)
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        self.calls.append(("put", path))
+        self.inner.put(path, data, create_only=create_only)
+
+    def taken(self) -> list[tuple[str, str]]:
+        """Return the calls since the last time, in order of paths: concurrent calls have no order."""
+        calls, self.calls = self.calls, []
+        return sorted(calls)
+
+    def list(self, prefix: str) -> list[Listed]:
+        self.calls.append(("list", prefix))
+        return self.inner.list(prefix)
+
+
+class Flaky:
+    """Fails from the n-th call of a verb on, until mended; with `lost`, the call is done and its answer is lost."""
+
+    def __init__(self, inner: Storage, verb: str = "", at: int = 1, *, lost: bool = False) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.traffic = inner.traffic
+        self.verb, self.left, self.lost = verb, at, lost
+        self.failed = False
+
+    def mend(self) -> None:
+        self.verb, self.failed = "", False
+
+    def _count(self, verb: str) -> bool:
+        """Whether this call fails."""
+        if verb == self.verb:
+            self.left -= 1
+            self.failed = self.failed or self.left <= 0
+        return verb == self.verb and self.failed
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        if self._count("get"):
+            raise RemoteUnavailable(f"no answer to get {path}")
+        return self.inner.get(path, start, stop)
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        fails = self._count("put")
+        if self.lost or not fails:
+            self.inner.put(path, data, create_only=create_only)
+        if fails:
+            raise RemoteUnavailable(f"no answer to put {path}")
+
+    def list(self, prefix: str) -> list[Listed]:
+        if self._count("list"):
+            raise RemoteUnavailable(f"no answer to list {prefix}")
+        return self.inner.list(prefix)
+
+
+class Machine:
+    """A mirror of its own at a repository that others share."""
+
+    def __init__(self, directory: Path, storage: Storage) -> None:
+        self.mirror = Mirror(directory)
+        self.repository = Repository(storage)
+
+    def encode(self, texts: list[str], spec: EncoderSpec = SPEC, dtype: str = "float32") -> int:
+        """Store the right vectors of texts; return how many were new."""
+        return self.mirror.namespace(spec).append(keys_of_texts(texts), truth(texts, dtype))
+
+    def push(self) -> sync.Report:
+        return sync.push(self.mirror, self.repository)
+
+    def pull(self, namespaces: list[str] | None = None) -> sync.Report:
+        return sync.pull(self.mirror, self.repository, namespaces)
+
+    def found(self, texts: list[str], spec: EncoderSpec = SPEC) -> list[str]:
+        """Return those of the texts that are here, after judging their vectors."""
+        ns = self.mirror.get(spec.namespace)
+        if ns is None:
+            return []
+        rows = ns.find(keys_of_texts(texts))
+        here = [text for text, row in zip(texts, rows, strict=True) if row != ABSENT]
+        if here:
+            np.testing.assert_array_equal(ns.take(rows[rows != ABSENT]), truth(here, ns.dtype.name))
+        return here
+
+
+def truth(texts: list[str], dtype: str = "float32", width: int = 4) -> NDArray[Any]:
+    """Return the one right vector of each text: small whole numbers that every dtype holds, no row of zeros."""
+    if not texts:
+        return np.empty((0, width), dtype)
+    digests = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest()[:width], np.uint8) for text in texts])
+    return (digests.astype(np.int64) % 127 + 1).astype(dtype)
+
+
+class Encoder:
+    """Answers with the truth and notes what it was asked."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = dtype
+        self.calls: list[list[str]] = []
+
+    def __call__(self, texts: list[str]) -> NDArray[Any]:
+        self.calls.append(list(texts))
+        return truth(texts, self.dtype)
+
+    @property
+    def asked(self) -> list[str]:
+        """All texts, in order."""
+        return [text for call in self.calls for text in call]
+
+
+def texts(count: int, start: int = 0) -> list[str]:
+    return [f"text {i}" for i in range(start, start + count)]
+
+
+def packs(memory: Memory) -> list[tuple[str, str]]:
+    """Return (namespace, pack) of the visible packs."""
+    parsed = [layout.parse_manifest_path(path) for path in memory.objects]
+    return [found for found in parsed if found is not None]
+
+
+def manifest_of(memory: Memory, namespace: str, pack: str) -> Manifest:
+    return Manifest.from_bytes(memory.objects[layout.manifest_path(namespace, pack)])
+
+
+def reseal(memory: Memory, namespace: str, pack: str) -> str:
+    """Rewrite a pack's manifest so that every object verifies as it now is; return the pack's new id."""
+    path = layout.manifest_path(namespace, pack)
+    document = json.loads(memory.objects.pop(path))
+    contents = {}
+    for name, record in document["objects"].items():
+        contents[name] = memory.objects.pop(layout.object_path(pack, name))
+        record.update(
+            size=len(contents[name]), sha256=ObjectRecord(0, hashlib.sha256(contents[name]).hexdigest()).sha256
+        )
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    new = pack_id(data)
+    for name, content in contents.items():
+        memory.objects[layout.object_path(new, name)] = content
+    memory.objects[layout.manifest_path(namespace, new)] = data
+    return new

@@ -1,0 +1,255 @@
+"""The repository: one marker that all agree on, manifests and specs that are what their names say."""
+
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas_cache.errors import (
+    DamagedPack,
+    NotARepository,
+    RemoteUnavailable,
+    RepositoryError,
+    UnsupportedFormat,
+)
+from cas_cache.repository import Repository, layout, open_storage
+from repository.storages import OTHER_SPEC, SPEC, Counting, Flaky, Machine, Memory, packs, texts
+
+CREATE = """
+import json, sys
+from cas_cache.repository import Repository, open_storage
+url, options = json.loads(sys.argv[1])
+repository = Repository(open_storage(url, options))
+print("ready", flush=True)
+sys.stdin.readline()
+repository.create()
+print(repository.id, flush=True)
+"""
+
+
+def race(url: str, options: dict[str, Any] | None) -> set[str]:
+    """Let two processes create a repository at once and return the ids that they, and a third, then see."""
+    command = [sys.executable, "-c", CREATE, json.dumps([url, options])]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        ids = {process.communicate(timeout=60)[0].strip() for process in processes}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0]
+    later = Repository(open_storage(url, options))
+    assert later.open()
+    return ids | {later.id}
+
+
+def test_two_processes_create_one_local_repository(tmp_path: Path) -> None:
+    """Of two creators at once on a local disk one wins, and both use its repository."""
+    assert len(race(str(tmp_path / "repo"), None)) == 1
+
+
+def test_two_processes_create_one_s3_repository(s3_remote: Any) -> None:
+    """The same in a bucket."""
+    assert len(race(s3_remote.url, s3_remote.storage_options)) == 1
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_many_threads_create_one_repository(tmp_path: Path, attempt: int) -> None:
+    """Eight creators at once end with one id."""
+    barrier = threading.Barrier(8)
+
+    def create(_: int) -> str:
+        repository = Repository(open_storage(str(tmp_path)))
+        barrier.wait()
+        repository.create()
+        return repository.id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(create, range(8)))) == 1
+
+
+def test_the_loser_of_a_race_uses_the_winners_repository() -> None:
+    """A creator whose marker lands second reads back the first, and says its id."""
+    memory = Memory()
+
+    class Late(Counting):
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            if path == layout.MARKER and path not in memory.objects:
+                winner.create()
+            super().put(path, data, create_only=create_only)
+
+    winner, loser = Repository(memory), Repository(Late(memory))
+    loser.create()
+    assert loser.id == winner.id == json.loads(memory.objects[layout.MARKER])["id"]
+
+
+def test_a_repository_made_between_two_requests_is_found() -> None:
+    """A marker that lands after the look for it and before the listing is no foreign file."""
+    memory = Memory()
+
+    class Behind(Counting):
+        def list(self, prefix: str) -> Any:
+            Repository(memory).create()
+            return super().list(prefix)
+
+    repository = Repository(Behind(memory))
+    assert repository.open()
+    assert repository.id == json.loads(memory.objects[layout.MARKER])["id"]
+
+
+def test_a_marker_that_cannot_be_read_back_is_an_error() -> None:
+    """A storage that swallows writes is found out at once."""
+
+    class Swallowing(Memory):
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            pass
+
+    with pytest.raises(RepositoryError, match="cannot be read back"):
+        Repository(Swallowing()).create()
+
+
+def test_a_lost_answer_to_the_marker_is_mended_by_a_retry() -> None:
+    """The marker was written, the answer lost: creating again finds it and changes nothing."""
+    memory = Memory()
+    with pytest.raises(RemoteUnavailable):
+        Repository(Flaky(memory, "put", 1, lost=True)).create()
+    before = dict(memory.objects)
+    Repository(memory).create()
+    assert memory.objects == before
+
+
+def test_something_else_is_not_a_repository(tmp_path: Path) -> None:
+    """A prefix with foreign files is refused, named, and left alone."""
+    (tmp_path / "thesis.tex").write_text("x")
+    repository = Repository(open_storage(str(tmp_path)))
+    for attempt in (repository.open, repository.create):
+        with pytest.raises(NotARepository, match=r"thesis\.tex"):
+            attempt()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_at_all_is_no_repository_yet(tmp_path: Path) -> None:
+    """An empty prefix opens as False and is not made by looking."""
+    assert Repository(open_storage(str(tmp_path / "new"))).open() is False
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(RuntimeError):
+        _ = Repository(Memory()).id
+
+
+def with_marker(**changes: Any) -> Memory:
+    memory = Memory()
+    marker = {"format": "cas-cache", "version": 1, "id": "x", "reader_features": [], "writer_features": [], **changes}
+    memory.objects[layout.MARKER] = json.dumps({k: v for k, v in marker.items() if v != "absent"}).encode()
+    return memory
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"version": "1"},
+        {"reader_features": ["ragged"]},
+        {"version": 2, "id": "absent", "reader_features": "absent", "writer_features": {}},
+    ],
+    ids=str,
+)
+def test_newer_repositories_are_refused(changes: dict[str, Any]) -> None:
+    """A newer version, or a feature that readers must know, is no damage: update."""
+    repository = Repository(with_marker(**changes))
+    for attempt in (repository.open, repository.create):
+        with pytest.raises(UnsupportedFormat, match="Update cas_cache"):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": "zarr"}, {"id": 3}, {"id": "absent"}, {"reader_features": "x"}, {"writer_features": "absent"}],
+)
+def test_other_markers_are_refused(changes: dict[str, Any]) -> None:
+    """A marker of something else, or one that is damaged, is no repository."""
+    with pytest.raises(NotARepository):
+        Repository(with_marker(**changes)).open()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"3", b"null", b"{", b"\xff", b"[" * 100_000], ids=range(7))
+def test_damaged_markers_are_refused(data: bytes) -> None:
+    """Any other bytes at the marker's name are no repository either."""
+    memory = Memory()
+    memory.objects[layout.MARKER] = data
+    with pytest.raises(NotARepository):
+        Repository(memory).open()
+
+
+def test_writer_features_leave_a_repository_readable(tmp_path: Path) -> None:
+    """What asks only writers for more is pulled from, and never pushed to."""
+    memory = Memory()
+    first = Machine(tmp_path / "a", memory)
+    first.encode(texts(3))
+    first.push()
+    marker = json.loads(memory.objects[layout.MARKER])
+    memory.objects[layout.MARKER] = json.dumps({**marker, "writer_features": ["signed"]}).encode()
+    before = dict(memory.objects)
+    second = Machine(tmp_path / "b", memory)
+    assert second.pull().rows == 3
+    second.encode(texts(2, start=3))
+    with pytest.raises(UnsupportedFormat, match="signed"):
+        second.push()
+    assert memory.objects == before
+    assert second.mirror.namespace(SPEC).waiting_rows == 2
+
+
+def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:
+    """What does not parse in a listing is skipped, not followed and not an error."""
+    memory = Memory()
+    machine = Machine(tmp_path, memory)
+    machine.encode(texts(1))
+    machine.push()
+    memory.objects["manifests/README"] = b"x"
+    memory.objects[f"manifests/{'0' * 32}/x.json"] = b"x"
+    assert machine.repository.packs() == packs(memory)
+
+
+def test_a_manifest_is_what_its_name_says(tmp_path: Path) -> None:
+    """Another pack's manifest under this name, or this one under another namespace, is damage."""
+    memory = Memory()
+    machine = Machine(tmp_path, memory)
+    machine.encode(texts(1))
+    machine.encode(texts(1), OTHER_SPEC)
+    machine.push()
+    (ns_a, a), (ns_b, b) = packs(memory)
+    repository = machine.repository
+    assert repository.manifest(ns_a, a).namespace == ns_a
+    memory.objects[layout.manifest_path(ns_b, a)] = memory.objects[layout.manifest_path(ns_a, a)]
+    with pytest.raises(DamagedPack, match="belongs to namespace"):
+        repository.manifest(ns_b, a)
+    memory.objects[layout.manifest_path(ns_a, a)] = memory.objects[layout.manifest_path(ns_b, b)]
+    with pytest.raises(DamagedPack, match="SHA-256 is not its name"):
+        repository.manifest(ns_a, a)
+    with pytest.raises(DamagedPack, match="has gone"):
+        repository.manifest(ns_a, "f" * 64)
+
+
+@pytest.mark.parametrize("damage", ["absent", "other", "junk"])
+def test_a_spec_is_what_its_name_says(damage: str) -> None:
+    """A spec that is missing, another namespace's or damaged is an error, never a guess."""
+    memory = Memory()
+    repository = Repository(memory)
+    repository.publish_spec(SPEC)
+    assert repository.spec(SPEC.namespace) == SPEC
+    path = layout.spec_path(SPEC.namespace)
+    memory.objects.pop(path)
+    if damage != "absent":
+        memory.objects[path] = OTHER_SPEC.canonical() if damage == "other" else b"{}"
+    with pytest.raises(RepositoryError, match="missing or damaged"):
+        repository.spec(SPEC.namespace)
