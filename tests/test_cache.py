@@ -21,6 +21,7 @@ from cas_cache.errors import (
     DataWarning,
     InvalidItem,
     InvalidURL,
+    MirrorWriteError,
     NotAMirror,
     RepositoryMismatch,
     ShapeMismatch,
@@ -524,3 +525,24 @@ def test_nothing_warns_on_a_clean_run(tmp_path: Path) -> None:
             cache.pull()
             cache.push()
     assert caught == []
+
+
+def test_one_string_is_not_a_list_of_texts(tmp_path: Path) -> None:
+    """A bare string would be taken apart into letters."""
+    cache = EmbeddingCache(tmp_path / "mirror")
+    with pytest.raises(InvalidItem, match=r"Pass \[text\]"):
+        cache.encode("apple", SPEC, Encoder())
+
+
+def test_nothing_asked_of_a_cache_that_never_encodes(tmp_path: Path) -> None:
+    """No texts are no miss, and no reason to call the encoder."""
+    encoder = Encoder()
+    assert len(EmbeddingCache(tmp_path / "mirror", only_cached=True).encode([], SPEC, encoder)) == 0
+    assert encoder.calls == []
+
+
+def test_a_mirror_cannot_be_made_below_a_file(tmp_path: Path) -> None:
+    """The error says where, and what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MirrorWriteError, match="Name a directory that you may write to"):
+        EmbeddingCache(tmp_path / "file" / "mirror")

@@ -99,13 +99,22 @@ def test_ls_json(run: Any, mirror: Path) -> None:
     }  # fmt: skip
 
 
-def test_ls_of_nothing(run: Any, tmp_path: Path) -> None:
+def test_ls_of_an_empty_mirror(run: Any, tmp_path: Path) -> None:
     """An empty mirror is said to be empty, with the next step."""
+    EmbeddingCache(tmp_path / "new")
     result = run("ls", tmp_path / "new")
     assert result.code == 0
-    assert "is empty" in result.out
     assert "cas-cache pull" in result.out
     assert json.loads(run("ls", tmp_path / "new", "--json").out)["namespaces"] == []
+
+
+@pytest.mark.parametrize("command", ["ls", "info", "push"])
+def test_looking_makes_nothing(run: Any, tmp_path: Path, command: str) -> None:
+    """A mistyped path is an error that says so, and no mirror is left there."""
+    result = run(command, tmp_path / "mistyped", "--remote", tmp_path / "remote")
+    assert result.code == 1
+    assert "no cas_cache mirror at" in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info(run: Any, mirror: Path) -> None:
@@ -129,6 +138,7 @@ def test_info_needs_to_know_which(run: Any, mirror: Path, tmp_path: Path) -> Non
     assert "3 namespaces match" in result.err
     assert "--namespace" in result.err
     assert run("info", mirror, "-n", "zz").code == 2
+    EmbeddingCache(tmp_path / "new")
     assert "cas-cache ls" in run("info", tmp_path / "new").err
 
 

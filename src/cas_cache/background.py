@@ -80,6 +80,7 @@ class BackgroundPush:
             self._error = err
 
 
+_registered = False
 _OPEN: weakref.WeakSet[BackgroundPush] = weakref.WeakSet()
 _WITH_ROWS: set[BackgroundPush] = set()
 """Those that were told of rows, kept alive until they are closed: the cache's last user may return long before that."""
@@ -95,7 +96,9 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _flush_at_exit(pusher: BackgroundPush) -> None:
-    if not _OPEN:
+    global _registered  # noqa: PLW0603 - once for each process
+    if not _registered:
+        _registered = True
         # Plain atexit handlers run after thread pools have been shut, and asyncio resolves host names in one: a push
         # from there fails. threading's own hook runs before, in the reverse order of registration; it is private,
         # so where it is missing the plain one has to do.

@@ -7,12 +7,9 @@ push. The remote is a convenience of a run, never a condition: unless told other
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import time
 import warnings
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -21,11 +18,13 @@ from cas_cache import sync
 from cas_cache.background import BackgroundPush
 from cas_cache.errors import CacheMiss, ConfigurationError, DataWarning, RemoteError, RemoteWarning
 from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT, first_of_each
-from cas_cache.repository import Repository, is_url, open_storage, without_credentials
+from cas_cache.repository import Repository, open_storage
 from cas_cache.rows import as_array, finite_rows, storable
 from cas_cache.settings import Settings
+from cas_cache.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -42,29 +41,6 @@ CHUNK_ITEMS = 8192
 
 RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a cache did since it was opened.
-
-    Attributes:
-        hits: Items answered from the mirror, pulled ones included.
-        misses: Items that were in neither mirror nor repository, repeats included.
-        encoded: Items that the encoder was given, each distinct one once.
-        bytes_pushed: Bytes of content written to the repository.
-        bytes_pulled: Bytes of content read from the repository.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    encoded: int = 0
-    bytes_pushed: int = 0
-    bytes_pulled: int = 0
-
-    def as_json(self) -> dict[str, int]:
-        """Return the counts as plain JSON."""
-        return asdict(self)
 
 
 class EmbeddingCache:
@@ -110,7 +86,7 @@ class EmbeddingCache:
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
         if chunk_items < 1:
             raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        directory, url = _places(location, remote, settings)
+        directory, url = places(location, remote, settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
         self.repository = None if url is None else Repository(open_storage(url, storage_options))
@@ -157,7 +133,7 @@ class EmbeddingCache:
             WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
         """
-        texts = list(texts)
+        texts = texts if isinstance(texts, list | tuple | str) else list(texts)
         return self.encode_items(keys_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
 
     def encode_items(
@@ -190,7 +166,8 @@ class EmbeddingCache:
             )
         kept_out = self._encode_missing(ns, keys, distinct[missing], encode)
         if not len(keys):
-            return np.empty((0, *ns.shape), ns.dtype) if ns.dtype else as_array(encode(distinct))
+            known = ns.dtype is not None or self.only_cached
+            return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(distinct))
         rows[missing] = ns.find(keys[distinct[missing]])
         return _gathered(ns, rows[which], distinct[which], kept_out)
 
@@ -380,27 +357,3 @@ def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigurationError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.")
-
-
-def _places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:
-    """The mirror's directory and the repository's URL."""
-    if location is not None and not str(location).strip():
-        raise ConfigurationError("The location is empty. Name a directory, or a URL such as s3://bucket/prefix.")
-    if location is not None and is_url(str(location)):
-        if remote is not None:
-            raise ConfigurationError(
-                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(remote)}. "
-                "Name a directory and a remote, or one URL."
-            )
-        location, remote = None, str(location)
-    remote = settings.remote if remote is None else remote
-    if location is not None:
-        return location, remote
-    return settings.directory / ("local" if remote is None else _slug(remote)), remote
-
-
-def _slug(url: str) -> str:
-    """A folder name for a remote's mirror: readable, and unlike any other remote's."""
-    shown = without_credentials(url)
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[:60]
-    return f"{readable}-{hashlib.sha256(shown.rstrip('/').encode()).hexdigest()[:8]}"

@@ -8,32 +8,31 @@ from typing import TYPE_CHECKING
 import click
 
 from cas_cache.cli.ls import describe
-from cas_cache.cli.options import cache_options, open_cache, print_json
+from cas_cache.cli.options import mirror_options, open_mirror, print_json
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
 
 
 @click.command()
-@cache_options
+@mirror_options
 @click.option("-n", "--namespace", "wanted", metavar="ID", help="Which one: its id, or the beginning of it.")
 def info(
     cache: str | None,
     remote: str | None,
-    storage_options: tuple[str, ...],
     *,
     wanted: str | None,
     as_json: bool,
 ) -> None:
     """Show what identifies the vectors of a namespace, and where they are."""
-    opened = open_cache(cache, remote, storage_options, offline=True)
-    ns = _chosen(opened.mirror, wanted)
+    mirror = open_mirror(cache, remote)
+    ns = _chosen(mirror, wanted)
     facts = {
         **describe(ns),
         "spec": ns.spec.document(),
         "folder": str(ns.folder),
         "packs": sorted(ns.packs),
-        "repository": opened.mirror.repository,
+        "repository": mirror.repository,
     }
     if as_json:
         print_json(facts)

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.cli.options import cache_options, human_bytes, open_cache, print_json
+from cas_cache.cli.options import human_bytes, mirror_options, open_mirror, print_json
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Namespace
 
 
 @click.command()
-@cache_options
-def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+@mirror_options
+def ls(cache: str | None, remote: str | None, *, as_json: bool) -> None:
     """List the namespaces of CACHE's mirror: whose vectors, how many, how many wait to be pushed."""
-    opened = open_cache(cache, remote, storage_options, offline=True)
-    found = [describe(ns) for ns in opened.mirror.namespaces()]
+    mirror = open_mirror(cache, remote)
+    found = [describe(ns) for ns in mirror.namespaces()]
     if as_json:
-        print_json({"mirror": str(opened.mirror.directory), "namespaces": found})
+        print_json({"mirror": str(mirror.directory), "namespaces": found})
     elif not found:
-        click.echo(f"The mirror {opened.mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
+        click.echo(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
     else:
         _print_table(found)
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.cache import EmbeddingCache
+from cas_cache.location import places
+from cas_cache.mirror import Mirror
+from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.sync import Report
@@ -16,18 +19,23 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def cache_options(command: _F) -> _F:
-    """Add CACHE, ``--remote``, ``--storage-option`` and ``--json`` to a command."""
+def mirror_options(command: _F) -> _F:
+    """Add CACHE, ``--remote`` and ``--json`` to a command."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
-    command = click.option(
+    command = click.option("--remote", metavar="URL", help="The repository, if CACHE is a directory.")(command)
+    return click.argument("cache", required=False)(command)
+
+
+def cache_options(command: _F) -> _F:
+    """Add what `mirror_options` adds, and ``--storage-option``."""
+    option = click.option(
         "--storage-option",
         "storage_options",
         multiple=True,
         metavar="KEY=VALUE",
         help="Handed to fsspec, for example endpoint_url=http://127.0.0.1:4566. May be repeated.",
-    )(command)
-    command = click.option("--remote", metavar="URL", help="The repository, if CACHE is a directory.")(command)
-    return click.argument("cache", required=False)(command)
+    )
+    return mirror_options(option(command))
 
 
 def open_cache(
@@ -40,6 +48,15 @@ def open_cache(
     return EmbeddingCache(
         cache, remote=remote, storage_options=_parsed(storage_options) or None, push="manual", **options
     )
+
+
+def open_mirror(cache: str | None, remote: str | None) -> Mirror:
+    """Open the mirror that the options name; looking makes nothing.
+
+    Raises:
+        NotAMirror: If there is none.
+    """
+    return Mirror(places(cache, remote, Settings.read())[0], create=False)
 
 
 def print_json(document: Any) -> None:

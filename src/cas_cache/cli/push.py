@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cas_cache.cli.options import cache_options, open_cache, print_report
+from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_report
 
 
 @click.command()
 @cache_options
 def push(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
     """Publish what waits in CACHE's mirror."""
+    open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
         print_report("pushed", opened.push(), as_json=as_json)

@@ -55,8 +55,13 @@ class Mirror:
     def __init__(self, directory: str | Path, *, create: bool = True) -> None:
         self.directory = Path(directory).expanduser().absolute()
         self._namespaces: dict[str, Namespace] = {}
-        if not (self.directory / MARKER).exists():
-            self._create(create=create)
+        try:
+            if not (self.directory / MARKER).exists():
+                self._create(create=create)
+        except PermissionError as err:
+            raise MirrorWriteError(
+                f"{self.directory} may not be read ({err}). Name a directory that you may read and write."
+            ) from err
         self._read_marker()
         self.views = Views(self.directory)
 
@@ -160,10 +165,17 @@ class Mirror:
                 "new directory; old mteb cache folders stay where they are."
             )
         if not create:
-            raise NotAMirror(f"There is no cas_cache mirror at {self.directory}. Check the path.")
-        self.directory.mkdir(PRIVATE, parents=True, exist_ok=True)
+            raise NotAMirror(
+                f"There is no cas_cache mirror at {self.directory}. Check the path; `cas-cache pull` or a run makes one."
+            )
         marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
-        write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
+        try:
+            self.directory.mkdir(PRIVATE, parents=True, exist_ok=True)
+            write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
+        except OSError as err:
+            raise MirrorWriteError(
+                f"A mirror could not be made at {self.directory} ({err}). Name a directory that you may write to."
+            ) from err
 
     def _write_marker(self, marker: dict[str, Any]) -> None:
         write_atomically(self.directory / MARKER, json.dumps(marker).encode())

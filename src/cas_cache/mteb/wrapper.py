@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cas_cache.cache import Stats
     from cas_cache.identity import EncoderSpec
+    from cas_cache.stats import Stats
 
 
 class CachedEmbeddingWrapper:
