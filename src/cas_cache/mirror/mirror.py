@@ -166,7 +166,8 @@ class Mirror:
             )
         if not create:
             raise NotAMirror(
-                f"There is no cas_cache mirror at {self.directory}. Check the path; `cas-cache pull` or a run makes one."
+                f"There is no cas_cache mirror at {self.directory}. Check the path. A run or `cas-cache pull` "
+                "makes one."
             )
         marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
         try:
