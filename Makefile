@@ -44,4 +44,4 @@ bench: $(READY)
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
 clean:
-	rm -rf $(VENV) .localstack path_to_cache_dir .demo
+	rm -rf $(VENV) .localstack .azurite path_to_cache_dir .demo

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from cas_cache import CacheMiss, EmbeddingCache
 from cas_cache.errors import (
     ConfigurationError,
+    DamagedPack,
     DataWarning,
     InvalidItem,
     InvalidURL,
     MirrorWriteError,
     NotAMirror,
+    RemoteWarning,
     RepositoryMismatch,
     ShapeMismatch,
     WrongAnswer,
@@ -418,9 +420,10 @@ def test_damaged_packs_are_warned_of_and_encoded_anew(tmp_path: Path) -> None:
         np.testing.assert_array_equal(two.encode(texts(3), SPEC, encoder), truth(texts(3)))
     assert len(caught) == 1
     assert encoder.asked == texts(3)
-    two.close()
-    with joined(tmp_path / "3", memory, on_remote_error="raise") as three, pytest.raises(Exception, match="SHA-256"):
+    with joined(tmp_path / "3", memory, on_remote_error="raise") as three, pytest.raises(DamagedPack, match="SHA-256"):
         three.encode(texts(3), SPEC, never)
+    two.close()
+    assert two.pull().problems == [], "what is here already is not asked of a damaged pack again"
 
 
 # Places ------------------------------------------------------------------------------------------------------------
@@ -511,7 +514,7 @@ def test_occupied_directories(tmp_path: Path) -> None:
 
 def test_repr_shows_places_only(tmp_path: Path) -> None:
     """No vectors, no credentials."""
-    cache = EmbeddingCache(tmp_path / "m", remote="memory://user:hunter2@host/x?token=hunter2")
+    cache = EmbeddingCache(tmp_path / "m", remote="memory://user:hunter2@host/x")
     assert repr(cache) == f"EmbeddingCache('{tmp_path / 'm'}', remote='memory://host/x')"
     assert "hunter2" not in json.dumps([repr(cache.repository), repr(cache.repository.storage), str(cache.mirror)])
 
@@ -546,3 +549,56 @@ def test_a_mirror_cannot_be_made_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MirrorWriteError, match="Name a directory that you may write to"):
         EmbeddingCache(tmp_path / "file" / "mirror")
+
+
+def test_a_push_asks_the_remote_though_nothing_waits(tmp_path: Path) -> None:
+    """A wrong remote is noticed by name, not passed over because there is nothing to send."""
+    with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r")) as cache:
+        cache.encode(texts(3), SPEC, Encoder())
+    with EmbeddingCache(tmp_path / "other", remote=str(tmp_path / "r2")) as cache:
+        cache.encode(texts(3), SPEC, Encoder())
+    with pytest.raises(RepositoryMismatch, match="--rebind"):
+        EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r2")).push()
+    moved = EmbeddingCache(tmp_path / "m", remote=tmp_path / "r2", push="manual")
+    assert moved.push(rebind=True).rows == 3
+    with pytest.raises(ConfigurationError, match="no namespace id"):
+        moved.pull("bogus")
+
+
+def test_what_is_encoded_after_close_goes_with_the_next(tmp_path: Path) -> None:
+    """Closing pushes; it does not end the cache."""
+    cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r"))
+    cache.close()
+    cache.encode(texts(3), SPEC, Encoder())
+    cache.close()
+    assert EmbeddingCache(tmp_path / "m2", remote=str(tmp_path / "r")).pull().rows == 3
+
+
+def test_a_repository_of_a_newer_writer_costs_a_run_one_warning(tmp_path: Path) -> None:
+    """It can be read; what is encoded waits, and the evaluation goes on."""
+    memory = Memory()
+    with joined(tmp_path / "1", memory) as one:
+        one.encode(texts(3), SPEC, Encoder())
+    marker = json.loads(memory.objects["cas-cache.json"])
+    memory.objects["cas-cache.json"] = json.dumps({**marker, "writer_features": ["later"]}).encode()
+    two = joined(tmp_path / "2", memory)
+    encoder = Encoder()
+    np.testing.assert_array_equal(two.encode(texts(5), SPEC, encoder), truth(texts(5)))
+    assert len(encoder.asked) == 2
+    with pytest.warns(RemoteWarning, match="later"):
+        two.close()
+    np.testing.assert_array_equal(two.encode(texts(6), SPEC, encoder), truth(texts(6)))
+
+
+def test_an_encoder_that_changes_its_mind(tmp_path: Path) -> None:
+    """Another dtype in a later chunk is an error even if nothing of the first could be stored."""
+    answers = iter([np.full((2, 4), np.nan, np.float32), np.ones((2, 4), np.float64)])
+    cache = EmbeddingCache(tmp_path / "m", chunk_items=2)
+    with pytest.raises(ShapeMismatch, match="later in one call"):
+        cache.encode(texts(4), SPEC, lambda _: next(answers))
+
+
+def test_a_spec_is_asked_for(tmp_path: Path) -> None:
+    """A model's name alone says too little."""
+    with pytest.raises(TypeError, match="EncoderSpec"):
+        EmbeddingCache(tmp_path / "m").encode(["a"], "acme/counter", Encoder())

@@ -248,9 +248,9 @@ def test_help_and_version(run: Any) -> None:
     """Every command is listed; help and version end with 0."""
     result = run("--help")
     assert result.code == 0
-    assert all(command in result.out for command in ("ls", "info", "pull", "push"))
+    assert all(command in result.out for command in ("ls", "info", "pull", "push", "check"))
     assert "cas-cache" in run("--version").out
-    for command in ("ls", "info", "pull", "push"):
+    for command in ("ls", "info", "pull", "push", "check"):
         assert "Usage: " in run(command, "-h").out
 
 

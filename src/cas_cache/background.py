@@ -1,7 +1,7 @@
 """Pushing while an evaluation goes on, and before the process ends.
 
 A push runs in a thread of its own as soon as a chunk's worth of rows waits; `flush` waits for it and pushes the rest.
-At the end of the process every `BackgroundPush` that was not closed is flushed. What never happens here: a row is not
+At the end of the process every `BackgroundPush` that is left is flushed. What never happens here: a row is not
 lost if a push fails or the process is killed, because it waits in the mirror.
 """
 
@@ -35,16 +35,15 @@ class BackgroundPush:
         self._waiting = 0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._closed = False
         _flush_at_exit(self)
 
     def notify(self, waiting: int) -> None:
         """Say that `waiting` more bytes wait."""
         self._waiting += waiting
-        if waiting and not self._closed:
+        if waiting:
             _WITH_ROWS.add(self)
         running = self._thread is not None and self._thread.is_alive()
-        if self._waiting >= ENOUGH_BYTES and not running and not self._closed:
+        if self._waiting >= ENOUGH_BYTES and not running:
             self._waiting = 0
             self._thread = threading.Thread(target=self._run, name="cas-cache-push", daemon=True)
             self._thread.start()
@@ -67,11 +66,9 @@ class BackgroundPush:
         self.check()
 
     def close(self) -> None:
-        """Flush, and take no more."""
-        if not self._closed:
-            self._closed = True
-            _WITH_ROWS.discard(self)
-            self.flush()
+        """Flush, and let go until there are more rows."""
+        _WITH_ROWS.discard(self)
+        self.flush()
 
     def _run(self) -> None:
         try:

@@ -8,6 +8,7 @@ push. The remote is a convenience of a run, never a condition: unless told other
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,7 +17,18 @@ import numpy as np
 
 from cas_cache import sync
 from cas_cache.background import BackgroundPush
-from cas_cache.errors import CacheMiss, ConfigurationError, DataWarning, RemoteError, RemoteWarning
+from cas_cache.errors import (
+    CacheMiss,
+    ConfigurationError,
+    DataWarning,
+    RemoteError,
+    RemoteWarning,
+    RepositoryError,
+    RepositoryMismatch,
+    ShapeMismatch,
+    SuspiciousListing,
+    UnsupportedFormat,
+)
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
@@ -43,6 +55,13 @@ RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
 
 
+PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
+"""What a run survives when it first asks the repository; a wrong URL or mirror stops it before anything is encoded."""
+
+PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFormat)
+"""What a run survives later, when vectors have been paid for: they wait in the mirror."""
+
+
 class EmbeddingCache:
     """A cache of embeddings: a local mirror, and, if a remote is named, a repository that others share.
 
@@ -56,8 +75,8 @@ class EmbeddingCache:
         only_cached: Raise `CacheMiss` rather than encode.
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
             ``"manual"`` leaves it to `push`.
-        on_remote_error: What automatic pulls and pushes do when the remote is away or refuses: ``"warn"`` once and go
-            on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
+        on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
+            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
         chunk_items: Items encoded between two commits.
         progress: Show progress bars of pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the terminal.
 
@@ -71,7 +90,7 @@ class EmbeddingCache:
         self,
         location: str | Path | None = None,
         *,
-        remote: str | None = None,
+        remote: str | Path | None = None,
         storage_options: Mapping[str, Any] | None = None,
         read_only: bool | None = None,
         offline: bool | None = None,
@@ -86,7 +105,7 @@ class EmbeddingCache:
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
         if chunk_items < 1:
             raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        directory, url = places(location, remote, settings)
+        directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
         self.repository = None if url is None else Repository(open_storage(url, storage_options))
@@ -147,8 +166,8 @@ class EmbeddingCache:
             encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
         """
         if self._pusher is not None:
-            self._automatic(self._pusher.check)
-        ns = self.mirror.namespace(spec)
+            self._automatic(self._pusher.check, PUSH_PROBLEMS)
+        ns = self._namespace(spec)
         distinct, which = first_of_each(keys)
         rows = self._find(ns, keys[distinct])
         missing = np.flatnonzero(rows == ABSENT)
@@ -179,7 +198,7 @@ class EmbeddingCache:
             spec is known, the vectors have shape (n, 0).
         """
         keys = keys_of_texts(texts)
-        ns = self.mirror.namespace(spec)
+        ns = self._namespace(spec)
         rows = self._find(ns, keys)
         found = rows != ABSENT
         self.stats.hits += int(found.sum())
@@ -208,7 +227,7 @@ class EmbeddingCache:
         array = storable(as_array(vectors), len(keys))
         finite = finite_rows(array)
         _warn_of_infinite(int((~finite).sum()), spec)
-        return self._store(self.mirror.namespace(spec), keys[finite], array[finite])
+        return self._store(self._namespace(spec), keys[finite], array[finite])
 
     def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take what the repository has and the mirror has not: of some namespaces, or of all.
@@ -218,36 +237,53 @@ class EmbeddingCache:
             RemoteError: If the remote is away or refuses.
             SuspiciousListing: If packs that are known to be there are not listed.
         """
-        repository = self._remote("pull")
-        wanted = None if namespaces is None else list(namespaces)
+        repository = self._remote("pull from")
+        wanted = _checked(namespaces)
         report = sync.pull(self.mirror, repository, wanted, progress=self._progress)
         self.stats.bytes_pulled += report.bytes
         self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
         return report
 
-    def push(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+    def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> sync.Report:
         """Publish what waits in the mirror: of some namespaces, or of all.
+
+        Args:
+            namespaces: Ids of those to push; None for all.
+            rebind: Leave the repository that the mirror belongs to, and send every row to this one.
 
         Raises:
             ConfigurationError: If there is no remote, or the cache is offline or read-only.
             RemoteError: If the remote is away or refuses; what waits goes on waiting.
+            RepositoryMismatch: If the mirror belongs to another repository.
+            SuspiciousListing: If the repository that the mirror belongs to is not there.
         """
-        repository = self._remote("push")
+        repository = self._remote("push to")
         if self.read_only:
             raise ConfigurationError("The cache is read-only: nothing is pushed. Open it with read_only=False.")
-        report = sync.push(self.mirror, repository, namespaces, progress=self._progress)
+        wanted = _checked(namespaces)
+        if rebind:
+            self.mirror.rebind()
+        sync.meet(self.mirror, repository)
+        report = sync.push(self.mirror, repository, wanted, progress=self._progress)
         self.stats.bytes_pushed += report.bytes
         return report
 
     def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
         """Pull, then push."""
-        wanted = None if namespaces is None else list(namespaces)
+        wanted = _checked(namespaces)
         return self.pull(wanted), self.push(wanted)
 
     def close(self) -> None:
         """Push what waits, if pushing is automatic. The cache can be opened again at any time."""
         if self._pusher is not None:
-            self._automatic(self._pusher.close)
+            self._automatic(self._pusher.close, PUSH_PROBLEMS)
+
+    def _namespace(self, spec: EncoderSpec) -> Namespace:
+        given: object = spec
+        if not isinstance(given, EncoderSpec):
+            msg = f"spec is a {type(given).__name__}; pass an EncoderSpec, which says whose vectors these are"
+            raise TypeError(msg)
+        return self.mirror.namespace(spec)
 
     def _find(self, ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing."""
@@ -255,7 +291,7 @@ class EmbeddingCache:
         namespace = ns.spec.namespace
         reachable = self.repository is not None and not self.offline and time.monotonic() >= self._retry_at
         if reachable and namespace not in self._pulled and (rows == ABSENT).any():
-            self._automatic(lambda: self._pull_one(namespace))
+            self._automatic(lambda: self._pull_one(namespace), PULL_PROBLEMS)
             rows = ns.find(keys)
         return rows
 
@@ -281,10 +317,17 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
+        kind: tuple[Any, ...] | None = None
         for start in range(0, len(positions), self._chunk_items):
             chunk = positions[start : start + self._chunk_items]
             vectors = storable(as_array(encode(chunk)), len(chunk))
             self.stats.encoded += len(chunk)
+            kind = kind or (vectors.dtype, vectors.shape[1:])
+            if kind != (vectors.dtype, vectors.shape[1:]):
+                raise ShapeMismatch(
+                    f"The encoder answered with {kind[0]} vectors of shape {kind[1]} first and with {vectors.dtype} of "
+                    f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
+                )
             finite = finite_rows(vectors)
             self._store(ns, keys[chunk[finite]], vectors[finite])
             kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
@@ -305,16 +348,18 @@ class EmbeddingCache:
 
     def _remote(self, verb: str) -> Repository:
         if self.repository is None:
-            raise ConfigurationError(f"There is no remote to {verb}. Pass remote= or set CAS_CACHE_REMOTE.")
+            raise ConfigurationError(
+                f"There is no remote to {verb}. Name one: remote=, on the command line --remote, or CAS_CACHE_REMOTE."
+            )
         if self.offline:
-            raise ConfigurationError(f"The cache is offline: no {verb}. Open it with offline=False.")
+            raise ConfigurationError(f"The cache is offline: there is nothing to {verb}. Open it with offline=False.")
         return self.repository
 
-    def _automatic(self, action: Callable[[], object]) -> None:
-        """Do what nobody asked for by name: a remote that is away or refuses is worth one warning."""
+    def _automatic(self, action: Callable[[], object], expected: tuple[type[Exception], ...]) -> None:
+        """Do what nobody asked for by name: a remote that is away or not as it should be is worth one warning."""
         try:
             action()
-        except RemoteError as err:
+        except expected as err:
             if self.on_remote_error == "raise":
                 raise
             self._retry_at = time.monotonic() + RETRY_SECONDS
@@ -352,6 +397,20 @@ def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
             DataWarning,
             stacklevel=4,
         )
+
+
+def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
+    """Namespace ids as a list; anything else is refused before a request is made."""
+    if namespaces is None:
+        return None
+    wanted = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+    for namespace in wanted:
+        if not re.fullmatch(r"[0-9a-f]{32}", namespace):
+            raise ConfigurationError(
+                f"{namespace!r} is no namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
+                "--json` give them."
+            )
+    return wanted
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

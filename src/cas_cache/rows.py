@@ -100,6 +100,8 @@ def as_array(answer: Any) -> NDArray[Any]:
     """
     if hasattr(answer, "detach"):
         answer = _of_tensor(answer)
+    elif isinstance(answer, list | tuple) and all(_is_numbers(row) for row in answer):
+        answer = _of_numbers(answer)
     elif isinstance(answer, list | tuple):
         try:
             answer = np.stack([as_array(row) for row in answer]) if len(answer) else np.empty((0,))
@@ -115,6 +117,18 @@ def as_array(answer: Any) -> NDArray[Any]:
             "torch tensor, one vector for each item."
         )
     return answer
+
+
+def _is_numbers(row: Any) -> bool:
+    """Whether it is a list of plain numbers: what services answer with, and quick to convert at once."""
+    return type(row) in (list, tuple) and all(type(value) in (float, int) for value in row)
+
+
+def _of_numbers(rows: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(rows)
+    except (ValueError, OverflowError) as err:
+        raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
 
 
 def _of_tensor(tensor: Any) -> Any:

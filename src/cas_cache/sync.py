@@ -16,6 +16,7 @@ import numpy as np
 
 from cas_cache.errors import (
     CasCacheError,
+    DamagedMirror,
     DamagedPack,
     RepositoryError,
     ShapeMismatch,
@@ -84,17 +85,16 @@ def push(
         DamagedMirror: If waiting rows do not agree with their digests.
     """
     report = Report()
-    waiting = [ns for ns in _selected(mirror, namespaces) if ns.waiting_rows]
+    waiting = [ns for ns in _selected(mirror, namespaces, report) if ns.waiting_rows]
     if not waiting:
         return report
-    if not _opened(mirror, repository):
+    if not meet(mirror, repository):
         repository.create()
-    mirror.bind(repository.id, repository.url)
+        mirror.bind(repository.id, repository.url)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
     with _metered(repository, report), _bar("push", total, progress) as bar:
         for ns in waiting:
-            if not ns.packs:
-                repository.publish_spec(ns.spec)
+            repository.publish_spec(ns.spec)
             for plan in ns.plan(most_rows_of_a_pack(ns.row_bytes)):
                 pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce)
                 ns.published(plan, pack)
@@ -115,7 +115,7 @@ def pull(
     """Take the packs that the mirror does not know.
 
     A pack that does not verify is passed over, with all that it would have given from the damage on: its rows are
-    misses. It is tried again at the next pull.
+    misses. It is tried again at the next pull, until its rows have come from elsewhere.
 
     Args:
         mirror: Where to.
@@ -131,11 +131,10 @@ def pull(
     report = Report()
     wanted = None if namespaces is None else list(namespaces)
     with _metered(repository, report):
-        if not _opened(mirror, repository):
+        if not meet(mirror, repository):
             return report
-        mirror.bind(repository.id, repository.url)
         listed = _listed(repository, wanted)
-        _check_listing(mirror, repository, listed, wanted)
+        _check_listing(mirror, repository, listed, wanted, report)
         missing = []
         for namespace, packs in listed.items():
             ns = mirror.get(namespace)
@@ -146,14 +145,26 @@ def pull(
     return report
 
 
-def _opened(mirror: Mirror, repository: Repository) -> bool:
-    """Open the repository, or return False where there is none yet and this mirror knows of none."""
+def meet(mirror: Mirror, repository: Repository) -> bool:
+    """Open the repository and let the mirror belong to it: one request the first time.
+
+    Returns:
+        False where there is no repository yet and the mirror belongs to none.
+
+    Raises:
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        NotARepository: If something else is there.
+        RemoteError: If the remote is away or refuses.
+    """
     if repository.open():
+        mirror.bind(repository.id, repository.url)
         return True
     if mirror.repository is not None:
         raise SuspiciousListing(
-            f"{repository.url} is empty, but this mirror knows a repository there. Nothing was changed. Check the URL; "
-            "if the repository was deleted on purpose, use a new mirror directory."
+            f"{repository.url} is empty, but the mirror {mirror.directory} belongs to the repository that was at "
+            f"{mirror.repository_url}. Nothing was changed. Check the URL. If that repository is gone for good, "
+            "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
         )
     return False
 
@@ -165,18 +176,30 @@ def _pull_pack(mirror: Mirror, repository: Repository, name: tuple[str, str], re
         manifest = repository.manifest(namespace, pack)
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         _check_kind(ns, manifest, pack)
-        done = ns.applied_rows(pack)
-        bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
-        bar.refresh()
-        for keys, vectors, upto in repository.read(pack, manifest, done):
-            report.rows += ns.append(keys, vectors, pack=pack, upto=(upto, manifest.rows))
-            bar.update(len(keys) * manifest.vector_bytes)
+        _pull_rows(ns, repository, (pack, manifest), report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch) as problem:
         logger.warning("passed over pack %s: %s", pack, problem)
         report.problems.append(problem)
     else:
         report.packs += 1
         logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
+
+
+def _pull_rows(
+    ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: tqdm[Any]
+) -> None:
+    """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
+    pack, manifest = named
+    keys = repository.keys(pack, manifest)
+    if ns.holds(keys):
+        ns.skip(pack, manifest.rows)
+        return
+    done = ns.applied_rows(pack)
+    bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
+    bar.refresh()
+    for some_keys, vectors, upto in repository.read(pack, manifest, keys, done):
+        report.rows += ns.append(some_keys, vectors, pack=pack, upto=(upto, manifest.rows))
+        bar.update(len(some_keys) * manifest.vector_bytes)
 
 
 def _check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
@@ -199,25 +222,41 @@ def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[
 
 
 def _check_listing(
-    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None
+    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
 ) -> None:
-    """Refuse a listing that shows nothing where packs are known to be."""
-    for ns in _selected(mirror, wanted):
-        if ns.packs and not listed.get(ns.spec.namespace):
+    """Refuse a listing that shows nothing where packs are known to be, and report packs that have gone."""
+    for ns in _selected(mirror, wanted, report):
+        there = listed.get(ns.spec.namespace)
+        if ns.packs and not there:
             raise SuspiciousListing(
                 f"{repository.url} lists no pack of namespace {ns.spec.namespace} ({ns.spec.model}), but this mirror "
                 f"knows {len(ns.packs)}. Nothing was changed. If the namespace was dropped on purpose, delete "
                 f"{ns.folder}; if not, check the bucket and try again."
             )
+        gone = sorted(ns.packs.difference(there or ()))
+        if gone:
+            report.problems.append(
+                SuspiciousListing(
+                    f"{len(gone)} packs of namespace {ns.spec.namespace} ({ns.spec.model}) that this mirror knows are "
+                    f"not in {repository.url} any more, the first is {gone[0]}. Their rows are still in the mirror "
+                    f"{mirror.directory}; push(rebind=True) (`cas-cache push --rebind`) sends them again."
+                )
+            )
 
 
-def _selected(mirror: Mirror, namespaces: Iterable[str] | None) -> list[Namespace]:
-    if namespaces is None:
-        selected = mirror.namespaces()
-    else:
-        selected = [ns for ns in map(mirror.get, namespaces) if ns is not None]
-    for ns in selected:
-        ns.refresh()
+def _selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
+    """The mirror's namespaces, or those asked for; a damaged one is a problem of its own, not of the others."""
+    selected = []
+    for namespace in mirror.ids() if namespaces is None else namespaces:
+        try:
+            ns = mirror.get(namespace)
+            if ns is not None:
+                ns.refresh()
+                selected.append(ns)
+        except (DamagedMirror, UnsupportedFormat) as problem:
+            if str(problem) not in map(str, report.problems):
+                logger.warning("passed over namespace %s: %s", namespace, problem)
+                report.problems.append(problem)
     return selected
 
 

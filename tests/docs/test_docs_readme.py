@@ -4,7 +4,6 @@ mteb's hub is not reachable here, so `mteb.get_model` and `mteb.get_tasks` give 
 task under the names that the README uses; ``s3://team`` is a bucket on LocalStack.
 """
 
-import functools
 import re
 import shlex
 import subprocess
@@ -37,8 +36,6 @@ def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
     task.metadata = StdlibDocsRetrieval.metadata.model_copy(update={"name": "NanoArguAnaRetrieval"})
     monkeypatch.setattr(mteb, "get_model", lambda name: encoder)
     monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task() for _ in tasks])
-    # mteb keeps finished results of its own in the home directory; each test evaluates anew.
-    monkeypatch.setattr(mteb, "evaluate", functools.partial(mteb.evaluate, cache=None))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,7 +9,7 @@ import pytest
 
 from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
 from cas_cache.repository.manifest import Manifest, pack_id
-from cas_cache.repository.repository import _checked_marker
+from cas_cache.repository.repository import checked_marker
 from cas_cache.rows import digest_rows
 
 SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
@@ -19,7 +19,7 @@ MARKER, ENCODER, MANIFEST = (block.encode() for block in JSON_BLOCK.findall(SPEC
 
 def test_the_marker_is_one() -> None:
     """The marker of the spec is accepted, and canonical."""
-    assert canonical_json(_checked_marker(MARKER, "spec")) == MARKER
+    assert canonical_json(checked_marker(MARKER, "spec")) == MARKER
 
 
 def test_the_encoder_spec_has_the_id_it_says() -> None:

@@ -138,3 +138,21 @@ def test_a_model_without_identity_is_refused_at_once(made, way_out, tmp_path):
     model = CachedEmbeddingWrapper(encoder, tmp_path, model_id="org/name", revision="1")
     assert len(model.encode(loader(TEXTS), **CALL)) == len(TEXTS)
     assert {(ns.spec.model, ns.spec.revision) for ns in model.cache.mirror.namespaces()} == {("org/name", "1")}
+
+
+def test_the_tasks_own_prompt_is_part_of_an_unknown_encoder():
+    """An encoder that asks mteb for its instruction gets the task's prompt, and an upgrade may edit that."""
+    tasks = [metadata("A").model_copy(update={"prompt": prompt}) for prompt in (None, "Find passages", "Find papers")]
+    namespaces = {spec_of(HashEncoder(), task, PromptType.query).namespace for task in tasks}
+    assert len(namespaces) == 3
+
+
+def test_an_instruction_template_is_part_of_an_unknown_encoder():
+    """As a string, and rendered where it is a function."""
+    task = metadata("A").model_copy(update={"prompt": "Find passages"})
+    namespaces = set()
+    for template in ("Q: {instruction}", "Query: {instruction}", lambda i, _: f"<{i}>", lambda i, _: f"[{i}]"):
+        encoder = HashEncoder()
+        encoder.instruction_template = template
+        namespaces.add(spec_of(encoder, task, PromptType.query).namespace)
+    assert len(namespaces) == 4

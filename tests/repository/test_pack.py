@@ -43,7 +43,8 @@ def published(storage: Any, count: int = 10, dtype: str = "float32") -> str:
 
 
 def read_all(memory: Memory, namespace: str, name: str, first: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    parts = list(Repository(memory).read(name, manifest_of(memory, namespace, name), first))
+    repository, manifest = Repository(memory), manifest_of(memory, namespace, name)
+    parts = list(repository.read(name, manifest, repository.keys(name, manifest), first))
     return np.concatenate([keys for keys, _, _ in parts]), np.concatenate([vectors for _, vectors, _ in parts])
 
 
@@ -151,7 +152,8 @@ def test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest() -> None:
     memory.objects[chunk] = data[16:32] + data[:16] + data[32:]
     name = reseal(memory, SPEC.namespace, name)
     manifest = Repository(memory).manifest(SPEC.namespace, name)
-    reader = Repository(memory).read(name, manifest)
+    repository = Repository(memory)
+    reader = repository.read(name, manifest, repository.keys(name, manifest))
     _, vectors, upto = next(reader)
     assert upto == 5
     np.testing.assert_array_equal(vectors, truth(texts(5)))

@@ -10,6 +10,7 @@ import warnings
 
 import click
 
+from cas_cache.cli.check import check
 from cas_cache.cli.info import info
 from cas_cache.cli.ls import ls
 from cas_cache.cli.pull import pull
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (ls, info, pull, push):
+for command in (ls, info, pull, push, check):
     cli.add_command(command)
 
 

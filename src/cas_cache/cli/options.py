@@ -46,7 +46,7 @@ def open_cache(
 ) -> EmbeddingCache:
     """Open the cache that the options name. Nothing is pushed unless a command pushes."""
     return EmbeddingCache(
-        cache, remote=remote, storage_options=_parsed(storage_options) or None, push="manual", **options
+        cache, remote=remote, storage_options=parsed_options(storage_options) or None, push="manual", **options
     )
 
 
@@ -86,7 +86,12 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} TB"
 
 
-def _parsed(pairs: tuple[str, ...]) -> dict[str, str]:
+def parsed_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return ``KEY=VALUE`` pairs as a mapping.
+
+    Raises:
+        click.BadParameter: If one is no such pair.
+    """
     parsed = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

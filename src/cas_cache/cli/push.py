@@ -9,8 +9,11 @@ from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_
 
 @click.command()
 @cache_options
-def push(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+@click.option("--rebind", is_flag=True, help="Leave the repository that the mirror belongs to; send every row to this.")
+def push(
+    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, rebind: bool, as_json: bool
+) -> None:
     """Publish what waits in CACHE's mirror."""
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
-        print_report("pushed", opened.push(), as_json=as_json)
+        print_report("pushed", opened.push(rebind=rebind), as_json=as_json)

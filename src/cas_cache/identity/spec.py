@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from cas_cache.errors import IdentityError, UnpinnedModel
@@ -19,9 +20,9 @@ from cas_cache.identity.canonical import canonical_json, freeze, plain_json
 NAMESPACE_HEX = 32
 """Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
 
-UNPINNED_MODELS = frozenset({"", "no_model_name/available"})
-UNPINNED_REVISIONS = frozenset({"", "no_revision_available", "main", "master", "head", "latest"})
-"""Names that other people's code uses for "unknown", and names of things that move."""
+UNPINNED_MODELS = frozenset({"", "none", "no_model_name/available"})
+UNPINNED_REVISIONS = frozenset({"", "none", "no_revision_available", "main", "master", "head", "latest"})
+"""Names that other people's code uses for "unknown" (a formatted None, too), and names of things that move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class EncoderSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     scope: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ("text",)
+    _canonical: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check and freeze the values."""
@@ -69,8 +71,8 @@ class EncoderSpec:
                 raise IdentityError(f"{name} is {value!r}; it must be a mapping of strings to plain JSON.")
             object.__setattr__(self, name, freeze(plain_json(value, name)))
         object.__setattr__(self, "fields", tuple(self.fields))
-        # Encode once now, so that a spec that exists can always be named.
-        canonical_json(self.document())
+        # Encoded once, now: a spec that exists can always be named.
+        object.__setattr__(self, "_canonical", canonical_json(self.document()))
 
     def __hash__(self) -> int:
         return hash(self.namespace)
@@ -96,7 +98,7 @@ class EncoderSpec:
 
     def canonical(self) -> bytes:
         """Return the canonical JSON of the spec: what is hashed, and what is stored."""
-        return canonical_json(self.document())
+        return self._canonical
 
     @property
     def namespace(self) -> str:
@@ -114,7 +116,7 @@ class EncoderSpec:
             document = json.loads(data)
         except (ValueError, RecursionError) as err:
             raise IdentityError(f"Not an encoder spec: {err}.") from err
-        expected = set(cls.__slots__)
+        expected = {f.name for f in dataclass_fields(cls) if f.init}
         if not isinstance(document, dict) or set(document) != expected or not isinstance(document["fields"], list):
             raise IdentityError(f"Not an encoder spec: expected an object with exactly {sorted(expected)}.")
         spec = cls(**{**document, "fields": tuple(document["fields"])})
@@ -129,12 +131,12 @@ def check_pinned(model: object, revision: object) -> None:
     Raises:
         UnpinnedModel: With the way out.
     """
-    if not isinstance(model, str) or model.strip() in UNPINNED_MODELS:
+    if not isinstance(model, str) or model.strip().lower() in UNPINNED_MODELS:
         raise UnpinnedModel(
             f"The model has no name (model={model!r}), so its vectors could be taken for another model's. "
             "Name it: model_id='org/name' (EncoderSpec(model='org/name', ...))."
         )
-    if not isinstance(revision, str) or revision.strip().lower() in UNPINNED_REVISIONS:
+    if not isinstance(revision, str) or revision.strip().lower().removeprefix("refs/heads/") in UNPINNED_REVISIONS:
         raise UnpinnedModel(
             f"The model {model!r} has no revision that pins its weights (revision={revision!r}), so two sets of "
             "weights could share vectors. Pass revision= with a commit or version, or a fingerprint of the weights: "

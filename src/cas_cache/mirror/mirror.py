@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import sync_folder, write_atomically
 from cas_cache.errors import (
     DamagedMirror,
     IdentityError,
@@ -31,6 +32,9 @@ from cas_cache.errors import (
 from cas_cache.identity import EncoderSpec
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.views import Views
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
@@ -74,6 +78,23 @@ class Mirror:
         repository: str | None = self._read_marker().get("repository")
         return repository
 
+    @property
+    def repository_url(self) -> str | None:
+        """Where that repository was when the mirror met it, without credentials."""
+        url: str | None = self._read_marker().get("url")
+        return url
+
+    def rebind(self) -> None:
+        """Belong to no repository any more: every row waits to be pushed again, to wherever it is pushed next.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; the mirror still belongs to its repository then.
+        """
+        for namespace in self.namespaces():
+            namespace.forget_packs()
+        with self._locked():
+            self._write_marker({**self._read_marker(), "repository": None, "url": None})
+
     def bind(self, repository: str, url: str) -> None:
         """Belong to a repository from now on.
 
@@ -84,16 +105,17 @@ class Mirror:
         Raises:
             RepositoryMismatch: If the mirror belongs to another one.
         """
-        with FileLock(self.directory / ".lock"):
+        with self._locked():
             marker = self._read_marker()
             known = marker.get("repository")
             if known == repository:
                 return
             if known is not None:
                 raise RepositoryMismatch(
-                    f"The mirror {self.directory} belongs to the repository at {marker.get('url')}; {url} is another "
-                    "one. A mirror serves one repository: use another directory for the other, or name the right "
-                    "remote. If the old repository is gone for good, delete the mirror, or keep it without a remote."
+                    f"The mirror {self.directory} belongs to the repository {known[:8]} that was at "
+                    f"{marker.get('url')}; {url} holds the repository {repository[:8]}. A mirror serves one "
+                    "repository: name the right remote, or use another directory. If the old repository is gone for "
+                    "good, push(rebind=True) (`cas-cache push --rebind`) sends every row to the new one."
                 )
             self._write_marker({**marker, "repository": repository, "url": url})
 
@@ -111,6 +133,8 @@ class Mirror:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "spec.json", spec.canonical())
+            for parent in (folder.parent, self.directory):
+                sync_folder(parent)
         except OSError as err:
             raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
@@ -141,12 +165,32 @@ class Mirror:
             self._namespaces[namespace] = Namespace(folder, spec)
         return self._namespaces[namespace]
 
-    def namespaces(self) -> list[Namespace]:
-        """Return all namespaces, in order of their ids. Foreign folders are passed over."""
+    def ids(self) -> list[str]:
+        """Return the ids of all namespaces, in order. Foreign folders are passed over."""
         root = self.directory / "namespaces"
-        names = sorted(p.name for p in root.iterdir() if _NAMESPACE.fullmatch(p.name)) if root.exists() else []
-        found = [self.get(name) for name in names]
+        return sorted(p.name for p in root.iterdir() if _NAMESPACE.fullmatch(p.name)) if root.exists() else []
+
+    def namespaces(self) -> list[Namespace]:
+        """Return all namespaces, in order of their ids.
+
+        Raises:
+            DamagedMirror: If one of them is damaged.
+        """
+        found = [self.get(name) for name in self.ids()]
         return [namespace for namespace in found if namespace is not None]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one who writes the marker."""
+        try:
+            with FileLock(self.directory / ".lock"):
+                yield
+        except MirrorWriteError:
+            raise
+        except OSError as err:
+            raise MirrorWriteError(
+                f"{self.directory} cannot be written ({err}). Make it writable, or use another directory."
+            ) from err
 
     def _folder(self, namespace: str) -> Path:
         if not _NAMESPACE.fullmatch(namespace):
@@ -160,10 +204,7 @@ class Mirror:
         occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
         # Another process may have made the mirror since; its marker is there before anything else of it.
         if occupied and not (self.directory / MARKER).exists():
-            raise NotAMirror(
-                f"{self.directory} is not empty and holds no cas_cache mirror ({MARKER} is missing). Name an empty or "
-                "new directory; old mteb cache folders stay where they are."
-            )
+            raise NotAMirror(f"{self.directory} holds no cas_cache mirror. {self._what_else()}")
         if not create:
             raise NotAMirror(
                 f"There is no cas_cache mirror at {self.directory}. Check the path. A run or `cas-cache pull` "
@@ -177,6 +218,14 @@ class Mirror:
             raise MirrorWriteError(
                 f"A mirror could not be made at {self.directory} ({err}). Name a directory that you may write to."
             ) from err
+
+    def _what_else(self) -> str:
+        """What to do about a directory that holds something else."""
+        if (self.directory / "cas-cache.json").exists():
+            return "It is a repository: name it as the remote, and a directory of its own for the mirror."
+        if (self.directory.parent / MARKER).exists():
+            return f"It is a folder in one: the mirror is {self.directory.parent}."
+        return "It is not empty, either: for a new mirror name a new or empty directory."
 
     def _write_marker(self, marker: dict[str, Any]) -> None:
         write_atomically(self.directory / MARKER, json.dumps(marker).encode())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from cas_cache.errors import DamagedMirror, ShapeMismatch
+from cas_cache.errors import DamagedMirror, MirrorWriteError, ShapeMismatch
 from cas_cache.mirror.index import ABSENT, KeyIndex, first_of_each
 from cas_cache.mirror.table import Table
 from cas_cache.rows import digest_rows
@@ -67,8 +67,8 @@ class Namespace:
         self.folder = folder
         self._table = Table(folder, spec.namespace)
         self._index = KeyIndex()
-        # Threads that share a handle may not extend the index at once.
-        self._finding = threading.Lock()
+        # Threads that share a handle may not refresh it, or extend the index, at once.
+        self._handle = threading.RLock()
         # One byte a row: which rows this process has seen to agree with their digest.
         self._proved = np.zeros(self.rows, np.bool_)
 
@@ -112,11 +112,9 @@ class Namespace:
 
     def refresh(self) -> None:
         """Take in what other processes have committed."""
-        self._table.refresh()
-        if len(self._proved) < self.rows:
-            proved = np.zeros(self.rows, np.bool_)
-            proved[: len(self._proved)] = self._proved
-            self._proved = proved
+        with self._handle:
+            self._table.refresh()
+            self._make_room()
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the row of each key, or -1.
@@ -124,11 +122,15 @@ class Namespace:
         Args:
             keys: (n, 32) uint8.
         """
-        with self._finding:
+        with self._handle:
             self.refresh()
             column = self._table.keys
             self._index.extend(column)
             return self._index.find(keys, column)
+
+    def holds(self, keys: NDArray[np.uint8]) -> bool:
+        """Whether every one of the keys has a row."""
+        return bool((self.find(keys) != ABSENT).all())
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the vectors of rows, in order, as an array of the caller's own.
@@ -235,27 +237,56 @@ class Namespace:
         with self._locked():
             self._table.commit(self._table.state.published(plan.nonce, pack))
 
+    def forget_packs(self) -> None:
+        """Let every row wait to be pushed again, as if no pack were known."""
+        with self._locked():
+            self._table.commit(self._table.state.unpublished())
+
+    def skip(self, pack: str, rows: int) -> None:
+        """Note that a pack of `rows` rows need not be read: every key of it is here."""
+        with self._locked():
+            self._table.commit(self._table.state.read(pack, rows, complete=True))
+
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
 
         Raises:
             DamagedMirror: If a vector asked for does not agree with its digest: damage is never shared.
         """
-        rows = np.concatenate([np.arange(a, b) for a, b in plan.runs])[start:stop]
-        if column == "vectors":
-            self.prove(rows)
         columns = {"keys": self._table.keys, "vectors": self._table.vectors, "digests": self._table.digests}
-        chosen: NDArray[Any] = columns[column][rows]
-        return chosen
+        parts = _cut(plan.runs, start, stop)
+        if column == "vectors":
+            for first, last in parts:
+                self.prove(np.arange(first, last))
+        chosen = [columns[column][first:last] for first, last in parts]
+        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
-        with FileLock(self.folder / ".lock"):
-            # A writer that missed a commit would write over its rows: it reads the state whatever its stamp says.
-            self._table.refresh(force=True)
-            self.refresh()
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire()
+        except OSError as err:
+            raise MirrorWriteError(
+                f"{self.folder} cannot be written ({err}). Nothing was changed. Make it writable, or use another "
+                "directory."
+            ) from err
+        try:
+            with self._handle:
+                # A writer that missed a commit would write over its rows: it reads the state whatever its stamp says.
+                self._table.refresh(force=True)
+                self._make_room()
             yield
+        finally:
+            lock.release()
+
+    def _make_room(self) -> None:
+        """Remember for as many rows as there are now which of them were proved."""
+        if len(self._proved) < self.rows:
+            proved = np.zeros(self.rows, np.bool_)
+            proved[: len(self._proved)] = self._proved
+            self._proved = proved
 
     def _check_fact(self, vectors: NDArray[Any]) -> None:
         """Refuse vectors that are not made like the namespace's."""
@@ -266,3 +297,14 @@ class Namespace:
             f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
             "spec has one dtype and one shape: put what differs (precision, truncation) into params=."
         )
+
+
+def _cut(runs: tuple[tuple[int, int], ...], start: int, stop: int) -> list[tuple[int, int]]:
+    """The parts of runs that hold positions [start, stop) of all of them joined."""
+    parts, at = [], 0
+    for first, last in runs:
+        begin, end = max(start - at, 0), min(stop - at, last - first)
+        if begin < end:
+            parts.append((first + begin, first + end))
+        at += last - first
+    return parts

@@ -123,6 +123,11 @@ class State:
         state = replace(self, extents=extents)
         return state.read(pack, sum(extent.rows for extent in mine), complete=True)
 
+    def unpublished(self) -> State:
+        """Return the state with every row waiting and no pack known."""
+        extents = _joined(replace(extent, pack=None, nonce=None) for extent in self.extents)
+        return replace(self, extents=extents, applied={}, complete=frozenset())
+
     def to_bytes(self) -> bytes:
         """Return the state as JSON."""
         document = {

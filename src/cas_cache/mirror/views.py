@@ -120,6 +120,11 @@ class Views:
         except OSError as err:
             raise MirrorWriteError(f"Writing the view {folder} failed ({err}). Make room and run again.") from err
 
+    def tasks(self) -> list[str]:
+        """Return the names of the tasks that have views."""
+        found = {view.task for folder in self._directory.iterdir() if folder.is_dir() for view in views_in(folder)}
+        return sorted(found)
+
     def of(self, task: str) -> list[View]:
         """Return a task's views, in the order in which they were first asked for."""
         return views_in(self.folder(task))

@@ -5,10 +5,12 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import MissingDependency
 from cas_cache.identity import keys_of_rows
+from cas_cache.mteb.fingerprint import weights_sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +50,7 @@ def require_mteb() -> None:
     try:
         import mteb  # noqa: F401
     except ImportError as err:
-        raise MissingDependency("This needs mteb, which is not installed. Do: pip install 'cas-cache[mteb]'") from err
+        raise MissingDependency("This needs mteb, which is not installed. Do: pip install mteb") from err
 
 
 def as_encoder(model: Any) -> Any:
@@ -131,20 +133,52 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
         "backend": getattr(model, "backend", "torch"),
         "dtype": None if parameter is None else str(parameter.dtype).removeprefix("torch."),
         "include_prompt": all(pooled_prompt),
+        "weights": weights_sample(model),
     }
 
 
-def settings_of_unknown(model: Any) -> dict[str, Any]:
+def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
     """Return what is known to change the vectors of a class that is not known: prompts, and a model inside."""
     from sentence_transformers import SentenceTransformer
 
-    names = ("model_prompts", "prompts_dict", "instruction_template", "apply_instruction_to_passages")
-    settings = {name: value for name in names if (value := getattr(model, name, None)) and not callable(value)}
+    names = ("model_prompts", "prompts_dict", "prompt_priority", "apply_instruction_to_passages")
+    settings = {name: value for name in names if (value := getattr(model, name, None))}
+    template = getattr(model, "instruction_template", None)
+    if template:
+        settings["instruction_template"] = template if isinstance(template, str) else _name_of(template)
+    if task_metadata.prompt:
+        settings["task_prompt"] = task_metadata.prompt
+    instruction = _instruction(model, task_metadata, prompt_type)
+    if instruction:
+        settings["instruction"] = instruction
+    loaded = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None) or {}
+    plain = {name: value for name, value in loaded.items() if isinstance(value, str | int | float | bool)}
+    if plain:
+        settings["loader"] = plain
     inner = getattr(model, "model", None)
     if isinstance(inner, SentenceTransformer):
         own = {"prompts": inner.prompts, "default_prompt_name": inner.default_prompt_name}
         settings["model"] = {**settings_of_sentence_transformer(inner), **own}
     return settings
+
+
+def _instruction(model: Any, task_metadata: Any, prompt_type: Any) -> str | None:
+    """The instruction that an `AbsEncoder` would put before each item, template included, if it uses one."""
+    from mteb.models.abs_encoder import AbsEncoder
+
+    if not isinstance(model, AbsEncoder):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a task has no instruction is no news for an encoder that uses none
+        try:
+            instruction: str = model.get_task_instruction(task_metadata, prompt_type)
+        except (KeyError, ValueError):
+            return None  # an encoder that asks for it cannot go on, either
+    return instruction
+
+
+def _name_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def quantized(vectors: NDArray[Any], precision: str) -> NDArray[Any]:

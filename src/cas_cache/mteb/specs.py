@@ -75,7 +75,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     params = _common_params(model, kwargs)
     if known_prompt is None:
         _check_uncalibrated(model, kwargs)
-        params.update(_plain(internals.settings_of_unknown(model), "settings"))
+        params.update(_plain(internals.settings_of_unknown(model, task_metadata, prompt_type), "settings"))
         dimension = getattr(getattr(model, "mteb_model_meta", None), "embed_dim", None)
         if isinstance(dimension, int):
             params["embed_dim"] = dimension
@@ -96,15 +96,32 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     if kwargs.get("convert_to_tensor") and params["dtype"] != "float32":
         params["convert_to_tensor"] = True  # mteb widens tensors to float32, arrays not
     params.update({s: v for s in MEDIA_SETTINGS if (v := getattr(model, s, None)) is not None})
-    present = tuple(field for field in MODALITIES if field in columns)
     return EncoderSpec(
         model=name,
         revision=pinned,
         prompt=known_prompt,
         role=role,
         params=params,
-        fields=present or ("text",),
+        fields=_fields_of_known(model, columns),
     )
+
+
+def _fields_of_known(model: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that one of the two known classes hands to the model.
+
+    Raises:
+        IdentityError: If it hands over none of them.
+    """
+    present = tuple(field for field in MODALITIES if field in columns)
+    if not any(field in internals.LAZY_FIELDS for field in present):
+        return ("text",)
+    if internals.is_sentence_transformer_wrapper(model):
+        # With images, audio or video it drops what its metadata does not name.
+        known = model.mteb_model_meta.modalities
+        present = tuple(field for field in present if field in known)
+        if not present:
+            raise IdentityError(f"The model's metadata names the modalities {known}; the rows have {sorted(columns)}.")
+    return present
 
 
 def identity_of(model: Any, model_id: str | None, revision: str | None) -> tuple[str, str]:

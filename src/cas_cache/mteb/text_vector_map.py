@@ -33,7 +33,8 @@ class TextVectorMap:
         initial_vectors: Ignored; mteb 1.x made room for so many.
         role: ``"query"`` or ``"document"``, to have these alone; None joins the task's roles.
         model: Whose vectors, if several models are in the folder: a model's name, or ``name@revision``.
-        spec: For `add` in a folder that holds nothing yet: whose vectors will be added.
+        spec: Whose vectors, exactly: where one model was run with several settings, and for `add` in a folder that
+            holds nothing yet.
 
     Attributes:
         hash_to_index: For each text, hex SHA-256 of its UTF-8 bytes -> row of `vectors`.
@@ -61,8 +62,7 @@ class TextVectorMap:
         self._vectors: NDArray[Any] | None = None
         self.hash_to_index: dict[str, int] = {}
         self.vector_dim: int | None = None
-        if views_in(self.directory) or spec is not None:
-            self.load()
+        self.load()
 
     def __repr__(self) -> str:
         return f"TextVectorMap({str(self.directory)!r}, {len(self.hash_to_index)} texts)"
@@ -189,8 +189,14 @@ class TextVectorMap:
         if self._model is not None:
             views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
         if not views:
-            known = f" It has {', '.join(models[:MOST_NAMED])}." if models else ""
-            raise MirrorError(f"There is nothing of {self._model or 'this task'} in {self.directory}.{known}")
+            if models:
+                has = f"It has {', '.join(models[:MOST_NAMED])}."
+            else:
+                has = f"The mirror has the tasks {', '.join(self._mirror.views.tasks()) or '(none)'}."
+            raise MirrorError(
+                f"There is nothing of {self._model or 'this task'} in {self.directory}. {has} Evaluate it once, or "
+                "name another."
+            )
         if len({(view.model, view.revision) for view in views}) > 1:
             raise ConfigurationError(
                 f"{self.directory.name} has vectors of several models: {', '.join(models[:MOST_NAMED])}. Name one: "

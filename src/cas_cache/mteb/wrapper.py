@@ -52,7 +52,7 @@ class CachedEmbeddingWrapper:
         self,
         model: Any,
         cache_path: str | Path | None = None,
-        remote: str | None = None,
+        remote: str | Path | None = None,
         *,
         model_id: str | None = None,
         revision: str | None = None,

@@ -4,7 +4,8 @@ from cas_cache.repository.interface import Storage
 from cas_cache.repository.manifest import Manifest
 from cas_cache.repository.pack import PackRows, most_rows_of_a_pack
 from cas_cache.repository.repository import Repository
-from cas_cache.repository.storage import is_url, open_storage, without_credentials
+from cas_cache.repository.storage import open_storage
+from cas_cache.repository.urls import is_url, without_credentials
 
 __all__ = [
     "Manifest",

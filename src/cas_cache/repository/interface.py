@@ -5,6 +5,7 @@ Whoever implements `Storage` can hold a repository. Policy (faults in tests, cou
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+CREATE_ONLY = "create_only"
+"""Capability: of any number of writers that create one name, exactly one wins, and its bytes stay."""
+
+PROCESSES = "processes"
+"""Capability: other processes see the same objects. Only a storage in memory lacks it."""
 
 IN_FLIGHT = 4
 """Objects on their way at once: 4 chunks of 48 MiB are 200 MB."""
@@ -39,17 +46,36 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object in a listing: its path below the root and its size in bytes."""
+    """An object in a listing.
+
+    Attributes:
+        path: Its path below the root.
+        size: In bytes.
+        modified: When it was last written, in seconds since 1970, by the clock of the storage: only to be compared with
+            times of the same storage. NaN where the storage does not say, so that every comparison is false and nothing
+            of unknown age counts as old.
+    """
 
     path: str
     size: int
+    modified: float = field(default=math.nan, compare=False)
 
 
 class Storage(Protocol):
-    """Bytes by path below one root. Paths have forward slashes and no dots of their own."""
+    """Bytes by path below one root. Paths have forward slashes and no dots of their own.
+
+    What one caller wrote or deleted, every caller sees at once, in reads and in listings. All methods may be called
+    from many threads and, after a fork, from the child. `cas_cache.testing.StorageContract` is this text as tests.
+
+    Attributes:
+        url: Where it is, without credentials.
+        traffic: What went over the wire so far.
+        capabilities: What it can do beyond that: names such as `CREATE_ONLY`. Declared, never faked.
+    """
 
     url: str
     traffic: Traffic
+    capabilities: frozenset[str]
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before.
@@ -63,8 +89,8 @@ class Storage(Protocol):
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """Write an object whole, over any that is there.
 
-        With `create_only` an object that is there stays, where the storage can do that in one step; elsewhere the last
-        writer wins, so callers read back what they need to be sure of.
+        With `create_only` an object that is there stays, where the storage has the capability `CREATE_ONLY`; elsewhere
+        the last writer may win, so callers read back what they need to be sure of.
 
         Raises:
             RemoteError: If the storage is away or refuses.
@@ -76,6 +102,14 @@ class Storage(Protocol):
 
         Raises:
             RemoteError: If the storage is away or refuses, and always when a listing is not complete.
+        """
+        ...
+
+    def delete(self, path: str) -> None:
+        """Delete an object; that it is not there is fine, so a delete whose answer was lost can be repeated.
+
+        Raises:
+            RemoteError: If the storage is away or refuses.
         """
         ...
 

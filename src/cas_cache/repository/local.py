@@ -6,16 +6,19 @@ fsspec's local file system promises neither, which is why this one does not use 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, write_atomically
+from cas_cache.disk import TEMP_PREFIX, sync_folder, write_atomically
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import Listed, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+ATTEMPTS = 10
+"""Of a write whose folder a delete removed before the file was in it: each needs a delete in that very moment."""
 
 
 class LocalStorage:
@@ -25,6 +28,7 @@ class LocalStorage:
         self._root = Path(directory).expanduser().absolute()
         self.url = str(self._root)
         self.traffic = Traffic()
+        self.capabilities = frozenset({CREATE_ONLY, PROCESSES})
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
@@ -42,14 +46,22 @@ class LocalStorage:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         with self._translated(path):
-            (self._root / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._root / path, data, create_only=create_only)
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    (self._root / path).parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(self._root / path, data, create_only=create_only)
+                    break
+                except FileNotFoundError:
+                    if attempt == ATTEMPTS:
+                        raise
         self.traffic.add(up=len(data))
 
     def list(self, prefix: str) -> list[Listed]:
         """See `Storage.list`."""
         found: list[Listed] = []
         with self._translated(prefix):
+            if prefix and (self._root / prefix).is_file():
+                return []  # nothing is below an object
             # os.walk passes over folders it cannot read unless told otherwise.
             for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_missing):
                 for name in names:
@@ -58,9 +70,21 @@ class LocalStorage:
         self.traffic.add()
         return sorted(found, key=lambda listed: listed.path)
 
+    def delete(self, path: str) -> None:
+        """See `Storage.delete`. Folders that this leaves empty go as well: objects have no folders."""
+        file = self._root / path
+        with self._translated(path), suppress(FileNotFoundError):
+            file.unlink()
+            sync_folder(file.parent)
+            for folder in file.parents:
+                if folder == self._root or not _removed(folder):
+                    break
+        self.traffic.add()
+
     def _listed(self, file: Path) -> Iterable[Listed]:
         try:
-            return (Listed(file.relative_to(self._root).as_posix(), file.stat().st_size),)
+            status = file.stat()
+            return (Listed(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
         except FileNotFoundError:
             return ()  # deleted since the folder was read
 
@@ -74,6 +98,15 @@ class LocalStorage:
             raise AccessDenied(f"{self.url}: no permission for {path}. Check who owns the directory.") from err
         except OSError as err:
             raise RemoteUnavailable(f"{self.url}: {path} could not be read or written ({err}).") from err
+
+
+def _removed(folder: Path) -> bool:
+    """Whether a folder was empty and is gone."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _raise_unless_missing(err: OSError) -> None:

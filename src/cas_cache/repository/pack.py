@@ -83,10 +83,27 @@ def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callab
             yield name, lambda a=array, b=start, e=stop: _chunk(manifest, source, a, b, e)  # type: ignore[misc]
 
 
+def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
+    """Return the keys of a pack, (rows, 32) uint8, their objects verified.
+
+    Raises:
+        DamagedPack: If an object is missing or does not verify.
+        RemoteError: If the storage is away or refuses.
+    """
+    return _read_column(storage, pack, manifest, "keys")
+
+
 def read(
-    storage: Storage, pack: str, manifest: Manifest, first: int = 0
+    storage: Storage, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], int]]:
     """Yield the rows of a pack from row `first` on, a chunk at a time, verified.
+
+    Args:
+        storage: Where it is.
+        pack: Its id.
+        manifest: Its manifest.
+        keys: Its keys, from `read_keys`.
+        first: The row to begin at.
 
     Yields:
         (m, 32) uint8 keys, (m, *shape) vectors, and the row after the last of them.
@@ -95,12 +112,7 @@ def read(
         DamagedPack: If an object is missing or does not verify, or a row does not agree with its digest.
         RemoteError: If the storage is away or refuses.
     """
-    keys = np.concatenate(
-        list(in_order(lambda c: _read_chunk(storage, pack, manifest, "keys", c), manifest.chunks("keys")))
-    )
-    digests = np.concatenate(
-        list(in_order(lambda c: _read_chunk(storage, pack, manifest, "digests", c), manifest.chunks("digests")))
-    )
+    digests = _read_column(storage, pack, manifest, "digests")
     wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
     fetched = in_order(lambda c: _read_chunk(storage, pack, manifest, "vectors", c), wanted)
     for (name, start, stop), vectors in zip(wanted, fetched, strict=True):
@@ -108,11 +120,17 @@ def read(
         if len(wrong):
             raise DamagedPack(
                 f"{len(wrong)} rows of {object_path(pack, name)} in {storage.url} do not agree with their digests, the "
-                f"first is row {start + wrong[0]}. None of this chunk was taken; its rows will be encoded anew.",
+                f"first is row {start + wrong[0]}. None of this chunk was taken.",
                 pack=pack,
             )
         skip = max(first - start, 0)
         yield keys[start + skip : stop], vectors[skip:], stop
+
+
+def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
+    """Fetch all chunks of an array: of keys or digests, at most a few tens of megabytes."""
+    chunks = in_order(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
+    return np.concatenate(list(chunks))
 
 
 def _read_chunk(
@@ -125,13 +143,13 @@ def _read_chunk(
         data = storage.get(path, 0, record.size)
     except ObjectNotFound as err:
         raise DamagedPack(
-            f"{path} is missing from {storage.url}. Its rows will be encoded anew; nothing was filled in.",
+            f"{path} is missing from {storage.url}. Nothing was filled in.",
             pack=pack,
         ) from err
     if _record(data) != record:
         raise DamagedPack(
             f"{path} in {storage.url} does not have the content that its manifest names ({len(data)} of {record.size} "
-            "bytes, or another SHA-256). Nothing of it was taken; its rows will be encoded anew.",
+            "bytes, or another SHA-256). Nothing of it was taken.",
             pack=pack,
         )
     dtype, shape = manifest.element_shape(array)

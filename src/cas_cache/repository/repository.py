@@ -22,7 +22,7 @@ from cas_cache.identity import EncoderSpec, canonical_json
 from cas_cache.repository import layout
 from cas_cache.repository.interface import put_all
 from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
-from cas_cache.repository.pack import PackRows, contents, describe, read
+from cas_cache.repository.pack import PackRows, contents, describe, read, read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,7 @@ class Repository:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._marker: dict[str, Any] | None = None
+        self._specs: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
@@ -90,7 +91,7 @@ class Repository:
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
                     f"{found[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
                 )
-        self._marker = _checked_marker(data, self.url)
+        self._marker = checked_marker(data, self.url)
         return True
 
     def create(self) -> None:
@@ -144,16 +145,20 @@ class Repository:
                 raise ValueError(msg)
         except (ValueError, KeyError, TypeError) as err:
             raise DamagedPack(
-                f"{path} in {self.url} is damaged ({err}). The pack is passed over; its rows will be encoded anew.",
+                f"{path} in {self.url} is damaged ({err}). The pack is passed over.",
                 pack=pack,
             ) from err
         return manifest
 
+    def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
+        """Return the keys of a pack, verified; see `pack.read_keys`."""
+        return read_keys(self.storage, pack, manifest)
+
     def read(
-        self, pack: str, manifest: Manifest, first: int = 0
+        self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], int]]:
         """Yield the rows of a pack, verified; see `pack.read`."""
-        return read(self.storage, pack, manifest, first)
+        return read(self.storage, pack, manifest, keys, first)
 
     def spec(self, namespace: str) -> EncoderSpec:
         """Return the spec of a namespace, verified against its id.
@@ -175,9 +180,11 @@ class Repository:
         return spec
 
     def publish_spec(self, spec: EncoderSpec) -> None:
-        """Write a spec; the same spec always has the same name and content."""
+        """Write a spec, once in the life of this object; a spec that was lost is so written again."""
         self._writable()
-        self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
+        if spec.namespace not in self._specs:
+            self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
+            self._specs.add(spec.namespace)
 
     def publish(self, namespace: str, source: PackRows, nonce: str) -> str:
         """Write a pack and make it visible: a PUT an object, the manifest last.
@@ -217,7 +224,13 @@ class Repository:
             )
 
 
-def _checked_marker(data: bytes, url: str) -> dict[str, Any]:
+def checked_marker(data: bytes, url: str) -> dict[str, Any]:
+    """Return the marker of a repository that this version may read.
+
+    Raises:
+        NotARepository: If it is no marker.
+        UnsupportedFormat: If it asks readers for what this version does not know.
+    """
     try:
         marker = json.loads(data)
         if marker["format"] != FORMAT:

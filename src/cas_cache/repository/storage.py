@@ -1,17 +1,18 @@
 """Bytes by path, on any fsspec file system. Knows nothing of packs.
 
 Adds to fsspec: errors that say what to do, private instances without listing caches (a cached listing reports files of
-other writers as absent), one request a read (no HEAD before the GET), and a count of what went over the wire. It never
-deletes, and never takes a failed listing for an empty one. The only module that touches fsspec.
+other writers as absent) that are opened anew after a fork, one request a read (no HEAD before the GET), and a count of
+what went over the wire. It never takes a failed listing for an empty one. The only module that touches fsspec.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Mapping
+import math
+import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache.errors import (
     AccessDenied,
@@ -21,36 +22,25 @@ from cas_cache.errors import (
     ObjectNotFound,
     RemoteUnavailable,
 )
-from cas_cache.repository.interface import Listed, Storage, Traffic
+from cas_cache.repository.failures import (
+    CREDENTIAL_ERRORS,
+    FORBIDDEN,
+    NETWORK_PACKAGES,
+    NO_BUCKET,
+    codes_of,
+    first_line,
+    secrets_in,
+)
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
 from cas_cache.repository.local import LocalStorage
+from cas_cache.repository.urls import EXTRAS, LOCAL, PACKAGES, check_url, is_url, without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "az": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
-}
-"""Which extra of ours brings a protocol's file system."""
-
-_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::|://)")
-_LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
-
-_PASSWORD = re.compile(r"(?<=://)[^@/?#]*:(?!\d+(?:/|$)).*@")
-"""``user:password@``, up to the last @: AWS secrets hold slashes. Digits alone after the colon are a port."""
-
-_SECRET_OPTION = re.compile(r"key|secret|token|password|credential|connection_string|sas", re.IGNORECASE)
 S3FS_RETRIES = 2
 """s3fs nests its own attempts around botocore's 3: its 5 make 5 * 5 * 3 = 75 for a get, 19 minutes at a server that
 takes connections and says nothing. 2 * 2 * 3 are 12, and a body that breaks off is still fetched again."""
-
-SHORTEST_SECRET = 6
-"""Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None) -> Storage:
@@ -66,9 +56,9 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     """
     if not url.strip():
         raise InvalidURL("The remote is empty. Name a URL such as s3://bucket/prefix, or a directory.")
-    if is_url(url) and not _LOCAL.match(url):
+    if is_url(url) and not LOCAL.match(url):
         return FsspecStorage(url, storage_options)
-    directory = _LOCAL.sub("", url)
+    directory = LOCAL.sub("", url)
     if not directory:
         raise InvalidURL(f"{url} names no directory. Write file:///path, or the path alone.")
     return LocalStorage(directory)
@@ -85,22 +75,38 @@ class FsspecStorage:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = without_credentials(url)
         self.traffic = Traffic()
-        self._secrets = tuple(_secrets(storage_options or {}))
-        self._fs, root = _open_filesystem(url, dict(storage_options or {}))
+        self._protocol = url.partition("://")[0].lower()
+        self.capabilities = _capabilities(self._protocol)
+        self._asked = (url, dict(storage_options or {}))
+        self._secrets = tuple(secrets_in(storage_options or {}))
+        filesystem, root = _open_filesystem(*self._asked)
+        self._opened = {os.getpid(): filesystem}
         self._root = root.rstrip("/")
 
     def __repr__(self) -> str:
         return f"FsspecStorage({self.url!r})"
 
+    @property
+    def _fs(self) -> Any:
+        """The file system of this process. The parent's is kept: its clean-up would wait for the parent's threads."""
+        process = os.getpid()
+        if process not in self._opened:
+            self._opened[process] = _open_filesystem(*self._asked)[0]
+        return self._opened[process]
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
-        with self._translated(path):
+        if stop <= start:
+            # Services disagree about empty ranges; the first byte tells whether there is an object at all.
+            self.get(path, start, start + 1)
+            return b""
+        with self._translated(path, "read"):
             try:
                 # With a range it is one GET; without, s3fs asks for the size first.
                 data: bytes = self._fs.cat_file(f"{self._root}/{path}", start=start, end=stop)
             except Exception as err:
                 # Services answer 416 to any range of an empty object.
-                if not _codes(err) & {"InvalidRange", "416"}:
+                if not codes_of(err) & {"InvalidRange", "416"}:
                     raise
                 data = b""
         self.traffic.add(down=len(data))
@@ -108,7 +114,7 @@ class FsspecStorage:
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
-        with self._translated(path, writing=True):
+        with self._translated(path, "write"):
             if not (create_only and self._created(path, data)):
                 self._fs.pipe_file(f"{self._root}/{path}", bytes(data))
         self.traffic.add(up=len(data))
@@ -120,7 +126,7 @@ class FsspecStorage:
         except FileExistsError:
             pass
         except Exception as err:
-            codes = _codes(err)
+            codes = codes_of(err)
             if "NotImplemented" in codes:
                 return False
             # S3's answer while another writer creates the same name: that one stays, or nothing does.
@@ -130,38 +136,56 @@ class FsspecStorage:
 
     def list(self, prefix: str) -> list[Listed]:
         """See `Storage.list`."""
-        with self._translated(prefix, listing=True):
-            found = self._fs.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+        folder = f"{self._root}/{prefix}".rstrip("/") + "/"
+        with self._translated(prefix, "list"):
+            if EXTRAS.get(self._protocol) == "azure":
+                found = _azure_files(self._fs, folder)
+            else:
+                found = _found(self._fs, folder.rstrip("/"))
         self.traffic.add()
         base = len(self._root) + 1
-        files = [(str(name)[base:], int(info["size"])) for name, info in found.items() if info["type"] == "file"]
-        # What consoles make when asked for a folder is an empty object with a slash at its end.
-        return sorted((Listed(*file) for file in files if file[0] and file[0][-1] != "/"), key=lambda it: it.path)
+        files = [
+            Listed(str(name)[base:], int(info["size"]), _modified(info))
+            for name, info in found.items()
+            # What consoles make when asked for a folder is an empty object with a slash at its end.
+            if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
+        ]
+        return sorted(files, key=lambda listed: listed.path)
+
+    def delete(self, path: str) -> None:
+        """See `Storage.delete`."""
+        with self._translated(path, "delete"):
+            try:
+                self._fs.rm_file(f"{self._root}/{path}")
+            except FileNotFoundError as err:
+                if codes_of(err) & NO_BUCKET:
+                    raise
+        self.traffic.add()
 
     @contextmanager
-    def _translated(self, path: str, *, listing: bool = False, writing: bool = False) -> Iterator[None]:
+    def _translated(self, path: str, doing: Literal["read", "list", "write", "delete"]) -> Iterator[None]:
         """Turn what file systems raise into our errors; anything else is a bug and passes through."""
         try:
             yield
         except Exception as err:
-            codes, reason = _codes(err), self._shown(err)
-            if isinstance(err, FileNotFoundError):
-                if listing or writing or "NoSuchBucket" in codes:
+            codes, reason = codes_of(err), self._shown(err)
+            if isinstance(err, FileNotFoundError) or codes & NO_BUCKET:
+                if doing != "read" or codes & NO_BUCKET:
                     raise BucketNotFound(
                         f"The bucket of {self.url} does not exist. Check its name and region, or create it: "
                         "cas_cache never makes buckets."
                     ) from err
                 raise ObjectNotFound(f"{path} is not in {self.url}.") from err
-            if isinstance(err, PermissionError) or codes & _CREDENTIAL_ERRORS:
+            if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
                 raise AccessDenied(
-                    f"{self.url} refuses {'a write' if writing else 'a read'} ({reason}). Check the "
+                    f"{self.url} refuses a {doing} ({reason}). Check the "
                     "credentials that the file system finds (for s3: AWS_PROFILE, AWS_ACCESS_KEY_ID, "
                     "storage_options=) and that they may read, list and, to push, write."
                 ) from err
-            if isinstance(err, ValueError) or "ParamValidationError" in codes:
-                # Nothing was asked of the service: the SDK found bucket or endpoint malformed.
+            if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
+                # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
                 raise InvalidURL(f"{self.url} cannot be used ({reason}). Check URL and storage_options.") from err
-            if isinstance(err, OSError) or type(err).__module__.partition(".")[0] in _NETWORK_PACKAGES:
+            if isinstance(err, OSError) or type(err).__module__.partition(".")[0] in NETWORK_PACKAGES:
                 raise RemoteUnavailable(
                     f"{self.url} did not answer as it should ({reason}). Check the network and the endpoint "
                     "(for s3: AWS_ENDPOINT_URL, or endpoint_url in storage_options), then try again."
@@ -170,44 +194,21 @@ class FsspecStorage:
 
     def _shown(self, err: BaseException) -> str:
         """One line about an error, without what must not be printed."""
-        line = _first_line(err)
+        line = first_line(err)
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return line
 
 
-def is_url(location: str) -> bool:
-    """Whether a location is a URL, as opposed to a path.
-
-    Raises:
-        InvalidURL: If it looks like a URL that lost a slash; as a path it would make a folder called ``s3:``.
-    """
-    if _PROTOCOL.match(location):
-        return True
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/*", location)
-    if scheme:
-        rest = location[scheme.end() :]
-        raise InvalidURL(f"{location!r} is neither a URL nor a plain path. Did you mean {scheme[1]}://{rest}?")
-    return False
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL without user, password and query: what may be printed and kept. A path stays as it is."""
-    if "://" not in url:
-        return url
-    shown = _PASSWORD.sub("", url)
-    if EXTRAS.get(shown.partition("://")[0].lower()) != "azure":
-        # Azure's user is the container.
-        shown = re.sub(r"(?<=://)[^@/?#]*@", "", shown)
-    return shown.partition("?")[0]
-
-
 def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     import fsspec
 
-    shown, protocol = without_credentials(url), url.partition("://")[0].lower()
-    _check_url(url, shown, protocol)
-    if protocol not in fsspec.available_protocols():
+    scheme, slashes, rest = url.partition("://")
+    protocol = scheme.lower()
+    url = protocol + slashes + rest
+    shown = without_credentials(url)
+    check_url(url, shown, protocol)
+    if protocol not in fsspec.available_protocols() and protocol not in fsspec.registry:
         near = difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
@@ -221,76 +222,67 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         if EXTRAS.get(protocol) == "s3":
             filesystem.retries = S3FS_RETRIES
     except ImportError as err:
-        extra = EXTRAS.get(protocol)
-        install = f"pip install 'cas-cache[{extra}]'" if extra else f"install its package ({_first_line(err)})"
+        package = PACKAGES.get(EXTRAS.get(protocol, ""))
+        install = f"pip install {package}" if package else f"install its package ({first_line(err)})"
         raise MissingDependency(f"{shown} needs a package that is not installed. Do: {install}") from err
     except (TypeError, ValueError) as err:
-        raise InvalidURL(f"{shown} could not be opened ({_first_line(err)}). Check URL and storage_options.") from err
+        raise InvalidURL(f"{shown} could not be opened ({first_line(err)}). Check URL and storage_options.") from err
     return filesystem, str(root)
 
 
-def _check_url(url: str, shown: str, protocol: str) -> None:
-    """Refuse what file systems would take for something else."""
-    if "::" in url.partition("://")[0]:
-        raise InvalidURL(
-            "Chained URLs (with ::) are not for repositories: a cache in between would show what is no longer so. "
-            f"Name {shown.rpartition('::')[2]} alone."
-        )
-    if protocol in EXTRAS and _PASSWORD.search(url):
-        raise InvalidURL(
-            f"There are credentials in the URL of {shown}. Pass them in storage_options=, "
-            "or set AWS_ACCESS_KEY_ID and its like."
-        )
-    if protocol in EXTRAS and not shown.partition("://")[2].partition("/")[0]:
-        raise InvalidURL(f"{shown} names no bucket. Write {protocol}://bucket/prefix.")
+def _capabilities(protocol: str) -> frozenset[str]:
+    """What the services behind a protocol promise; some servers that merely speak it (rclone, emulators) do less."""
+    if protocol == "memory":
+        return frozenset()
+    return frozenset({CREATE_ONLY, PROCESSES}) if protocol in EXTRAS else frozenset({PROCESSES})
 
 
-def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
-    """Values in storage options that must not be printed."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secrets(value)
-        elif isinstance(value, str) and len(value) >= SHORTEST_SECRET and _SECRET_OPTION.search(name):
-            yield value
+def _found(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """What `find` gives; where it is fsspec's own, which passes over folders that it cannot list, told to raise."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    kind = type(filesystem)
+    generic = kind.find is AbstractFileSystem.find or getattr(kind, "_find", None) is AsyncFileSystem._find  # noqa: SLF001
+    strict = {"on_error": "raise"} if generic and filesystem.exists(folder) else {}
+    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True, **strict)
+    return found
 
 
-def _codes(err: BaseException) -> set[str]:
-    """The names of an error and its causes, and what services called them."""
-    return {type(e).__name__ for e in _causes(err)} | {_service_code(e) for e in _causes(err)}
+def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """What `find` gives, in one request a page. adlfs's own takes a container that is not there for an empty one."""
+    from fsspec.asyn import sync
+
+    container, _, below = folder.partition("/")
+
+    async def blobs() -> list[Any]:
+        async with filesystem.service_client.get_container_client(container=container) as client:
+            return [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
+
+    return {
+        f"{container}/{blob.name}": {
+            "size": blob.size,
+            # Accounts with hierarchical namespaces list their folders as well.
+            "type": "directory" if (blob.metadata or {}).get("hdi_isfolder") == "true" else "file",
+            "last_modified": blob.last_modified,
+        }
+        for blob in sync(filesystem.loop, blobs)
+    }
 
 
-def _causes(err: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = err
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+def _modified(info: Mapping[str, Any]) -> float:
+    """When an object was written by the storage's clock; NaN where the listing does not say."""
+    for name in _MODIFIED:
+        value = info.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return value.timestamp() if value.tzinfo else math.nan
+        if isinstance(value, int | float):
+            return float(value)
+    return math.nan
 
 
-def _service_code(err: BaseException) -> str:
-    response = getattr(err, "response", None)
-    if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Code", ""))
-    return str(getattr(err, "status_code", None) or getattr(err, "code", ""))
-
-
-def _first_line(err: BaseException) -> str:
-    line = f"{type(err).__name__}: {err}".splitlines()[0][:200]
-    return re.sub(r"(?<=://)[^/\s@]*@", "", line)
-
-
-_CREDENTIAL_ERRORS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "CredentialRetrievalError",
-    "TokenRetrievalError",
-    "UnauthorizedSSOTokenError",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "AccessDenied",
-    "403",
-}
-"""Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would mend."""
-
-_NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What file systems call the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
+comes before `mtime`, which gcsfs lets uploaders set."""

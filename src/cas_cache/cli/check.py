@@ -1,0 +1,86 @@
+"""``cas-cache check``: what a repository holds against what it says."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from cas_cache.cli.options import cache_options, human_bytes, parsed_options, print_json
+from cas_cache.errors import ConfigurationError
+from cas_cache.location import places
+from cas_cache.repository import Repository, open_storage
+from cas_cache.repository.check import check as check_repository
+from cas_cache.repository.findings import Severity
+from cas_cache.settings import Settings
+
+if TYPE_CHECKING:
+    from cas_cache.repository.findings import CheckReport
+
+WHOLE = 100.0
+
+
+def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Return "1%" or "0.01" as 0.01."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", value.strip())
+    part = float(match[1]) / (WHOLE if match[2] else 1) if match else 0.0
+    if not 0 < part <= 1:
+        raise click.BadParameter(f"{value!r} is no part; write 1% or 0.01, more than 0 and at most 100%.")
+    return part
+
+
+@click.command()
+@cache_options
+@click.option("--read-data", is_flag=True, help="Read the objects too: hashes, row digests, zarr.json, duplicate keys.")
+@click.option(
+    "--sample",
+    metavar="PART",
+    callback=_part,
+    help="With --read-data: read the data of this part of the packs only, such as 1%. The same packs each time.",
+)
+def check(
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    *,
+    read_data: bool,
+    sample: float | None,
+    as_json: bool,
+) -> None:
+    """Compare what CACHE's repository holds with what it says. Nothing is written, here or there.
+
+    Exit codes: 0 nothing but notes, 1 findings that cost rows or should be mended, or a failure, 2 usage.
+    """
+    if sample is not None and not read_data:
+        raise click.UsageError("--sample is a part of the data; add --read-data.")
+    settings = Settings.read()
+    _, url = places(cache, remote, settings)
+    if url is None:
+        raise click.UsageError(
+            "There is no repository to check. Name its URL, pass --remote (a directory works too), or set "
+            "CAS_CACHE_REMOTE."
+        )
+    if settings.offline:
+        raise ConfigurationError("The cache is offline: no check. Unset CAS_CACHE_OFFLINE.")
+    repository = Repository(open_storage(url, parsed_options(storage_options) or None))
+    report = check_repository(repository, read_data=read_data, sample=1.0 if sample is None else sample)
+    if as_json:
+        print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
+    else:
+        _print(repository.url, report)
+    if not report.clean:
+        raise click.exceptions.Exit(1)
+
+
+def _print(url: str, report: CheckReport) -> None:
+    """One line a finding, the worst first; then what was looked at."""
+    for found in report.findings:
+        click.echo(f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}")
+    counts = ", ".join(f"{report.count(severity)} {severity}" for severity in Severity)
+    click.echo(
+        f"checked {report.packs} packs, {report.rows} rows, of {report.packs_read} packs the data: {counts}; "
+        f"{human_bytes(report.bytes)} read"
+    )

@@ -1,0 +1,253 @@
+"""Check a repository: plan from one listing, then read and compare. Never writes, never deletes.
+
+Adds to `pull`, which stops at a pack's first damage: every damage is named, with what it costs and how it is mended,
+and objects that pull never reads (``zarr.json``, what no manifest names) are looked at too.
+
+Requests: 1 for the marker, 1 listing, 1 a manifest, 1 a spec; to read the data, 1 an object. What looks wrong is looked
+at a second time before it is reported, because writers and prunes may be at work: they write data before the manifest
+and delete the manifest before the data, so a pack whose manifest has gone is no damage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cas_cache.errors import DamagedPack, NotARepository, ObjectNotFound, RepositoryError, UnsupportedFormat
+from cas_cache.repository import layout
+from cas_cache.repository.check_pack import KeyCount, PackCheck
+from cas_cache.repository.findings import CheckReport, Severity, finding
+from cas_cache.repository.interface import in_order
+from cas_cache.repository.repository import MOST_DOCUMENT_BYTES, checked_marker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.manifest import Manifest
+    from cas_cache.repository.repository import Repository
+
+
+@dataclass(slots=True)
+class Plan:
+    """What there is to check, by a listing.
+
+    Attributes:
+        packs: (namespace, pack) of every visible pack.
+        to_read: Ids of the packs whose data is to be read.
+        objects: Size of each object, by pack and name.
+        namespaces: Ids of those with packs or a spec.
+        foreign: Paths below our folders that are not ours.
+    """
+
+    packs: list[tuple[str, str]] = field(default_factory=list)
+    to_read: set[str] = field(default_factory=set)
+    objects: dict[str, dict[str, int]] = field(default_factory=dict)
+    namespaces: set[str] = field(default_factory=set)
+    foreign: list[str] = field(default_factory=list)
+
+    @property
+    def orphans(self) -> list[str]:
+        """Ids of the packs that have objects and no manifest."""
+        return sorted(self.objects.keys() - {pack for _, pack in self.packs})
+
+
+def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
+    """Sort a listing. Pure.
+
+    Args:
+        listed: Every object below the root.
+        sample: The part of the packs whose data is to be read, 0 to 1. A pack is in the sample if its id, which is a
+            hash, is below that part of all ids: the same packs each time, and all of a smaller sample in a larger one.
+            At least one is, unless it is 0.
+    """
+    plan = Plan()
+    for entry in listed:
+        _sort(plan, entry)
+    plan.namespaces.update(namespace for namespace, _ in plan.packs)
+    ids = sorted({pack for _, pack in plan.packs})
+    plan.to_read = {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
+    return plan
+
+
+def _sort(plan: Plan, entry: Listed) -> None:
+    top, _, rest = entry.path.partition("/")
+    pack, _, name = rest.partition("/")
+    manifest = layout.parse_manifest_path(entry.path)
+    try:
+        if manifest:
+            plan.packs.append(manifest)
+        elif top == "packs" and layout.object_path(pack, name) == entry.path:
+            plan.objects.setdefault(pack, {})[name] = entry.size
+        elif top == "specs" and layout.spec_path(rest.removesuffix(".json")) == entry.path:
+            plan.namespaces.add(rest.removesuffix(".json"))
+        elif top in ("manifests", "packs", "specs"):
+            plan.foreign.append(entry.path)
+    except ValueError:
+        plan.foreign.append(entry.path)
+
+
+def check(repository: Repository, *, read_data: bool = False, sample: float = 1.0) -> CheckReport:
+    """Compare what a repository holds with what it says; nothing is written.
+
+    Args:
+        repository: Which; it need not be open.
+        read_data: Also read the objects: hashes, row digests, ``zarr.json``, padding, duplicate keys. A few chunks are
+            in memory at a time.
+        sample: With `read_data`, the part of the packs that is read; see `plan_check`.
+
+    Raises:
+        RemoteError: If the storage is away or refuses; then nothing is known.
+    """
+    run = _Run(repository)
+    before = repository.storage.traffic.down
+    if run.marker():
+        run.whole(sample if read_data else 0.0)
+    run.report.bytes = repository.storage.traffic.down - before
+    order = list(Severity)
+    run.report.findings.sort(key=lambda found: (order.index(found.severity), found.kind, found.path))
+    return run.report
+
+
+class _Run:
+    """One check: the report so far, and the second looks."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self.storage = repository.storage
+        self.report = CheckReport()
+        self.marked = False
+
+    def find(self, kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> None:
+        self.report.findings.append(finding(kind, path, what, of=of, rows=rows))
+
+    def marker(self) -> bool:
+        """Check the marker; whether there is more to check."""
+        for last in (False, True):
+            try:
+                marker = checked_marker(self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES), self.storage.url)
+            except ObjectNotFound:
+                return True  # told with the listing, which shows whether there is anything at all
+            except UnsupportedFormat as err:
+                self.find("marker-newer", layout.MARKER, str(err))
+                return False
+            except NotARepository as err:
+                if last:
+                    self.find("marker-damaged", layout.MARKER, f"It is not a repository's ({err.__cause__!r}).")
+                continue
+            if marker["writer_features"]:
+                self.find("writer-features", layout.MARKER, f"It asks writers for {marker['writer_features']}.")
+            break
+        self.marked = True
+        return True
+
+    def whole(self, sample: float) -> None:
+        """Check all else."""
+        listed = self.storage.list("")
+        if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
+            listed = self._marker_again()
+        plan = plan_check(listed, sample=sample)
+        for path in plan.foreign:
+            self.find("foreign", path, "No object of a repository has this name.")
+        for _ in in_order(self._spec, sorted(plan.namespaces)):
+            pass
+        self._packs(plan)
+        self._orphans(plan)
+
+    def _marker_again(self) -> list[Listed]:
+        """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
+        there, listed = self._is_there(layout.MARKER), self.storage.list("")
+        if there and all(entry.path != layout.MARKER for entry in listed):
+            self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
+        elif not there and listed:
+            self.find("marker-missing", layout.MARKER, f"It is missing; {len(listed)} other objects are there.")
+        elif not there:
+            self.find("nothing-there", "", "There is no object at all.")
+        return listed
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self.storage.get(path, 0, 1)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _spec(self, namespace: str) -> None:
+        path = layout.spec_path(namespace)
+        for last in (False, True):
+            try:
+                self.repository.spec(namespace)
+            except RepositoryError as err:
+                missing = isinstance(err.__cause__, ObjectNotFound)
+                if last and not (missing and not self.storage.list(layout.manifests_prefix(namespace))):
+                    kind = "spec-missing" if missing else "spec-damaged"
+                    self.find(kind, path, f"It does not verify ({err.__cause__}).", of=(namespace, ""))
+            else:
+                return
+
+    def _packs(self, plan: Plan) -> None:
+        manifests = in_order(self._manifest, plan.packs)
+        seen = _Namespace("")
+        for of, manifest in zip(plan.packs, manifests, strict=True):
+            if of[0] != seen.id:
+                self._namespace_ends(seen)
+                seen = _Namespace(of[0])
+            if manifest is not None:
+                self.report.packs += 1
+                self.report.rows += manifest.rows
+                seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
+                keys = seen.keys if of[1] in plan.to_read else None
+                self.report.packs_read += keys is not None
+                sizes = plan.objects.get(of[1], {})
+                self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
+        self._namespace_ends(seen)
+
+    def _manifest(self, of: tuple[str, str]) -> Manifest | None:
+        """A pack's manifest; None if there is none to go by."""
+        path = layout.manifest_path(*of)
+        for last in (False, True):
+            try:
+                return self.repository.manifest(*of)
+            except UnsupportedFormat as err:
+                self.find("pack-newer", path, str(err), of=of)
+                break
+            except DamagedPack as err:
+                gone = isinstance(err.__cause__, ObjectNotFound)
+                if last and not (gone and of not in self.repository.packs(of[0])):
+                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", of=of)
+        return None
+
+    def _namespace_ends(self, seen: _Namespace) -> None:
+        """What shows only when all packs of a namespace are known."""
+        path, of = layout.manifests_prefix(seen.id or None), (seen.id, "")
+        if len(seen.kinds) > 1:
+            rows = [sum(count for _, count in packs) for packs in seen.kinds.values()]
+            shown = "; ".join(
+                f"{len(packs)} packs of {dtype}{list(shape)}, such as {packs[0][0]}"
+                for (dtype, shape), packs in seen.kinds.items()
+            )
+            what = f"Its packs differ in dtype or shape: {shown}."
+            self.find("kind-conflict", path, what, of=of, rows=sum(rows) - max(rows))
+        if repeats := seen.keys.repeats:
+            self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", of=of)
+
+    def _orphans(self, plan: Plan) -> None:
+        if not plan.orphans:
+            return
+        visible = {pack for _, pack in self.repository.packs()}
+        unnamed = [pack for pack in plan.orphans if pack not in visible]
+        for pack, listed in zip(
+            unnamed, in_order(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
+        ):
+            if listed:
+                what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."
+                self.find("orphan", f"packs/{pack}", what, of=("", pack))
+
+
+class _Namespace:
+    """What is known of the packs of one namespace: pack ids and rows by dtype and shape, and keys."""
+
+    def __init__(self, namespace: str) -> None:
+        self.id = namespace
+        self.kinds: dict[tuple[str, tuple[int, ...]], list[tuple[str, int]]] = {}
+        self.keys = KeyCount()

@@ -1,0 +1,259 @@
+"""Check one pack against its manifest: what is listed, and, if asked, what its objects hold.
+
+Objects are read in the order of their first rows, each once, so that keys, vectors and digests of a row meet while at
+most one chunk of each array is held, beside the few on their way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import ObjectNotFound
+from cas_cache.repository import layout
+from cas_cache.repository.findings import Finding, Severity, finding
+from cas_cache.repository.interface import in_order
+from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.rows import digest_rows, row_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from cas_cache.repository.interface import Storage
+
+MOST_KEYS = 1 << 22
+"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
+
+METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
+
+
+class KeyCount:
+    """Counts keys that were seen before, in bounded memory.
+
+    Keys are hashes: those whose first 64 bits are below a limit are a fair sample. The limit is halved when too many
+    are held.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[NDArray[np.uint64]] = []
+        self._count = 0
+        self._halvings = 0
+
+    def add(self, keys: NDArray[np.uint8]) -> None:
+        """Note keys, (n, 32) uint8."""
+        self._hold(self._kept(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
+        # 63 halvings leave keys that begin with 63 zero bits: there are none but forged ones.
+        while self._count > MOST_KEYS and self._halvings < 63:
+            self._halvings += 1
+            held, self._held, self._count = np.concatenate(self._held), [], 0
+            self._hold(self._kept(held))
+
+    @property
+    def repeats(self) -> int:
+        """How many keys were seen before; an estimate beyond `MOST_KEYS`."""
+        distinct = len(np.unique(np.concatenate(self._held))) if self._held else 0
+        return (self._count - distinct) << self._halvings
+
+    def _hold(self, words: NDArray[np.uint64]) -> None:
+        self._held.append(words)
+        self._count += len(words)
+
+    def _kept(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return words[words <= np.uint64((1 << 64 - self._halvings) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class PackCheck:
+    """One pack that is checked.
+
+    Attributes:
+        storage: Where it is.
+        of: Ids of its namespace and of itself.
+        manifest: What it should be.
+    """
+
+    storage: Storage
+    of: tuple[str, str]
+    manifest: Manifest
+
+    def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
+        """Return what is wrong with the pack.
+
+        Args:
+            sizes: Of its objects, by a listing.
+            keys: Where its keys are noted if its data is to be read; None if it is not.
+        """
+        if self._wrong_sizes(sizes):
+            prefix = f"packs/{self.of[1]}"
+            sizes = {entry.path[len(prefix) + 1 :]: entry.size for entry in self.storage.list(prefix)}
+        wrong = self._wrong_sizes(sizes)
+        found = [self._of_object(kind, name, what) for name, (kind, what) in wrong.items()]
+        found += [self._metadata(name, "The manifest does not name it.") for name in self._unnamed()]
+        for name in sorted(sizes.keys() - self.manifest.objects.keys()):
+            found.append(finding("foreign", self._path(name), "The manifest does not name it.", of=self.of))
+        if keys is not None:
+            found += self._read(wrong.keys(), keys)
+        if any(it.severity != Severity.NOTE for it in found) and self._has_gone():
+            return []
+        return found
+
+    def _wrong_sizes(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, str]]:
+        wrong = {}
+        for name, record in sorted(self.manifest.objects.items()):
+            if name not in sizes:
+                wrong[name] = ("object-missing", "It is not listed.")
+            elif sizes[name] != record.size:
+                wrong[name] = ("object-size", f"It has {sizes[name]} bytes, and should have {record.size}.")
+        return wrong
+
+    def _unnamed(self) -> list[str]:
+        return [name for name in METADATA if name not in self.manifest.objects]
+
+    def _has_gone(self) -> bool:
+        """Whether the manifest was deleted meanwhile: it goes before the data."""
+        try:
+            self.storage.get(layout.manifest_path(*self.of), 0, 1)
+        except ObjectNotFound:
+            return True
+        return False
+
+    def _read(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
+        """Fetch every object once and judge it; then the rows, as far as their chunks verify."""
+        chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
+        chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
+        of_rows = {name for _, name, _, _ in chunks}
+        rest = [("", name, 0, 0) for name in sorted(self.manifest.objects.keys() - of_rows)]
+        todo = rest + chunks
+        fetched = in_order(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
+        rows = _Rows()
+        for (array, name, start, stop), data in zip(todo, fetched, strict=True):
+            if isinstance(data, str):
+                yield self._of_object(data, name, "It does not have the content that the manifest names, or has gone.")
+            part = self._part(array, data, stop - start) if array and isinstance(data, bytes) else None
+            if isinstance(data, bytes):
+                yield from self._judged(array, name, data, stop - start)
+            if array == "keys" and part is not None:
+                keys.add(part)
+            if array:
+                rows.add(array, start, stop, part)
+        if rows.wrong:
+            first = rows.first // self.manifest.chunk_rows["vectors"] * self.manifest.chunk_rows["vectors"]
+            what = f"{rows.wrong} rows do not agree with their digests, the first is row {rows.first}."
+            yield finding("row-digest", f"packs/{self.of[1]}", what, of=self.of, rows=self.manifest.rows - first)
+
+    def _fetch(self, name: str) -> bytes | str:
+        """Return an object's content, or the kind of what is wrong with it, after a second look."""
+        record, kind = self.manifest.objects[name], ""
+        for _ in range(2):
+            try:
+                data = self.storage.get(self._path(name), 0, record.size)
+            except ObjectNotFound:
+                kind = "object-missing"
+                continue
+            if ObjectRecord(len(data), hashlib.sha256(data).hexdigest()) == record:
+                return data
+            kind = "object-content"
+        return kind
+
+    def _judged(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
+        """What is wrong with an object that is what the manifest names."""
+        if name in METADATA and (wrong := self._wrong_metadata(name, data)):
+            yield self._metadata(name, wrong)
+        if array and np.frombuffer(data, np.uint8)[count * row_bytes(*self.manifest.element_shape(array)) :].any():
+            yield finding("padding", self._path(name), "There are other bytes than zeros after the rows.", of=self.of)
+
+    def _wrong_metadata(self, name: str, data: bytes) -> str:
+        try:
+            document = json.loads(data)
+            facts = _zarr_facts(document, name)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as err:
+            return f"It is no Zarr v3 metadata of ours ({err!r})."
+        wanted = self._wanted_facts(name)
+        differing = [
+            f"{fact} is {facts[fact]!r}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]
+        ]
+        return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
+
+    def _wanted_facts(self, name: str) -> dict[str, Any]:
+        if name == "zarr.json":
+            return {"zarr_format": 3, "node_type": "group"}
+        array = name.partition("/")[0]
+        dtype, shape = self.manifest.element_shape(array)
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.manifest.rows, *shape],
+            "data_type": dtype.name,
+            "chunk_shape": [self.manifest.chunk_rows[array], *shape],
+            "separator": "/",
+            "fill_value": 0,
+            "codecs": [("bytes", "little")],
+        }
+
+    def _part(self, array: str, data: bytes, count: int) -> NDArray[Any]:
+        dtype, shape = self.manifest.element_shape(array)
+        return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
+
+    def _of_object(self, kind: str, name: str, what: str) -> Finding:
+        """A finding about a whole object; cas_cache takes no rows from those that are not chunks."""
+        for array in ARRAYS:
+            for chunk, start, _ in self.manifest.chunks(array):
+                if chunk == name:
+                    lost = self.manifest.rows - (start if array == "vectors" else 0)
+                    return finding(kind, self._path(name), what, of=self.of, rows=lost)
+        return self._metadata(name, what)
+
+    def _metadata(self, name: str, what: str) -> Finding:
+        return finding("metadata", self._path(name), what, of=self.of)
+
+    def _path(self, name: str) -> str:
+        return layout.object_path(self.of[1], name)
+
+
+def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a reader takes from a ``zarr.json``."""
+    facts = {"zarr_format": document["zarr_format"], "node_type": document["node_type"]}
+    if name != "zarr.json":
+        encoding = document["chunk_key_encoding"]
+        facts["shape"] = document["shape"]
+        facts["data_type"] = document["data_type"]
+        facts["chunk_shape"] = document["chunk_grid"]["configuration"]["chunk_shape"]
+        facts["separator"] = encoding.get("configuration", {}).get("separator", "/")
+        facts["fill_value"] = document["fill_value"]
+        facts["codecs"] = [(c["name"], c.get("configuration", {}).get("endian", "little")) for c in document["codecs"]]
+    return facts
+
+
+class _Rows:
+    """Chunks of the three arrays, in order of their first rows; rows are judged once all three are there."""
+
+    def __init__(self) -> None:
+        self.wrong = 0
+        self.first = 0
+        self._at = 0
+        self._held: dict[str, tuple[int, int, NDArray[Any] | None]] = {}
+
+    def add(self, array: str, start: int, stop: int, rows: NDArray[Any] | None) -> None:
+        """Take rows [start, stop) of an array; None if they do not verify, and so prove nothing."""
+        self._held[array] = (start, stop, rows)
+        if len(self._held) < len(ARRAYS):
+            return
+        upto = min(stop for _, stop, _ in self._held.values())
+        parts = [self._between(array, upto) for array in ARRAYS]
+        if upto > self._at and all(part is not None for part in parts):
+            keys, vectors, digests = (np.asarray(part) for part in parts)
+            wrong = np.flatnonzero(digest_rows(keys, vectors) != digests)
+            if len(wrong) and not self.wrong:
+                self.first = self._at + int(wrong[0])
+            self.wrong += len(wrong)
+        self._at = upto
+
+    def _between(self, array: str, upto: int) -> NDArray[Any] | None:
+        start, _, rows = self._held[array]
+        return None if rows is None else rows[self._at - start : upto - start]

@@ -1,0 +1,211 @@
+"""What a check can find: how bad it is, what it costs, how it is mended. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cas_cache.repository import layout
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    LOSS = "loss"
+    """Rows are lost until they are encoded anew."""
+    REPAIR = "repair"
+    """Costs no row, and should be mended."""
+    NOTE = "note"
+    """Nothing to do."""
+
+
+_RESTORE_MARKER = f"Restore {layout.MARKER}, with the id that `cas-cache info --json` shows for a mirror of it."
+_NO_SPEC = "Mirrors that do not know the namespace pass it over, unless a run brings the spec."
+_RESTORE_SPEC = (
+    "The next push of new rows of the namespace writes it; or copy namespaces/<namespace>/spec.json of a mirror to it."
+)
+_ROWS_OF_OBJECT = "These rows, and with a chunk of vectors those after them, where no mirror has them"
+_RESTORE_OBJECT = (
+    "Restore the object from a copy, or delete the pack's manifest: rows that are missed are encoded anew."
+)
+
+KINDS: dict[str, tuple[Severity, str, str]] = {
+    "nothing-there": (
+        Severity.REPAIR,
+        "If a repository was here, all of it.",
+        "Check the URL and who deleted what; a push makes a new repository.",
+    ),
+    "marker-missing": (
+        Severity.REPAIR,
+        "No client reads or writes this repository; no row is lost.",
+        _RESTORE_MARKER,
+    ),
+    "marker-damaged": (
+        Severity.REPAIR,
+        "No client reads or writes this repository; no row is lost.",
+        _RESTORE_MARKER,
+    ),
+    "marker-newer": (
+        Severity.REPAIR,
+        "Nothing was checked: this cas_cache may not read the repository.",
+        "Update cas_cache, then check again.",
+    ),
+    "writer-features": (Severity.NOTE, "This cas_cache reads, and may not write.", "Update cas_cache to push."),
+    "listing-incomplete": (
+        Severity.REPAIR,
+        "What is not listed is not found, and was not checked.",
+        "Check the permission to list, and the storage; then check again.",
+    ),
+    "spec-missing": (
+        Severity.REPAIR,
+        _NO_SPEC,
+        _RESTORE_SPEC,
+    ),
+    "spec-damaged": (
+        Severity.REPAIR,
+        _NO_SPEC,
+        _RESTORE_SPEC,
+    ),
+    "manifest-damaged": (
+        Severity.LOSS,
+        "The rows of the pack, where no mirror has them.",
+        "Restore the object from a copy, or delete it: rows that are missed are encoded anew.",
+    ),
+    "pack-newer": (Severity.NOTE, "This cas_cache passes the pack over.", "Update cas_cache to read it."),
+    "object-missing": (
+        Severity.LOSS,
+        f"{_ROWS_OF_OBJECT}.",
+        _RESTORE_OBJECT,
+    ),
+    "object-size": (
+        Severity.LOSS,
+        f"{_ROWS_OF_OBJECT}; bytes after the right ones cost nothing.",
+        _RESTORE_OBJECT,
+    ),
+    "object-content": (
+        Severity.LOSS,
+        f"{_ROWS_OF_OBJECT}.",
+        _RESTORE_OBJECT,
+    ),
+    "row-digest": (
+        Severity.LOSS,
+        "These rows and those after them, where no mirror has them; the writer's memory or disk is suspect.",
+        "Delete the pack's manifest: rows that are missed are encoded anew.",
+    ),
+    "kind-conflict": (
+        Severity.LOSS,
+        "A mirror keeps the kind that it met first and passes over the packs of the other.",
+        "Find who encoded with another model or setting under this name, and delete the manifests of the wrong packs.",
+    ),
+    "metadata": (
+        Severity.REPAIR,
+        "Zarr readers cannot open the pack, or not rightly; cas_cache does not read this object.",
+        "Restore the object from a copy.",
+    ),
+    "padding": (
+        Severity.REPAIR,
+        "Nothing: no reader takes the bytes after the last row for rows.",
+        "Report the writer: the format wants zeros there.",
+    ),
+    "orphan": (
+        Severity.REPAIR,
+        "Space; and its rows, if it had a manifest that was lost.",
+        "Wait, if a writer is at work, for it looks the same; else prune removes it after the grace period.",
+    ),
+    "foreign": (Severity.NOTE, "Nothing: readers pass it over.", "Delete it if nobody knows what it is."),
+    "duplicate-keys": (Severity.NOTE, "Space: any of the vectors of a key is right.", "Nothing needs to be done."),
+}
+"""Of each kind of finding: how bad it is, what it costs, how it is mended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        kind: Which; stable.
+        severity: How bad it is.
+        path: The object, or the folder of a pack or a namespace's manifests, below the root.
+        namespace: Id of the namespace concerned, where one is known.
+        pack: Id of the pack concerned, where there is one.
+        rows: How many rows pull passes over for it, where that is known; else 0.
+        what: What was found.
+        cost: What it costs.
+        repair: How it is mended.
+    """
+
+    kind: str
+    severity: Severity
+    path: str
+    namespace: str | None
+    pack: str | None
+    rows: int
+    what: str
+    cost: str
+    repair: str
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check looked at, and what it found.
+
+    Attributes:
+        packs: Packs whose manifests verify.
+        rows: How many rows they hold.
+        packs_read: Packs whose data was read.
+        bytes: Bytes of content that were read.
+        findings: What is not as it should be, the worst first.
+    """
+
+    packs: int = 0
+    rows: int = 0
+    packs_read: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings are that bad."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing but notes."""
+        return self.count(Severity.NOTE) == len(self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "clean": self.clean,
+            "packs": self.packs,
+            "rows": self.rows,
+            "packs_read": self.packs_read,
+            "bytes": self.bytes,
+            "counts": {str(severity): self.count(severity) for severity in Severity},
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def finding(kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
+    """Return a finding of a kind.
+
+    Args:
+        kind: A name in `KINDS`.
+        path: Below the root.
+        what: What was found, one sentence.
+        of: Namespace and pack concerned; empty where there is none.
+        rows: How many rows pull passes over for it.
+    """
+    severity, cost, repair = KINDS[kind]
+    namespace, pack = of
+    return Finding(
+        kind=kind,
+        severity=severity,
+        path=path,
+        namespace=namespace or None,
+        pack=pack or None,
+        rows=rows,
+        what=what,
+        cost=cost,
+        repair=repair,
+    )

@@ -1,0 +1,412 @@
+"""What every storage promises, as tests.
+
+A subclass whose name starts with ``Test`` and that has a fixture `opener` runs them all with pytest::
+
+    class TestMine(StorageContract):
+        @pytest.fixture
+        def opener(self, tmp_path):
+            return functools.partial(open_storage, f"mine://{tmp_path}")
+
+`opener` gives a function that opens one and the same place, empty at first, anew at each call. Where the storage
+declares `PROCESSES`, other processes call it as well, so it must be picklable. `RefusalContract` and `BucketContract`
+add what only services can do. This module does not import pytest; ``pytest.register_assert_rewrite`` on its name, in a
+conftest.py, makes its failures talk.
+"""
+# ruff: noqa: S101 - asserts are what tests are made of
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, ClassVar
+
+from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage
+from cas_cache.testing.processes import in_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Opener = Callable[[], Storage]
+
+EVERYTHING = 2**62
+"""More bytes than any object has; the highest that every service takes in a Range header is 2**63 - 1."""
+
+NAMESPACE, PACK = "0123456789abcdef" * 2, "fedcba9876543210" * 4
+
+
+class StorageContract:
+    """The promises of `Storage`. A subclass has the fixture `opener`; see the module."""
+
+    many: ClassVar[int] = 2_500
+    """Objects in the largest listing: more than two pages of S3 (1,000 each)."""
+
+    writers: ClassVar[int] = 16
+    """Threads that write them."""
+
+    def test_nothing_is_there_at_first(self, opener: Opener) -> None:
+        """An empty place lists nothing, anywhere, and every read is ObjectNotFound, also a FileNotFoundError."""
+        storage = opener()
+        assert storage.list("") == []
+        assert storage.list("manifests") == []
+        assert storage.list(f"manifests/{NAMESPACE}") == []
+        for start, stop in ((0, 10), (5, 10), (0, EVERYTHING), (0, 0)):
+            with _raises(ObjectNotFound):
+                storage.get("packs/none", start, stop)
+        assert issubclass(ObjectNotFound, FileNotFoundError)
+
+    def test_a_write_is_seen_at_once(self, opener: Opener) -> None:
+        """What was absent a moment ago is read and listed after PUT, by the writer and by others."""
+        writer, reader = opener(), opener()
+        assert reader.list("") == []
+        for storage in (writer, reader):
+            with _raises(ObjectNotFound):
+                storage.get("packs/a", 0, 10)
+        writer.put("packs/a", b"0123456789")
+        for storage in (writer, reader, opener()):
+            assert storage.get("packs/a", 0, 10) == b"0123456789"
+            assert storage.list("packs") == [Listed("packs/a", 10)]
+            assert storage.list("") == [Listed("packs/a", 10)]
+        writer.put("packs/b", b"1")
+        assert [listed.path for listed in reader.list("packs")] == ["packs/a", "packs/b"]
+
+    def test_overwrite(self, opener: Opener) -> None:
+        """A name that is written again has the new bytes and size, longer or shorter, and nothing of the old."""
+        writer, reader = opener(), opener()
+        for data in (b"first", b"a longer second", b"3", b""):
+            writer.put("a/b", memoryview(data))
+            assert reader.get("a/b", 0, 100) == data
+            assert reader.list("a") == [Listed("a/b", len(data))]
+
+    def test_ranges(self, opener: Opener) -> None:
+        """[start, stop) is cut at the end of the object, and a range beyond it is empty."""
+        storage, content = opener(), bytes(range(100))
+        storage.put("a", content)
+        for start in (0, 1, 50, 99, 100, 101, 1000):
+            for stop in (0, 1, 50, 99, 100, 101, 10_000, EVERYTHING):
+                assert storage.get("a", start, stop) == content[start:stop], (start, stop)
+
+    def test_empty_object(self, opener: Opener) -> None:
+        """An object without bytes is there: read, listed, overwritten and deleted like any other."""
+        storage = opener()
+        storage.put("a/empty", b"")
+        for start, stop in ((0, 0), (0, 1), (0, EVERYTHING), (5, 10)):
+            assert storage.get("a/empty", start, stop) == b""
+        assert storage.list("a") == [Listed("a/empty", 0)]
+        storage.delete("a/empty")
+        assert storage.list("a") == []
+
+    def test_large_object(self, opener: Opener) -> None:
+        """6 MiB, beyond the block sizes of all file systems, come back bit by bit; so does a range across blocks."""
+        storage = opener()
+        content = b"".join(i.to_bytes(4, "big") for i in range(6 * 2**18))
+        storage.put("a", memoryview(content))
+        assert opener().get("a", 0, len(content)) == content
+        assert storage.get("a", 2**22 - 5, 2**22 + 5) == content[2**22 - 5 : 2**22 + 5]
+        assert storage.get("a", len(content) - 7, EVERYTHING) == content[-7:]
+
+    def test_listing_of_nested_folders(self, opener: Opener) -> None:
+        """A folder lists all that is below it at any depth, in order of paths, and nothing of its neighbours."""
+        storage = opener()
+        paths = [
+            "cas-cache.json",
+            "manifests-old/x",
+            "manifests.json",
+            f"manifests/{NAMESPACE}/{PACK}.json",
+            f"packs/{PACK}/vectors/c/0/0/0",
+            f"packs/{PACK}/vectors/c/10/0/0",
+            f"packs/{PACK}/vectors/c/2/0/0",
+            f"packs/{PACK}/zarr.json",
+        ]
+        for path in reversed(paths):
+            storage.put(path, path.encode())
+        assert storage.list("") == [Listed(path, len(path)) for path in sorted(paths)]
+        assert [found.path for found in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
+        assert [found.path for found in storage.list(f"manifests/{NAMESPACE}")] == [
+            f"manifests/{NAMESPACE}/{PACK}.json"
+        ]
+        assert [found.path for found in storage.list("packs")] == paths[4:]
+        assert [found.path for found in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
+        assert storage.list("manifest") == []
+        assert storage.list("nothing/at/all") == []
+        # A listing is of what is below a folder; an object is no folder.
+        assert storage.list("cas-cache.json") == []
+
+    def test_listing_is_complete(self, opener: Opener) -> None:
+        """Thousands of objects, more than a page of any service, are all listed, once each and in order."""
+        storage = opener()
+        paths = [f"manifests/{NAMESPACE}/{i:064x}.json" for i in range(self.many)]
+        with ThreadPoolExecutor(self.writers) as pool:
+            list(pool.map(lambda path: storage.put(path, b"1"), paths))
+        assert opener().list("manifests") == [Listed(path, 1) for path in paths]
+
+    def test_delete(self, opener: Opener) -> None:
+        """What is deleted is gone at once for everybody, from reads and listings; the rest stays."""
+        writer, reader = opener(), opener()
+        for path in ("packs/a", "packs/b", "packs/b-2", "packs/c/d"):
+            writer.put(path, b"1")
+        assert len(reader.list("")) == 4
+        writer.delete("packs/b")
+        writer.delete("packs/c/d")
+        assert reader.list("packs") == [Listed("packs/a", 1), Listed("packs/b-2", 1)]
+        assert reader.list("packs/c") == []
+        for path in ("packs/b", "packs/c/d"):
+            with _raises(ObjectNotFound):
+                reader.get(path, 0, 1)
+        writer.put("packs/b", b"22")
+        assert reader.get("packs/b", 0, 9) == b"22"
+        for listed in reader.list(""):
+            writer.delete(listed.path)
+        assert reader.list("") == []
+
+    def test_delete_is_idempotent(self, opener: Opener) -> None:
+        """Deleting what is not there is fine, in a place with nothing at all too, and again."""
+        storage = opener()
+        storage.delete("never/was")
+        storage.put("a/b", b"1")
+        for _ in range(3):
+            storage.delete("a/b")
+        storage.delete("a/b/c")
+        assert storage.list("") == []
+
+    def test_modified(self, opener: Opener) -> None:
+        """Times are in seconds since 1970 whatever the time zone here, do not go back, and move with a new write."""
+        storage = opener()
+        with _time_zone("EAST-5"):
+            storage.put("probe-1", b"1")
+            (first,) = storage.list("")
+            assert math.isfinite(first.modified)
+            assert abs(first.modified - time.time()) < 600, "clocks that differ by hours look like a time zone"
+            deadline = time.monotonic() + 10
+            storage.put("probe-1", b"2")
+            # Services tell whole seconds.
+            while storage.list("")[0].modified == first.modified:
+                assert time.monotonic() < deadline
+                time.sleep(0.3)
+                storage.put("probe-1", b"2")
+            again = storage.list("")[0].modified
+            assert again > first.modified
+            storage.put("probe-2", b"1")
+            assert storage.list("")[1].modified >= again
+            assert storage.list("")[0].modified == again, "reading and neighbours change nothing"
+
+    def test_create_only(self, opener: Opener) -> None:
+        """Of two creations the first stays, where that is declared; else one of them is there, whole."""
+        storage = opener()
+        storage.put("cas-cache.json", b"first", create_only=True)
+        opener().put("cas-cache.json", b"the second", create_only=True)
+        found = opener().get("cas-cache.json", 0, 100)
+        assert found == b"first" or (CREATE_ONLY not in storage.capabilities and found == b"the second")
+        storage.put("cas-cache.json", b"third")
+        assert storage.get("cas-cache.json", 0, 100) == b"third"
+
+    def test_many_create_one_name(self, opener: Opener) -> None:
+        """Eight creations at once: what is read after the first that returned is one of them, and stays if declared."""
+        for name in ("a", "b", "c"):
+            storages = [opener() for _ in range(2)]
+
+            def create(i: int, name: str = name, storages: list[Storage] = storages) -> bytes:
+                storages[i % 2].put(name, bytes([i]) * 1000, create_only=True)
+                return storages[i % 2].get(name, 0, 2000)
+
+            with ThreadPoolExecutor(8) as pool:
+                seen = set(pool.map(create, range(8)))
+            final = opener().get(name, 0, 2000)
+            assert all(content in {bytes([i]) * 1000 for i in range(8)} for content in seen | {final})
+            if CREATE_ONLY in storages[0].capabilities:
+                assert seen == {final}
+
+    def test_many_threads(self, opener: Opener) -> None:
+        """One storage serves many threads in shared folders: each sees what it wrote, and deletes only that."""
+        storage = opener()
+
+        def work(i: int) -> None:
+            for k in range(6):
+                path, content = f"shared/{k}/deep/{i}", f"{i} {k}".encode() * 100
+                storage.put(path, content)
+                assert storage.get(path, 0, EVERYTHING) == content
+                assert Listed(path, len(content)) in storage.list(f"shared/{k}")
+                if k % 2:
+                    storage.delete(path)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        assert [found.path for found in storage.list("")] == [
+            f"shared/{k}/deep/{i}" for k in (0, 2, 4) for i in range(8)
+        ]
+
+    def test_another_process_writes_behind_ones_back(self, opener: Opener) -> None:
+        """What another process adds, replaces and deletes is seen at once by one that listed and read before."""
+        storage = opener()
+        storage.put("packs/old", b"old")
+        storage.put("packs/gone", b"gone")
+        assert len(storage.list("packs")) == 2
+        assert storage.list("manifests") == []
+        with _raises(ObjectNotFound):
+            storage.get("manifests/new", 0, 9)
+        if PROCESSES in storage.capabilities:
+            seen = in_process("spawn", _other_process, opener)
+        else:
+            seen = _other_process(opener)  # another storage object is as far away as it gets
+        assert seen == [b"old", "packs/gone", "packs/old"]
+        assert storage.get("manifests/new", 0, 9) == b"new"
+        assert storage.get("packs/old", 0, 9) == b"replaced"
+        assert storage.list("") == [Listed("manifests/new", 3), Listed("packs/old", 8)]
+        with _raises(ObjectNotFound):
+            storage.get("packs/gone", 0, 9)
+
+    def test_use_after_fork(self, opener: Opener) -> None:
+        """A storage that was in use works in a forked child, from threads as well, and goes on in the parent."""
+        storage = opener()
+        storage.put("a", b"parent")
+
+        def child() -> list[str]:
+            assert storage.get("a", 0, 9) == b"parent"
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda i: storage.put(f"child/{i}", b"child"), range(8)))
+            storage.delete("child/0")
+            return [found.path for found in storage.list("")]
+
+        for _ in range(2):
+            assert in_process("fork", child) == ["a", *(f"child/{i}" for i in range(1, 8))]
+            assert storage.get("a", 0, 9) == b"parent"
+            if PROCESSES in storage.capabilities:
+                assert len(storage.list("child")) == 7
+                assert storage.get("child/1", 0, 9) == b"child"
+            else:
+                assert storage.list("child") == []
+
+    def test_names_that_are_not_ours(self, opener: Opener) -> None:
+        """What others put under the prefix is listed as what it is, and disturbs nothing."""
+        storage = opener()
+        foreign = [
+            ".DS_Store",
+            "README.md",
+            "_SUCCESS",
+            "manifests/.hidden/x",
+            "manifests/a b+c%20d~.json",
+            "manifests/notes (copy).txt",
+            "manifests/x=1&y=2",
+            "packs/{curly},[square].parquet",
+            "packs/é/ü-日本.json",
+        ]
+        ours = f"manifests/{NAMESPACE}/{PACK}.json"
+        for path in (*foreign, ours):
+            storage.put(path, path.encode())
+        assert [found.path for found in opener().list("")] == sorted([*foreign, ours])
+        assert [found.path for found in storage.list("manifests")] == sorted(
+            path for path in (*foreign, ours) if path.startswith("manifests/")
+        )
+        for path in foreign:
+            assert storage.get(path, 0, 1000) == path.encode()
+            storage.delete(path)
+        assert [found.path for found in storage.list("")] == [ours]
+
+    def test_paths_of_our_layout(self, opener: Opener) -> None:
+        """Every form of path that a repository has: long hexadecimal names, dots, dashes, digits, deep folders."""
+        storage = opener()
+        paths = [
+            "cas-cache.json",
+            f"specs/{NAMESPACE}.json",
+            f"manifests/{NAMESPACE}/{PACK}.json",
+            f"packs/{PACK}/zarr.json",
+            f"packs/{PACK}/keys/c/0/0",
+            f"packs/{PACK}/digests/c/0",
+            f"packs/{PACK}/vectors/c/123456789" + "/0" * 30,
+            f"packs/{'0' * 64}/vectors/zarr.json",
+            f"packs/{'f' * 64}/vectors/zarr.json",
+        ]
+        for path in paths:
+            storage.put(path, path.encode(), create_only=True)
+        assert [found.path for found in opener().list("")] == sorted(paths)
+        for path in paths:
+            assert storage.get(path, 0, 1000) == path.encode()
+        storage.delete(paths[-1])
+        assert [found.path for found in storage.list("packs")] == sorted(paths[3:-1])
+
+    def test_traffic_is_counted(self, opener: Opener) -> None:
+        """Bytes of content and requests add up."""
+        storage = opener()
+        traffic = storage.traffic
+        before = traffic.up, traffic.down, traffic.requests
+        storage.put("a", b"12345")
+        storage.get("a", 1, 3)
+        storage.list("")
+        storage.delete("a")
+        assert (traffic.up - before[0], traffic.down - before[1], traffic.requests - before[2]) == (5, 2, 4)
+
+
+class RefusalContract:
+    """For storages that check credentials. A subclass has a fixture `refused`: an opener with wrong ones."""
+
+    def test_refused_is_not_missing(self, refused: Opener) -> None:
+        """Every verb raises AccessDenied, also a PermissionError: never ObjectNotFound, never an empty listing."""
+        storage = refused()
+        for attempt in _attempts(storage):
+            with _raises(AccessDenied):
+                attempt()
+        assert issubclass(AccessDenied, PermissionError)
+
+
+class BucketContract:
+    """For storages with buckets. A subclass has a fixture `nowhere`: an opener at a bucket that does not exist."""
+
+    def test_a_missing_bucket_is_not_an_empty_one(self, nowhere: Opener) -> None:
+        """LIST and PUT raise BucketNotFound; GET and DELETE where the service tells it from a missing object."""
+        storage = nowhere()
+        get, listed, listed_below, put, created, delete = _attempts(storage)
+        for attempt in (listed, listed_below, put, created):
+            with _raises(BucketNotFound):
+                attempt()
+        with _raises(ObjectNotFound, BucketNotFound):
+            get()
+        with suppress(BucketNotFound):
+            delete()
+
+
+def _attempts(storage: Storage) -> list[Callable[[], object]]:
+    return [
+        lambda: storage.get("x", 0, 1),
+        lambda: storage.list(""),
+        lambda: storage.list("manifests"),
+        lambda: storage.put("x", b"1"),
+        lambda: storage.put("x", b"1", create_only=True),
+        lambda: storage.delete("x"),
+    ]
+
+
+def _other_process(opener: Opener) -> list[object]:
+    storage = opener()
+    seen: list[object] = [storage.get("packs/old", 0, 9), *(found.path for found in storage.list("packs"))]
+    storage.put("manifests/new", b"new")
+    storage.put("packs/old", b"replaced")
+    storage.delete("packs/gone")
+    return seen
+
+
+@contextmanager
+def _raises(*expected: type[Exception]) -> Iterator[None]:
+    """`pytest.raises`, without pytest."""
+    try:
+        yield
+    except expected:
+        return
+    raise AssertionError(f"{' or '.join(error.__name__ for error in expected)} was not raised.")
+
+
+@contextmanager
+def _time_zone(name: str) -> Iterator[None]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = name
+    time.tzset()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()

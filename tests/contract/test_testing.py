@@ -1,0 +1,151 @@
+"""The storages for tests count and fail as they say, and what services answer is told apart without them."""
+
+import datetime as dt
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
+from cas_cache.repository import open_storage
+from cas_cache.repository import storage as storage_module
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
+from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
+from cas_cache.testing.processes import in_process
+
+
+def test_importing_testing_imports_no_pytest() -> None:
+    """The suite can be imported, and the wrappers used, where pytest and fsspec are not installed."""
+    code = "import sys, cas_cache.testing; print(*{'pytest', 'fsspec'} & set(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == []
+
+
+def test_counting() -> None:
+    """Calls are counted by verb, failed ones as well, and taken in an order that threads do not change."""
+    storage = CountingStorage(MemoryStorage())
+    storage.put("b", b"1")
+    storage.put("a", b"1")
+    storage.list("")
+    storage.delete("a")
+    with pytest.raises(ObjectNotFound):
+        storage.get("a", 0, 1)
+    assert storage.by_verb() == {"put": 2, "list": 1, "delete": 1, "get": 1}
+    assert storage.taken() == [("delete", "a"), ("get", "a"), ("list", ""), ("put", "a"), ("put", "b")]
+    assert storage.taken() == []
+    assert storage.by_verb()["put"] == 0
+
+
+def test_failing_before_the_effect() -> None:
+    """The n-th call of the verb raises and does nothing; those before and after it work."""
+    memory = MemoryStorage()
+    storage = FlakyStorage(memory, "put", at=2)
+    storage.put("1", b"")
+    assert storage.list("") == [Listed("1", 0)]
+    with pytest.raises(RemoteUnavailable, match="put 2: not done"):
+        storage.put("2", b"")
+    storage.put("3", b"")
+    assert sorted(memory.objects) == ["1", "3"]
+
+
+def test_failing_after_the_effect() -> None:
+    """The answer is lost and the work is done: for PUT and DELETE alike."""
+    memory = MemoryStorage()
+    with pytest.raises(RemoteUnavailable, match="put a: done"):
+        FlakyStorage(memory, "put", after=True).put("a", b"1")
+    assert memory.objects == {"a": b"1"}
+    with pytest.raises(TimeoutError):
+        FlakyStorage(memory, after=True, error=TimeoutError).delete("a")
+    assert memory.objects == {}
+
+
+def test_failing_until_mended() -> None:
+    """Without a number of times, every call from the n-th on fails; of no verb in particular, all count."""
+    storage = FlakyStorage(MemoryStorage(), at=2, times=None)
+    storage.put("a", b"1")
+    for attempt in (lambda: storage.get("a", 0, 1), lambda: storage.list(""), lambda: storage.delete("a")):
+        with pytest.raises(RemoteUnavailable):
+            attempt()
+    storage.mend()
+    assert storage.get("a", 0, 1) == b"1"
+
+
+def _fails(message: str) -> None:
+    raise ValueError(message)
+
+
+def _ends() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_failures_of_another_process_are_failures_here(method: Any) -> None:
+    """What a child raises, its end included, is raised in the parent with the child's words."""
+    with pytest.raises(AssertionError, match="ValueError: in the child"):
+        in_process(method, _fails, "in the child")
+    with pytest.raises(AssertionError, match="SystemExit: 3"):
+        in_process(method, _ends)
+    assert in_process(method, len, "four") == 4
+
+
+def test_capabilities_are_declared() -> None:
+    """Clouds and local disks create in one step; memory does not leave its process; of others nothing is assumed."""
+    assert open_storage("s3://team/emb", {"anon": True}).capabilities == {CREATE_ONLY, PROCESSES}
+    assert open_storage("some/directory").capabilities == {CREATE_ONLY, PROCESSES}
+    assert open_storage("memory://x").capabilities == set()
+    assert open_storage("http://x/y").capabilities == {PROCESSES}
+    assert MemoryStorage().capabilities == {CREATE_ONLY}
+
+
+@pytest.mark.parametrize(
+    ("info", "modified"),
+    [
+        ({"LastModified": dt.datetime(1970, 1, 2, tzinfo=dt.UTC)}, 86_400),
+        ({"last_modified": dt.datetime(1970, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))}, 0),
+        ({"updated": "1970-01-01T00:00:01.500Z", "mtime": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}, 1.5),
+        ({"mtime": 12}, 12),
+        ({"created": 1.25, "size": 3}, 1.25),
+        ({"mtime": dt.datetime(2000, 1, 1)}, math.nan),  # noqa: DTZ001 - nobody knows of which zone
+        ({"mtime": None, "size": 3}, math.nan),
+    ],
+    ids=str,
+)
+def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
+    """Seconds since 1970 from whatever a file system calls it; what is not known for sure is not a number."""
+    found = storage_module._modified(info)
+    assert found == modified or (math.isnan(found) and math.isnan(modified))
+    # Of unknown age: neither old nor new, whichever way it is asked.
+    assert not Listed("a", 1).modified < 1e12
+    assert not Listed("a", 1).modified > 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (OSError("Forbidden: b/team/o\nno permission"), AccessDenied),
+        (OSError("Connection reset: Forbidden: x"), RemoteUnavailable),
+        (PermissionError("no"), AccessDenied),
+        (ConnectionError("no"), RemoteUnavailable),
+    ],
+    ids=str,
+)
+def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -> None:
+    """A refusal is told from an outage in every verb, gcsfs's plain OSError of a 403 included."""
+    storage = open_storage("memory://refusals")
+
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            raise raised
+
+    storage._opened = dict.fromkeys(storage._opened, Refusing())
+    for attempt in (
+        lambda: storage.get("x", 0, 1),
+        lambda: storage.list(""),
+        lambda: storage.put("x", b"1"),
+        lambda: storage.put("x", b"1", create_only=True),
+        lambda: storage.delete("x"),
+    ):
+        with pytest.raises(expected):
+            attempt()
