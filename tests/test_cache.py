@@ -588,6 +588,8 @@ def test_a_repository_of_a_newer_writer_costs_a_run_one_warning(tmp_path: Path) 
     with pytest.warns(RemoteWarning, match="later"):
         two.close()
     np.testing.assert_array_equal(two.encode(texts(6), SPEC, encoder), truth(texts(6)))
+    memory.objects["cas-cache.json"] = json.dumps(marker).encode()
+    assert joined(tmp_path / "2", memory).push().rows == 3, "what waited goes up when it may"
 
 
 def test_an_encoder_that_changes_its_mind(tmp_path: Path) -> None:

@@ -243,7 +243,8 @@ def _found(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
     from fsspec.asyn import AsyncFileSystem
 
     kind = type(filesystem)
-    generic = kind.find is AbstractFileSystem.find or getattr(kind, "_find", None) is AsyncFileSystem._find  # noqa: SLF001
+    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
+    generic = own in (AbstractFileSystem.find, AsyncFileSystem._find)  # noqa: SLF001
     strict = {"on_error": "raise"} if generic and filesystem.exists(folder) else {}
     found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True, **strict)
     return found
