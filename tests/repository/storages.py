@@ -1,7 +1,7 @@
 """Storages, encoders and damage for tests: policy is a wrapper, so faults and counts compose.
 
-Adds: `Memory`, a dict as a storage; `Counting` and `Flaky` around any other; `Machine`, a mirror at a repository; and
-`truth`, the one right vector of every text, against which every answer can be judged.
+Adds to `cas_cache.testing`: `Flaky`, a storage that fails from the n-th call on; `Machine`, a mirror at a repository;
+and `truth`, the one right vector of every text, against which every answer can be judged.
 """
 
 import hashlib
@@ -13,69 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cas_cache import EncoderSpec, sync
-from cas_cache.errors import ObjectNotFound, RemoteUnavailable
+from cas_cache.errors import RemoteUnavailable
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, Repository, Storage, layout
-from cas_cache.repository.interface import Listed, Traffic
+from cas_cache.repository.interface import Listed
 from cas_cache.repository.manifest import ObjectRecord, pack_id
+from cas_cache.testing import CountingStorage, MemoryStorage
+
+Memory, Counting = MemoryStorage, CountingStorage
 
 SPEC = EncoderSpec(model="org/model", revision="a1b2c3d", prompt="query: ", role="query")
 OTHER_SPEC = EncoderSpec(model="org/other", revision="a1b2c3d")
-
-
-class Memory:
-    """A dict as a storage."""
-
-    def __init__(self) -> None:
-        self.url = "memory"
-        self.traffic = Traffic()
-        self.objects: dict[str, bytes] = {}
-
-    def get(self, path: str, start: int, stop: int) -> bytes:
-        if path not in self.objects:
-            raise ObjectNotFound(f"{path} is not in {self.url}.")
-        data = self.objects[path][start:stop]
-        self.traffic.add(down=len(data))
-        return data
-
-    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        if not (create_only and path in self.objects):
-            self.objects[path] = bytes(data)
-        self.traffic.add(up=len(data))
-
-    def list(self, prefix: str) -> list[Listed]:
-        self.traffic.add()
-        inside = prefix + "/" if prefix else ""
-        return [Listed(path, len(data)) for path, data in sorted(self.objects.items()) if path.startswith(inside)]
-
-
-class Counting:
-    """Notes every call."""
-
-    def __init__(self, inner: Storage) -> None:
-        self.inner = inner
-        self.url = inner.url
-        self.traffic = inner.traffic
-        self.calls: list[tuple[str, str]] = []
-
-    def get(self, path: str, start: int, stop: int) -> bytes:
-        self.calls.append(("get", path))
-        return self.inner.get(path, start, stop)
-
-    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        self.calls.append(("put", path))
-        self.inner.put(path, data, create_only=create_only)
-
-    def taken(self) -> list[tuple[str, str]]:
-        """Return the calls since the last time, in order of paths: concurrent calls have no order."""
-        calls, self.calls = self.calls, []
-        return sorted(calls)
-
-    def list(self, prefix: str) -> list[Listed]:
-        self.calls.append(("list", prefix))
-        return self.inner.list(prefix)
 
 
 class Flaky:
