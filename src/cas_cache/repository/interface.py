@@ -1,4 +1,4 @@
-"""What a storage is: five words' worth of interface, and how to use it for many objects at a time.
+"""What a storage is: four verbs, and how to use it for many objects at a time.
 
 Whoever implements `Storage` can hold a repository. Policy (faults in tests, counting) is a wrapper, not a flag.
 """
