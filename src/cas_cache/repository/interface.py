@@ -130,15 +130,20 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes]]]
 
 def in_order(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
     """Yield function(item) for each item, in order, with a few computed ahead in threads."""
-    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache") as pool:
+    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache")
+    wait = True
+    try:
         ahead = [pool.submit(function, item) for item in items[:IN_FLIGHT]]
-        try:
-            for position in range(len(items)):
-                result = ahead.pop(0).result()
-                following = position + IN_FLIGHT
-                if following < len(items):
-                    ahead.append(pool.submit(function, items[following]))
-                yield result
-        finally:
-            for future in ahead:
-                future.cancel()
+        for position in range(len(items)):
+            result = ahead.pop(0).result()
+            following = position + IN_FLIGHT
+            if following < len(items):
+                ahead.append(pool.submit(function, items[following]))
+            yield result
+    except GeneratorExit:
+        # Left before its end, perhaps by the garbage collector, which may run in any thread and under any lock: to
+        # wait for other threads there is to wait for ever.
+        wait = False
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=True)
