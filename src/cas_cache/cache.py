@@ -8,7 +8,6 @@ push. The remote is a convenience of a run, never a condition: unless told other
 from __future__ import annotations
 
 import logging
-import re
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,7 +28,7 @@ from cas_cache.errors import (
     SuspiciousListing,
     UnsupportedFormat,
 )
-from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, keys_of_texts
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT, first_of_each
@@ -405,7 +404,7 @@ def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
         return None
     wanted = [namespaces] if isinstance(namespaces, str) else list(namespaces)
     for namespace in wanted:
-        if not re.fullmatch(r"[0-9a-f]{32}", namespace):
+        if not NAMESPACE_ID.fullmatch(namespace):
             raise ConfigurationError(
                 f"{namespace!r} is no namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
                 "--json` give them."

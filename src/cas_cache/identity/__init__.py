@@ -2,6 +2,6 @@
 
 from cas_cache.identity.canonical import canonical_json
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
-from cas_cache.identity.spec import EncoderSpec
+from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec
 
-__all__ = ["KEY_BYTES", "EncoderSpec", "canonical_json", "keys_of_rows", "keys_of_texts"]
+__all__ = ["KEY_BYTES", "NAMESPACE_ID", "EncoderSpec", "canonical_json", "keys_of_rows", "keys_of_texts"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
@@ -19,6 +20,9 @@ from cas_cache.identity.canonical import canonical_json, freeze, plain_json
 
 NAMESPACE_HEX = 32
 """Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
+
+NAMESPACE_ID = re.compile(f"[0-9a-f]{{{NAMESPACE_HEX}}}")
+"""What a namespace id looks like; nothing else may become a path."""
 
 UNPINNED_MODELS = frozenset({"", "none", "no_model_name/available"})
 UNPINNED_REVISIONS = frozenset({"", "none", "no_revision_available", "main", "master", "head", "latest"})

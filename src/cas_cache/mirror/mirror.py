@@ -13,7 +13,6 @@ It belongs to one repository at most: rows are marked as pushed once, so a secon
 from __future__ import annotations
 
 import json
-import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
 )
-from cas_cache.identity import EncoderSpec
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.views import Views
 
@@ -40,8 +39,6 @@ MARKER = "cas-cache-mirror.json"
 VERSION = 1
 PRIVATE = 0o700
 """Vectors tell about texts: a mirror is its owner's."""
-
-_NAMESPACE = re.compile(r"[0-9a-f]{32}")
 
 
 class Mirror:
@@ -168,7 +165,7 @@ class Mirror:
     def ids(self) -> list[str]:
         """Return the ids of all namespaces, in order. Foreign folders are passed over."""
         root = self.directory / "namespaces"
-        return sorted(p.name for p in root.iterdir() if _NAMESPACE.fullmatch(p.name)) if root.exists() else []
+        return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.exists() else []
 
     def namespaces(self) -> list[Namespace]:
         """Return all namespaces, in order of their ids.
@@ -193,7 +190,7 @@ class Mirror:
             ) from err
 
     def _folder(self, namespace: str) -> Path:
-        if not _NAMESPACE.fullmatch(namespace):
+        if not NAMESPACE_ID.fullmatch(namespace):
             msg = f"{namespace!r} is no namespace id: 32 lower-case hex digits"
             raise ValueError(msg)
         return self.directory / "namespaces" / namespace

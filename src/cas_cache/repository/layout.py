@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 
+from cas_cache.identity import NAMESPACE_ID
+
 MARKER = "cas-cache.json"
 MANIFESTS = "manifests"
 
-_NAMESPACE = re.compile(r"[0-9a-f]{32}")
 _PACK = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")
 _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
@@ -23,12 +24,12 @@ _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
 
 def spec_path(namespace: str) -> str:
     """Return where a namespace's spec is."""
-    return f"specs/{_checked(_NAMESPACE, namespace, 'namespace id')}.json"
+    return f"specs/{_checked(NAMESPACE_ID, namespace, 'namespace id')}.json"
 
 
 def manifests_prefix(namespace: str | None = None) -> str:
     """Return the prefix of a namespace's manifests, or of all."""
-    return MANIFESTS if namespace is None else f"{MANIFESTS}/{_checked(_NAMESPACE, namespace, 'namespace id')}"
+    return MANIFESTS if namespace is None else f"{MANIFESTS}/{_checked(NAMESPACE_ID, namespace, 'namespace id')}"
 
 
 def manifest_path(namespace: str, pack: str) -> str:

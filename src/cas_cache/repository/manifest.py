@@ -67,11 +67,6 @@ class Manifest:
     supersedes: tuple[str, ...] = ()
 
     @property
-    def data_bytes(self) -> int:
-        """Bytes of the objects that hold rows."""
-        return sum(record.size for name, record in self.objects.items() if not name.endswith("zarr.json"))
-
-    @property
     def vector_bytes(self) -> int:
         """Bytes of one vector."""
         return row_bytes(np.dtype(self.dtype), self.shape)
