@@ -13,6 +13,7 @@ import pytest
 from cas_cache.errors import (
     DamagedPack,
     NotARepository,
+    ObjectNotFound,
     RemoteUnavailable,
     RepositoryError,
     UnsupportedFormat,
@@ -108,13 +109,40 @@ def test_a_repository_made_between_two_requests_is_found() -> None:
     assert repository.id == json.loads(memory.objects[layout.MARKER])["id"]
 
 
-def test_a_marker_that_cannot_be_read_back_is_an_error() -> None:
+@pytest.mark.parametrize("misses", [1, 3])
+def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
+    misses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another writes the same name, rclone's server shows none: no error, and no foreign prefix."""
+    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+
+    class Replacing(Memory):
+        left = 0
+
+        def get(self, path: str, start: int, stop: int) -> bytes:
+            if path == layout.MARKER and self.left > 0 and self.objects:
+                self.left -= 1
+                raise ObjectNotFound(path)
+            return super().get(path, start, stop)
+
+    storage = Replacing()
+    storage.left = misses
+    maker = Repository(storage)
+    maker.create()
+    storage.left = misses
+    finder = Repository(storage)
+    assert finder.open()
+    assert finder.id == maker.id
+
+
+def test_a_marker_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that swallows writes is found out at once."""
 
     class Swallowing(Memory):
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
             pass
 
+    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
     with pytest.raises(RepositoryError, match="cannot be read back"):
         Repository(Swallowing()).create()
 

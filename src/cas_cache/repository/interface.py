@@ -90,7 +90,8 @@ class Storage(Protocol):
         """Write an object whole, over any that is there.
 
         With `create_only` an object that is there stays, where the storage has the capability `CREATE_ONLY`; elsewhere
-        the last writer may win, so callers read back what they need to be sure of.
+        the last writer may win, and while several write one name there may be a moment in which nobody finds it, so
+        callers read back what they need to be sure of.
 
         Raises:
             RemoteError: If the storage is away or refuses.

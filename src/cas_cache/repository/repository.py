@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import (
@@ -36,6 +37,9 @@ FORMAT = "cas-cache"
 VERSION = 1
 MOST_DOCUMENT_BYTES = 1 << 20
 """Markers and specs are small; what is larger is not one."""
+
+MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
+"""Seconds before each look for a marker that was written: while several write one name, some servers show none."""
 
 
 class Repository:
@@ -84,8 +88,9 @@ class Repository:
             found = self.storage.list("")
             if not found:
                 return False
-            # Another writer may have made the repository between the two requests.
-            data = self._read_marker()
+            # Another writer may have made the repository between the two requests, or be about to.
+            listed = any(entry.path == layout.MARKER for entry in found)
+            data = self._read_settled_marker() if listed else self._read_marker()
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
@@ -111,8 +116,10 @@ class Repository:
             "writer_features": [],
         }
         self.storage.put(layout.MARKER, canonical_json(marker), create_only=True)
-        if not self.open():
+        data = self._read_settled_marker()
+        if data is None:
             raise RepositoryError(f"{layout.MARKER} was written to {self.url} and cannot be read back. Try again.")
+        self._marker = checked_marker(data, self.url)
 
     def packs(self, namespace: str | None = None) -> list[tuple[str, str]]:
         """Return (namespace, pack) of every visible pack, of one namespace or of all: one listing.
@@ -212,6 +219,15 @@ class Repository:
             return self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
         except ObjectNotFound:
             return None
+
+    def _read_settled_marker(self) -> bytes | None:
+        """The marker that somebody has written, perhaps several at this moment."""
+        for pause in MARKER_PAUSES:
+            time.sleep(pause)
+            data = self._read_marker()
+            if data is not None:
+                return data
+        return None
 
     def _writable(self) -> None:
         if self._marker is None:
