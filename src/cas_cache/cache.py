@@ -28,10 +28,10 @@ from cas_cache.errors import (
     SuspiciousListing,
     UnsupportedFormat,
 )
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec, keys_of_texts
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, first_of_each, keys_of_texts
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
-from cas_cache.mirror.index import ABSENT, first_of_each
+from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Repository, open_storage
 from cas_cache.rows import as_array, finite_rows, storable
 from cas_cache.settings import Settings

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas_cache.mirror.index import ABSENT, KeyIndex, first_of_each
+from cas_cache.identity import first_of_each
+from cas_cache.mirror.index import ABSENT, KeyIndex
 
 SMALL = st.builds(lambda head, tail: bytes([head] * 8 + [tail] * 24), st.integers(0, 3), st.integers(0, 3))
 """16 keys with 4 prefixes: nearly every pair of a batch collides in its first 8 bytes."""

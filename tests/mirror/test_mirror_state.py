@@ -158,6 +158,8 @@ GOOD: dict[str, Any] = {
     "extents": [[0, 3, "p", None], [3, 2, None, "n"]],
     "applied": {"p": 3},
     "complete": ["p"],
+    "superseded": ["q"],
+    "planned_at": {"n": 1.5},
 }
 
 
@@ -165,7 +167,15 @@ def test_format_is_fixed() -> None:
     """This document is on people's disks."""
     state = State.from_bytes(json.dumps(GOOD).encode(), "state.json")
     assert state == State(
-        5, "float32", (4,), (Extent(0, 3, "p"), Extent(3, 2, None, "n")), {"p": 3}, frozenset({"p"}), "n1"
+        5,
+        "float32",
+        (4,),
+        (Extent(0, 3, "p"), Extent(3, 2, None, "n")),
+        {"p": 3},
+        frozenset({"p"}),
+        frozenset({"q"}),
+        {"n": 1.5},
+        "n1",
     )
     assert json.loads(state.to_bytes()) == GOOD
     assert state.row_bytes == 16

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.options import cache_options, human_bytes, parsed_options, print_json
-from cas_cache.errors import ConfigurationError
-from cas_cache.location import places
-from cas_cache.repository import Repository, open_storage
+from cas_cache.cli.options import cache_options, human_bytes, open_repository, print_json
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
-from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.repository.findings import CheckReport
@@ -56,16 +52,7 @@ def check(
     """
     if sample is not None and not read_data:
         raise click.UsageError("--sample is a part of the data; add --read-data.")
-    settings = Settings.read()
-    _, url = places(cache, remote, settings)
-    if url is None:
-        raise click.UsageError(
-            "There is no repository to check. Name its URL, pass --remote (a directory works too), or set "
-            "CAS_CACHE_REMOTE."
-        )
-    if settings.offline:
-        raise ConfigurationError("The cache is offline: no check. Unset CAS_CACHE_OFFLINE.")
-    repository = Repository(open_storage(url, parsed_options(storage_options) or None))
+    repository = open_repository(cache, remote, storage_options, verb="check")
     report = check_repository(repository, read_data=read_data, sample=1.0 if sample is None else sample)
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.cache import EmbeddingCache
+from cas_cache.errors import ConfigurationError, NotAMirror
+from cas_cache.identity import NAMESPACE_ID
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
+from cas_cache.repository import Repository, open_storage
 from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +39,66 @@ def cache_options(command: _F) -> _F:
         help="Handed to fsspec, for example endpoint_url=http://127.0.0.1:4566. May be repeated.",
     )
     return mirror_options(option(command))
+
+
+def dry_run_option(command: _F) -> _F:
+    """Add ``--dry-run`` to a command."""
+    return click.option("--dry-run", is_flag=True, help="Only say what would be done.")(command)
+
+
+def open_repository(
+    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, verb: str
+) -> Repository:
+    """Return the repository that the options name; no request is made.
+
+    Raises:
+        click.UsageError: If they name none.
+        ConfigurationError: If the cache is offline.
+    """
+    settings = Settings.read()
+    _, url = places(cache, remote, settings)
+    if url is None:
+        raise click.UsageError(
+            f"There is no repository to {verb}. Name its URL, pass --remote (a directory works too), or set "
+            "CAS_CACHE_REMOTE."
+        )
+    if settings.offline:
+        raise ConfigurationError(f"The cache is offline: there is nothing to {verb}. Unset CAS_CACHE_OFFLINE.")
+    return Repository(open_storage(url, parsed_options(storage_options) or None))
+
+
+def full_namespace(repository: Repository, beginning: str) -> str:
+    """Return the id of the repository's namespace that begins like that; a whole id is taken as it is.
+
+    Raises:
+        ConfigurationError: If there is none, or more than one.
+        RemoteError: If the storage is away or refuses.
+    """
+    if NAMESPACE_ID.fullmatch(beginning):
+        return beginning
+    found = sorted({namespace for namespace, _ in repository.packs() if namespace.startswith(beginning)})
+    if len(found) != 1 or not beginning:
+        raise ConfigurationError(
+            f"{len(found)} namespaces of {repository.url} begin with {beginning!r}. Name one by its id, or so much of "
+            "it that it is the only one; `cas-cache ls` shows those of a mirror."
+        )
+    return found[0]
+
+
+def known_packs(cache: str | None, remote: str | None, repository: Repository) -> frozenset[str]:
+    """Return the packs that CACHE's mirror knows to be in the repository; none if there is no mirror of it.
+
+    Raises:
+        DamagedMirror: If a namespace of the mirror is damaged.
+    """
+    directory, _ = places(cache, remote, Settings.read())
+    try:
+        mirror = Mirror(directory, create=False)
+    except NotAMirror:
+        return frozenset()
+    if not repository.open() or mirror.repository != repository.id:
+        return frozenset()
+    return frozenset(pack for ns in mirror.namespaces() for pack in ns.lasting_packs)
 
 
 def open_cache(
@@ -72,6 +135,8 @@ def print_report(verb: str, report: Report, *, as_json: bool) -> None:
         click.echo(f"{verb} {report.packs} packs, {report.rows} rows, {human_bytes(report.bytes)}")
         for problem in report.problems:
             click.echo(f"passed over: {problem}", err=True)
+        for hint in report.hints:
+            click.echo(f"hint: {hint}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 

@@ -1,7 +1,17 @@
 """Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
 
 from cas_cache.identity.canonical import canonical_json
+from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
 from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec
 
-__all__ = ["KEY_BYTES", "NAMESPACE_ID", "EncoderSpec", "canonical_json", "keys_of_rows", "keys_of_texts"]
+__all__ = [
+    "KEY_BYTES",
+    "NAMESPACE_ID",
+    "EncoderSpec",
+    "canonical_json",
+    "first_of_each",
+    "keys_of_rows",
+    "keys_of_texts",
+    "prefixes_of",
+]

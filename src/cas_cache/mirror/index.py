@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cas_cache.identity import prefixes_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ class KeyIndex:
         if len(keys) <= self.rows:
             return
         rows = np.arange(self.rows, len(keys), dtype=np.int64)
-        prefixes = _prefixes(keys[self.rows :])
+        prefixes = prefixes_of(keys[self.rows :])
         self.rows = len(keys)
         while self._runs and len(self._runs[-1][0]) <= 2 * len(prefixes):
             older_prefixes, older_rows = self._runs.pop()
@@ -53,7 +55,7 @@ class KeyIndex:
             (m,) int64.
         """
         found = np.full(len(wanted), ABSENT, np.int64)
-        wanted_prefixes = _prefixes(wanted)
+        wanted_prefixes = prefixes_of(wanted)
         for prefixes, rows in self._runs:
             open_ = np.flatnonzero(found == ABSENT)
             if not len(open_):
@@ -69,30 +71,3 @@ class KeyIndex:
                 # Whoever met another key with its prefix looks at the next entry.
                 open_, at = open_[~equal], at[~equal] + 1
         return found
-
-
-def first_of_each(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each distinct key first stands, in order of first appearance, and each key's distinct one.
-
-    Args:
-        keys: (n, 32) uint8.
-
-    Returns:
-        (u,) int64, positions ascending, and (n,) int64, for each key the index of its distinct key.
-    """
-    _, first, inverse = np.unique(_prefixes(keys), return_index=True, return_inverse=True)
-    if not np.array_equal(keys[first[inverse]], keys):
-        # Two keys share 8 bytes: one in 2**64 pairs by chance, so the slow way is never slow.
-        seen: dict[bytes, int] = {}
-        inverse = np.array([seen.setdefault(key.tobytes(), len(seen)) for key in keys], np.int64)
-        first = np.unique(inverse, return_index=True)[1]
-    order = np.argsort(first, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return first[order].astype(np.int64), rank[inverse]
-
-
-def _prefixes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The first 8 bytes of each key as one number."""
-    prefixes: NDArray[np.uint64] = np.ascontiguousarray(keys[:, :8]).view(np.uint64).reshape(-1)
-    return prefixes

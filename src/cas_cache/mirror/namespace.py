@@ -7,8 +7,10 @@ planned into packs. It never encodes and never talks to a remote.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,13 @@ import numpy as np
 from filelock import FileLock
 
 from cas_cache.errors import DamagedMirror, MirrorWriteError, ShapeMismatch
-from cas_cache.mirror.index import ABSENT, KeyIndex, first_of_each
+from cas_cache.identity import first_of_each
+from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.table import Table
 from cas_cache.rows import digest_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -102,8 +105,13 @@ class Namespace:
 
     @property
     def packs(self) -> frozenset[str]:
-        """The packs that are known here: read to their end, or published from here."""
-        return self._table.state.complete
+        """The packs that are known here: read to their end, published from here, or all in one that was."""
+        return self._table.state.complete | self._table.state.superseded
+
+    @property
+    def lasting_packs(self) -> frozenset[str]:
+        """The packs that are known here and may not go: no other is known to hold their rows."""
+        return self._table.state.complete - self._table.state.superseded
 
     @property
     def keys(self) -> NDArray[np.uint8]:
@@ -216,15 +224,21 @@ class Namespace:
         """How many rows of a pack were read here: where to go on."""
         return self._table.state.applied.get(pack, 0)
 
-    def plan(self, most_rows: int) -> list[PlannedPack]:
+    def small_packs(self, rows: int) -> int:
+        """Return how many of the packs that are known here, and not superseded, have fewer rows than that."""
+        return sum(self.applied_rows(pack) < rows for pack in self.lasting_packs)
+
+    def plan(self, most_rows: int, *, most_age: float = math.inf) -> list[PlannedPack]:
         """Plan every waiting row into a pack of at most `most_rows` rows and return all plans.
 
-        What was planned before and not published is planned as it was.
+        What was planned before and not published is planned as it was, unless that is more than `most_age` seconds ago
+        by this machine's clock: then it gets a new nonce, because a name may not be used for long before it is visible.
         """
         with self._locked():
             state = self._table.state
             upper = len(state.waiting) + self.waiting_rows // most_rows + 1
-            planned = state.planned(most_rows, [secrets.token_hex(NONCE_BYTES) for _ in range(upper)])
+            nonces = [secrets.token_hex(NONCE_BYTES) for _ in range(upper)]
+            planned = state.planned(most_rows, nonces, now=time.time(), most_age=most_age)
             if planned != state:
                 self._table.commit(planned)
         runs: dict[str, list[tuple[int, int]]] = {}
@@ -246,6 +260,16 @@ class Namespace:
         """Note that a pack of `rows` rows need not be read: every key of it is here."""
         with self._locked():
             self._table.commit(self._table.state.read(pack, rows, complete=True))
+
+    def supersede(self, packs: Iterable[str]) -> None:
+        """Note that the rows of packs are all here by way of another: they need not be read, and may go."""
+        with self._locked():
+            self._table.commit(self._table.state.superseding(packs))
+
+    def forget(self, packs: Iterable[str]) -> None:
+        """Forget superseded packs that have gone; their rows stay."""
+        with self._locked():
+            self._table.commit(self._table.state.forgotten(packs))
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.

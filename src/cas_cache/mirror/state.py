@@ -7,6 +7,7 @@ of the columns past what it says do not exist.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class State:
         extents: Where the rows came from, ascending, without gaps.
         applied: For each pack that was read, how many of its rows; for each published, all of them.
         complete: The packs of `applied` that need not be read again.
+        superseded: Packs whose rows are all in another of `complete`: they may go from the repository.
+        planned_at: When each nonce that waits was drawn, in seconds since 1970 by the clock of this machine.
         namespace: The id of the namespace whose rows these are: folders can be swapped.
     """
 
@@ -67,6 +70,8 @@ class State:
     extents: tuple[Extent, ...] = ()
     applied: Mapping[str, int] = field(default_factory=dict)
     complete: frozenset[str] = frozenset()
+    superseded: frozenset[str] = frozenset()
+    planned_at: Mapping[str, float] = field(default_factory=dict)
     namespace: str = ""
 
     @property
@@ -93,26 +98,39 @@ class State:
         rows = max(rows, self.applied.get(pack, 0))
         return replace(self, applied={**self.applied, pack: rows}, complete=done)
 
-    def planned(self, most_rows: int, nonces: Iterable[str]) -> State:
+    def superseding(self, packs: Iterable[str]) -> State:
+        """Return the state after the rows of packs were found to be all in another."""
+        return replace(self, superseded=self.superseded | frozenset(packs))
+
+    def forgotten(self, packs: Iterable[str]) -> State:
+        """Return the state without packs that are superseded and gone. Where rows came from stays in the extents."""
+        gone = self.superseded.intersection(packs)
+        applied = {pack: rows for pack, rows in self.applied.items() if pack not in gone}
+        return replace(self, applied=applied, complete=self.complete - gone, superseded=self.superseded - gone)
+
+    def planned(self, most_rows: int, nonces: Iterable[str], *, now: float = 0.0, most_age: float = math.inf) -> State:
         """Return the state with every waiting row planned for a pack of at most `most_rows` rows.
 
-        Runs that were planned before keep their plan: a retry publishes the same pack under the same name.
+        Runs that were planned in the last `most_age` seconds keep their plan: a retry publishes the same pack under the
+        same name.
         """
+        young = {nonce: at for nonce, at in self.planned_at.items() if 0 <= now - at <= most_age}
         fresh = iter(nonces)
         nonce, room = "", 0
         extents: list[Extent] = []
         for extent in self.extents:
-            if extent.pack is not None or extent.nonce is not None:
+            if extent.pack is not None or extent.nonce in young:
                 extents.append(extent)
                 continue
             start = extent.start
             while start < extent.stop:
                 if room == 0:
                     nonce, room = next(fresh), most_rows
+                    young[nonce] = now
                 rows = min(room, extent.stop - start)
                 extents.append(Extent(start, rows, None, nonce))
                 start, room = start + rows, room - rows
-        return replace(self, extents=tuple(extents))
+        return replace(self, extents=tuple(extents), planned_at=young)
 
     def published(self, nonce: str, pack: str) -> State:
         """Return the state after the pack planned under `nonce` was published as `pack`."""
@@ -120,13 +138,14 @@ class State:
         if not mine:
             return self
         extents = _joined(replace(e, pack=pack, nonce=None) if e.nonce == nonce else e for e in self.extents)
-        state = replace(self, extents=extents)
+        planned_at = {other: at for other, at in self.planned_at.items() if other != nonce}
+        state = replace(self, extents=extents, planned_at=planned_at)
         return state.read(pack, sum(extent.rows for extent in mine), complete=True)
 
     def unpublished(self) -> State:
         """Return the state with every row waiting and no pack known."""
         extents = _joined(replace(extent, pack=None, nonce=None) for extent in self.extents)
-        return replace(self, extents=extents, applied={}, complete=frozenset())
+        return State(self.rows, self.dtype, self.shape, extents, namespace=self.namespace)
 
     def to_bytes(self) -> bytes:
         """Return the state as JSON."""
@@ -139,6 +158,8 @@ class State:
             "extents": [[e.start, e.rows, e.pack, e.nonce] for e in self.extents],
             "applied": dict(self.applied),
             "complete": sorted(self.complete),
+            "superseded": sorted(self.superseded),
+            "planned_at": dict(self.planned_at),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -167,6 +188,8 @@ class State:
                 ),
                 applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
                 complete=frozenset(str(pack) for pack in document["complete"]),
+                superseded=frozenset(str(pack) for pack in document.get("superseded", ())),
+                planned_at={str(nonce): float(at) for nonce, at in document.get("planned_at", {}).items()},
                 namespace=str(document["namespace"]),
             )
             state._check()

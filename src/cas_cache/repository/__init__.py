@@ -1,13 +1,14 @@
 """The shared side: packs, manifests and specs under one URL, written by many, coordinated by nobody."""
 
 from cas_cache.repository.interface import Storage
-from cas_cache.repository.manifest import Manifest
+from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import PackRows, most_rows_of_a_pack
-from cas_cache.repository.repository import Repository
+from cas_cache.repository.repository import MOST_SECONDS, Repository
 from cas_cache.repository.storage import open_storage
 from cas_cache.repository.urls import is_url, without_credentials
 
 __all__ = [
+    "MOST_SECONDS",
     "Manifest",
     "PackRows",
     "Repository",
@@ -15,5 +16,6 @@ __all__ = [
     "is_url",
     "most_rows_of_a_pack",
     "open_storage",
+    "superseders",
     "without_credentials",
 ]

@@ -18,7 +18,8 @@ from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
 from cas_cache.repository.interface import in_order
-from cas_cache.repository.repository import MOST_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.manifest import superseders
+from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -186,7 +187,9 @@ class _Run:
                 return
 
     def _packs(self, plan: Plan) -> None:
-        manifests = in_order(self._manifest, plan.packs)
+        manifests = list(in_order(self._manifest, plan.packs))
+        known = {pack: found for (_, pack), found in zip(plan.packs, manifests, strict=True) if found is not None}
+        superseded = superseders(known)
         seen = _Namespace("")
         for of, manifest in zip(plan.packs, manifests, strict=True):
             if of[0] != seen.id:
@@ -196,7 +199,10 @@ class _Run:
                 self.report.packs += 1
                 self.report.rows += manifest.rows
                 seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
-                keys = seen.keys if of[1] in plan.to_read else None
+                seen.superseded += of[1] in superseded
+                # The keys of a superseded pack are in another, as they should be.
+                count = KeyCount() if of[1] in superseded else seen.keys
+                keys = count if of[1] in plan.to_read else None
                 self.report.packs_read += keys is not None
                 sizes = plan.objects.get(of[1], {})
                 self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
@@ -228,6 +234,9 @@ class _Run:
             )
             what = f"Its packs differ in dtype or shape: {shown}."
             self.find("kind-conflict", path, what, of=of, rows=sum(rows) - max(rows))
+        if seen.superseded:
+            what = f"The rows of {seen.superseded} packs are in others as well, by a compaction."
+            self.find("superseded", path, what, of=of)
         if repeats := seen.keys.repeats:
             self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", of=of)
 
@@ -245,9 +254,10 @@ class _Run:
 
 
 class _Namespace:
-    """What is known of the packs of one namespace: pack ids and rows by dtype and shape, and keys."""
+    """What is known of the packs of one namespace: ids and rows by dtype and shape, keys, how many are superseded."""
 
     def __init__(self, namespace: str) -> None:
         self.id = namespace
         self.kinds: dict[tuple[str, tuple[int, ...]], list[tuple[str, int]]] = {}
         self.keys = KeyCount()
+        self.superseded = 0

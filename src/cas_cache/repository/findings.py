@@ -113,6 +113,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "Space; and its rows, if it had a manifest that was lost.",
         "Wait, if a writer is at work, for it looks the same; else prune removes it after the grace period.",
     ),
+    "superseded": (Severity.NOTE, "Space.", "`cas-cache prune` removes them after the grace period."),
     "foreign": (Severity.NOTE, "Nothing: readers pass it over.", "Delete it if nobody knows what it is."),
     "duplicate-keys": (Severity.NOTE, "Space: any of the vectors of a key is right.", "Nothing needs to be done."),
 }

@@ -6,6 +6,7 @@
     specs/<namespace>.json
     manifests/<namespace>/<pack>.json
     packs/<pack>/<object>
+    probes/<32 hex digits>                  to read the storage's clock; gone at once
 """
 
 from __future__ import annotations
@@ -16,15 +17,26 @@ from cas_cache.identity import NAMESPACE_ID
 
 MARKER = "cas-cache.json"
 MANIFESTS = "manifests"
+PACKS = "packs"
+PROBES = "probes"
 
 _PACK = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")
+_OBJECT_PATH = re.compile(r"packs/([0-9a-f]{64})/(.+)")
+_SPEC_PATH = re.compile(r"specs/([0-9a-f]{32})\.json")
+_PROBE_PATH = re.compile(r"probes/[0-9a-f]{32}")
 _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
 
 
 def spec_path(namespace: str) -> str:
     """Return where a namespace's spec is."""
     return f"specs/{_checked(NAMESPACE_ID, namespace, 'namespace id')}.json"
+
+
+def parse_spec_path(path: str) -> str | None:
+    """Return the namespace of a spec's path, or None for anything else."""
+    match = _SPEC_PATH.fullmatch(path)
+    return match[1] if match else None
 
 
 def manifests_prefix(namespace: str | None = None) -> str:
@@ -45,7 +57,28 @@ def parse_manifest_path(path: str) -> tuple[str, str] | None:
 
 def object_path(pack: str, name: str) -> str:
     """Return where an object of a pack is."""
-    return f"packs/{_checked(_PACK, pack, 'pack id')}/{_checked(_OBJECT, name, 'object name')}"
+    return f"{pack_prefix(pack)}/{_checked(_OBJECT, name, 'object name')}"
+
+
+def pack_prefix(pack: str) -> str:
+    """Return the prefix of a pack's objects."""
+    return f"{PACKS}/{_checked(_PACK, pack, 'pack id')}"
+
+
+def parse_object_path(path: str) -> tuple[str, str] | None:
+    """Return (pack, object name) of an object's path, or None for anything else."""
+    match = _OBJECT_PATH.fullmatch(path)
+    return (match[1], match[2]) if match and is_object_name(match[2]) else None
+
+
+def probe_path(name: str) -> str:
+    """Return where a probe of the storage's clock is."""
+    return f"{PROBES}/{_checked(NAMESPACE_ID, name, 'probe')}"
+
+
+def is_probe_path(path: str) -> bool:
+    """Whether a path is that of a probe."""
+    return _PROBE_PATH.fullmatch(path) is not None
 
 
 def is_object_name(name: str) -> bool:

@@ -162,6 +162,19 @@ class Manifest:
                     raise ValueError(msg)
 
 
+def superseders(manifests: Mapping[str, Manifest]) -> dict[str, list[str]]:
+    """Return, for each pack that is superseded, the packs of `manifests` that supersede it.
+
+    Args:
+        manifests: By pack.
+    """
+    found: dict[str, list[str]] = {}
+    for pack, manifest in manifests.items():
+        for source in manifest.supersedes:
+            found.setdefault(source, []).append(pack)
+    return found
+
+
 def pack_id(manifest: bytes) -> str:
     """Return the id of the pack that a manifest describes: the hex SHA-256 of its bytes."""
     return hashlib.sha256(manifest).hexdigest()

@@ -6,9 +6,10 @@ dies leaves objects that nothing names. Nothing is ever changed in place, and no
 
 from __future__ import annotations
 
-import json
+import math
 import secrets
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import (
@@ -19,27 +20,46 @@ from cas_cache.errors import (
     RepositoryError,
     UnsupportedFormat,
 )
-from cas_cache.identity import EncoderSpec, canonical_json
+from cas_cache.identity import EncoderSpec
 from cas_cache.repository import layout
-from cas_cache.repository.interface import put_all
+from cas_cache.repository.interface import in_order, put_all
 from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
+from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.repository.pack import PackRows, contents, describe, read, read_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from cas_cache.repository.interface import Storage
 
-FORMAT = "cas-cache"
-VERSION = 1
-MOST_DOCUMENT_BYTES = 1 << 20
-"""Markers and specs are small; what is larger is not one."""
+MOST_SECONDS = 12 * 3600
+"""How long a pack's name may be in use before its manifest is there: from its planning to the first object, and again
+from there to the manifest. Together a day, and `prune` deletes nothing younger unless it is forced to."""
 
 MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
 """Seconds before each look for a marker that was written: while several write one name, some servers show none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A pack that is there and not visible yet.
+
+    Attributes:
+        namespace: Whose rows.
+        pack: Its id.
+        manifest: What makes it visible.
+        paths: Of its objects.
+        began: When writing began, in seconds since 1970 by this machine's clock.
+    """
+
+    namespace: str
+    pack: str
+    manifest: bytes
+    paths: tuple[str, ...]
+    began: float
 
 
 class Repository:
@@ -99,6 +119,15 @@ class Repository:
         self._marker = checked_marker(data, self.url)
         return True
 
+    def must_be_there(self) -> None:
+        """Find the repository.
+
+        Raises:
+            NotARepository: If there is none.
+        """
+        if not self.open():
+            raise NotARepository(f"There is no repository at {self.url}: nothing is there at all. Check the URL.")
+
     def create(self) -> None:
         """Make the repository if there is none; of several that try at once, one wins and all use it.
 
@@ -108,28 +137,37 @@ class Repository:
         """
         if self.open():
             return
-        marker = {
-            "format": FORMAT,
-            "version": VERSION,
-            "id": secrets.token_hex(16),
-            "reader_features": [],
-            "writer_features": [],
-        }
-        self.storage.put(layout.MARKER, canonical_json(marker), create_only=True)
+        self.storage.put(layout.MARKER, new_marker(secrets.token_hex(16)), create_only=True)
         data = self._read_settled_marker()
         if data is None:
             raise RepositoryError(f"{layout.MARKER} was written to {self.url} and cannot be read back. Try again.")
         self._marker = checked_marker(data, self.url)
 
     def packs(self, namespace: str | None = None) -> list[tuple[str, str]]:
-        """Return (namespace, pack) of every visible pack, of one namespace or of all: one listing.
+        """Return (namespace, pack) of every visible pack, of one namespace or of all, the oldest first: one listing.
 
         Raises:
             RemoteError: If the listing is not complete; it is never taken for an empty one.
         """
         listed = self.storage.list(layout.manifests_prefix(namespace))
+        # What has no time, NaN, comes last.
+        listed.sort(key=lambda entry: (not entry.modified < math.inf, entry.modified, entry.path))
         parsed = [layout.parse_manifest_path(entry.path) for entry in listed]
         return [found for found in parsed if found is not None]
+
+    def manifests(self, packs: Sequence[tuple[str, str]]) -> Iterator[Manifest | DamagedPack | UnsupportedFormat]:
+        """Yield the manifest of each (namespace, pack), or what is wrong with it; a few are fetched at a time.
+
+        Raises:
+            RemoteError: If the storage is away or refuses.
+        """
+        return in_order(self._manifest_or_problem, packs)
+
+    def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UnsupportedFormat:
+        try:
+            return self.manifest(*of)
+        except (DamagedPack, UnsupportedFormat) as problem:
+            return problem
 
     def manifest(self, namespace: str, pack: str) -> Manifest:
         """Return the manifest of a pack, verified against the pack's id.
@@ -156,6 +194,10 @@ class Repository:
                 pack=pack,
             ) from err
         return manifest
+
+    def has_gone(self, of: tuple[str, str], problem: Exception) -> bool:
+        """Whether what is wrong with a (namespace, pack) is that it was deleted since it was listed: no damage."""
+        return isinstance(problem.__cause__, ObjectNotFound) and of not in self.packs(of[0])
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
         """Return the keys of a pack, verified; see `pack.read_keys`."""
@@ -188,31 +230,92 @@ class Repository:
 
     def publish_spec(self, spec: EncoderSpec) -> None:
         """Write a spec, once in the life of this object; a spec that was lost is so written again."""
-        self._writable()
+        self.writable()
         if spec.namespace not in self._specs:
             self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
             self._specs.add(spec.namespace)
 
     def publish(self, namespace: str, source: PackRows, nonce: str) -> str:
-        """Write a pack and make it visible: a PUT an object, the manifest last.
-
-        The same rows and nonce always make the same names and bytes, so a publish that was cut short, or whose
-        answer was lost, is simply done again.
+        """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
 
         Returns:
             The pack's id.
+        """
+        written = self.write(namespace, source, nonce)
+        self.reveal(written)
+        return written.pack
+
+    def write(self, namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = ()) -> Written:
+        """Write all of a pack but what makes it visible.
+
+        The same rows and nonce always make the same names and bytes, so what was cut short, or whose answer was lost,
+        is simply done again.
+
+        Args:
+            namespace: Whose rows.
+            source: The rows.
+            nonce: Hex; drawn for this pack, not more than `MOST_SECONDS` ago.
+            supersedes: The packs of which these are the rows, each key once.
+
+        Raises:
+            RemoteError: If the storage is away or refuses.
+            UnsupportedFormat: If the repository asks writers for what this version does not know.
+        """
+        self.writable()
+        began = time.time()
+        manifest = describe(namespace, source, nonce, supersedes)
+        data = manifest.to_bytes()
+        pack = pack_id(data)
+        put_all(self.storage, ((layout.object_path(pack, name), make) for name, make in contents(manifest, source)))
+        paths = tuple(layout.object_path(pack, name) for name in manifest.objects)
+        return Written(namespace, pack, data, paths, began)
+
+    def reveal(self, written: Written) -> None:
+        """Make a pack visible.
 
         Raises:
             RemoteError: If the storage is away or refuses; the pack is not visible then, or whole.
+            RepositoryError: If writing it took so long that a prune may have removed its first objects.
         """
-        self._writable()
-        manifest = describe(namespace, source, nonce)
-        data = manifest.to_bytes()
-        pack = pack_id(data)
-        objects = ((layout.object_path(pack, name), make) for name, make in contents(manifest, source))
-        put_all(self.storage, objects)
-        self.storage.put(layout.manifest_path(namespace, pack), data)
-        return pack
+        if not 0 <= time.time() - written.began <= MOST_SECONDS:
+            raise RepositoryError(
+                f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock "
+                "was set: a prune may have removed its first objects. It was not made visible, and nothing is lost. Do "
+                "the same again."
+            )
+        self.storage.put(layout.manifest_path(written.namespace, written.pack), written.manifest)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects, a few at a time; those that are not there are fine.
+
+        Raises:
+            RemoteError: If the storage is away or refuses; others may have been deleted.
+        """
+        for _ in in_order(self.storage.delete, list(paths)):
+            pass
+
+    def now(self) -> float:
+        """Return the time by the clock of the storage, the only one that its objects' times may be compared with.
+
+        A probe is written, listed and deleted: 3 requests.
+
+        Raises:
+            RemoteError: If the storage is away or refuses.
+            RepositoryError: If its listings do not tell times.
+        """
+        self.writable()
+        probe = layout.probe_path(secrets.token_hex(16))
+        self.storage.put(probe, b"")
+        try:
+            now = next((e.modified for e in self.storage.list(layout.PROBES) if e.path == probe), math.nan)
+        finally:
+            self.storage.delete(probe)
+        if not math.isfinite(now):
+            raise RepositoryError(
+                f"{self.url} does not tell when its objects were written, so none can be known to be old. Nothing was "
+                "deleted. Delete by the means of the storage, or not at all."
+            )
+        return now
 
     def _read_marker(self) -> bytes | None:
         try:
@@ -229,7 +332,12 @@ class Repository:
                 return data
         return None
 
-    def _writable(self) -> None:
+    def writable(self) -> None:
+        """Make sure that there is a repository that this version may write.
+
+        Raises:
+            UnsupportedFormat: If it asks writers for what this version does not know.
+        """
         if self._marker is None:
             self.create()
         features = (self._marker or {}).get("writer_features")
@@ -238,34 +346,3 @@ class Repository:
                 f"{self.url} asks writers for {features}, which this cas_cache does not know. It can be read, not "
                 "written: update cas_cache, or use read_only=True."
             )
-
-
-def checked_marker(data: bytes, url: str) -> dict[str, Any]:
-    """Return the marker of a repository that this version may read.
-
-    Raises:
-        NotARepository: If it is no marker.
-        UnsupportedFormat: If it asks readers for what this version does not know.
-    """
-    try:
-        marker = json.loads(data)
-        if marker["format"] != FORMAT:
-            msg = f"format {marker['format']!r}"
-            raise ValueError(msg)
-        # Before all else that a newer version may have changed.
-        version, reader = marker["version"], marker.get("reader_features", [])
-        if version == VERSION:
-            for name, kind in (("id", str), ("reader_features", list), ("writer_features", list)):
-                if not isinstance(marker[name], kind):
-                    msg = f"{name} is {marker[name]!r}"
-                    raise TypeError(msg)
-    except (ValueError, KeyError, TypeError, RecursionError) as err:
-        raise NotARepository(
-            f"{layout.MARKER} at {url} is not a repository's ({err!r}). Name another prefix, or restore that file."
-        ) from err
-    if version != VERSION or reader:
-        raise UnsupportedFormat(
-            f"{url} has version {version!r} and asks readers for {reader}; this cas_cache reads version {VERSION} "
-            "without those. Update cas_cache."
-        )
-    return dict(marker)

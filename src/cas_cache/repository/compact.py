@@ -1,0 +1,281 @@
+"""Merge small packs with their neighbours in time: plan from the manifests, then write. Never deletes a visible object.
+
+A merge holds exactly the rows of the packs that it names in `supersedes`, in their order, each key once. Readers take
+either; `prune` removes the superseded ones when no slow reader can want them any more. A merge is never merged again,
+so compaction ends, and whoever runs it twice finds nothing to do.
+
+Anyone may run it at any time. Two that merge the same packs at once both make a right merge; the later one mostly sees
+the other's and takes its own back, else some rows are there twice. Who is killed leaves objects that nothing names.
+
+Rows pass through temporary files: a merge is as large as a pack, and memory holds a chunk of it and 40 bytes a row.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from cas_cache.errors import CasCacheError, DamagedPack
+from cas_cache.identity import KEY_BYTES, first_of_each
+from cas_cache.repository.manifest import Manifest, superseders
+from cas_cache.repository.pack import most_rows_of_a_pack
+from cas_cache.rows import digest_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from cas_cache.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+AT_LEAST = 16
+"""Packs in a merge that does not fill half a pack: a merge is final, so it waits until it is worth one."""
+
+MOST_SOURCES = 1024
+"""Packs in one merge; each takes 67 bytes of its manifest."""
+
+MOST_ROWS = 1 << 20
+"""Rows in one merge: 40 MB of keys and digests in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Packs that will be one.
+
+    Attributes:
+        namespace: Whose.
+        packs: Their ids, the oldest first.
+        rows: How many they hold together.
+        bytes: Of their vectors.
+    """
+
+    namespace: str
+    packs: tuple[str, ...]
+    rows: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class CompactReport:
+    """What a compaction did, or would do.
+
+    Attributes:
+        merges: What was planned.
+        written: Ids of the packs that were made, in order.
+        rows: How many rows they hold.
+        taken_back: Merges that somebody else was found to have made meanwhile.
+        problems: Packs that were left as they are, and why.
+    """
+
+    merges: list[Merge] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    rows: int = 0
+    taken_back: int = 0
+    problems: list[CasCacheError] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "merges": [
+                {"namespace": m.namespace, "packs": list(m.packs), "rows": m.rows, "bytes": m.bytes}
+                for m in self.merges
+            ],
+            "written": self.written,
+            "rows": self.rows,
+            "taken_back": self.taken_back,
+            "problems": [{"error": type(p).__name__, "message": str(p)} for p in self.problems],
+        }
+
+
+def is_small(manifest: Manifest) -> bool:
+    """Whether a pack is one to merge: less than half full, and no merge itself."""
+    return not manifest.supersedes and 2 * manifest.rows < most_rows_of_a_pack(manifest.vector_bytes)
+
+
+def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST) -> list[Merge]:
+    """Group small packs with their neighbours in time. Pure.
+
+    Args:
+        manifests: Of one namespace, by pack, the oldest first.
+        at_least: How many packs a merge joins that does not fill half a pack; 2 or more.
+    """
+    merges: list[Merge] = []
+    open_: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    superseded = superseders(manifests)
+
+    def close(packs: list[str]) -> None:
+        some = manifests[packs[0]]
+        rows = sum(manifests[pack].rows for pack in packs)
+        full = 2 * rows >= min(most_rows_of_a_pack(some.vector_bytes), MOST_ROWS)
+        if len(packs) >= (2 if full else max(2, at_least)):
+            merges.append(Merge(some.namespace, tuple(packs), rows, rows * some.vector_bytes))
+
+    for pack, manifest in manifests.items():
+        if pack in superseded or not is_small(manifest):
+            continue
+        group = open_.setdefault((manifest.dtype, manifest.shape), [])
+        most = min(most_rows_of_a_pack(manifest.vector_bytes), MOST_ROWS)
+        if group and (sum(manifests[p].rows for p in group) + manifest.rows > most or len(group) == MOST_SOURCES):
+            close(group)
+            group.clear()
+        group.append(pack)
+    for group in open_.values():
+        close(group)
+    return merges
+
+
+def compact(
+    repository: Repository,
+    namespaces: Iterable[str] | None = None,
+    *,
+    at_least: int = AT_LEAST,
+    dry_run: bool = False,
+) -> CompactReport:
+    """Merge small packs; nothing is deleted but what this call wrote and took back.
+
+    A pack that does not verify is left out of its merge, and stays.
+
+    Args:
+        repository: Which.
+        namespaces: Ids of those to compact; None for all.
+        at_least: See `plan_compact`.
+        dry_run: Plan only; nothing is written.
+
+    Raises:
+        NotARepository: If there is none.
+        UnsupportedFormat: If this version may not write it.
+        RemoteError: If the storage is away or refuses. What was written is right; the same call goes on.
+    """
+    report = CompactReport()
+    repository.must_be_there()
+    if not dry_run:
+        repository.writable()
+    packs = repository.packs()
+    by_namespace: dict[str, dict[str, Manifest]] = {}
+    wanted = None if namespaces is None else set(namespaces)
+    packs = [of for of in packs if wanted is None or of[0] in wanted]
+    for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
+        if isinstance(manifest, Manifest):
+            by_namespace.setdefault(namespace, {})[pack] = manifest
+        elif not repository.has_gone((namespace, pack), manifest):
+            report.problems.append(manifest)
+    for manifests in by_namespace.values():
+        for merge in plan_compact(manifests, at_least=at_least):
+            report.merges.append(merge)
+            if not dry_run:
+                _run(repository, merge, manifests, report)
+    return report
+
+
+def _run(repository: Repository, merge: Merge, manifests: Mapping[str, Manifest], report: CompactReport) -> None:
+    """Write one merge."""
+    with _Spool(manifests[merge.packs[0]]) as spool:
+        for pack in merge.packs:
+            try:
+                spool.add(repository, pack, manifests[pack])
+            except DamagedPack as problem:
+                logger.warning("left pack %s as it is: %s", pack, problem)
+                if not repository.has_gone((merge.namespace, pack), problem):
+                    report.problems.append(problem)
+        if len(spool.packs) < 2:
+            return
+        spool.seal()
+        written = repository.write(merge.namespace, spool, secrets.token_hex(16), tuple(spool.packs))
+        if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
+            # Nobody else can know this name: its nonce was drawn here.
+            repository.delete(written.paths)
+            report.taken_back += 1
+            return
+        repository.reveal(written)
+        report.written.append(written.pack)
+        report.rows += spool.rows
+        logger.info("merged %d packs of %s: %s", len(spool.packs), merge.namespace, written.pack)
+
+
+def _merged_or_gone(
+    repository: Repository, namespace: str, packs: Iterable[str], known: Mapping[str, Manifest]
+) -> bool:
+    """Whether somebody else has merged or dropped one of the packs since the manifests were read."""
+    listed = repository.packs(namespace)
+    if not {pack for _, pack in listed}.issuperset(packs):
+        return True
+    new = [of for of in listed if of[1] not in known]
+    found = zip(new, repository.manifests(new), strict=True)
+    others = {pack: manifest for (_, pack), manifest in found if isinstance(manifest, Manifest)}
+    return not superseders(others).keys().isdisjoint(packs)
+
+
+class _Spool:
+    """The rows of several packs in temporary files, as the rows of one pack.
+
+    Attributes:
+        packs: Ids of the packs that were added whole.
+        rows: How many distinct keys there are, after `seal`.
+    """
+
+    def __init__(self, like: Manifest) -> None:
+        self.dtype, self.shape = like.element_shape("vectors")
+        self.packs: list[str] = []
+        self.rows = 0
+        self._keys = np.empty((0, KEY_BYTES), np.uint8)
+        self._digests = np.empty(0, np.uint64)
+        self._parts: list[tuple[NDArray[np.uint8], NDArray[np.uint64]]] = []
+        self._chosen: NDArray[np.int64] | None = None
+        self._vectors: NDArray[Any] | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="cas-cache-")))
+        self._path = folder / "vectors"
+        self._file = self._resources.enter_context(self._path.open("xb"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._vectors = None
+        self._resources.close()
+
+    def add(self, repository: Repository, pack: str, manifest: Manifest) -> None:
+        """Take in the rows of a pack, verified.
+
+        Raises:
+            DamagedPack: If it does not verify. None of its rows was taken.
+        """
+        before = self._file.tell()
+        keys = repository.keys(pack, manifest)
+        digests = []
+        try:
+            for some_keys, vectors, _ in repository.read(pack, manifest, keys):
+                self._file.write(np.ascontiguousarray(vectors).data)
+                digests.append(digest_rows(some_keys, vectors))
+        except DamagedPack:
+            self._file.seek(before)
+            self._file.truncate()
+            raise
+        self._parts.append((keys, np.concatenate(digests)))
+        self.packs.append(pack)
+
+    def seal(self) -> None:
+        """Be the rows of a pack: no more is added, and each key counts once, where it came first."""
+        self._file.flush()
+        self._keys = np.concatenate([keys for keys, _ in self._parts])
+        self._digests = np.concatenate([digests for _, digests in self._parts])
+        self._parts.clear()
+        distinct, _ = first_of_each(self._keys)
+        self.rows = len(distinct)
+        self._chosen = None if self.rows == len(self._keys) else distinct
+        self._vectors = np.memmap(self._path, self.dtype, "r", shape=(len(self._keys), *self.shape))
+
+    def column(self, array: str, start: int, stop: int) -> NDArray[Any]:
+        """See `PackRows.column`."""
+        columns: dict[str, Any] = {"keys": self._keys, "vectors": self._vectors, "digests": self._digests}
+        column: NDArray[Any] = columns[array]
+        return column[start:stop] if self._chosen is None else column[self._chosen[start:stop]]

@@ -1,0 +1,132 @@
+"""Delete a namespace: plan from one listing, then delete manifests, spec and objects, in that order.
+
+The one deletion that loses rows, and the one that is asked for by name. Packs that appear meanwhile stay; so does the
+spec then. Mirrors keep what they have: a pull tells them that the namespace is not there any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import ConfigurationError, SuspiciousListing
+from cas_cache.repository import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 86_400.0
+"""A namespace to which a pack was added less than this ago is in use."""
+
+
+@dataclass(slots=True)
+class DropReport:
+    """What a drop did, or would do.
+
+    Attributes:
+        namespace: Whose.
+        packs: Ids of its packs.
+        manifests: Paths of their manifests.
+        spec: Path of its spec, if it has one.
+        objects: Paths of the packs' objects.
+        bytes: Of all of them.
+        idle: Seconds since the last pack was added, by the storage's clock; NaN if it does not tell.
+    """
+
+    namespace: str
+    packs: list[str] = field(default_factory=list)
+    manifests: list[str] = field(default_factory=list)
+    spec: str | None = None
+    objects: list[str] = field(default_factory=list)
+    bytes: int = 0
+    idle: float = math.inf
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "namespace": self.namespace,
+            "packs": self.packs,
+            "objects": len(self.objects),
+            "bytes": self.bytes,
+        }
+
+
+def plan_drop(listed: Iterable[Listed], namespace: str, *, now: float) -> DropReport:
+    """Choose what goes. Pure.
+
+    Args:
+        listed: Every object below the root.
+        namespace: Whose.
+        now: By the storage's clock.
+    """
+    report = DropReport(namespace)
+    spec, objects, ages = layout.spec_path(namespace), [], []
+    for entry in listed:
+        named = layout.parse_manifest_path(entry.path)
+        if named and named[0] == namespace:
+            report.packs.append(named[1])
+            report.manifests.append(entry.path)
+            ages.append(now - entry.modified)
+        elif entry.path == spec:
+            report.spec = spec
+        else:
+            objects.append(entry)
+            continue
+        report.bytes += entry.size
+    report.idle = math.nan if any(map(math.isnan, ages)) else min(ages, default=math.inf)
+    mine = set(report.packs)
+    for entry in objects:
+        of = layout.parse_object_path(entry.path)
+        if of and of[0] in mine:
+            report.objects.append(entry.path)
+            report.bytes += entry.size
+    return report
+
+
+def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run: bool = False) -> DropReport:
+    """Delete a namespace with all its vectors.
+
+    Args:
+        repository: Which.
+        namespace: Its id.
+        force: Also if a pack was added in the last day.
+        dry_run: Delete nothing. A probe of the clock is still written and deleted.
+
+    Raises:
+        NotARepository: If there is none.
+        UnsupportedFormat: If this version may not write it.
+        ConfigurationError: If there is no such namespace, or it is in use and that is not forced.
+        SuspiciousListing: If the listing lacks what is there.
+        RemoteError: If the storage is away or refuses. The same call goes on; objects whose manifests have gone are
+            left to `prune`.
+    """
+    repository.must_be_there()
+    repository.writable()
+    now = repository.now()
+    listed = repository.storage.list("")
+    if all(entry.path != layout.MARKER for entry in listed):
+        raise SuspiciousListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")
+    report = plan_drop(listed, namespace, now=now)
+    if not (report.packs or report.spec):
+        raise ConfigurationError(
+            f"There is no namespace {namespace} in {repository.url}. `cas-cache ls` shows the ids of a mirror's."
+        )
+    if not (report.idle >= QUIET_SECONDS or force):
+        raise ConfigurationError(
+            f"A pack was added to the namespace {namespace} in {repository.url} in the last day: somebody may be using "
+            "it. Nothing was deleted. If not, use force=True (--force)."
+        )
+    if not dry_run:
+        repository.delete(report.manifests)
+        if report.spec and not repository.packs(namespace):
+            repository.delete([report.spec])
+        repository.delete(report.objects)
+        logger.info("dropped namespace %s: %d packs", namespace, len(report.packs))
+    return report

@@ -1,0 +1,53 @@
+"""What push and pull have in common: that mirror and repository belong together, and which namespaces are meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cas_cache.errors import DamagedMirror, SuspiciousListing, UnsupportedFormat
+from cas_cache.sync.report import pass_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.repository import Repository
+    from cas_cache.sync.report import Report
+
+
+def meet(mirror: Mirror, repository: Repository) -> bool:
+    """Open the repository and let the mirror belong to it: one request the first time.
+
+    Returns:
+        False where there is no repository yet and the mirror belongs to none.
+
+    Raises:
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        NotARepository: If something else is there.
+        RemoteError: If the remote is away or refuses.
+    """
+    if repository.open():
+        mirror.bind(repository.id, repository.url)
+        return True
+    if mirror.repository is not None:
+        raise SuspiciousListing(
+            f"{repository.url} is empty, but the mirror {mirror.directory} belongs to the repository that was at "
+            f"{mirror.repository_url}. Nothing was changed. Check the URL. If that repository is gone for good, "
+            "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
+        )
+    return False
+
+
+def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
+    """The mirror's namespaces, or those asked for; a damaged one is a problem of its own, not of the others."""
+    selected = []
+    for namespace in mirror.ids() if namespaces is None else namespaces:
+        try:
+            ns = mirror.get(namespace)
+            if ns is not None:
+                ns.refresh()
+                selected.append(ns)
+        except (DamagedMirror, UnsupportedFormat) as problem:
+            pass_over(f"namespace {namespace}", problem, report)
+    return selected

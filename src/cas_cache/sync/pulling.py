@@ -1,0 +1,209 @@
+"""Pull: take the packs that the mirror does not know.
+
+Rows are appended a chunk at a time, each committed; an interrupted pull goes on at the next chunk. A merge is read
+rather than the packs that it supersedes, and these only where it cannot be read.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import (
+    CasCacheError,
+    DamagedMirror,
+    DamagedPack,
+    RepositoryError,
+    ShapeMismatch,
+    SuspiciousListing,
+    UnsupportedFormat,
+)
+from cas_cache.repository import Manifest, superseders
+from cas_cache.sync.meeting import meet, selected
+from cas_cache.sync.report import Report, bar_of, metered, pass_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tqdm import tqdm
+
+    from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+MOST_LISTINGS = 3
+"""Listings of one pull: another one if packs have gone since the last, merged and pruned by somebody."""
+
+
+def pull(
+    mirror: Mirror,
+    repository: Repository,
+    namespaces: Iterable[str] | None = None,
+    *,
+    progress: bool | None = False,
+) -> Report:
+    """Take the packs that the mirror does not know.
+
+    A pack that does not verify is passed over, with all that it would have given from the damage on: its rows are
+    misses. It is tried again at the next pull, until its rows have come from elsewhere.
+
+    Args:
+        mirror: Where to.
+        repository: From where.
+        namespaces: Ids of those to pull; None for all.
+        progress: Show a progress bar; None where there is a terminal.
+
+    Raises:
+        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If packs that are known to be there are not listed.
+    """
+    report = Report()
+    wanted = None if namespaces is None else list(namespaces)
+    with metered(repository, report), bar_of("pull", 0, progress) as bar:
+        if not meet(mirror, repository):
+            return report
+        for _ in range(MOST_LISTINGS):
+            listed = _listed(repository, wanted)
+            _check_listing(mirror, repository, listed, wanted, report)
+            gone = [_pull_namespace(mirror, repository, of, report, bar) for of in listed.items()]
+            if not any(gone):
+                break
+            logger.info("packs have gone since they were listed: listing again")
+        _note_gone(mirror, repository, listed, wanted, report)
+    return report
+
+
+def _pull_namespace(
+    mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: tqdm[Any]
+) -> bool:
+    """Read the packs of a namespace that are not here, merges rather than what they supersede.
+
+    Returns:
+        Whether one of them has gone since it was listed, so that others may hold its rows.
+    """
+    namespace, packs = of
+    try:
+        ns = mirror.get(namespace)
+        known = frozenset() if ns is None else ns.packs
+    except (DamagedMirror, UnsupportedFormat) as problem:
+        pass_over(f"namespace {namespace}", problem, report)
+        return False
+    missing = [pack for pack in packs if pack not in known]
+    found = zip(missing, repository.manifests([(namespace, pack) for pack in missing]), strict=True)
+    manifests: dict[str, Manifest] = {}
+    gone = False
+    for pack, manifest in found:
+        if isinstance(manifest, Manifest):
+            manifests[pack] = manifest
+        else:
+            gone |= _is_gone(repository, (namespace, pack), manifest, report)
+    later = superseders(manifests)
+    # What is superseded is read only if what supersedes it could not be.
+    for pack in sorted(manifests, key=lambda pack: pack in later):
+        ns = mirror.get(namespace)
+        if ns is not None and pack in ns.packs:
+            continue
+        wrong = _pull_pack(mirror, repository, (namespace, pack, manifests[pack]), report, bar)
+        if wrong is not None:
+            gone |= _is_gone(repository, (namespace, pack), wrong, report)
+    return gone
+
+
+def _is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
+    """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
+    if repository.has_gone(of, problem):
+        return True
+    pass_over(f"pack {of[1]}", problem, report)
+    return False
+
+
+def _pull_pack(
+    mirror: Mirror, repository: Repository, named: tuple[str, str, Manifest], report: Report, bar: tqdm[Any]
+) -> CasCacheError | None:
+    """Read one pack into the mirror; return what is wrong with it."""
+    namespace, pack, manifest = named
+    try:
+        ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
+        _check_kind(ns, manifest, pack)
+        if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
+            ns.skip(pack, manifest.rows)
+        else:
+            _pull_rows(ns, repository, (pack, manifest), report, bar)
+        if manifest.supersedes:
+            ns.supersede(manifest.supersedes)
+    except (RepositoryError, UnsupportedFormat, ShapeMismatch) as problem:
+        return problem
+    report.packs += 1
+    logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
+    return None
+
+
+def _pull_rows(
+    ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: tqdm[Any]
+) -> None:
+    """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
+    pack, manifest = named
+    keys = repository.keys(pack, manifest)
+    if ns.holds(keys):
+        ns.skip(pack, manifest.rows)
+        return
+    done = ns.applied_rows(pack)
+    bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
+    bar.refresh()
+    for some_keys, vectors, upto in repository.read(pack, manifest, keys, done):
+        report.rows += ns.append(some_keys, vectors, pack=pack, upto=(upto, manifest.rows))
+        bar.update(len(some_keys) * manifest.vector_bytes)
+
+
+def _check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
+    if ns.dtype is not None and (ns.dtype.name, ns.shape) != (manifest.dtype, manifest.shape):
+        raise DamagedPack(
+            f"The pack {pack} holds {manifest.dtype} vectors of shape {manifest.shape}; the namespace "
+            f"{ns.spec.namespace} ({ns.spec.model}) has {ns.dtype.name} of shape {ns.shape} here. One of the two was "
+            "made by another model or setting under the same name. The pack is passed over.",
+            pack=pack,
+        )
+
+
+def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
+    """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
+    listed: dict[str, list[str]] = {}
+    for part in [None] if wanted is None else wanted:
+        for namespace, pack in repository.packs(part):
+            listed.setdefault(namespace, []).append(pack)
+    return listed
+
+
+def _check_listing(
+    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
+) -> None:
+    """Refuse a listing that shows nothing where packs are known to be."""
+    for ns in selected(mirror, wanted, report):
+        if ns.packs and not listed.get(ns.spec.namespace):
+            raise SuspiciousListing(
+                f"{repository.url} lists no pack of namespace {ns.spec.namespace} ({ns.spec.model}), but this mirror "
+                f"knows {len(ns.packs)}. Nothing was changed. If the namespace was dropped on purpose, delete "
+                f"{ns.folder}; if not, check the bucket and try again."
+            )
+
+
+def _note_gone(
+    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
+) -> None:
+    """Forget superseded packs that are not listed any more, and report others that are not."""
+    for ns in selected(mirror, wanted, report):
+        there = listed.get(ns.spec.namespace, ())
+        superseded = ns.packs - ns.lasting_packs
+        if not superseded.issubset(there):
+            ns.forget(superseded.difference(there))
+        gone = sorted(ns.lasting_packs.difference(there))
+        if gone:
+            report.problems.append(
+                SuspiciousListing(
+                    f"{len(gone)} packs of namespace {ns.spec.namespace} ({ns.spec.model}) that this mirror knows are "
+                    f"not in {repository.url} any more, the first is {gone[0]}. Their rows are still in the mirror "
+                    f"{mirror.directory}; push(rebind=True) (`cas-cache push --rebind`) sends them again."
+                )
+            )

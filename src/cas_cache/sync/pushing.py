@@ -1,0 +1,91 @@
+"""Push: plan the mirror's waiting rows into packs and publish them.
+
+What was planned is kept in the mirror until its pack is published, so an interrupted push makes the same packs again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.repository import MOST_SECONDS, most_rows_of_a_pack
+from cas_cache.sync.meeting import meet, selected
+from cas_cache.sync.report import Report, bar_of, metered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Mirror, Namespace, PlannedPack
+    from cas_cache.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+MANY_SMALL_PACKS = 64
+"""From there on a push says that a compaction is worth it: a new mirror takes 4 requests a pack."""
+
+
+def push(
+    mirror: Mirror,
+    repository: Repository,
+    namespaces: Iterable[str] | None = None,
+    *,
+    progress: bool | None = False,
+) -> Report:
+    """Publish the rows that wait in the mirror.
+
+    Args:
+        mirror: From where.
+        repository: Where to; made if there is none.
+        namespaces: Ids of those to push; None for all.
+        progress: Show a progress bar; None where there is a terminal.
+
+    Raises:
+        RemoteError: If the remote is away or refuses. What was published before is noted, the rest waits.
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        DamagedMirror: If waiting rows do not agree with their digests.
+    """
+    report = Report()
+    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows]
+    if not waiting:
+        return report
+    if not meet(mirror, repository):
+        repository.create()
+        mirror.bind(repository.id, repository.url)
+    total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
+    with metered(repository, report), bar_of("push", total, progress) as bar:
+        for ns in waiting:
+            repository.publish_spec(ns.spec)
+            most_rows = most_rows_of_a_pack(ns.row_bytes)
+            for plan in ns.plan(most_rows, most_age=MOST_SECONDS):
+                pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce)
+                ns.published(plan, pack)
+                report.packs += 1
+                report.rows += plan.rows
+                bar.update(plan.rows * ns.row_bytes)
+                logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
+            small = ns.small_packs(most_rows // 2)
+            if small > MANY_SMALL_PACKS:
+                report.hints.append(
+                    f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "
+                    "compact` merges them, and pulls of new mirrors get faster."
+                )
+    return report
+
+
+class _Planned:
+    """A planned pack of the mirror as the rows of a pack of the repository."""
+
+    def __init__(self, ns: Namespace, plan: PlannedPack) -> None:
+        self._ns = ns
+        self._plan = plan
+        self.rows = plan.rows
+        self.dtype: np.dtype[Any] = ns.dtype or np.dtype(np.float32)
+        self.shape = ns.shape
+
+    def column(self, array: str, start: int, stop: int) -> NDArray[Any]:
+        return self._ns.read(self._plan, array, start, stop)

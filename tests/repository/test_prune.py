@@ -1,0 +1,395 @@
+"""Prune deletes superseded packs and orphans that are old by the storage's clock, and nothing else, ever."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas_cache.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotARepository,
+    RemoteUnavailable,
+    RepositoryError,
+    SuspiciousListing,
+    UnsupportedFormat,
+)
+from cas_cache.repository import Repository, layout
+from cas_cache.repository.check import check
+from cas_cache.repository.compact import compact
+from cas_cache.repository.interface import Listed
+from cas_cache.repository.manifest import Manifest, ObjectRecord
+from cas_cache.repository.prune import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
+from cas_cache.testing import FlakyStorage
+from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts
+
+NAMESPACE, OTHER = "0" * 32, "1" * 32
+NOW = 1_000_000_000.0
+A, B, C, D = (letter * 64 for letter in "abcd")
+
+
+class Aging(Memory):
+    """A storage whose clock can be moved: what is there gets older."""
+
+    def age(self, days: float, under: str = "") -> None:
+        for path in self._modified:
+            if path.startswith(under):
+                self._modified[path] -= days * DAY
+
+
+def manifest(*supersedes: str, namespace: str = NAMESPACE) -> Manifest:
+    return Manifest(
+        namespace=namespace,
+        rows=1,
+        dtype="float32",
+        shape=(1,),
+        chunk_rows={"keys": 1, "vectors": 1, "digests": 1},
+        objects={"zarr.json": ObjectRecord(9, "0" * 64), "vectors/c/0/0": ObjectRecord(4, "0" * 64)},
+        nonce="0" * 32,
+        supersedes=supersedes,
+    )
+
+
+def listing(pack: str, days: float, *, namespace: str = NAMESPACE, named: bool = True) -> list[Listed]:
+    """Return the objects of a whole pack of that age."""
+    at = NOW - days * DAY
+    found = [Listed(f"packs/{pack}/vectors/c/0/0", 4, at), Listed(f"packs/{pack}/zarr.json", 9, at)]
+    return [Listed(f"manifests/{namespace}/{pack}.json", 100, at), *found] if named else found
+
+
+def gone(report: PruneReport) -> list[tuple[str, str]]:
+    return [(deletion.reason, deletion.pack[0]) for deletion in report.deletions]
+
+
+def test_nothing_goes_that_is_named() -> None:
+    """Packs with a manifest stay, however old, whether it verifies or not."""
+    listed = [*listing(A, 1000), *listing(B, 1000)]
+    assert plan_prune(listed, {A: manifest()}, now=NOW, grace=0) == PruneReport()
+
+
+def test_superseded_packs_go_when_the_merge_is_old() -> None:
+    """The age that counts is that of the merge's manifest; the manifest is deleted first."""
+    listed = [*listing(A, 100), *listing(B, 100), *listing(C, 7)]
+    manifests = {A: manifest(), B: manifest(), C: manifest(A, B)}
+    report = plan_prune(listed, manifests, now=NOW)
+    assert gone(report) == [("superseded", "a"), ("superseded", "b")]
+    assert report.deletions[0].paths[0] == f"manifests/{NAMESPACE}/{A}.json"
+    assert (report.deletions[0].bytes, report.bytes, report.deletions[0].age) == (113, 226, GRACE)
+    young = [*listing(A, 100), *listing(B, 100), *listing(C, 6.99)]
+    assert plan_prune(young, manifests, now=NOW) == PruneReport(young=2)
+
+
+@pytest.mark.parametrize("lacking", [f"packs/{C}/zarr.json", f"packs/{C}/vectors/c/0/0"])
+def test_a_merge_that_is_not_whole_supersedes_nothing(lacking: str) -> None:
+    """An object that is not listed, or has another size, keeps the sources."""
+    whole = [*listing(A, 100), *listing(C, 100)]
+    manifests = {A: manifest(), C: manifest(A)}
+    assert gone(plan_prune(whole, manifests, now=NOW)) == [("superseded", "a")]
+    assert plan_prune([it for it in whole if it.path != lacking], manifests, now=NOW) == PruneReport(young=1)
+    cut = [Listed(it.path, it.size - (it.path == lacking), it.modified) for it in whole]
+    assert plan_prune(cut, manifests, now=NOW) == PruneReport(young=1)
+
+
+def test_a_merge_that_does_not_verify_supersedes_nothing() -> None:
+    """It is listed, and not among the manifests."""
+    listed = [*listing(A, 100), *listing(C, 100)]
+    assert plan_prune(listed, {A: manifest()}, now=NOW) == PruneReport()
+
+
+def test_a_merge_of_another_namespace_supersedes_nothing() -> None:
+    """Rows of another encoder are no rows of this one."""
+    listed = [*listing(A, 100), *listing(C, 100, namespace=OTHER)]
+    manifests = {A: manifest(), C: manifest(A, namespace=OTHER)}
+    assert plan_prune(listed, manifests, now=NOW) == PruneReport(young=1)
+
+
+def test_the_older_of_two_merges_counts() -> None:
+    """A pack in two merges goes when one of them is whole and old, whatever the other is."""
+    listed = [*listing(A, 100), *listing(C, 1), *listing(D, 8)]
+    manifests = {A: manifest(), C: manifest(A), D: manifest(A)}
+    assert gone(plan_prune(listed, manifests, now=NOW)) == [("superseded", "a")]
+    unknown = [Listed(it.path, it.size) if C in it.path else it for it in listed]
+    assert gone(plan_prune(unknown, manifests, now=NOW)) == [("superseded", "a")]
+
+
+def test_orphans_go_when_their_youngest_object_is_old() -> None:
+    """A writer that began long ago and still writes keeps all it wrote."""
+    listed = listing(A, 8, named=False)
+    report = plan_prune(listed, {}, now=NOW)
+    assert gone(report) == [("orphan", "a")]
+    assert report.deletions[0].paths == tuple(it.path for it in listed)
+    still = [listed[0], Listed(listed[1].path, 9, NOW - 6 * DAY)]
+    assert plan_prune(still, {}, now=NOW) == PruneReport(young=1)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_what_has_no_time_is_young(position: int) -> None:
+    """NaN is not more than any grace, not even none."""
+    listed = listing(A, 1000, named=False)
+    listed[position] = Listed(listed[position].path, listed[position].size, math.nan)
+    assert plan_prune(listed, {}, now=NOW, grace=0) == PruneReport(young=1)
+    merged = [*listing(A, 1000), *(Listed(it.path, it.size) for it in listing(C, 0))]
+    assert plan_prune(merged, {A: manifest(), C: manifest(A)}, now=NOW, grace=0) == PruneReport(young=1)
+
+
+def test_a_clock_that_went_back_makes_young() -> None:
+    """Objects from the future are not old."""
+    assert plan_prune(listing(A, -30, named=False), {}, now=NOW, grace=0) == PruneReport(young=1)
+
+
+def test_what_is_not_ours_stays() -> None:
+    """Foreign names anywhere are never chosen."""
+    names = ["README", "packs/x/y", f"packs/{A}/evil/../x", f"packs/{A[:-1]}/zarr.json", "probes/x", f"probes/{A}"]
+    assert plan_prune([Listed(name, 1, 0.0) for name in names], {}, now=NOW, grace=0) == PruneReport()
+
+
+def test_probes_of_the_dead_go() -> None:
+    """A probe that somebody could not delete is deleted when it is old."""
+    probe = f"probes/{'0' * 32}"
+    report = plan_prune([Listed(probe, 0, NOW - 8 * DAY), Listed(f"probes/{'1' * 32}", 0, NOW)], {}, now=NOW)
+    assert report.deletions == [Deletion("probe", "", probe, (probe,), 0, 8 * DAY)]
+    assert report.young == 1
+
+
+def test_no_run_deletes_more_than_it_may() -> None:
+    """The oldest go first, the rest at the next run."""
+    listed = [*listing(A, 10, named=False), *listing(B, 12, named=False), *listing(C, 11, named=False)]
+    report = plan_prune(listed, {}, now=NOW, most_packs=2)
+    assert gone(report) == [("orphan", "b"), ("orphan", "c")]
+    assert report.postponed == 1
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Aging:
+    """A repository with two namespaces: six packs of one are merged, one is not; and an orphan."""
+    memory = Aging()
+    machine = Machine(tmp_path / "writer", memory)
+    for i in range(6):
+        machine.encode(texts(10, i * 10))
+        machine.push()
+    machine.encode(texts(7), OTHER_SPEC)
+    machine.push()
+    assert len(compact(Repository(memory), at_least=2).written) == 1
+    memory.put(layout.object_path(D, "zarr.json"), b"{}")
+    memory.put("notes.txt", b"ours")
+    return memory
+
+
+def is_intact(memory: Aging, tmp_path: Path) -> None:
+    """Every row is found by a new mirror, and check has nothing to say but notes."""
+    reader = Machine(tmp_path / "reader", memory)
+    report = reader.pull()
+    assert report.problems == []
+    assert len(reader.found(texts(60))) == 60
+    assert len(reader.found(texts(7), OTHER_SPEC)) == 7
+    assert check(Repository(memory), read_data=True).clean
+
+
+def test_prune(memory: Aging, tmp_path: Path) -> None:
+    """What is old and referred to by nothing goes, with all its objects; the rows stay."""
+    memory.age(7.01)
+    report = prune(Repository(memory))
+    assert sorted(deletion.reason for deletion in report.deletions) == ["orphan", *["superseded"] * 6]
+    assert (report.young, report.postponed) == (0, 0)
+    assert len(packs(memory)) == 2
+    visible = {pack for _, pack in packs(memory)}
+    assert {path.split("/")[1] for path in memory.objects if path.startswith("packs/")} == visible
+    assert memory.objects["notes.txt"] == b"ours"
+    assert not any(path.startswith("probes") for path in memory.objects)
+    is_intact(memory, tmp_path)
+    before = dict(memory.objects)
+    assert prune(Repository(memory)) == PruneReport()
+    assert memory.objects == before
+
+
+def test_nothing_young_goes(memory: Aging) -> None:
+    """One second before the grace period is over, all is there."""
+    memory.age(7 - 60 / DAY)
+    before = dict(memory.objects)
+    report = prune(Repository(memory))
+    assert (report.deletions, report.young) == ([], 7)
+    assert memory.objects == before
+
+
+def test_dry_run_deletes_nothing_but_its_probe(memory: Aging) -> None:
+    """The report is that of the run."""
+    memory.age(8)
+    before, counting = dict(memory.objects), Counting(memory)
+    dry = prune(Repository(counting), dry_run=True)
+    assert [path for verb, path in counting.calls if verb == "delete"] == [
+        path for verb, path in counting.calls if verb == "put"
+    ]
+    assert memory.objects == before
+    wet = prune(Repository(memory))
+    assert {it.pack for it in wet.deletions} == {it.pack for it in dry.deletions}
+    assert dry.as_json()["deletions"][0].keys() == {"reason", "namespace", "pack", "objects", "bytes", "age_seconds"}
+
+
+def test_requests(memory: Aging) -> None:
+    """1 marker, 3 for the clock, 2 listings, a GET a manifest, 2 an orphan at most, a DELETE an object."""
+    memory.age(8)
+    visible = len(packs(memory))
+    counting = Counting(memory)
+    report = prune(Repository(counting))
+    deleted = sum(len(deletion.paths) for deletion in report.deletions)
+    orphan_gets = 1 + 2
+    assert counting.by_verb() == {"get": 1 + visible + orphan_gets, "put": 1, "list": 3, "delete": 1 + deleted}
+
+
+def test_a_short_grace_must_be_forced(memory: Aging) -> None:
+    """Less than a day could hit a writer; nothing is asked of the storage before that is clear."""
+    counting = Counting(memory)
+    for grace in (0.0, DAY - 1, -1.0, math.nan):
+        with pytest.raises(ConfigurationError, match="grace period"):
+            prune(Repository(counting), grace=grace)
+    for grace in (-1.0, math.nan):
+        with pytest.raises(ConfigurationError):
+            prune(Repository(counting), grace=grace, force=True)
+    assert counting.calls == []
+    assert len(prune(Repository(memory), grace=0, force=True).deletions) == 7
+
+
+class Lacking(Counting):
+    """Does not list what it is told to hide, from the n-th listing of a prefix on."""
+
+    def __init__(self, inner: Any, hide: str, *, always: bool = True) -> None:
+        super().__init__(inner)
+        self.hide, self.always, self.listings = hide, always, 0
+
+    def list(self, prefix: str) -> list[Listed]:
+        found = super().list(prefix)
+        self.listings += prefix != layout.PROBES
+        if prefix != layout.PROBES and (self.always or self.listings == 1):
+            found = [entry for entry in found if not entry.path.startswith(self.hide)]
+        return found
+
+
+@pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize("hide", ["", "cas-cache.json", "manifests", "manifests/{ns}", "manifests/{ns}/{merge}"])
+def test_a_listing_that_lacks_what_is_there_deletes_nothing(memory: Aging, hide: str, *, always: bool) -> None:
+    """Empty, without the marker, without all, a namespace's or one of the manifests: refused, nothing is deleted."""
+    memory.age(100)
+    merge = Repository(memory).packs(SPEC.namespace)[-1][1]
+    storage = Lacking(memory, hide.format(ns=SPEC.namespace, merge=merge), always=always)
+    before = dict(memory.objects)
+    with pytest.raises(SuspiciousListing, match="Nothing was deleted"):
+        prune(Repository(storage))
+    assert memory.objects == before
+    if hide not in ("", "cas-cache.json"):
+        with pytest.raises(SuspiciousListing):
+            prune(Repository(Lacking(memory, storage.hide, always=always)), grace=0, force=True)
+    assert memory.objects == before
+
+
+def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
+    """What the caller knows to be there is the last word on a listing."""
+    memory.age(100)
+    before = dict(memory.objects)
+    with pytest.raises(SuspiciousListing, match="1 packs that are known"):
+        prune(Repository(memory), known=[A])
+    assert memory.objects == before
+    assert prune(Repository(memory), known=[pack for _, pack in packs(memory)]).deletions
+
+
+def test_an_orphan_whose_zarr_json_is_unreadable_is_asked_for_in_every_namespace(memory: Aging) -> None:
+    """The manifest of a pack is looked for by name even if its metadata does not tell the namespace."""
+    memory.age(100)
+    merge = Repository(memory).packs(SPEC.namespace)[-1][1]
+    memory.objects[layout.object_path(merge, "zarr.json")] = b"\xff"
+    storage = Lacking(memory, f"manifests/{SPEC.namespace}/{merge}")
+    with pytest.raises(SuspiciousListing, match=merge):
+        prune(Repository(storage))
+
+
+def test_a_repository_of_orphans_alone_must_be_forced(memory: Aging) -> None:
+    """It looks the same as a listing that lost every manifest."""
+    memory.age(100)
+    for path in [path for path in memory.objects if path.startswith("manifests/")]:
+        del memory.objects[path]
+    with pytest.raises(SuspiciousListing, match="not one manifest"):
+        prune(Repository(memory))
+    assert len(prune(Repository(memory), force=True).deletions) == 9
+
+
+def test_a_failed_listing_deletes_nothing(memory: Aging) -> None:
+    """Nor does any other request that fails before the deletions; the probe is taken away."""
+    memory.age(100)
+    before = dict(memory.objects)
+    for verb, count in (("list", 3), ("get", 1 + 8 + 2)):
+        for at in range(1, count + 1):
+            with pytest.raises(RemoteUnavailable):
+                prune(Repository(FlakyStorage(memory, verb, at=at)))
+            assert memory.objects == before, (verb, at)
+
+
+def test_a_storage_without_times_deletes_nothing(memory: Aging) -> None:
+    """Where nothing has an age, nothing is old."""
+
+    class Timeless(Counting):
+        def list(self, prefix: str) -> list[Listed]:
+            return [Listed(entry.path, entry.size) for entry in super().list(prefix)]
+
+    before = dict(memory.objects)
+    with pytest.raises(RepositoryError, match="does not tell when"):
+        prune(Repository(Timeless(memory)), grace=0, force=True)
+    assert memory.objects == before
+
+
+def test_the_clock_of_this_machine_does_not_count(memory: Aging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that lives in another year deletes nothing before its time, and nothing late."""
+    real = time.time
+
+    class Elsewhere(Counting):
+        """Ages are of the storage: it is asked for the time."""
+
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", real)
+                super().put(path, data, create_only=create_only)
+
+    monkeypatch.setattr(time, "time", lambda: real() + 1000 * DAY)
+    assert prune(Repository(Elsewhere(memory))).young == 7
+    memory.age(8)
+    monkeypatch.setattr(time, "time", lambda: real() - 1000 * DAY)
+    assert len(prune(Repository(Elsewhere(memory))).deletions) == 7
+
+
+def test_a_prune_that_broke_off_is_done_by_the_next(memory: Aging, tmp_path: Path) -> None:
+    """After each of its deletions: no row is lost, and the next run finishes."""
+    memory.age(8)
+    objects, modified = dict(memory.objects), dict(memory._modified)
+    total = sum(len(deletion.paths) for deletion in prune(Repository(memory), dry_run=True).deletions)
+    for at in range(2, total + 2, 3):
+        memory.objects, memory._modified = dict(objects), dict(modified)
+        with pytest.raises(RemoteUnavailable):
+            prune(Repository(FlakyStorage(memory, "delete", at=at, after=at % 2 == 0)))
+        found = check(Repository(memory), read_data=True)
+        assert {it.kind for it in found.findings} <= {"superseded", "orphan"}
+        prune(Repository(memory))
+        is_intact(memory, tmp_path / str(at))
+        assert len(packs(memory)) == 2
+
+
+def test_who_may_not_delete_is_told(memory: Aging) -> None:
+    """The error of the storage comes through; nothing is lost."""
+    memory.age(8)
+    with pytest.raises(AccessDenied):
+        prune(Repository(FlakyStorage(memory, "delete", times=None, error=AccessDenied)))
+    assert len(packs(memory)) == 8
+
+
+def test_no_repository_and_newer_ones(memory: Aging) -> None:
+    """Where nothing is, nothing is made; what asks for more than this version knows is not written."""
+    empty = Memory()
+    with pytest.raises(NotARepository):
+        prune(Repository(empty))
+    assert empty.objects == {}
+    memory.objects[layout.MARKER] = memory.objects[layout.MARKER].replace(
+        b'"writer_features":[]', b'"writer_features":["x"]'
+    )
+    before = dict(memory.objects)
+    with pytest.raises(UnsupportedFormat):
+        prune(Repository(memory))
+    assert memory.objects == before
