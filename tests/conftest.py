@@ -2,24 +2,35 @@
 
 Purpose: give tests an S3 remote that is real enough, and keep the developer's own settings out.
 
-Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; and the marker
-`localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
+Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; `run`, the command line;
+and the marker `localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
 
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
 """
 
 import importlib.util
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from cas_cache.cli import main
+
 RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
+
+
+class Result(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 @dataclass(frozen=True)
@@ -74,3 +85,19 @@ def s3_remote(localstack: Any) -> S3Remote:
     bucket = f"test-{uuid.uuid4().hex}"
     localstack.create_bucket(bucket)
     return S3Remote(bucket=bucket, storage_options=localstack.storage_options())
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return a function that runs the command in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["cas-cache", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(ended.value.code or 0, captured.out, captured.err)
+
+    return run

@@ -6,13 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.cli import main
 from cas_cache.cli.options import human_bytes
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
@@ -22,29 +21,8 @@ LONG = EncoderSpec(
     prompt="Instruct: Given a web search query, retrieve relevant passages\nQuery: ",
     role="document",
 )
+COMMANDS = ("ls", "info", "pull", "push", "check", "compact", "prune", "drop", "doctor")
 BRACKETS = EncoderSpec(model="org/[bold]model", revision="1")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Return a function that runs the command in this process."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["cas-cache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(ended.value.code or 0, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -149,7 +127,7 @@ def test_push_and_pull(run: Any, mirror: Path, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("pushed 3 packs, 1204 rows, ")
     assert json.loads(run("push", mirror, "--remote", repo, "--json").out) == {
-        "packs": 0, "rows": 0, "bytes": 0, "problems": [],
+        "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [],
     }  # fmt: skip
     document = json.loads(run("pull", tmp_path / "far", "--remote", repo, "--json").out)
     assert (document["packs"], document["rows"], document["problems"]) == (3, 1204, [])
@@ -248,9 +226,9 @@ def test_help_and_version(run: Any) -> None:
     """Every command is listed; help and version end with 0."""
     result = run("--help")
     assert result.code == 0
-    assert all(command in result.out for command in ("ls", "info", "pull", "push", "check"))
+    assert all(command in result.out for command in COMMANDS)
     assert "cas-cache" in run("--version").out
-    for command in ("ls", "info", "pull", "push", "check"):
+    for command in COMMANDS:
         assert "Usage: " in run(command, "-h").out
 
 

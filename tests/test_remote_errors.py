@@ -469,3 +469,17 @@ def test_a_secret_in_a_misspelt_url_is_not_shown() -> None:
         open_storage("s3:/AKIA:hunter2@bucket/p")
     assert "hunter2" not in str(caught.value)
     assert "s3://bucket/p" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ConnectionError, ValueError])
+def test_a_login_that_fails_shows_no_token(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """Some file systems log in when they are made, and put the token into a URL: quoted or not, it is not shown."""
+
+    def login(*_: Any, **__: Any) -> None:
+        raise error("https://oauth.example/token?t=hunter2%2Fhunter%2B2 failed for hunter2/hunter+2")
+
+    monkeypatch.setattr("fsspec.url_to_fs", login)
+    with pytest.raises((RemoteUnavailable, InvalidURL)) as caught:
+        open_storage("gs://team/emb", {"token": "hunter2/hunter+2"})
+    assert "***" in str(caught.value)
+    assert_no_secret(caught.value)

@@ -28,7 +28,7 @@ from cas_cache.errors import (
     SuspiciousListing,
     UnsupportedFormat,
 )
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec, first_of_each, keys_of_texts
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cas_cache.identity import Batch
     from cas_cache.mirror import Namespace
 
 logger = logging.getLogger(__name__)
@@ -152,42 +153,49 @@ class EmbeddingCache:
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
         """
         texts = texts if isinstance(texts, list | tuple | str) else list(texts)
-        return self.encode_items(keys_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
+        return self.encode_items(batch_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
 
-    def encode_items(
-        self, keys: NDArray[np.uint8], spec: EncoderSpec, encode: Callable[[NDArray[np.int64]], Any]
-    ) -> NDArray[Any]:
-        """Return the vectors of items of any kind, by their keys; see `encode`.
+    def encode_items(self, batch: Batch, spec: EncoderSpec, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
+        """Return the vectors of items of any kind; see `encode`.
 
         Args:
-            keys: (n, 32) uint8, from `cas_cache.identity.keys_of_rows`.
+            batch: n items, by their keys.
             spec: The encoder's identity.
             encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
         """
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
         ns = self._namespace(spec)
-        distinct, which = first_of_each(keys)
-        rows = self._find(ns, keys[distinct])
+        remembered = ns.remembered(batch)
+        if remembered is not None:
+            self.stats.hits += batch.size
+            return ns.take(remembered)
+        keys = batch.keys
+        rows = self._find(ns, keys)
         missing = np.flatnonzero(rows == ABSENT)
-        absent = int((rows[which] == ABSENT).sum())
-        self.stats.hits += len(keys) - absent
-        self.stats.misses += absent
+        self.stats.hits += len(keys) - len(missing)
+        self.stats.misses += len(missing)
+        distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
-            positions = tuple(int(p) for p in distinct[missing][:10])
+            positions = tuple(int(p) for p in missing[distinct][:10])
             raise CacheMiss(
-                f"{len(missing)} of {len(distinct)} distinct items are not in the cache of {spec.model} (namespace "
-                f"{spec.namespace}), and only_cached=True forbids encoding them. The first is item {positions[0]} of "
-                "the call. Run once without only_cached, or pull.",
+                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
+                f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
+                f"{positions[0]} of the call. Run once without only_cached, or pull.",
                 positions=positions,
-                missing=len(missing),
+                missing=len(distinct),
             )
-        kept_out = self._encode_missing(ns, keys, distinct[missing], encode)
+        kept_out = self._encode_missing(ns, keys, missing[distinct], encode)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached
-            return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(distinct))
-        rows[missing] = ns.find(keys[distinct[missing]])
-        return _gathered(ns, rows[which], distinct[which], kept_out)
+            return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(missing))
+        rows[missing] = ns.find(keys[missing])
+        if kept_out:
+            return _gathered(
+                ns, rows, dict(zip(missing.tolist(), missing[distinct][which].tolist(), strict=True)), kept_out
+            )
+        ns.remember(batch, rows)
+        return ns.take(rows)
 
     def get(self, texts: Iterable[str], spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the vectors of texts that are in mirror or repository.
@@ -374,18 +382,23 @@ class EmbeddingCache:
 
 
 def _gathered(
-    ns: Namespace, rows: NDArray[np.int64], positions: NDArray[np.int64], kept_out: dict[int, NDArray[Any]]
+    ns: Namespace, rows: NDArray[np.int64], encoded_at: Mapping[int, int], kept_out: Mapping[int, NDArray[Any]]
 ) -> NDArray[Any]:
-    """The rows' vectors, and those that were not stored in their places."""
-    if not kept_out:
-        return ns.take(rows)
+    """The rows' vectors, and those that were not stored in their places.
+
+    Args:
+        ns: Where the rows are.
+        rows: (n,) int64.
+        encoded_at: For each position that was missing, the one whose item was encoded for it.
+        kept_out: Vectors that were not stored, by the position that they were encoded for.
+    """
     some = next(iter(kept_out.values()))
     vectors = np.empty((len(rows), *some.shape), some.dtype)
     stored = rows != ABSENT
     if stored.any():
         vectors[stored] = ns.take(rows[stored])
-    for at in np.flatnonzero(~stored):
-        vectors[at] = kept_out[int(positions[at])]
+    for at in np.flatnonzero(~stored).tolist():
+        vectors[at] = kept_out[encoded_at[at]]
     return vectors
 
 

@@ -4,7 +4,8 @@
 
 Run once for a format version, and never again into the folder that is kept: what is there was written by the version
 of its time. It holds three namespaces; packs of several chunks with padding; float32, float16 and int8; rows of zeros;
-one key with two vectors in two packs; a pack without a manifest; objects that are not ours. ``expected.json`` beside it
+one key with two vectors in two packs; a merge of two packs, which are still there; a pack without a manifest; objects
+that are not ours. ``expected.json`` beside it
 says what a reader finds: for each namespace the hex keys and the hex bytes of their vectors (for the key with two,
 both).
 """
@@ -51,6 +52,15 @@ def contents() -> list[tuple[EncoderSpec, str, Rows]]:
     ]
 
 
+def merge(repository: Repository) -> None:
+    """Merge the two packs of documents, each key once."""
+    _, (spec, _, first), (_, _, second), _ = contents()
+    texts = [f"d{i}" for i in range(11)] + ["", "e\u0301", "\u00e9", "\U0001f600", " "]
+    rows = Rows(texts, np.vstack([first.arrays["vectors"], second.arrays["vectors"][1:]]))
+    sources = tuple(sorted(pack for _, pack in repository.packs(spec.namespace)))
+    repository.reveal(repository.write(spec.namespace, rows, "0" * 31 + "5", sources))
+
+
 def main(directory: Path) -> None:
     """Write the repository and what it holds."""
     expected: dict[str, dict[str, list[str]]] = {}
@@ -62,6 +72,7 @@ def main(directory: Path) -> None:
             found = expected.setdefault(spec.namespace, {})
             for key, vector in zip(rows.arrays["keys"], rows.arrays["vectors"], strict=True):
                 found.setdefault(key.tobytes().hex(), []).append(vector.tobytes().hex())
+        merge(repository)
     root = directory / "repository"
     foreign = root / "packs" / ("f" * 64) / "vectors" / "c" / "0"
     foreign.mkdir(parents=True)

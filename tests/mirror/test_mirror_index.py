@@ -90,5 +90,5 @@ def test_number_of_runs_stays_small() -> None:
     for upto in range(3, 3001, 3):
         index.extend(keys[:upto])
         assert len(index._runs) <= 12
-    assert sorted(np.concatenate([rows for _, rows in index._runs]).tolist()) == list(range(3000))
+    assert sorted(np.concatenate([run.rows for run in index._runs]).tolist()) == list(range(3000))
     assert np.array_equal(index.find(keys, keys), np.arange(3000))

@@ -160,6 +160,8 @@ GOOD: dict[str, Any] = {
     "complete": ["p"],
     "superseded": ["q"],
     "planned_at": {"n": 1.5},
+    "generation": 2,
+    "rewriting": False,
 }
 
 
@@ -176,6 +178,7 @@ def test_format_is_fixed() -> None:
         frozenset({"q"}),
         {"n": 1.5},
         "n1",
+        2,
     )
     assert json.loads(state.to_bytes()) == GOOD
     assert state.row_bytes == 16
@@ -214,6 +217,9 @@ def test_format_is_fixed() -> None:
         {"applied": {"p": -1}},
         {"applied": {"p": "3"}},
         {"complete": None},
+        {"superseded": 7},
+        {"planned_at": {"n": "soon"}},
+        {"planned_at": []},
     ],
     ids=repr,
 )
@@ -223,7 +229,50 @@ def test_what_does_not_add_up_is_damage(change: dict[str, Any]) -> None:
         State.from_bytes(json.dumps({**GOOD, **change}).encode(), "state.json")
 
 
-@pytest.mark.parametrize("name", sorted(GOOD))
+def test_what_is_evicted() -> None:
+    """Rows of other packs and waiting ones stay in order; packs whose rows may be lacking now are forgotten."""
+    extents = (Extent(0, 3, "a"), Extent(3, 2), Extent(5, 1, "b"), Extent(6, 4, "a"), Extent(10, 2, "c"))
+    extents += (Extent(12, 1, None, "n"),)
+    state = State(13, "float32", (4,), extents, namespace="n1", planned_at={"n": 1.0})
+    for pack, rows in (("a", 7), ("b", 5), ("c", 2), ("merge", 8)):
+        state = state.read(pack, rows, complete=True)
+    state = state.superseding(["x"])
+    left, runs = state.evicted(["a"])
+    assert runs == [(3, 5), (5, 6), (10, 12), (12, 13)]
+    assert left.extents == (Extent(0, 2), Extent(2, 1, "b"), Extent(3, 2, "c"), Extent(5, 1, None, "n"))
+    assert (left.rows, left.generation, dict(left.planned_at)) == (6, 1, {"n": 1.0})
+    assert (dict(left.applied), left.complete, left.superseded) == ({"c": 2}, frozenset({"c"}), frozenset())
+    assert State.from_bytes(left.to_bytes(), "x") == left
+
+
+def test_only_superseded_packs_are_forgotten() -> None:
+    """A pack that no other has the rows of stays known, and its rows stay as they are."""
+    state = State(rows=2, dtype="float32", shape=(4,), extents=(Extent(0, 1, "p"), Extent(1, 1, "q")))
+    state = state.read("p", 1, complete=True).read("q", 1, complete=True).read("m", 2, complete=True)
+    state = state.superseding(["p"])
+    assert state.forgotten(["q"]) == state
+    left = state.forgotten(["p", "q", "x"])
+    assert (left.complete, left.superseded, dict(left.applied)) == (
+        frozenset({"q", "m"}),
+        frozenset(),
+        {"q": 1, "m": 2},
+    )
+    assert left.extents == state.extents
+
+
+LATER = {"superseded", "planned_at", "generation", "rewriting"}
+
+
+@pytest.mark.parametrize("name", sorted(LATER))
+def test_states_from_before_have_less(name: str) -> None:
+    """A state that was written before a part existed is read as if it were empty; nothing is lost by an update."""
+    document = {key: value for key, value in GOOD.items() if key != name}
+    state = State.from_bytes(json.dumps(document).encode(), "state.json")
+    assert not getattr(state, name)
+    assert state.rows == 5
+
+
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - LATER))
 def test_every_part_is_needed(name: str) -> None:
     """A part that is missing is damage."""
     document = {key: value for key, value in GOOD.items() if key != name}

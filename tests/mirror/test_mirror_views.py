@@ -1,6 +1,7 @@
 """Views: the ordered rows that a task asked for."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas_cache.errors import DamagedMirror, MirrorWriteError
-from cas_cache.mirror import Mirror, View, Views, keys_in, views_in
+from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorError, MirrorWriteError
+from cas_cache.mirror import Mirror, View, Views, ids_in, keys_in, views_in
 from cas_cache.mirror.views import folder_name
 from mirror.mirror_rows import SPEC, keys_for
 
@@ -260,3 +261,86 @@ def test_foreign_folders_are_passed_over(views: Views) -> None:
     (folder / "notes.txt").write_text("x")
     (folder / "plots").mkdir()
     assert views.of("NFCorpus") == [VIEW]
+
+
+class TestIds:
+    """Ids stand beside the keys, in the order asked for."""
+
+    def ids(self, views: Views, view: View = VIEW) -> Any:
+        return ids_in(Views(views._directory).folder(view.task), view)
+
+    def test_ids_of_calls_are_joined(self, views: Views) -> None:
+        """Repeats included; a batch that is there already adds nothing."""
+        views.record(VIEW, keys_for(range(3)), None, ["a", "b", "a"])
+        views.record(VIEW, keys_for(range(3, 5)), None, ["c", "\n\u2028\U0001f600'\""])
+        views.record(VIEW, keys_for(range(3)), None, ["x", "y", "z"])
+        assert self.ids(views) == ["a", "b", "a", "c", "\n\u2028\U0001f600'\""]
+
+    def test_calls_without_ids(self, views: Views) -> None:
+        """Their rows have none, before and after calls that have."""
+        views.record(VIEW, keys_for(range(2)), None)
+        assert self.ids(views) is None
+        views.record(VIEW, keys_for(range(2, 4)), None, ["c", "d"])
+        views.record(VIEW, keys_for(range(4, 5)), None)
+        assert self.ids(views) == [None, None, "c", "d", None]
+
+    def test_what_a_crash_left_is_written_over(self, views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ids beyond the committed ones do not exist."""
+        views.record(VIEW, keys_for(range(2)), None, ["a", "b"])
+
+        def crash(*_: Any, **__: Any) -> None:
+            raise OSError("crash")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cas_cache.mirror.views.write_atomically", crash)
+            with pytest.raises(MirrorWriteError):
+                views.record(VIEW, keys_for(range(2, 4)), None, ["long " * 100, "d"])
+        assert self.ids(views) == ["a", "b"]
+        views.record(VIEW, keys_for(range(4, 5)), None, ["e"])
+        assert self.ids(views) == ["a", "b", "e"]
+
+    @pytest.mark.parametrize("damage", [b"", b'"a"\n', b'"a"\nx"b"\n', b'"a"\n"b'])
+    def test_damage_is_told(self, views: Views, damage: bytes) -> None:
+        """Too few, cut, or not JSON."""
+        views.record(VIEW, keys_for(range(2)), None, ["a", "b"])
+        (views.folder(VIEW.task) / VIEW.id / "ids.jsonl").write_bytes(damage)
+        with pytest.raises(DamagedMirror, match=r"ids\.jsonl"):
+            self.ids(views)
+
+
+class TestViewRows:
+    """`Mirror.view`: keys, vectors and ids of what a task asked for."""
+
+    @pytest.fixture
+    def mirror(self, tmp_path: Path) -> Mirror:
+        """Four documents, one asked for twice and one that was never stored, and two queries."""
+        mirror = Mirror(tmp_path)
+        mirror.namespace(SPEC).append(keys_for(range(6)), np.arange(12, dtype=np.float32).reshape(6, 2))
+        documents = keys_for(range(4))[[0, 1, 2, 3, 1]]
+        mirror.views.record(VIEW, np.concatenate([documents, keys_for(range(90, 91))]), None, list("abcdef"))
+        mirror.views.record(replace(VIEW, role="query"), keys_for(range(4, 6)), None)
+        return mirror
+
+    def test_rows_in_order(self, mirror: Mirror) -> None:
+        """Repeats stay, each with its own id; what is not there is left out and counted."""
+        found = Mirror(mirror.directory).view("NFCorpus", role="document")
+        assert (found.ids, found.missing, found.view) == (list("abcde"), 1, VIEW)
+        assert found.vectors.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [2, 3]]
+        assert np.array_equal(found.keys, keys_for(range(4))[[0, 1, 2, 3, 1]])
+        queries = mirror.view("NFCorpus", role="query", model="org/model@a1b2c3d", subset="default", split="test")
+        assert (queries.ids, queries.vectors.tolist()) == (None, [[8, 9], [10, 11]])
+
+    def test_one_view_must_be_named(self, mirror: Mirror) -> None:
+        """Several, none, no such task: each error says what there is."""
+        with pytest.raises(ConfigurationError, match=r"2 views: role='document'.*role='query'"):
+            mirror.view("NFCorpus")
+        with pytest.raises(MirrorError, match=r"no such view. It has: role='document'"):
+            mirror.view("NFCorpus", role="query", split="dev")
+        with pytest.raises(MirrorError, match=r"no view of SciFact. The mirror has the tasks NFCorpus"):
+            mirror.view("SciFact")
+
+    def test_a_namespace_that_has_gone(self, mirror: Mirror) -> None:
+        """It is told, not an empty answer."""
+        shutil.rmtree(mirror.directory / "namespaces")
+        with pytest.raises(MirrorError, match="not in the mirror"):
+            Mirror(mirror.directory).view("NFCorpus", role="query")

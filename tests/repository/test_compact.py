@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cas_cache.errors import DamagedPack, NotARepository, RemoteUnavailable, UnsupportedFormat
+from cas_cache.errors import AccessDenied, DamagedPack, NotARepository, RemoteUnavailable, UnsupportedFormat
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
@@ -117,7 +117,7 @@ def test_a_merge_has_the_rows_of_its_packs_in_their_order(tmp_path: Path) -> Non
     repository = Repository(memory)
     keys = repository.keys(merge, made)
     assert np.array_equal(keys, keys_of_texts(texts(200)))
-    vectors = np.concatenate([vectors for _, vectors, _ in repository.read(merge, made, keys)])
+    vectors = np.concatenate([chunk.vectors for chunk in repository.read(merge, made, keys)])
     assert np.array_equal(vectors, truth(texts(200)))
     found = check(repository, read_data=True).findings
     assert [(it.kind, it.what.split()[3]) for it in found] == [("superseded", "20")]
@@ -215,6 +215,21 @@ def test_a_damaged_pack_is_left_out(tmp_path: Path, object_: str, damage: str) -
     assert len(machine.found(texts(50))) == 40
 
 
+def test_damage_in_a_later_chunk_takes_nothing_of_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were spooled before the damage was met are taken back: the others keep their own vectors."""
+    monkeypatch.setattr("cas_cache.repository.pack.CHUNK_BYTES", 64)
+    memory = Memory()
+    small_packs(tmp_path, memory, 3)
+    monkeypatch.undo()
+    path = layout.object_path(Repository(memory).packs()[0][1], "vectors/c/2/0")
+    memory.objects[path] = bytes(len(memory.objects[path]))
+    report = compact(Repository(memory), at_least=2)
+    assert (len(report.problems), report.rows) == (1, 20)
+    machine = Machine(tmp_path / "reader", memory)
+    machine.pull()
+    assert set(machine.found(texts(30))) >= set(texts(20, 10))
+
+
 def test_damage_that_leaves_one_pack_makes_no_merge(tmp_path: Path) -> None:
     """One pack alone is as good as a merge of it."""
     memory = Memory()
@@ -257,6 +272,25 @@ def test_somebody_else_was_faster(tmp_path: Path) -> None:
     assert (report.written, report.taken_back) == ([], 1)
     assert [it.kind for it in check(Repository(memory), read_data=True).findings] == ["superseded"]
     assert len(packs(memory)) == 4
+
+
+def test_who_may_not_delete_can_compact(tmp_path: Path) -> None:
+    """A merge that cannot be taken back is left to prune; it is not visible."""
+    memory = Memory()
+    small_packs(tmp_path, memory, 3)
+
+    class Behind(Counting):
+        done = False
+
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            if not self.done:
+                self.done = True
+                compact(Repository(memory), at_least=2)
+            super().put(path, data, create_only=create_only)
+
+    refusing = FlakyStorage(Behind(memory), "delete", times=None, error=AccessDenied)
+    assert compact(Repository(refusing), at_least=2).taken_back == 1
+    assert [it.kind for it in check(Repository(memory), read_data=True).findings] == ["orphan", "superseded"]
 
 
 def test_a_dropped_source_is_not_brought_back(tmp_path: Path) -> None:
@@ -313,8 +347,10 @@ def test_a_newer_repository_is_not_written(tmp_path: Path) -> None:
         b'"writer_features":[]', b'"writer_features":["x"]'
     )
     before = dict(memory.objects)
+    counting = Counting(memory)
     with pytest.raises(UnsupportedFormat):
-        compact(Repository(memory), at_least=2)
+        compact(Repository(counting), at_least=2)
+    assert counting.calls == [("get", layout.MARKER)]
     assert len(compact(Repository(memory), at_least=2, dry_run=True).merges) == 1
     assert memory.objects == before
 

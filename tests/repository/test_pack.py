@@ -45,7 +45,7 @@ def published(storage: Any, count: int = 10, dtype: str = "float32") -> str:
 def read_all(memory: Memory, namespace: str, name: str, first: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     repository, manifest = Repository(memory), manifest_of(memory, namespace, name)
     parts = list(repository.read(name, manifest, repository.keys(name, manifest), first))
-    return np.concatenate([keys for keys, _, _ in parts]), np.concatenate([vectors for _, vectors, _ in parts])
+    return np.concatenate([part.keys for part in parts]), np.concatenate([part.vectors for part in parts])
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -154,7 +154,7 @@ def test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest() -> None:
     manifest = Repository(memory).manifest(SPEC.namespace, name)
     repository = Repository(memory)
     reader = repository.read(name, manifest, repository.keys(name, manifest))
-    _, vectors, upto = next(reader)
+    _, vectors, _, upto = next(reader)
     assert upto == 5
     np.testing.assert_array_equal(vectors, truth(texts(5)))
     with pytest.raises(

@@ -283,6 +283,22 @@ def test_a_listing_that_lacks_what_is_there_deletes_nothing(memory: Aging, hide:
     assert memory.objects == before
 
 
+def test_two_listings_that_differ_delete_nothing(memory: Aging) -> None:
+    """A page that was lost takes a pack's manifest and its objects: nothing looks wrong in that listing alone."""
+    memory.age(100)
+    merge = Repository(memory).packs(SPEC.namespace)[-1][1]
+
+    class LostPage(Lacking):
+        def list(self, prefix: str) -> list[Listed]:
+            found = super().list(prefix)
+            return [entry for entry in found if merge not in entry.path] if not prefix else found
+
+    before = dict(memory.objects)
+    with pytest.raises(SuspiciousListing, match="at one time and not at another"):
+        prune(Repository(LostPage(memory, "nothing")))
+    assert memory.objects == before
+
+
 def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
     """What the caller knows to be there is the last word on a listing."""
     memory.age(100)

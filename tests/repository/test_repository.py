@@ -109,6 +109,20 @@ def test_a_repository_made_between_two_requests_is_found() -> None:
     assert repository.id == json.loads(memory.objects[layout.MARKER])["id"]
 
 
+def test_a_doctor_at_work_is_not_something_else() -> None:
+    """What is below `doctor/` makes no prefix a foreign one: the first push goes on."""
+    memory = Memory()
+    memory.put(f"doctor/{'0' * 32}/a", b"tried out")
+    repository = Repository(memory)
+    assert not repository.open()
+    repository.create()
+    assert repository.open()
+    memory.put("doctors.txt", b"not ours")
+    del memory.objects[layout.MARKER]
+    with pytest.raises(NotARepository):
+        Repository(memory).open()
+
+
 @pytest.mark.parametrize("misses", [1, 3])
 def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
     misses: int, monkeypatch: pytest.MonkeyPatch

@@ -11,8 +11,13 @@ import warnings
 import click
 
 from cas_cache.cli.check import check
+from cas_cache.cli.compact import compact
+from cas_cache.cli.doctor import doctor
+from cas_cache.cli.drop import drop
+from cas_cache.cli.evict import evict
 from cas_cache.cli.info import info
 from cas_cache.cli.ls import ls
+from cas_cache.cli.prune import prune
 from cas_cache.cli.pull import pull
 from cas_cache.cli.push import push
 from cas_cache.errors import CasCacheError
@@ -27,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (ls, info, pull, push, check):
+for command in (ls, info, pull, push, check, compact, prune, drop, evict, doctor):
     cli.add_command(command)
 
 
@@ -44,6 +49,6 @@ def main() -> None:
         err.show()
         sys.exit(err.exit_code)
     except click.exceptions.Abort:
-        click.echo("cas-cache: stopped. Run the same command again; it goes on where it stopped.", err=True)
+        click.echo("cas-cache: stopped. Nothing is lost; the same command run again goes on.", err=True)
         sys.exit(1)
     sys.exit(code or 0)

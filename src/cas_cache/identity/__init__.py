@@ -1,5 +1,6 @@
 """Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
 
+from cas_cache.identity.batch import LEAST_ITEMS, Batch, batch_of_texts, digest_of_batch
 from cas_cache.identity.canonical import canonical_json
 from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
@@ -7,9 +8,13 @@ from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec
 
 __all__ = [
     "KEY_BYTES",
+    "LEAST_ITEMS",
     "NAMESPACE_ID",
+    "Batch",
     "EncoderSpec",
+    "batch_of_texts",
     "canonical_json",
+    "digest_of_batch",
     "first_of_each",
     "keys_of_rows",
     "keys_of_texts",

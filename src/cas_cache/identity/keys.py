@@ -39,11 +39,16 @@ VIDEO_FRAMES_AT_ONCE = 64
 """Frames decoded at a time: 64 frames of 1080p RGB are 400 MB."""
 
 
-def keys_of_texts(texts: Iterable[str]) -> NDArray[np.uint8]:
+HASHED_AT_ONCE = 1 << 14
+"""Digests held as bytes objects, 65 B each, before they are joined."""
+
+
+def keys_of_texts(texts: Iterable[str], first: int = 0) -> NDArray[np.uint8]:
     """Return the keys of texts.
 
     Args:
         texts: n strings.
+        first: The position of the first of them, for what an error says.
 
     Returns:
         (n, 32) uint8.
@@ -56,21 +61,28 @@ def keys_of_texts(texts: Iterable[str]) -> NDArray[np.uint8]:
     # str.encode, not text.encode: what only looks like a string, and could change how it looks, has no key.
     sha256, encoded = hashlib.sha256, str.encode
     texts = texts if isinstance(texts, list | tuple) else list(texts)
+    keys = np.empty((len(texts), KEY_BYTES), np.uint8)
     try:
-        return _stack([sha256(encoded(text)).digest() for text in texts])
+        for start in range(0, len(texts), HASHED_AT_ONCE):
+            some = texts[start : start + HASHED_AT_ONCE]
+            keys[start : start + len(some)] = _stack([sha256(encoded(text)).digest() for text in some])
     except (UnicodeEncodeError, TypeError):
-        for position, text in enumerate(texts):
+        for position, text in enumerate(texts, first):
             _digest_text(text, f"item {position}")
         raise
+    return keys
 
 
-def keys_of_rows(columns: Mapping[str, Sequence[Any]], fields: Sequence[str] = ("text",)) -> NDArray[np.uint8]:
+def keys_of_rows(
+    columns: Mapping[str, Sequence[Any]], fields: Sequence[str] = ("text",), first: int = 0
+) -> NDArray[np.uint8]:
     """Return the keys of rows given as columns.
 
     Args:
         columns: One sequence of n values for each field that the rows have. Others than `fields` are ignored.
         fields: The fields that reach the encoder, as in `EncoderSpec.fields`. A field that no row has is left out;
             a value of None in a column counts as absent in its row.
+        first: The position of the first row, for what an error says.
 
     Returns:
         (n, 32) uint8.
@@ -79,7 +91,7 @@ def keys_of_rows(columns: Mapping[str, Sequence[Any]], fields: Sequence[str] = (
         InvalidItem: If no field is present in a row, the columns differ in length, or a value has no digest.
     """
     if tuple(fields) == ("text",) and "text" in columns:
-        return keys_of_texts(columns["text"])
+        return keys_of_texts(columns["text"], first)
     present = [field for field in fields if field in columns]
     if not present:
         raise InvalidItem(f"The rows have the columns {sorted(columns)}; none of {list(fields)} is among them.")
@@ -87,7 +99,7 @@ def keys_of_rows(columns: Mapping[str, Sequence[Any]], fields: Sequence[str] = (
     if len(set(counts.values())) != 1:
         raise InvalidItem(f"The columns differ in length: {counts}.")
     rows = zip(*(columns[field] for field in present), strict=True)
-    return _stack([_digest_row(position, present, row) for position, row in enumerate(rows)])
+    return _stack([_digest_row(position, present, row) for position, row in enumerate(rows, first)])
 
 
 def _stack(digests: list[bytes]) -> NDArray[np.uint8]:

@@ -3,8 +3,9 @@
 Look-ups are always answered here. A mirror may lose rows, it never invents one: what does not verify is an error.
 """
 
-from cas_cache.mirror.mirror import Mirror
-from cas_cache.mirror.namespace import Namespace, PlannedPack
-from cas_cache.mirror.views import View, Views, keys_in, views_in
+from cas_cache.mirror.mirror import Mirror, ViewRows
+from cas_cache.mirror.namespace import Namespace
+from cas_cache.mirror.plan import PlannedPack
+from cas_cache.mirror.views import View, Views, ids_in, keys_in, views_in
 
-__all__ = ["Mirror", "Namespace", "PlannedPack", "View", "Views", "keys_in", "views_in"]
+__all__ = ["Mirror", "Namespace", "PlannedPack", "View", "ViewRows", "Views", "ids_in", "keys_in", "views_in"]

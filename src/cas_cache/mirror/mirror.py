@@ -15,30 +15,57 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock
 
 from cas_cache.disk import sync_folder, write_atomically
 from cas_cache.errors import (
+    ConfigurationError,
     DamagedMirror,
     IdentityError,
+    MirrorError,
     MirrorWriteError,
     NotAMirror,
     RepositoryMismatch,
     UnsupportedFormat,
 )
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec
+from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
-from cas_cache.mirror.views import Views
+from cas_cache.mirror.views import View, Views, ids_in, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
+MOST_NAMED = 5
+"""Views named in an error; more would bury what to do."""
+
 PRIVATE = 0o700
 """Vectors tell about texts: a mirror is its owner's."""
+
+
+class ViewRows(NamedTuple):
+    """What a task asked for, in its order.
+
+    Attributes:
+        view: What it is a view of.
+        keys: (n, 32) uint8.
+        vectors: (n, *shape), writable.
+        ids: n ids that the task has for the rows; None if it gave none.
+        missing: How many rows were asked for and are not here: they were evicted, or held NaN or infinity.
+    """
+
+    view: View
+    keys: NDArray[np.uint8]
+    vectors: NDArray[Any]
+    ids: list[str | None] | None
+    missing: int
 
 
 class Mirror:
@@ -167,6 +194,55 @@ class Mirror:
         root = self.directory / "namespaces"
         return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.exists() else []
 
+    def view(
+        self,
+        task: str,
+        *,
+        role: str | None = None,
+        model: str | None = None,
+        subset: str | None = None,
+        split: str | None = None,
+    ) -> ViewRows:
+        """Return what a task asked for, in its order, repeats included.
+
+        Args:
+            task: The task's name.
+            role: ``"query"`` or ``"document"``. Needed where the task has both, like the next where it has several.
+            model: The model's name, or ``name@revision``.
+            subset: The task's subset.
+            split: The task's split.
+
+        Raises:
+            MirrorError: If there is no such view.
+            ConfigurationError: If there are several, with what tells them apart.
+            DamagedMirror: If a row does not agree with its digest.
+        """
+        views = [
+            view
+            for view in self.views.of(task)
+            if role in (None, view.role)
+            and model in (None, view.model, f"{view.model}@{view.revision}")
+            and subset in (None, view.subset)
+            and split in (None, view.split)
+        ]
+        if len(views) != 1:
+            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), some=bool(views))
+        (view,) = views
+        ns = self.get(view.namespace)
+        if ns is None:
+            raise MirrorError(
+                f"The vectors of {task} ({view.model}) are not in the mirror {self.directory} any more. Pull, or "
+                "evaluate again."
+            )
+        folder = self.views.folder(task)
+        keys, _ = keys_in(folder, view)
+        ids = ids_in(folder, view)
+        rows = ns.find(keys)
+        there = rows != ABSENT
+        if ids is not None:
+            ids = [one for one, here in zip(ids, there, strict=True) if here]
+        return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
+
     def namespaces(self) -> list[Namespace]:
         """Return all namespaces, in order of their ids.
 
@@ -242,3 +318,15 @@ class Mirror:
                 f"{path} has version {version!r}; this cas_cache reads version {VERSION}. Update cas_cache."
             )
         return dict(marker)
+
+
+def _not_one_view(task: str, views: list[View], tasks: list[str], *, some: bool) -> MirrorError | ConfigurationError:
+    shown = "; ".join(
+        f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
+        for view in views[:MOST_NAMED]
+    )
+    if some:
+        return ConfigurationError(f"{task} has {len(views)} views: {shown}. Name more of what tells them apart.")
+    if views:
+        return MirrorError(f"{task} has no such view. It has: {shown}.")
+    return MirrorError(f"There is no view of {task}. The mirror has the tasks {', '.join(tasks) or '(none)'}.")

@@ -11,17 +11,21 @@ import math
 import secrets
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
-from cas_cache.errors import DamagedMirror, MirrorWriteError, ShapeMismatch
+from cas_cache.errors import MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT, KeyIndex
+from cas_cache.mirror.memo import Memo, as_rows, count_of
+from cas_cache.mirror.plan import PlannedPack
+from cas_cache.mirror.proof import Proof
 from cas_cache.mirror.table import Table
+from cas_cache.mirror.usage import Usage, UseLock, read_usage
 from cas_cache.rows import digest_rows
 
 if TYPE_CHECKING:
@@ -30,31 +34,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.identity import EncoderSpec
+    from cas_cache.identity import Batch, EncoderSpec
+    from cas_cache.mirror.memo import Rows
 
 NONCE_BYTES = 16
 
-GATHER_ROWS = 8192
-"""Rows gathered at a time while they are proved: 12 MB of 384 float32, small against any answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPack:
-    """Waiting rows that will be one pack.
-
-    Attributes:
-        nonce: Drawn once, kept until the pack is published: a retry makes the same pack.
-        runs: (start, stop) of the rows in the mirror, ascending.
-        rows: How many there are.
-    """
-
-    nonce: str
-    runs: tuple[tuple[int, int], ...]
-
-    @property
-    def rows(self) -> int:
-        """How many rows."""
-        return sum(stop - start for start, stop in self.runs)
+LEAST_MAPPED_BYTES = 1 << 20
+"""Below this a copy is cheaper than a map, of which a process may have some 65,000."""
 
 
 class Namespace:
@@ -68,12 +54,18 @@ class Namespace:
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
         self.spec = spec
         self.folder = folder
+        # Before anything is read: rows may move until it is held.
+        self._use = UseLock(folder)
         self._table = Table(folder, spec.namespace)
-        self._index = KeyIndex()
+        self._index = KeyIndex(folder)
+        self._memo = Memo(folder, spec.namespace)
+        self._usage = Usage(folder)
         # Threads that share a handle may not refresh it, or extend the index, at once.
         self._handle = threading.RLock()
-        # One byte a row: which rows this process has seen to agree with their digest.
-        self._proved = np.zeros(self.rows, np.bool_)
+        self._proof = Proof(self._table)
+        if self._table.state.rewriting:
+            with self._locked():
+                self._table.finish_rewrite()
 
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
@@ -122,7 +114,6 @@ class Namespace:
         """Take in what other processes have committed."""
         with self._handle:
             self._table.refresh()
-            self._make_room()
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the row of each key, or -1.
@@ -140,52 +131,66 @@ class Namespace:
         """Whether every one of the keys has a row."""
         return bool((self.find(keys) != ABSENT).all())
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def remembered(self, batch: Batch) -> Rows | None:
+        """Return the rows that answered the same batch before, or None."""
+        if batch.digest is None:
+            return None
+        with self._handle:
+            self.refresh()
+            return self._memo.find(batch.digest, batch.size, self._table.keys)
+
+    def remember(self, batch: Batch, rows: NDArray[np.int64]) -> None:
+        """Note which rows answer a batch.
+
+        Args:
+            batch: The batch.
+            rows: (n,) int64, the row of each of its keys.
+        """
+        if batch.digest is not None and len(rows):
+            with self._handle:
+                self._memo.note(batch.digest, as_rows(rows), self._table.keys)
+
+    def take(self, rows: Rows) -> NDArray[Any]:
         """Return the vectors of rows, in order, as an array of the caller's own.
 
         Args:
-            rows: (n,) int64, each in [0, `rows`).
+            rows: (n,) int64, each in [0, `rows`), or a slice.
 
         Returns:
-            (n, *shape), writable.
+            (n, *shape), writable. Of a long ascending run it is a copy-on-write map of the file: rows never change in
+            place, and what the caller writes is the caller's alone.
 
         Raises:
             DamagedMirror: If a row does not agree with its digest. Nothing is returned.
         """
-        if not len(rows):
+        if not isinstance(rows, slice):
+            rows = as_rows(rows)
+        if not count_of(rows):
             return np.empty((0, *self.shape), self.dtype)
         self.prove(rows)
+        self._usage.note(rows, self._table.state)
+        if isinstance(rows, slice):
+            if count_of(rows) * self.row_bytes >= LEAST_MAPPED_BYTES:
+                return self._table.private_vectors(rows.start, rows.stop)
+            return np.array(self._table.vectors[rows])
         out = np.empty((len(rows), *self.shape), self.dtype)
         # mode="clip" gathers without a buffer; `prove` has checked the range.
         return np.take(self._table.vectors, rows, axis=0, out=out, mode="clip")
 
-    def prove(self, rows: NDArray[np.int64]) -> None:
+    def prove(self, rows: Rows) -> None:
         """Check rows against their digests, each once in this process.
 
         Raises:
             DamagedMirror: If one does not agree.
         """
-        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self._proved)):
-            msg = f"rows must be in [0, {len(self._proved)})"
-            raise IndexError(msg)
-        unproved = np.unique(rows[~self._proved[rows]])
-        for start in range(0, len(unproved), GATHER_ROWS):
-            block = unproved[start : start + GATHER_ROWS]
-            digests = digest_rows(self._table.keys[block], self._table.vectors[block])
-            wrong = block[digests != self._table.digests[block]]
-            if len(wrong):
-                raise DamagedMirror(
-                    f"{len(wrong)} rows of {self.folder} do not agree with their digests, the first is row {wrong[0]}: "
-                    "the files were changed after they were committed. Nothing of them was served. Delete that "
-                    "folder: what was pushed comes back with `cas-cache pull`, the rest is encoded anew."
-                )
-            self._proved[block] = True
+        self._proof.prove(rows)
 
     def append(
         self,
         keys: NDArray[np.uint8],
         vectors: NDArray[Any],
         *,
+        digests: NDArray[np.uint64] | None = None,
         pack: str | None = None,
         upto: tuple[int, int] | None = None,
     ) -> int:
@@ -194,6 +199,7 @@ class Namespace:
         Args:
             keys: (n, 32) uint8.
             vectors: (n, *shape), as `rows.storable` gives them.
+            digests: (n,) uint64, where they are known to agree; None makes them.
             pack: The pack they came from, or None if they wait to be pushed.
             upto: With `pack`: these are its rows up to this one, of that many.
 
@@ -213,11 +219,18 @@ class Namespace:
                 state = state.read(pack, upto[0], complete=upto[0] == upto[1])
             if state is not self._table.state:
                 # All new, the usual case, is stored as it is: a copy would double the memory of a chunk.
-                new_keys, new_vectors = (keys, vectors) if len(new) == len(keys) else (keys[new], vectors[new])
+                whole = len(new) == len(keys)
+                new_keys, new_vectors = (keys, vectors) if whole else (keys[new], vectors[new])
+                if digests is None:
+                    digests = digest_rows(new_keys, new_vectors)
+                elif not whole:
+                    digests = digests[new]
                 first = self.rows
-                self._table.append(new_keys, new_vectors, digest_rows(new_keys, new_vectors), state)
+                self._index.prune(first)
+                self._table.append(new_keys, new_vectors, digests, state)
                 self.refresh()
-                self._proved[first:] = True
+                self._proof.note(first)
+            self._save_index()
         return len(new)
 
     def applied_rows(self, pack: str) -> int:
@@ -271,6 +284,33 @@ class Namespace:
         with self._locked():
             self._table.commit(self._table.state.forgotten(packs))
 
+    def packs_by_use(self) -> list[tuple[str, int, float]]:
+        """Return (pack, rows here, last use) of each pack that rows came from, the last use in seconds since 1970."""
+        used, rows = read_usage(self.folder), Counter[str]()
+        for extent in self._table.state.extents:
+            if extent.pack is not None:
+                rows[extent.pack] += extent.rows
+        return [(pack, count, used.get(pack, 0.0)) for pack, count in rows.items()]
+
+    def evict(self, packs: Iterable[str]) -> bool:
+        """Remove the rows that came from packs. This object must not be used afterwards.
+
+        Returns:
+            False if another process or object has the namespace open: then nothing was changed.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; nothing was changed.
+        """
+        if not self._use.alone():
+            return False
+        with self._locked(), self._handle:
+            state, runs = self._table.state.evicted(packs)
+            self._table.rewrite(runs, state)
+            self._index.prune(0)
+            self._memo.clear()
+        self._use.release()
+        return True
+
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
 
@@ -278,12 +318,19 @@ class Namespace:
             DamagedMirror: If a vector asked for does not agree with its digest: damage is never shared.
         """
         columns = {"keys": self._table.keys, "vectors": self._table.vectors, "digests": self._table.digests}
-        parts = _cut(plan.runs, start, stop)
+        parts = plan.parts(start, stop)
         if column == "vectors":
             for first, last in parts:
-                self.prove(np.arange(first, last))
+                self.prove(slice(first, last))
         chosen = [columns[column][first:last] for first, last in parts]
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
+
+    def _save_index(self) -> None:
+        """Leave what was indexed for those who open the mirror; only the one writer may."""
+        with self._handle:
+            column = self._table.keys
+            self._index.extend(column)
+            self._index.save(column)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -300,17 +347,9 @@ class Namespace:
             with self._handle:
                 # A writer that missed a commit would write over its rows: it reads the state whatever its stamp says.
                 self._table.refresh(force=True)
-                self._make_room()
-            yield
+                yield
         finally:
             lock.release()
-
-    def _make_room(self) -> None:
-        """Remember for as many rows as there are now which of them were proved."""
-        if len(self._proved) < self.rows:
-            proved = np.zeros(self.rows, np.bool_)
-            proved[: len(self._proved)] = self._proved
-            self._proved = proved
 
     def _check_fact(self, vectors: NDArray[Any]) -> None:
         """Refuse vectors that are not made like the namespace's."""
@@ -321,14 +360,3 @@ class Namespace:
             f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
             "spec has one dtype and one shape: put what differs (precision, truncation) into params=."
         )
-
-
-def _cut(runs: tuple[tuple[int, int], ...], start: int, stop: int) -> list[tuple[int, int]]:
-    """The parts of runs that hold positions [start, stop) of all of them joined."""
-    parts, at = [], 0
-    for first, last in runs:
-        begin, end = max(start - at, 0), min(stop - at, last - first)
-        if begin < end:
-            parts.append((first + begin, first + end))
-        at += last - first
-    return parts

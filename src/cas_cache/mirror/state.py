@@ -62,6 +62,8 @@ class State:
         superseded: Packs whose rows are all in another of `complete`: they may go from the repository.
         planned_at: When each nonce that waits was drawn, in seconds since 1970 by the clock of this machine.
         namespace: The id of the namespace whose rows these are: folders can be swapped.
+        generation: How often rows have moved, by `evict`.
+        rewriting: Whether the columns of this generation may still be in files whose names end in ``.new``.
     """
 
     rows: int = 0
@@ -73,6 +75,8 @@ class State:
     superseded: frozenset[str] = frozenset()
     planned_at: Mapping[str, float] = field(default_factory=dict)
     namespace: str = ""
+    generation: int = 0
+    rewriting: bool = False
 
     @property
     def row_bytes(self) -> int:
@@ -145,7 +149,37 @@ class State:
     def unpublished(self) -> State:
         """Return the state with every row waiting and no pack known."""
         extents = _joined(replace(extent, pack=None, nonce=None) for extent in self.extents)
-        return State(self.rows, self.dtype, self.shape, extents, namespace=self.namespace)
+        return State(self.rows, self.dtype, self.shape, extents, namespace=self.namespace, generation=self.generation)
+
+    def evicted(self, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
+        """Return the state without the rows that came from packs, and the runs of rows that stay, (start, stop) each.
+
+        Rows that wait to be pushed stay. Packs are forgotten that may now have rows that are not here: those, such of
+        which some rows were here before they were read, and superseded ones. The next pull looks at them again.
+        """
+        gone = frozenset(packs)
+        extents: list[Extent] = []
+        runs: list[tuple[int, int]] = []
+        own: dict[str, int] = {}
+        rows = 0
+        for extent in self.extents:
+            if extent.pack is not None:
+                own[extent.pack] = own.get(extent.pack, 0) + extent.rows
+            if extent.pack is None or extent.pack not in gone:
+                extents.append(replace(extent, start=rows))
+                runs.append((extent.start, extent.stop))
+                rows += extent.rows
+        whole = {pack for pack in self.applied if own.get(pack, 0) == self.applied[pack]} - gone - self.superseded
+        state = replace(
+            self,
+            rows=rows,
+            extents=_joined(extents),
+            applied={pack: count for pack, count in self.applied.items() if pack in whole},
+            complete=self.complete & whole,
+            superseded=frozenset(),
+            generation=self.generation + 1,
+        )
+        return state, runs
 
     def to_bytes(self) -> bytes:
         """Return the state as JSON."""
@@ -160,6 +194,8 @@ class State:
             "complete": sorted(self.complete),
             "superseded": sorted(self.superseded),
             "planned_at": dict(self.planned_at),
+            "generation": self.generation,
+            "rewriting": self.rewriting,
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -190,6 +226,8 @@ class State:
                 complete=frozenset(str(pack) for pack in document["complete"]),
                 superseded=frozenset(str(pack) for pack in document.get("superseded", ())),
                 planned_at={str(nonce): float(at) for nonce, at in document.get("planned_at", {}).items()},
+                generation=_count(document.get("generation", 0)),
+                rewriting=bool(document.get("rewriting", False)),
                 namespace=str(document["namespace"]),
             )
             state._check()

@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import sync_folder, write_atomically
 from cas_cache.errors import DamagedMirror, MirrorWriteError
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.state import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 STATE_FILE = "state.json"
+
+NEW = ".new"
+"""Ends the names of a rewrite's files until they take the old ones' places."""
+
+ROWS_AT_ONCE = 1 << 14
+"""Copied and made durable at a time: 25 MB of 384 float32."""
 
 
 class Table:
@@ -61,6 +68,11 @@ class Table:
         """(rows,) uint64, mapped."""
         return self._mapped()[2]
 
+    def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of the vectors as a copy-on-write map of the caller's own."""
+        self._mapped()
+        return self._columns(self.state)[1].map_privately(start, stop)
+
     def refresh(self, *, force: bool = False) -> None:
         """Read the state if its file has changed since.
 
@@ -92,10 +104,10 @@ class Table:
                 "Nothing of it was served. Put them back, or delete this one: what was pushed comes back with "
                 "`cas-cache pull`."
             )
-        if state.rows < self.state.rows:
+        if state.rows < self.state.rows or (state.generation != self.state.generation and self._stamp is not None):
             raise DamagedMirror(
-                f"{path} has {state.rows} rows and had {self.state.rows}: the folder was replaced while it was in use. "
-                "Nothing of it was served. Open the cache again."
+                f"{path} has {state.rows} rows and had {self.state.rows}, or they have moved: the folder was replaced "
+                "while it was in use. Nothing of it was served. Open the cache again."
             )
         self.state, self._stamp = state, stamp
 
@@ -131,6 +143,52 @@ class Table:
             raise _write_error(self.folder, err, self.state.rows) from err
         self.refresh(force=True)
 
+    def rewrite(self, runs: Sequence[tuple[int, int]], state: State) -> None:
+        """Keep only some rows. The caller is the only one who has the table open, and holds the lock.
+
+        The kept rows are written to new files; `state` is committed and says so; then the files take the old ones'
+        places. A crash before the commit leaves the old rows, one after it is finished by `finish_rewrite`.
+
+        Args:
+            runs: (start, stop) of the rows that stay, ascending.
+            state: What is true afterwards.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; the table is as it was.
+        """
+        old = self._mapped()
+        try:
+            for column, values in zip(self._columns(state, NEW), old, strict=True):
+                column.path.unlink(missing_ok=True)
+                at = 0
+                for start, stop in runs:
+                    for first in range(start, stop, ROWS_AT_ONCE):
+                        part = values[first : min(first + ROWS_AT_ONCE, stop)]
+                        column.write(at, part)
+                        at += len(part)
+                if at:
+                    column.set_rows(at)
+        except OSError as err:
+            raise _write_error(self.folder, err, self.state.rows) from err
+        self._maps = None
+        self._stamp = None
+        self.state = replace(state, rows=0)
+        self.commit(replace(state, rewriting=True))
+        self.finish_rewrite()
+
+    def finish_rewrite(self) -> None:
+        """Give the files of a rewrite their names. The caller holds the lock, and nobody has mapped the columns."""
+        try:
+            for column, new in zip(self._columns(self.state), self._columns(self.state, NEW), strict=True):
+                if new.path.exists():
+                    new.path.replace(column.path)
+                elif not self.state.rows:
+                    column.path.unlink(missing_ok=True)
+            sync_folder(self.folder)
+        except OSError as err:
+            raise _write_error(self.folder, err, self.state.rows) from err
+        self.commit(replace(self.state, rewriting=False))
+
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
@@ -138,12 +196,12 @@ class Table:
             maps = self._maps = keys, vectors, digests
         return maps
 
-    def _columns(self, state: State) -> tuple[Column, Column, Column]:
+    def _columns(self, state: State, ending: str = "") -> tuple[Column, Column, Column]:
         dtype = np.dtype(state.dtype or "float32").newbyteorder("<")
         return (
-            Column(self.folder / "keys.npy", np.dtype(np.uint8), (KEY_BYTES,)),
-            Column(self.folder / "vectors.npy", dtype, state.shape),
-            Column(self.folder / "digests.npy", np.dtype("<u8"), ()),
+            Column(self.folder / f"keys.npy{ending}", np.dtype(np.uint8), (KEY_BYTES,)),
+            Column(self.folder / f"vectors.npy{ending}", dtype, state.shape),
+            Column(self.folder / f"digests.npy{ending}", np.dtype("<u8"), ()),
         )
 
 

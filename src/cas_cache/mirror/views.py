@@ -9,12 +9,14 @@ A view holds keys, not vectors: what it names is looked up in the namespace.
     <dir>/<task name>/<view id>/view.json    what it is a view of, and its batches: the commit point
                                /keys.npy     (n, 32) uint8, the rows' keys, growing in place
                                /texts.npy    (n, 32) uint8, the keys of their texts alone, if they have any
+                               /ids.jsonl    the ids that the task gave them, if it did: a JSON string or null each
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,11 +31,13 @@ from cas_cache.identity import KEY_BYTES, canonical_json
 from cas_cache.mirror.column import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 VIEW_FILE = "view.json"
+IDS_FILE = "ids.jsonl"
 VERSION = 1
 _RESERVED = {"", "namespaces", "cas-cache-mirror.json"}
 
@@ -79,13 +83,20 @@ class Views:
         """Return the folder of a task's views."""
         return self._directory / folder_name(task)
 
-    def record(self, view: View, keys: NDArray[np.uint8], text_keys: NDArray[np.uint8] | None) -> None:
+    def record(
+        self,
+        view: View,
+        keys: NDArray[np.uint8],
+        text_keys: NDArray[np.uint8] | None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
         """Note that `keys` were asked for, in this order.
 
         Args:
             view: By whom.
             keys: (n, 32) uint8, a call's batch.
             text_keys: (n, 32) uint8, the keys of the rows' texts alone; None where rows have no text.
+            ids: n ids that the caller has for the rows; None where it has none.
 
         Raises:
             MirrorWriteError: If the disk is full or refuses.
@@ -109,11 +120,13 @@ class Views:
                         column = _column(folder, name)
                         column.write(document["rows"], values)
                         column.set_rows(rows)
+                id_bytes = _write_ids(folder, document, ids, rows)
                 document = {
                     "version": VERSION,
                     "created": document.get("created", time.time_ns()),
                     "view": asdict(view),
                     "rows": rows,
+                    "id_bytes": id_bytes,
                     "batches": [*document["batches"], batch],
                 }
                 write_atomically(folder / VIEW_FILE, json.dumps(document).encode())
@@ -154,12 +167,57 @@ def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return keys, _column(place, "texts").map(rows) if (place / "texts.npy").exists() else None
 
 
+def ids_in(folder: Path, view: View) -> list[str | None] | None:
+    """Return the ids of a view's rows, in order; None where the task gave none.
+
+    Args:
+        folder: The task's folder.
+        view: The view.
+
+    Raises:
+        DamagedMirror: If they are not what was written.
+    """
+    place = folder / view.id
+    document = _read(place)
+    committed = document.get("id_bytes", 0)
+    if not committed:
+        return None
+    path = place / IDS_FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(committed)
+        ids: list[str | None] = [json.loads(line) for line in data.splitlines()]
+        if len(data) != committed or len(ids) != document["rows"]:
+            msg = f"{len(ids)} ids in {len(data)} bytes"
+            raise ValueError(msg)
+    except (OSError, ValueError) as err:
+        raise DamagedMirror(f"{path} is damaged ({err}). Delete its folder; no vector is lost by that.") from err
+    return ids
+
+
 def folder_name(task: str) -> str:
     """Return a task's name as a folder's: itself, wherever that is a plain name."""
     name = quote(task, safe=" ()[]{}+,=@!&'~;")
     if len(name) > LONGEST_NAME:
         return f"{name[:LONGEST_NAME].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
     return name.replace(".", "%2E", 1) if name.startswith(".") else f"%{name}" if name in _RESERVED else name
+
+
+def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None, rows: int) -> int:
+    """Write ids after the committed ones and return where they end; rows without one have null."""
+    committed: int = document.get("id_bytes", 0)
+    if ids is None and not committed:
+        return 0
+    lines: list[str | None] = [] if committed else [None] * document["rows"]
+    lines += [None] * (rows - document["rows"]) if ids is None else [str(one) for one in ids]
+    data = "".join(f"{json.dumps(one)}\n" for one in lines).encode()
+    flags = os.O_RDWR | os.O_CREAT
+    with open(os.open(folder / IDS_FILE, flags, 0o666), "r+b") as file:  # noqa: PTH123 - r+b creates nothing
+        file.seek(committed)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return committed + len(data)
 
 
 def _column(folder: Path, name: str) -> Column:

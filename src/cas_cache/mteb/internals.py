@@ -5,19 +5,25 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cas_cache.errors import MissingDependency
-from cas_cache.identity import keys_of_rows
+from cas_cache.identity import KEY_BYTES, LEAST_ITEMS, Batch, digest_of_batch, keys_of_rows
 from cas_cache.mteb.fingerprint import weights_sample
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-LAZY_FIELDS = ("image", "audio", "video")
+LAZY_FIELDS = frozenset({"image", "audio", "video"})
 """Columns that are decoded row by row; a whole corpus of them need not fit in memory."""
+
+ROWS_AT_ONCE = 1 << 14
+"""Rows that are Python strings at one time: some 200 B each."""
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
@@ -196,12 +202,56 @@ def column_names(dataset: Any) -> list[str]:
     return list(dataset[0]) if len(dataset) else []
 
 
-def keys_of_dataset(dataset: Any, fields: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Return the keys of a loader's dataset: whole columns at a time where it has columns."""
+def batch_of_dataset(dataset: Any, fields: tuple[str, ...]) -> Batch:
+    """Return a loader's dataset as a batch of items: whole columns at a time where it has columns."""
+    return Batch(len(dataset), lambda: _keys_of_dataset(dataset, fields), _digest_of_dataset(dataset, fields))
+
+
+def ids_of_dataset(dataset: Any) -> list[str] | None:
+    """Return the ids that a task has for a dataset's rows, if it has."""
+    if not hasattr(dataset, "column_names") or "id" not in dataset.column_names:
+        return None
+    return [str(one) for one in dataset["id"][:]]
+
+
+def _digest_of_dataset(dataset: Any, fields: tuple[str, ...]) -> bytes | None:
+    """A hash over the Arrow buffers of the columns, where all of them are plain strings; None where they are not.
+
+    The lengths of the strings are hashed beside their bytes, and say where each ends; how the column is cut into chunks
+    does not matter.
+    """
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset) or len(dataset) < LEAST_ITEMS:
+        return None
+    if dataset._indices is not None or dataset._format_type is not None:  # noqa: SLF001 - the table is not what rows are
+        return None
+    parts = []
+    for field in [field for field in fields if field in dataset.column_names]:
+        lengths, characters = hashlib.sha256(), hashlib.sha256()
+        for chunk in dataset.data.column(field).chunks:
+            width = {"string": 4, "large_string": 8}.get(str(chunk.type))
+            if width is None or chunk.null_count:
+                return None
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, f"<i{width}", len(chunk) + 1, chunk.offset * width)
+            lengths.update(np.diff(ends).astype("<i8").data)
+            if data is not None:
+                characters.update(memoryview(data)[ends[0] : ends[-1]])
+        parts += [hashlib.sha256(field.encode()).digest(), lengths.digest(), characters.digest()]
+    return digest_of_batch("columns", parts) if parts else None
+
+
+def _keys_of_dataset(dataset: Any, fields: tuple[str, ...]) -> NDArray[np.uint8]:
     present = [field for field in fields if field in column_names(dataset)]
     if hasattr(dataset, "column_names"):
-        columns = {f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}
-        return keys_of_rows(columns, fields)
+        if not present or LAZY_FIELDS & set(present):
+            return keys_of_rows({f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}, fields)
+        keys = np.empty((len(dataset), KEY_BYTES), np.uint8)
+        for first in range(0, len(dataset), ROWS_AT_ONCE):
+            columns = {f: dataset[f][first : first + ROWS_AT_ONCE] for f in present}
+            keys[first : first + ROWS_AT_ONCE] = keys_of_rows(columns, fields, first)
+        return keys
     rows = [dataset[i] for i in range(len(dataset))]
     return keys_of_rows({f: [row[f] for row in rows] for f in present}, fields)
 
@@ -218,13 +268,25 @@ def rows_of_loader(loader: Any, positions: NDArray[np.int64]) -> Any:
                 raise AttributeError(name)
             return getattr(self.dataset, name)
 
-    dataset, chosen = loader.dataset, positions.tolist()
+    dataset = loader.dataset
     return DataLoader(
-        dataset.select(chosen) if hasattr(dataset, "select") else Rows(dataset, chosen),
+        _selected(dataset, positions) if hasattr(dataset, "select") else Rows(dataset, positions.tolist()),
         batch_size=loader.batch_size,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
     )
+
+
+def _selected(dataset: Any, positions: NDArray[np.int64]) -> Any:
+    """Some rows of a dataset that can select. A `datasets.Dataset` would hash all positions for its name, 9 us each."""
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        return dataset.select(positions.tolist())
+    first, last = (int(positions[0]), int(positions[-1])) if len(positions) else (0, -1)
+    is_run = last - first == len(positions) - 1  # they ascend
+    chosen = range(first, last + 1) if is_run else positions.tolist()
+    return dataset.select(chosen, new_fingerprint=secrets.token_hex(8))
 
 
 def _own_prompt(model: Any, role: str | None, name: str | None) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cas_cache.identity import EncoderSpec
+    from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.stats import Stats
 
 
@@ -63,6 +63,7 @@ class CachedEmbeddingWrapper:
         self._model_id = model_id
         self._revision = revision
         self._meta: Any = None
+        self._recorded: set[tuple[View, bytes]] = set()
         check_pinned(*identity_of(self._model, model_id, revision))
         self.cache = EmbeddingCache(cache_path, remote=remote, **options)
 
@@ -124,7 +125,7 @@ class CachedEmbeddingWrapper:
             model_id=self._model_id,
             revision=self._revision,
         )
-        keys = internals.keys_of_dataset(inputs.dataset, spec.fields)
+        batch = internals.batch_of_dataset(inputs.dataset, spec.fields)
         precision = derived_precision(self._model, kwargs, columns)
         if precision is not None:
             del kwargs["precision"]
@@ -139,11 +140,10 @@ class CachedEmbeddingWrapper:
                 **kwargs,
             )
 
-        vectors = self.cache.encode_items(keys, spec, encode)
-        if len(keys):
-            text_keys = self._text_keys(inputs.dataset, columns, spec, keys)
-            self.cache.mirror.views.record(_view(task_metadata, spec, hf_subset, hf_split), keys, text_keys)
-        return vectors if precision is None or not len(keys) else internals.quantized(vectors, precision)
+        vectors = self.cache.encode_items(batch, spec, encode)
+        if batch.size:
+            self._record(_view(task_metadata, spec, hf_subset, hf_split), batch, inputs.dataset, spec)
+        return vectors if precision is None or not batch.size else internals.quantized(vectors, precision)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the wrapped model's similarity of all pairs."""
@@ -157,17 +157,18 @@ class CachedEmbeddingWrapper:
         """Push what waits, if pushing is automatic."""
         self.cache.close()
 
-    @staticmethod
-    def _text_keys(
-        dataset: Any,
-        columns: tuple[str, ...],
-        spec: EncoderSpec,
-        keys: NDArray[np.uint8],
-    ) -> NDArray[np.uint8] | None:
-        """The keys of the rows' texts alone, by which `TextVectorMap` finds them; None if they have no text."""
-        if "text" not in columns:
-            return None
-        return keys if spec.fields == ("text",) else internals.keys_of_dataset(dataset, ("text",))
+    def _record(self, view: View, batch: Batch, dataset: Any, spec: EncoderSpec) -> None:
+        """Note in the view what was asked for, and the keys of the texts alone, by which `TextVectorMap` finds them."""
+        if batch.digest is not None and (view, batch.digest) in self._recorded:
+            return
+        if spec.fields == ("text",):
+            text_keys: NDArray[np.uint8] | None = batch.keys
+        else:
+            has_text = "text" in internals.column_names(dataset)
+            text_keys = internals.batch_of_dataset(dataset, ("text",)).keys if has_text else None
+        self.cache.mirror.views.record(view, batch.keys, text_keys, internals.ids_of_dataset(dataset))
+        if batch.digest is not None:
+            self._recorded.add((view, batch.digest))
 
 
 def _view(task_metadata: Any, spec: EncoderSpec, hf_subset: str, hf_split: str) -> View:

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.errors import CasCacheError, DamagedPack
+from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
-from cas_cache.rows import digest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -191,9 +190,12 @@ def _run(repository: Repository, merge: Merge, manifests: Mapping[str, Manifest]
         spool.seal()
         written = repository.write(merge.namespace, spool, secrets.token_hex(16), tuple(spool.packs))
         if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
-            # Nobody else can know this name: its nonce was drawn here.
-            repository.delete(written.paths)
             report.taken_back += 1
+            try:
+                # Nobody else can know this name: its nonce was drawn here.
+                repository.delete(written.paths)
+            except AccessDenied as err:
+                logger.info("left the objects of pack %s to prune: %s", written.pack, err)
             return
         repository.reveal(written)
         report.written.append(written.pack)
@@ -253,9 +255,9 @@ class _Spool:
         keys = repository.keys(pack, manifest)
         digests = []
         try:
-            for some_keys, vectors, _ in repository.read(pack, manifest, keys):
-                self._file.write(np.ascontiguousarray(vectors).data)
-                digests.append(digest_rows(some_keys, vectors))
+            for chunk in repository.read(pack, manifest, keys):
+                self._file.write(np.ascontiguousarray(chunk.vectors).data)
+                digests.append(chunk.digests)
         except DamagedPack:
             self._file.seek(before)
             self._file.truncate()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 CREDENTIAL_ERRORS = {
     "NoCredentialsError",
@@ -78,3 +79,11 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
             yield from secrets_in(value)
         elif isinstance(value, str) and len(value) >= SHORTEST_SECRET and _SECRET_OPTION.search(name):
             yield value
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return a text without what must not be printed, as it is or as a URL quotes it."""
+    for secret in secrets:
+        for form in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(form, "***")
+    return text

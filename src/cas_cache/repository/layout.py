@@ -7,6 +7,7 @@
     manifests/<namespace>/<pack>.json
     packs/<pack>/<object>
     probes/<32 hex digits>                  to read the storage's clock; gone at once
+    doctor/<32 hex digits>/...              what `cas-cache doctor` tries out; gone at its end
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ MARKER = "cas-cache.json"
 MANIFESTS = "manifests"
 PACKS = "packs"
 PROBES = "probes"
+SCRATCH = "doctor"
+"""Below it each run of `cas-cache doctor --test-remote` has a folder of its own."""
 
 _PACK = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")

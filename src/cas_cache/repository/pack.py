@@ -8,7 +8,7 @@ zeros, so reading goes by the manifest and verifies every object and every row.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,22 @@ class PackRows(Protocol):
         ...
 
 
+class PackChunk(NamedTuple):
+    """Rows of a pack that were read and verified.
+
+    Attributes:
+        keys: (m, 32) uint8.
+        vectors: (m, *shape).
+        digests: (m,) uint64.
+        stop: The row after the last of them.
+    """
+
+    keys: NDArray[np.uint8]
+    vectors: NDArray[Any]
+    digests: NDArray[np.uint64]
+    stop: int
+
+
 def rows_of_a_chunk(rows: int, bytes_of_a_row: int) -> int:
     """Return the rows of each chunk when `rows` rows are cut evenly, so that little of the last one is padding."""
     most = max(1, CHUNK_BYTES // bytes_of_a_row)
@@ -74,7 +90,7 @@ def describe(namespace: str, source: PackRows, nonce: str, supersedes: tuple[str
     return Manifest(objects={name: record for (name, _), record in zip(named, records, strict=True)}, **facts)
 
 
-def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes | memoryview]]]:
     """Yield (name, how to make its content) for each object of a pack, metadata first."""
     for name, document in _zarr_documents(manifest).items():
         yield name, lambda document=document: document  # type: ignore[misc]
@@ -95,7 +111,7 @@ def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uin
 
 def read(
     storage: Storage, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], int]]:
+) -> Iterator[PackChunk]:
     """Yield the rows of a pack from row `first` on, a chunk at a time, verified.
 
     Args:
@@ -105,17 +121,15 @@ def read(
         keys: Its keys, from `read_keys`.
         first: The row to begin at.
 
-    Yields:
-        (m, 32) uint8 keys, (m, *shape) vectors, and the row after the last of them.
-
     Raises:
         DamagedPack: If an object is missing or does not verify, or a row does not agree with its digest.
         RemoteError: If the storage is away or refuses.
     """
     digests = _read_column(storage, pack, manifest, "digests")
-    wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
-    fetched = in_order(lambda c: _read_chunk(storage, pack, manifest, "vectors", c), wanted)
-    for (name, start, stop), vectors in zip(wanted, fetched, strict=True):
+
+    def fetch(chunk: tuple[str, int, int]) -> NDArray[Any]:
+        name, start, stop = chunk
+        vectors = _read_chunk(storage, pack, manifest, "vectors", chunk)
         wrong = np.flatnonzero(digest_rows(keys[start:stop], vectors) != digests[start:stop])
         if len(wrong):
             raise DamagedPack(
@@ -123,8 +137,12 @@ def read(
                 f"first is row {start + wrong[0]}. None of this chunk was taken.",
                 pack=pack,
             )
+        return vectors
+
+    wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
+    for (_, start, stop), vectors in zip(wanted, in_order(fetch, wanted), strict=True):
         skip = max(first - start, 0)
-        yield keys[start + skip : stop], vectors[skip:], stop
+        yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
 
 
 def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
@@ -157,16 +175,19 @@ def _read_chunk(
     return rows[: stop - start]
 
 
-def _record(data: bytes) -> ObjectRecord:
+def _record(data: bytes | memoryview) -> ObjectRecord:
     return ObjectRecord(len(data), hashlib.sha256(data).hexdigest())
 
 
-def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: int) -> bytes:
-    """Return a chunk's bytes: the rows, padded with zeros to a whole chunk as Zarr wants it."""
+def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: int) -> memoryview:
+    """Return a chunk's bytes: the rows as they lie, or a copy padded with zeros to a whole chunk, as Zarr wants it."""
     dtype, shape = manifest.element_shape(array)
     rows = np.ascontiguousarray(source.column(array, start, stop), dtype)
-    padding = (manifest.chunk_rows[array] - (stop - start)) * row_bytes(dtype, shape)
-    return rows.tobytes() + bytes(padding)
+    if stop - start < manifest.chunk_rows[array]:
+        padded = np.zeros((manifest.chunk_rows[array], *shape), dtype)
+        padded[: stop - start] = rows
+        rows = padded
+    return rows.reshape(-1).view(np.uint8).data.toreadonly()
 
 
 def _zarr_documents(manifest: Manifest) -> dict[str, bytes]:

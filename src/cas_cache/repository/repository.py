@@ -25,7 +25,7 @@ from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order, put_all
 from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
 from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker, new_marker
-from cas_cache.repository.pack import PackRows, contents, describe, read, read_keys
+from cas_cache.repository.pack import PackChunk, PackRows, contents, describe, read, read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -105,7 +105,8 @@ class Repository:
             return True
         data = self._read_marker()
         if data is None:
-            found = self.storage.list("")
+            # A doctor may be at work where nothing is yet, or have been killed there.
+            found = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
             if not found:
                 return False
             # Another writer may have made the repository between the two requests, or be about to.
@@ -203,9 +204,7 @@ class Repository:
         """Return the keys of a pack, verified; see `pack.read_keys`."""
         return read_keys(self.storage, pack, manifest)
 
-    def read(
-        self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], int]]:
+    def read(self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0) -> Iterator[PackChunk]:
         """Yield the rows of a pack, verified; see `pack.read`."""
         return read(self.storage, pack, manifest, keys, first)
 

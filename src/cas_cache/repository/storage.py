@@ -30,6 +30,7 @@ from cas_cache.repository.failures import (
     codes_of,
     first_line,
     secrets_in,
+    without_secrets,
 )
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
 from cas_cache.repository.local import LocalStorage
@@ -194,10 +195,7 @@ class FsspecStorage:
 
     def _shown(self, err: BaseException) -> str:
         """One line about an error, without what must not be printed."""
-        line = first_line(err)
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return line
+        return without_secrets(first_line(err), self._secrets)
 
 
 def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
@@ -206,7 +204,7 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     scheme, slashes, rest = url.partition("://")
     protocol = scheme.lower()
     url = protocol + slashes + rest
-    shown = without_credentials(url)
+    shown, secrets = without_credentials(url), tuple(secrets_in(options))
     check_url(url, shown, protocol)
     if protocol not in fsspec.available_protocols() and protocol not in fsspec.registry:
         near = difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
@@ -226,7 +224,14 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         install = f"pip install {package}" if package else f"install its package ({first_line(err)})"
         raise MissingDependency(f"{shown} needs a package that is not installed. Do: {install}") from err
     except (TypeError, ValueError) as err:
-        raise InvalidURL(f"{shown} could not be opened ({first_line(err)}). Check URL and storage_options.") from err
+        reason = without_secrets(first_line(err), secrets)
+        raise InvalidURL(f"{shown} could not be opened ({reason}). Check URL and storage_options.") from err
+    except OSError as err:
+        # gcsfs logs in when it is made. The cause is left out: its text and frames can hold the token.
+        reason = without_secrets(first_line(err), secrets)
+        raise RemoteUnavailable(
+            f"{shown} could not be opened ({reason}). Check the network, the credentials and storage_options."
+        ) from None
     return filesystem, str(root)
 
 

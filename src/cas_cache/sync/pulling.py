@@ -152,9 +152,10 @@ def _pull_rows(
     done = ns.applied_rows(pack)
     bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
     bar.refresh()
-    for some_keys, vectors, upto in repository.read(pack, manifest, keys, done):
-        report.rows += ns.append(some_keys, vectors, pack=pack, upto=(upto, manifest.rows))
-        bar.update(len(some_keys) * manifest.vector_bytes)
+    for chunk in repository.read(pack, manifest, keys, done):
+        upto = (chunk.stop, manifest.rows)
+        report.rows += ns.append(chunk.keys, chunk.vectors, digests=chunk.digests, pack=pack, upto=upto)
+        bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
 def _check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:

@@ -1,0 +1,68 @@
+"""``cas-cache compact``."""
+
+from __future__ import annotations
+
+import click
+
+from cas_cache.cli.options import (
+    cache_options,
+    dry_run_option,
+    full_namespace,
+    human_bytes,
+    open_repository,
+    print_json,
+)
+from cas_cache.repository.compact import AT_LEAST
+from cas_cache.repository.compact import compact as compact_repository
+
+
+@click.command()
+@cache_options
+@dry_run_option
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="ID",
+    help="Only this one, by its id or how it begins. May be repeated.",
+)
+@click.option(
+    "--at-least",
+    type=click.IntRange(min=2),
+    default=AT_LEAST,
+    show_default=True,
+    help="Small packs in a merge. A merge is never merged again, so it waits for that many.",
+)
+def compact(
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    *,
+    namespaces: tuple[str, ...],
+    at_least: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Merge the small packs of CACHE's repository, so that new mirrors pull faster.
+
+    Anyone may run it at any time. The packs that are merged stay until `cas-cache prune` finds them old enough.
+
+    Exit codes: 0 fine, 1 packs that do not verify were left as they are, or a failure, 2 usage.
+    """
+    repository = open_repository(cache, remote, storage_options, verb="compact")
+    wanted = [full_namespace(repository, namespace) for namespace in namespaces] or None
+    report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run)
+    if as_json:
+        print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
+    else:
+        for merge in report.merges:
+            would = "would merge" if dry_run else "merge"
+            click.echo(
+                f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {human_bytes(merge.bytes)}"
+            )
+        for problem in report.problems:
+            click.echo(f"left as it is: {problem}", err=True)
+        back = f", {report.taken_back} taken back because others had made them" if report.taken_back else ""
+        click.echo(f"{len(report.merges)} merges planned, {len(report.written)} written, {report.rows} rows{back}")
+    if report.problems:
+        raise click.exceptions.Exit(1)

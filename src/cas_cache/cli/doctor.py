@@ -1,0 +1,99 @@
+"""``cas-cache doctor``: what is wrong with a set-up or a storage."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cas_cache.cli.options import cache_options, parsed_options, print_json
+from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
+from cas_cache.errors import ConfigurationError
+from cas_cache.location import places
+from cas_cache.repository import open_storage, without_credentials
+from cas_cache.repository.failures import secrets_in
+from cas_cache.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cas_cache.doctor import Finding
+
+
+@click.command()
+@cache_options
+@click.option(
+    "--test-remote",
+    is_flag=True,
+    help="Try the storage: write, list and delete in a scratch folder below the repository, and remove it.",
+)
+@click.option("--read-only", is_flag=True, help="Check and try only what a reader needs; never write.")
+@click.option("--thorough", is_flag=True, help="With --test-remote: list 2,500 objects, not 1,100.")
+def doctor(
+    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool, **flags: bool
+) -> None:
+    """Say what is wrong with a set-up or a storage, what it means, and what to do.
+
+    Without --test-remote nothing is written, here or there. Exit codes: 0 nothing fails, 1 something does, 2 usage.
+    """
+    test_remote, read_only = flags["test_remote"], flags["read_only"]
+    if flags["thorough"] and (read_only or not test_remote):
+        raise click.UsageError("--thorough is for --test-remote, without --read-only.")
+    settings = Settings.read()
+    directory, url = places(cache, remote, settings)
+    if test_remote and url is None:
+        raise click.UsageError("There is no remote to test. Name its URL, pass --remote, or set CAS_CACHE_REMOTE.")
+    if test_remote and settings.offline:
+        raise ConfigurationError("The cache is offline: no test. Unset CAS_CACHE_OFFLINE.")
+    options = parsed_options(storage_options)
+    report = Report(
+        role=Role.READER if read_only or settings.read_only else Role.WRITER,
+        heard=None if as_json else _print,
+        secrets=tuple(secrets_in(options)),
+    )
+    look_at_machine(report, settings, url)
+    belongs = look_at_mirror(report, Path(directory))
+    if url is None:
+        report.note("remote", "None is named: the cache is local. Name a URL or set CAS_CACHE_REMOTE to share it.")
+    elif settings.offline:
+        report.note("remote", "Not looked at: CAS_CACHE_OFFLINE is on.")
+    else:
+        opener = functools.partial(open_storage, url, options or None)
+        # s3fs closes connections of forked and forgotten file systems late, and asyncio logs that at length.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        with _terminated_as_interrupted():
+            examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
+    if as_json:
+        print_json(
+            {"url": None if url is None else without_credentials(url), "mirror": str(directory), **report.as_json()}
+        )
+    else:
+        _print_end(report)
+    if report.fails:
+        raise click.exceptions.Exit(1)
+
+
+def _print(finding: Finding) -> None:
+    line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
+    click.echo(f"{finding.status:<5} {finding.name}: {line}")
+
+
+def _print_end(report: Report) -> None:
+    if report.policy:
+        click.echo(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
+    click.echo(", ".join(f"{report.count(status)} {status}" for status in Status))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that what was written is removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

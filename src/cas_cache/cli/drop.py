@@ -1,0 +1,57 @@
+"""``cas-cache drop``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cas_cache.cli.options import (
+    cache_options,
+    dry_run_option,
+    full_namespace,
+    human_bytes,
+    open_repository,
+    print_json,
+)
+from cas_cache.repository.drop import drop as drop_namespace
+
+if TYPE_CHECKING:
+    from cas_cache.repository.drop import DropReport
+
+
+@click.command()
+@cache_options
+@dry_run_option
+@click.option("--namespace", required=True, metavar="ID", help="Which: its id, or how it begins.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also if a pack was added in the last day.")
+def drop(
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    *,
+    namespace: str,
+    yes: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Delete a namespace, with all its vectors, from CACHE's repository. Mirrors keep what they have."""
+    if as_json and not (yes or dry_run):
+        raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
+    repository = open_repository(cache, remote, storage_options, verb="drop from")
+    namespace = full_namespace(repository, namespace)
+    report = drop_namespace(repository, namespace, force=force, dry_run=True)
+    if not (dry_run or yes):
+        click.confirm(f"Delete {_told(report)} from {repository.url} for everybody?", abort=True)
+    if not dry_run:
+        report = drop_namespace(repository, namespace, force=force)
+    if as_json:
+        print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
+    else:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+
+
+def _told(report: DropReport) -> str:
+    return f"namespace {report.namespace}: {len(report.packs)} packs, {human_bytes(report.bytes)}"

@@ -1,0 +1,51 @@
+"""``cas-cache evict``."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from cas_cache.cli.options import dry_run_option, human_bytes, mirror_options, open_mirror, print_json
+from cas_cache.mirror.evict import evict as evict_mirror
+
+UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+UNITS["TI"] = 2**40
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
+    """Return "50GB", "500M" or "1GiB" as bytes."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", value.strip())
+    unit = match[2].upper().removesuffix("B") if match else "?"
+    if not match or unit not in UNITS:
+        raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
+    return int(float(match[1]) * UNITS[unit])
+
+
+@click.command()
+@mirror_options
+@dry_run_option
+@click.option("--max-size", required=True, metavar="SIZE", callback=_bytes, help="What may stay, such as 50GB.")
+def evict(cache: str | None, remote: str | None, *, max_size: int, dry_run: bool, as_json: bool) -> None:
+    """Make CACHE's mirror smaller: the packs that were used longest ago go.
+
+    They stay in the repository, and come back when a run misses them. Rows that wait to be pushed stay; so do
+    namespaces that other processes have open.
+
+    Exit codes: 0 fine, 1 the mirror is still larger, or a failure, 2 usage.
+    """
+    report = evict_mirror(open_mirror(cache, remote), max_size, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
+    else:
+        did = "would evict" if dry_run else "evicted"
+        for it in report.evicted:
+            click.echo(f"{did} {it.pack} of {it.namespace}: {it.rows} rows, {human_bytes(it.bytes)}")
+        for namespace in report.in_use:
+            click.echo(f"left as it is, because others have it open: {namespace}", err=True)
+        click.echo(
+            f"{did} {len(report.evicted)} packs: {human_bytes(report.before)} before, {human_bytes(report.after)} "
+            f"after, of which {human_bytes(report.waiting)} wait to be pushed"
+        )
+    if report.after > max_size:
+        raise click.exceptions.Exit(1)

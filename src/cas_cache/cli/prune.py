@@ -1,0 +1,75 @@
+"""``cas-cache prune``."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from cas_cache.cli.options import cache_options, dry_run_option, human_bytes, known_packs, open_repository, print_json
+from cas_cache.repository.prune import DAY, MOST_PACKS
+from cas_cache.repository.prune import prune as prune_repository
+
+UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
+    """Return "7d", "36h", "90m" or "30s" as seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value.strip())
+    if not match:
+        raise click.BadParameter(f"{value!r} is no time; write 7d, 36h, 90m or 30s.")
+    return float(match[1]) * UNITS[match[2]]
+
+
+@click.command()
+@cache_options
+@dry_run_option
+@click.option(
+    "--grace", default="7d", show_default=True, callback=_seconds, metavar="TIME", help="Age before anything goes."
+)
+@click.option(
+    "--most-packs",
+    type=click.IntRange(min=1),
+    default=MOST_PACKS,
+    show_default=True,
+    help="Packs that one run deletes at most, the oldest first.",
+)
+@click.option("--force", is_flag=True, help="Allow a --grace below 1d, and to delete all. Nobody may be writing.")
+def prune(
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    *,
+    grace: float,
+    most_packs: int,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Delete from CACHE's repository what nothing refers to: merged packs, and objects that no manifest names.
+
+    Ages are by the storage's clock; to read it, an empty object is written and deleted, also with --dry-run.
+    """
+    repository = open_repository(cache, remote, storage_options, verb="prune")
+    report = prune_repository(
+        repository,
+        grace=grace,
+        most_packs=most_packs,
+        known=known_packs(cache, remote, repository),
+        force=force,
+        dry_run=dry_run,
+    )
+    if as_json:
+        print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
+        return
+    did = "would delete" if dry_run else "deleted"
+    for deletion in report.deletions:
+        days = deletion.age / DAY
+        click.echo(
+            f"{did} {deletion.reason} {deletion.pack}: {len(deletion.paths)} objects, {human_bytes(deletion.bytes)}, "
+            f"{days:.1f} days"
+        )
+    more = f", {report.postponed} more at the next run" if report.postponed else ""
+    click.echo(
+        f"{did} {len(report.deletions)} packs, {human_bytes(report.bytes)}; {report.young} are not old enough{more}"
+    )

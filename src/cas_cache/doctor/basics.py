@@ -1,0 +1,140 @@
+"""The basic promises of a storage, each tried alone with a few objects. A broken one is an AssertionError."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from cas_cache.doctor.promises import check_ranges
+from cas_cache.errors import ObjectNotFound
+
+if TYPE_CHECKING:
+    from cas_cache.repository.interface import Storage
+
+FIRST, SECOND, LARGE, CREATED = "basics/first", "basics/second", "basics/large", "basics/created"
+KNOWN = (FIRST, SECOND, LARGE, CREATED)
+CONTENT = bytes(range(64))
+LARGE_BYTES = 1 << 18
+LOOKS = 200
+"""At an object while it is rewritten, by each of two threads; fewer if that is done sooner."""
+REWRITES = 4
+"""Of one object while others read it; Google takes about one write a second of one name, and retries."""
+LAG_SECONDS = 3.0
+
+KEPT = {
+    "put": "PUT of a small object is allowed.",
+    "stored": "GET gives the bytes that were PUT.",
+    "whole": "GET during a PUT gives the old bytes or the new ones, never a part.",
+    "missing": "GET of a name that is not there says so.",
+    "list-at-once": "LIST shows an object right after its PUT.",
+    "times": "LIST tells when objects were written.",
+    "overwrite": "PUT over an object leaves the new bytes and size.",
+    "ranges": "GET gives the range that is asked for, up to the end of an object and past it.",
+    "create-only": "PUT that must not overwrite does not.",
+    "delete": "DELETE is allowed, and what is deleted is gone from GET and LIST at once.",
+}
+"""What is said of each that is kept."""
+
+
+def put(storage: Storage) -> None:
+    """PUT an object."""
+    storage.put(FIRST, CONTENT)
+
+
+def stored(reader: Storage) -> None:
+    """GET what was PUT."""
+    found = reader.get(FIRST, 0, 10 * len(CONTENT))
+    if found != CONTENT:
+        raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(found)} bytes that are not those.")
+
+
+def whole(writer: Storage, reader: Storage) -> None:
+    """GET an object while it is written over, from two threads."""
+    contents = [bytes([i]) * LARGE_BYTES for i in range(REWRITES)]
+    writer.put(LARGE, contents[0])
+    going, seen = True, set()
+
+    def look() -> None:
+        for _ in range(LOOKS):
+            if not going:
+                return
+            data = reader.get(LARGE, 0, LARGE_BYTES + 1)
+            seen.add(len(data) if data not in contents else -1)
+            time.sleep(0.005)
+
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(look) for _ in range(2)]
+        try:
+            for content in contents:
+                writer.put(LARGE, content)
+        finally:
+            going = False
+        for one in looking:
+            one.result()
+    if seen - {-1}:
+        raise AssertionError(
+            f"During a PUT of {LARGE_BYTES} bytes over as many, GET gave neither the old bytes nor the new ones."
+        )
+
+
+def lists(writer: Storage, reader: Storage) -> None:
+    """LIST right after a PUT; if the object is not shown, how long that takes."""
+    writer.put(SECOND, CONTENT)
+    listed = {entry.path: entry.size for entry in reader.list("basics")}
+    if SECOND in listed:
+        if listed[SECOND] != len(CONTENT):
+            raise AssertionError(f"LIST says that an object of {len(CONTENT)} bytes has {listed[SECOND]}.")
+        return
+    started = time.monotonic()
+    while time.monotonic() - started < LAG_SECONDS:
+        time.sleep(0.1)
+        if any(entry.path == SECOND for entry in reader.list("basics")):
+            raise AssertionError(
+                f"LIST does not show an object right after its PUT, but {time.monotonic() - started:.1f} s later."
+            )
+    raise AssertionError(f"LIST does not show an object right after its PUT, nor within {LAG_SECONDS:.0f} s.")
+
+
+def times(reader: Storage) -> None:
+    """LIST with times."""
+    if any(math.isnan(entry.modified) for entry in reader.list("basics")):
+        raise AssertionError("LIST tells no times.")
+
+
+def overwrite(writer: Storage, reader: Storage) -> None:
+    """PUT over an object, longer and shorter."""
+    for content in (CONTENT * 2, CONTENT[:5]):
+        writer.put(FIRST, content)
+        found = reader.get(FIRST, 0, 10 * len(CONTENT))
+        if found != content:
+            raise AssertionError(f"GET gives {len(found)} bytes that are not those of the last of several PUTs.")
+
+
+def ranges(writer: Storage, reader: Storage) -> None:
+    """GET parts of an object."""
+    writer.put(FIRST, CONTENT)
+    check_ranges(reader, FIRST, CONTENT)
+
+
+def create_only(writer: Storage, reader: Storage) -> None:
+    """PUT twice without overwriting."""
+    writer.put(CREATED, b"first", create_only=True)
+    writer.put(CREATED, b"the second", create_only=True)
+    if reader.get(CREATED, 0, 100) != b"first":
+        raise AssertionError(
+            "Create-only is declared and not honoured: a PUT that must not overwrite (If-None-Match) did."
+        )
+
+
+def delete(writer: Storage, reader: Storage) -> None:
+    """DELETE, then LIST and GET."""
+    writer.delete(FIRST)
+    if any(entry.path == FIRST for entry in reader.list("basics")):
+        raise AssertionError("LIST still shows an object that was deleted.")
+    try:
+        reader.get(FIRST, 0, 1)
+    except ObjectNotFound:
+        return
+    raise AssertionError("GET still reads an object that was deleted.")

@@ -1,0 +1,203 @@
+"""What is set up here: versions, packages, settings, the mirror. Looks, and makes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cas_cache.doctor.report import Status
+from cas_cache.errors import CasCacheError
+from cas_cache.mirror import Mirror
+from cas_cache.repository.urls import EXTRAS, PACKAGES, is_url, without_credentials
+
+if TYPE_CHECKING:
+    from cas_cache.doctor.report import Report
+    from cas_cache.settings import Settings
+
+LITTLE_ROOM = 10**9
+"""Bytes on the mirror's disk below which a pull may well fail: a million rows of 768 float16 are 1.5 GB."""
+
+NETWORK = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+    "fuse.glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs",
+}  # fmt: skip
+"""File systems that other machines serve, as /proc/mounts calls them."""
+
+MOUNTS = Path("/proc/mounts")
+
+
+def look_at_machine(report: Report, settings: Settings, url: str | None) -> None:
+    """Check versions, packages and settings.
+
+    Args:
+        report: Where findings go.
+        settings: Those in force.
+        url: The repository's; None if there is none.
+    """
+    report.ok(
+        "version", f"cas_cache {_version('cas-cache')}, Python {platform.python_version()}, {platform.platform()}."
+    )
+    _packages(report, url)
+    shown = None if settings.remote is None else without_credentials(settings.remote)
+    switches = [name for name in ("offline", "read_only") if getattr(settings, name)]
+    report.ok(
+        "settings",
+        f"CAS_CACHE_DIR={settings.directory}, CAS_CACHE_REMOTE={shown or 'not set'}; "
+        f"{' and '.join(f'CAS_CACHE_{name.upper()}' for name in switches) or 'no switch'} on.",
+    )
+
+
+def look_at_mirror(report: Report, directory: Path) -> str | None:
+    """Check the mirror: its marker, permissions, and the disk it is on.
+
+    Returns:
+        The id of the repository it belongs to, once it met one.
+    """
+    directory = directory.expanduser().absolute()
+    repository = None
+    if _there(directory):
+        repository = _existing(report, directory)
+    else:
+        _to_be_made(report, directory)
+    _disk(report, _nearest(directory))
+    return repository
+
+
+def _packages(report: Report, url: str | None) -> None:
+    versions = {name: _version(name) for name in ("fsspec", "zarr", "numpy", "s3fs", "gcsfs", "adlfs", "mteb")}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    protocol = url.partition("://")[0].lower() if url is not None and is_url(url) else ""
+    extra = EXTRAS.get(protocol)
+    if extra is not None and not versions[PACKAGES[extra]]:
+        report.add(
+            "packages",
+            Status.FAIL,
+            f"{protocol}:// needs {PACKAGES[extra]}, which is not installed; there are {shown}.",
+            "The repository cannot be reached.",
+            f"pip install {PACKAGES[extra]}, or install cas-cache with the extra {extra}.",
+        )
+    else:
+        report.ok("packages", f"{shown}.")
+
+
+def _existing(report: Report, directory: Path) -> str | None:
+    try:
+        mirror = Mirror(directory, create=False)
+        repository, met = mirror.repository, mirror.repository_url
+        count = len(mirror.ids())
+    except CasCacheError as err:
+        report.error("mirror", err, "Nothing can be looked up or kept here.")
+        return None
+    except OSError as err:
+        report.add(
+            "mirror",
+            Status.FAIL,
+            f"{directory} could not be read ({err}).",
+            "Nothing can be looked up or kept here.",
+            "Make it readable, or name another CACHE.",
+        )
+        return None
+    if not _writable(directory):
+        report.add(
+            "mirror",
+            Status.FAIL,
+            f"{directory} is a mirror that you may not write.",
+            "Nothing can be encoded or pulled into it.",
+            "Make it yours (chown), or set CAS_CACHE_DIR to a directory of your own.",
+        )
+    else:
+        belongs = f"belongs to the repository {repository[:8]}, met at {met}" if repository else "has met no repository"
+        report.ok("mirror", f"{directory}: {count} namespaces, readable, writable, {belongs}.")
+    return repository
+
+
+def _to_be_made(report: Report, directory: Path) -> None:
+    nearest = _nearest(directory)
+    if nearest.is_dir() and _writable(nearest):
+        report.ok("mirror", f"{directory} is not there yet; the first run makes it.")
+    else:
+        report.add(
+            "mirror",
+            Status.FAIL,
+            f"{directory} is not there, and you may not make it in {nearest}.",
+            "Nothing can be kept.",
+            "Set CAS_CACHE_DIR, or name as CACHE, a directory that you may write.",
+        )
+
+
+def _disk(report: Report, directory: Path) -> None:
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as err:
+        report.note("mirror-disk", f"The disk of {directory} does not say how much room there is ({err}).")
+        return
+    kind = file_system_of(directory)
+    shown = f"{directory} is on {kind or 'a file system of unknown kind'}, {free / 1e9:.1f} GB free."
+    if kind in NETWORK:
+        report.add(
+            "mirror-disk",
+            Status.WARN,
+            shown,
+            "Another machine serves it: look-ups wait for the network, and its locks may not hold between machines.",
+            "Set CAS_CACHE_DIR to a local disk; colleagues share the repository, not the mirror.",
+        )
+    elif free < LITTLE_ROOM:
+        report.add("mirror-disk", Status.WARN, shown, "A pull may not fit.", "Make room, or set CAS_CACHE_DIR.")
+    else:
+        report.ok("mirror-disk", shown)
+
+
+def file_system_of(directory: Path) -> str:
+    """Return the kind of file system a directory is on; empty where the system does not tell."""
+    try:
+        lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return ""
+    resolved, kind, longest = directory.resolve(), "", -1
+    for fields in lines:
+        mounted = Path(fields[1].replace(r"\040", " "))
+        # Of two mounts at one place the later one is seen.
+        if resolved.is_relative_to(mounted) and len(mounted.parts) >= longest:
+            kind, longest = fields[2], len(mounted.parts)
+    return kind
+
+
+def _there(directory: Path) -> bool:
+    """Whether there is something at a path that a mirror is not simply made at."""
+    try:
+        return directory.exists() and not (
+            directory.is_dir() and all(path.name.startswith(".") for path in directory.iterdir())
+        )
+    except OSError:
+        return True
+
+
+def _nearest(directory: Path) -> Path:
+    for path in (directory, *directory.parents):
+        try:
+            if path.exists():
+                return path
+        except OSError:
+            continue
+    return directory
+
+
+def _writable(directory: Path) -> bool:
+    return os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def may_fork() -> bool:
+    """Whether a process with threads may be forked: not on macOS, whose libraries end the child."""
+    return sys.platform.startswith("linux")

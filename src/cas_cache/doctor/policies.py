@@ -1,0 +1,193 @@
+"""Who needs which permission, in the words of each storage: the least that works.
+
+What cas_cache sends decides: GET, LIST and DELETE of objects and single PUTs, because no object is larger than 48 MiB.
+No multipart uploads, no access to settings of the bucket. On S3, s3fs asks for the HEAD of a folder that it lists as
+empty, the root's own name included, so that name is in the policy with and without what is below it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import stat
+from enum import StrEnum
+from pathlib import Path
+
+from cas_cache.repository.urls import EXTRAS
+
+
+class Role(StrEnum):
+    """What somebody does with a repository."""
+
+    READER = "reader"
+    """Pulls."""
+    WRITER = "writer"
+    """Pulls and pushes."""
+    MAINTAINER = "maintainer"
+    """Also deletes: prune, drop, and compact when two of them meet."""
+
+
+_PERMISSIONS = {
+    "s3": {
+        "list": "s3:ListBucket",
+        "get": "s3:GetObject",
+        "missing": "s3:ListBucket",
+        "put": "s3:PutObject",
+        "overwrite": "s3:PutObject",
+        "delete": "s3:DeleteObject",
+    },
+    "gcs": {
+        "list": "storage.objects.list",
+        "get": "storage.objects.get",
+        "missing": "storage.objects.list",
+        "put": "storage.objects.create",
+        "overwrite": "storage.objects.delete, which writing over an object needs as well,",
+        "delete": "storage.objects.delete",
+    },
+    "azure": {
+        "list": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
+        "get": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
+        "missing": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
+        "put": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
+        "overwrite": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
+        "delete": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete",
+    },
+    "local": {
+        "list": "read and execute on every folder",
+        "get": "read on the files and execute on their folders",
+        "missing": "execute on every folder",
+        "put": "write and execute on every folder",
+        "overwrite": "write and execute on every folder",
+        "delete": "write and execute on every folder",
+    },
+}
+
+
+def permission(url: str, verb: str) -> str:
+    """Return what the storage at a URL calls the permission for a verb; empty where nobody knows."""
+    return _PERMISSIONS.get(_kind(url), {}).get(verb, "")
+
+
+def grant(url: str, role: Role) -> str:
+    """Return what to grant to somebody in a role, as text to hand to who administers the storage.
+
+    Args:
+        url: The repository's, without credentials.
+        role: What it is for.
+
+    Returns:
+        Several lines; empty where nobody knows.
+    """
+    kind = _kind(url)
+    if kind == "s3":
+        return json.dumps(s3_policy(url, role), indent=2)
+    if kind == "gcs":
+        return _google(url, role)
+    if kind == "azure":
+        return _azure(url, role)
+    return _local(url, role) if kind == "local" else ""
+
+
+def removal(url: str) -> str:
+    """Return a command that deletes everything below a URL."""
+    kind, (bucket, prefix) = _kind(url), _bucket_and_prefix(url)
+    return {
+        "s3": f"aws s3 rm --recursive s3://{bucket}/{prefix}/",
+        "gcs": f"gcloud storage rm --recursive gs://{bucket}/{prefix}/",
+        "azure": f"az storage blob delete-batch --source {bucket.partition('@')[0]} --pattern '{prefix}/*'",
+        "local": f"rm -r '{url}'",
+    }.get(kind, f"delete every object below {url}")
+
+
+def s3_policy(url: str, role: Role) -> dict[str, object]:
+    """Return an IAM policy for a role: the bucket's prefix and nothing else."""
+    bucket, prefix = _bucket_and_prefix(url)
+    arn = f"arn:aws:s3:::{bucket}"
+    # GET of a name that is not there is 404 only to who may list; S3 then takes the name for the prefix.
+    listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
+    if prefix:
+        listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
+    statements = [
+        listing,
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject"],
+            "Resource": [f"{arn}/{prefix}", f"{arn}/{prefix}/*"] if prefix else [f"{arn}/*"],
+        },
+    ]
+    more = {Role.READER: [], Role.WRITER: ["s3:PutObject"], Role.MAINTAINER: ["s3:PutObject", "s3:DeleteObject"]}[role]
+    if more:
+        statements.append(
+            {"Effect": "Allow", "Action": more, "Resource": [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]}
+        )
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _google(url: str, role: Role) -> str:
+    bucket, _ = _bucket_and_prefix(url)
+    name = "roles/storage.objectViewer" if role == Role.READER else "roles/storage.objectUser"
+    lines = [f"gcloud storage buckets add-iam-policy-binding gs://{bucket} --member=user:EMAIL --role={name}"]
+    if role == Role.WRITER:
+        lines.append(
+            "roles/storage.objectCreator is not enough: writing over an object needs storage.objects.delete as well."
+        )
+    return "\n".join(lines)
+
+
+def _azure(url: str, role: Role) -> str:
+    bucket, _ = _bucket_and_prefix(url)
+    container, _, host = bucket.partition("@")
+    account = host.partition(".")[0] or "ACCOUNT"
+    name = "Storage Blob Data Reader" if role == Role.READER else "Storage Blob Data Contributor"
+    signature = {Role.READER: "rl", Role.WRITER: "rwl", Role.MAINTAINER: "rwdl"}[role]
+    scope = (
+        "/subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.Storage/storageAccounts/"
+        f"{account}/blobServices/default/containers/{container}"
+    )
+    lines = [f'az role assignment create --assignee EMAIL --role "{name}" --scope {scope}']
+    if role == Role.WRITER:
+        lines.append("That role may delete as well; no built-in role writes and does not.")
+    return "\n".join([*lines, f"or a shared access signature of the container with the permissions {signature}"])
+
+
+def _local(directory: str, role: Role) -> str:
+    """Who may do what along the way to a directory, and what would let a group in."""
+    path = Path(directory)
+    lines = [line for folder in (*reversed(path.parents), path) if (line := _mode(folder))]
+    if role == Role.READER:
+        repair = [f"chgrp -R GROUP '{path}'", f"chmod -R g+rX '{path}'"]
+    else:
+        repair = [
+            f"chgrp -R GROUP '{path}'",
+            f"chmod -R g+rwX '{path}'",
+            f"find '{path}' -type d -exec chmod g+s {{}} +",
+        ]
+    who = f"You are {_user()}. Every folder above needs execute (x) for you; then, as the owner, for a group:"
+    return "\n".join([*lines[-4:], who, *repair])
+
+
+def _mode(path: Path) -> str:
+    try:
+        status = path.stat()
+        return f"{stat.filemode(status.st_mode)} {path.owner()}:{path.group()} {path}"
+    except (OSError, KeyError, NotImplementedError):
+        return ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "a user without a name"
+
+
+def _kind(url: str) -> str:
+    protocol, found, _ = url.partition("://")
+    if found:
+        return EXTRAS.get(protocol.lower(), "")
+    return "local" if url.startswith("/") else ""
+
+
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    return bucket, prefix.strip("/")

@@ -1,0 +1,161 @@
+"""What a storage promises, in plain words: what it means when one is broken, and what to do.
+
+`BASICS` are the doctor's own, each tried alone so that a failure is named for what it is. `CONTRACT` says the same of
+the tests in `cas_cache.testing.StorageContract`. A broken promise is an AssertionError, here as there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cas_cache.doctor.report import Status
+from cas_cache.errors import ObjectNotFound
+
+if TYPE_CHECKING:
+    from cas_cache.repository.interface import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One promise.
+
+    Attributes:
+        means: What it means for cas_cache when it is broken.
+        repair: What to do.
+        status: How bad that is.
+        rests_on: Which of `BASICS`, or ``clock``, it cannot be kept without; if one of them is broken, it is not named
+            again.
+    """
+
+    means: str
+    repair: str = "Use another storage, or ask who runs this one; cas_cache cannot work around it."
+    status: Status = Status.FAIL
+    rests_on: frozenset[str] = frozenset()
+
+
+_SERVER = "Ask who runs the storage; services under the names s3://, gs:// and az:// keep this promise."
+
+BASICS = {
+    "put": Promise("Nothing can be pushed: rows wait in the mirror."),
+    "stored": Promise("What is read is not what was written: every pack looks damaged, and is passed over.", _SERVER),
+    "whole": Promise(
+        "Readers meet objects that are not all there: their hashes show it, and the rows are encoded anew.", _SERVER
+    ),
+    "missing": Promise("What is not there is taken for something else: no repository can be made."),
+    "list-at-once": Promise(
+        "Pulls may miss fresh packs, for a while or for good; their rows are encoded again.", _SERVER
+    ),
+    "times": Promise(
+        "Prune cannot tell what is old, and will refuse to run.",
+        "Nothing, unless you want to prune; then use a file system that lists times.",
+        Status.WARN,
+    ),
+    "overwrite": Promise("A push that is repeated leaves the old bytes, or a mixture.", _SERVER),
+    "ranges": Promise(
+        "Pulls read chunks and rows by their place in an object: every pack looks damaged, and is passed over.", _SERVER
+    ),
+    "create-only": Promise(
+        "Two people who make a repository at the same moment may end with two ids; one of their mirrors is then "
+        "refused. Nothing else relies on it.",
+        "Let one person make the first push. Or have the server honour If-None-Match on PUT.",
+        Status.WARN,
+    ),
+    "delete": Promise("prune and drop free no space, and what they deleted comes back.", _SERVER),
+    "manifests": Promise("The packs concerned are passed over.", "Run `cas-cache check` for all that is damaged."),
+}
+
+_CLOCKS = "Set the clock here, or ask who runs the storage."
+
+CONTRACT = {
+    "test_nothing_is_there_at_first": Promise(
+        "An empty place does not look empty: no repository can be made.", rests_on=frozenset({"missing"})
+    ),
+    "test_a_write_is_seen_at_once": Promise(
+        "LIST or GET does not show an object right after its PUT: pulls may miss fresh packs for a while.", _SERVER
+    ),
+    "test_overwrite": Promise(BASICS["overwrite"].means, _SERVER, rests_on=frozenset({"overwrite", "whole"})),
+    "test_ranges": Promise(BASICS["ranges"].means, _SERVER, rests_on=frozenset({"ranges"})),
+    "test_empty_object": Promise(
+        "Objects without bytes get lost; cas_cache writes none.", status=Status.WARN, rests_on=frozenset({"ranges"})
+    ),
+    "test_large_object": Promise(
+        "Chunks of vectors come back other than they went: their hashes show it, and the rows are encoded anew.",
+        rests_on=frozenset({"ranges", "whole"}),
+    ),
+    "test_listing_of_nested_folders": Promise(
+        "LIST of a folder shows less or more than is below it: pulls miss packs."
+    ),
+    "test_listing_is_complete": Promise(
+        "LIST is cut off: pulls miss packs as soon as there are more than fit on a page.", _SERVER
+    ),
+    "test_delete": Promise(BASICS["delete"].means, _SERVER, rests_on=frozenset({"delete", "missing"})),
+    "test_delete_is_idempotent": Promise("A prune whose answer was lost cannot be repeated.", status=Status.WARN),
+    "test_modified": Promise(
+        "Times in listings cannot be relied on, or the clocks are more than ten minutes apart: prune may keep what is "
+        "old, or take for old what is new. Its grace period must be longer than that.",
+        _CLOCKS,
+        Status.WARN,
+        frozenset({"times", "clock", "overwrite"}),
+    ),
+    "test_create_only": Promise(
+        BASICS["create-only"].means,
+        BASICS["create-only"].repair,
+        Status.WARN,
+        frozenset({"create-only", "overwrite"}),
+    ),
+    "test_many_create_one_name": Promise(
+        f"Create-only does not hold when many try at once. {BASICS['create-only'].means}",
+        BASICS["create-only"].repair,
+        Status.WARN,
+        frozenset({"create-only", "whole"}),
+    ),
+    "test_many_threads": Promise("Pushes and pulls, which use four threads, lose or mix up objects."),
+    "test_another_process_writes_behind_ones_back": Promise(
+        "What other processes write or delete is not seen: a long run does not find what colleagues push.",
+        rests_on=frozenset({"overwrite", "delete", "missing"}),
+    ),
+    "test_use_after_fork": Promise(
+        "Programs that fork after they used the repository (DataLoader workers) may hang or fail there.",
+        "Start workers with the method spawn, or use the repository in one process only.",
+        Status.WARN,
+    ),
+    "test_names_that_are_not_ours": Promise(
+        "Files that others put under the prefix disturb listings. cas_cache's own names are plain.",
+        "Keep other files out of the prefix.",
+        Status.WARN,
+    ),
+    "test_paths_of_our_layout": Promise("Some names that a repository has cannot be written, listed or read."),
+    "test_traffic_is_counted": Promise(
+        "The byte counts in statistics are wrong.", "", Status.NOTE, frozenset({"ranges"})
+    ),
+}
+"""By the name of the test."""
+
+
+def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
+    """Read parts of an object, up to its end and past it.
+
+    Raises:
+        AssertionError: If one is not that part.
+    """
+    size = len(whole)
+    for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1), (size, size + 10), (size + 5, 2**62)):
+        found = storage.get(path, start, stop)
+        if found != whole[start:stop]:
+            raise AssertionError(
+                f"GET of bytes {start} to {stop} of an object of {size} gives {len(found)} bytes that are not those."
+            )
+
+
+def check_missing(storage: Storage, path: str) -> None:
+    """Read an object that is not there.
+
+    Raises:
+        AssertionError: If it is.
+    """
+    try:
+        found = storage.get(path, 0, 10)
+    except ObjectNotFound:
+        return
+    raise AssertionError(f"GET of a name that is not there gives {len(found)} bytes.")

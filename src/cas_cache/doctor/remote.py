@@ -1,0 +1,274 @@
+"""What a repository says to somebody who only looks: LIST, GET, the marker, times. Never writes."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from cas_cache.doctor.policies import removal
+from cas_cache.doctor.promises import BASICS, check_missing, check_ranges
+from cas_cache.doctor.report import Status
+from cas_cache.errors import (
+    AccessDenied,
+    BucketNotFound,
+    CasCacheError,
+    ConfigurationError,
+    NotARepository,
+    ObjectNotFound,
+    RemoteError,
+    RepositoryError,
+    UnsupportedFormat,
+)
+from cas_cache.repository import layout
+from cas_cache.repository.layout import SCRATCH
+from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cas_cache.doctor.report import Report
+    from cas_cache.repository.interface import Listed, Storage
+
+SKEW_SECONDS = 60
+SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."
+SAMPLES = 3
+"""Manifests that a reader's trial reads and verifies."""
+
+
+class Look:
+    """One look at a repository.
+
+    Attributes:
+        storage: Where it is; None if the URL cannot be used.
+        marker: What the marker says; None if there is none that can be read.
+        fit: Whether all that was tried so far works, so that there is more to try.
+    """
+
+    def __init__(self, report: Report, opener: Callable[[], Storage]) -> None:
+        self.report = report
+        self.storage: Storage | None = None
+        self.marker: dict[str, object] | None = None
+        self.fit = True
+        self._opener = opener
+        self._manifests: list[Listed] = []
+
+    def look(self, mirror_repository: str | None) -> None:
+        """Check what can be seen without writing.
+
+        Args:
+            mirror_repository: The id of the repository that the mirror belongs to, if any.
+        """
+        try:
+            self.storage = self._opener()
+        except CasCacheError as err:
+            self._failed("url", err, "The repository cannot be reached.")
+            return
+        except Exception as err:  # noqa: BLE001 - some file systems log in when they are made, each in its own way
+            # Not the error's words: they may hold the token, in a form that nobody can recognise.
+            self._fail(
+                "url",
+                f"The file system could not be made: it raised {type(err).__name__}.",
+                "The repository cannot be reached.",
+                "Check the network, the credentials that it finds, and --storage-option.",
+            )
+            return
+        if self._list(self.storage) and self._get(self.storage):
+            self._repository(self.storage)
+            self._belongs(mirror_repository)
+            self._times()
+            self._left_overs(self.storage)
+
+    def read(self) -> None:
+        """Try what a reader does: ranges, a name that is not there, a few manifests and their specs."""
+        storage = self.storage
+        if storage is None or self.marker is None:
+            self.report.note("ranges", "Not tried: there is no repository yet to read from.")
+            return
+        self._guarded("ranges", "get", lambda: self._ranges(storage))
+        self._guarded("missing", "missing", lambda: self._missing(storage))
+        self._guarded("manifests", "get", lambda: self._verify(storage))
+
+    def _fail(self, name: str, what: str, means: str, repair: str) -> None:
+        self.fit = False
+        self.report.add(name, Status.FAIL, what, means, repair)
+
+    def _failed(self, name: str, err: CasCacheError, means: str) -> None:
+        self.fit = False
+        self.report.error(name, err, means)
+
+    def _refused(self, verb: str, err: AccessDenied) -> None:
+        self.fit = False
+        self.report.refused(self.storage.url if self.storage else "", verb, err)
+
+    def _list(self, storage: Storage) -> bool:
+        """LIST the manifests, the first request of all; whether there is any use in more."""
+        before = time.monotonic()
+        try:
+            self._manifests = storage.list(layout.MANIFESTS)
+        except AccessDenied as err:
+            self._refused("list", err)
+            # With credentials that nobody knows, GET says the same.
+            return self.report.findings[-1].name != "credentials"
+        except BucketNotFound as err:
+            self._failed("reach", err, "There is nowhere to push to or pull from.")
+            return False
+        except ConfigurationError as err:
+            self._failed("url", err, "The repository cannot be reached.")
+            return False
+        except RemoteError as err:
+            self._failed("reach", err, "Runs go on without the repository.")
+            return False
+        self.report.ok("reach", f"{storage.url} answered in {time.monotonic() - before:.2f} s.")
+        self.report.ok("list", f"LIST {layout.MANIFESTS}/: {len(self._manifests)} objects.")
+        return True
+
+    def _get(self, storage: Storage) -> bool:
+        """GET the marker."""
+        try:
+            data = storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+        except ObjectNotFound:
+            self.report.ok("get", f"GET {layout.MARKER}: allowed; it is not there.")
+            return True
+        except AccessDenied as err:
+            self._refused("missing" if self._hidden(storage) else "get", err)
+            return False
+        except RemoteError as err:
+            self._failed("get", err, "Nothing can be read.")
+            return False
+        self.report.ok("get", f"GET {layout.MARKER}: {len(data)} bytes.")
+        try:
+            self.marker = checked_marker(data, storage.url)
+        except (NotARepository, UnsupportedFormat) as err:
+            self._failed("repository", err, "This cas_cache does not use it.")
+            return False
+        return True
+
+    def _hidden(self, storage: Storage) -> bool:
+        """Whether GET was refused for a marker that, by LIST, is not there."""
+        try:
+            return self.fit and all(entry.path != layout.MARKER for entry in storage.list(""))
+        except RemoteError:
+            return False
+
+    def _repository(self, storage: Storage) -> None:
+        if self.marker is None:
+            self._nothing_yet(storage)
+            return
+        namespaces = {found[0] for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))}
+        what = (
+            f"Version {self.marker['version']}, id {self.marker['id']}, {len(self._manifests)} packs in "
+            f"{len(namespaces)} namespaces."
+        )
+        asked = self.marker["writer_features"]
+        if asked:
+            self.report.add(
+                "repository",
+                Status.WARN,
+                f"{what} It asks writers for {asked}.",
+                "This cas_cache reads it and does not push to it.",
+                "Update cas_cache to push.",
+            )
+        else:
+            self.report.ok("repository", what)
+
+    def _nothing_yet(self, storage: Storage) -> None:
+        """No marker: an empty place is fine, anything else is another's."""
+        if not self.fit:
+            self.report.note("repository", "Whether anything is there cannot be seen without LIST.")
+            return
+        try:
+            found = storage.list("")
+        except AccessDenied as err:
+            self._refused("list", err)
+            return
+        except RemoteError as err:
+            self._failed("list", err, "Nobody can see whether the place is empty.")
+            return
+        others = [entry.path for entry in found if not entry.path.startswith(f"{SCRATCH}/")]
+        if others:
+            self._fail(
+                "repository",
+                f"{storage.url} holds {len(found)} objects and no {layout.MARKER}; {others[0]!r} is one.",
+                "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
+                f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
+            )
+        elif not found:
+            self.report.note("repository", "Nothing is there yet; the first push makes a repository.")
+
+    def _belongs(self, mirror_repository: str | None) -> None:
+        if mirror_repository is None:
+            return
+        found = str(self.marker["id"]) if self.marker else ""
+        if found == mirror_repository:
+            self.report.ok("belongs", "The mirror belongs to this repository.")
+        elif self.fit:
+            self.report.add(
+                "belongs",
+                Status.FAIL,
+                f"The mirror belongs to the repository {mirror_repository[:8]}; here is {found[:8] or 'none'}.",
+                "The mirror neither pushes here nor pulls from here.",
+                "Name that repository, or another CACHE. If it is gone for good: `cas-cache push --rebind`.",
+            )
+
+    def _times(self) -> None:
+        """What the listing says of times; the clock there is told, not judged."""
+        if not self._manifests:
+            return
+        unknown = sum(math.isnan(entry.modified) for entry in self._manifests)
+        if unknown:
+            times = BASICS["times"]
+            self.report.add(
+                "times", times.status, f"{unknown} objects are listed without a time.", times.means, times.repair
+            )
+            return
+        age = time.time() - max(entry.modified for entry in self._manifests)
+        if age < -SKEW_SECONDS:
+            self.report.note("newest", f"The newest pack is {-age:.0f} s in the future by the clock here.", SKEW)
+        else:
+            self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by the clock here.")
+
+    def _left_overs(self, storage: Storage) -> None:
+        try:
+            found = storage.list(SCRATCH)
+        except RemoteError:
+            return  # told by what was listed before
+        if found:
+            self.fit = self.fit and self.marker is not None
+            self.report.add(
+                "left-overs",
+                Status.FAIL if self.marker is None else Status.WARN,
+                f"{len(found)} objects below {storage.url}/{SCRATCH}/: a `doctor --test-remote` is running, or was "
+                "killed.",
+                "They cost space and nothing else." if self.marker else "No repository can be made beside them.",
+                f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
+            )
+
+    def _guarded(self, name: str, verb: str, check: Callable[[], str]) -> None:
+        """Run a check that returns what it saw, or raises."""
+        try:
+            seen = check()
+        except AccessDenied as err:
+            self._refused(verb, err)
+        except (AssertionError, RemoteError, RepositoryError, UnsupportedFormat) as err:
+            self._fail(name, str(err), BASICS[name].means, BASICS[name].repair)
+        else:
+            self.report.ok(name, seen)
+
+    def _ranges(self, storage: Storage) -> str:
+        whole = storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+        check_ranges(storage, layout.MARKER, whole)
+        return f"Ranges of {layout.MARKER}, up to its end and past it, are what they should be."
+
+    def _missing(self, storage: Storage) -> str:
+        check_missing(storage, f"{SCRATCH}/not-there")
+        return "GET of a name that is not there says so."
+
+    def _verify(self, storage: Storage) -> str:
+        repository = Repository(storage)
+        packs = [found for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))][:SAMPLES]
+        for namespace, pack in packs:
+            repository.manifest(namespace, pack)
+            repository.spec(namespace)
+        return f"{len(packs)} manifests and the specs of their namespaces verify." if packs else "There is no pack yet."

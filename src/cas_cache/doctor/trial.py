@@ -1,0 +1,276 @@
+"""Try what a writer and a maintainer do, in a scratch folder: each basic promise alone, then the whole contract.
+
+Nothing is written before DELETE was seen to be allowed or a repository to be there: what cannot be deleted would make
+an empty place one in which no repository can be made.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from typing import TYPE_CHECKING, ClassVar
+
+from cas_cache.doctor import basics
+from cas_cache.doctor.machine import may_fork
+from cas_cache.doctor.policies import removal
+from cas_cache.doctor.promises import BASICS, CONTRACT, Promise, check_missing
+from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
+from cas_cache.doctor.report import Status
+from cas_cache.doctor.scratch import Scratch
+from cas_cache.errors import AccessDenied, CasCacheError, RemoteError, RemoteUnavailable
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES
+from cas_cache.testing import StorageContract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cas_cache.doctor.report import Report
+    from cas_cache.repository.interface import Storage
+
+GATE = {"put", "stored", "list-at-once", "delete"}
+"""Without these the contract's thousand objects cannot be told apart or removed, and it is not begun."""
+
+
+class ShorterContract(StorageContract):
+    """The contract with a listing that is just longer than a page of S3."""
+
+    many: ClassVar[int] = 1_100
+
+
+class Trial:
+    """One trial of a storage.
+
+    Args:
+        opener: Opens it; for other processes it must be picklable.
+        report: Where findings go.
+        marked: Whether there is a repository, beside which left-overs do no harm.
+    """
+
+    def __init__(self, opener: Callable[[], Storage], report: Report, *, marked: bool) -> None:
+        self.report = report
+        self.scratch = Scratch.fresh(opener)
+        self.broken: set[str] = set()
+        self._marked = marked
+        self._known: tuple[str, ...] = ()
+        self._url = opener().url
+        self._writer, self._reader = self.scratch(), self.scratch()
+        self._verbs: set[str] = set()
+        self._away = False
+
+    def run(self, contract: StorageContract) -> None:
+        """Try everything, and clean up whatever happens."""
+        try:
+            self._basics()
+            if self._away:
+                return
+            if self.broken & GATE:
+                self.report.note(
+                    "contract",
+                    f"Not tried, because of {', '.join(sorted(self.broken & GATE))}: its tests rest on that, and write "
+                    "a thousand objects.",
+                )
+            else:
+                self._contract(contract)
+        finally:
+            if self._known:
+                self._clean()
+
+    def _basics(self) -> None:
+        """Try each basic promise alone."""
+        writer, reader = self._writer, self._reader
+        if not self._may_delete(writer):
+            self.broken.add("delete")
+            if not self._marked:
+                self.report.note(
+                    "put",
+                    "Not tried: what is written could not be deleted, and no repository can be made beside it.",
+                    "Ask a maintainer to try, or make the first push.",
+                )
+                self.broken.add("put")
+                return
+        self._known = basics.KNOWN
+        if not self._check("put", lambda: basics.put(writer)) or not self._check(
+            "stored", lambda: basics.stored(reader)
+        ):
+            return
+        self._check("missing", lambda: check_missing(reader, "basics/not-there"))
+        if self._check("list-at-once", lambda: basics.lists(writer, reader)):
+            self._check("times", lambda: basics.times(reader))
+            self._clock(writer, reader)
+        self._check("overwrite", lambda: basics.overwrite(writer, reader))
+        self._check("whole", lambda: basics.whole(writer, reader))
+        self._check("ranges", lambda: basics.ranges(writer, reader))
+        self._create_only()
+        if "delete" not in self.broken:
+            self._check("delete", lambda: basics.delete(writer, reader))
+
+    def _may_delete(self, storage: Storage) -> bool:
+        """DELETE of what is not there: refused like any other, and leaves nothing."""
+        try:
+            storage.delete(basics.FIRST)
+        except AccessDenied as err:
+            self._refused("delete", err)
+            return False
+        except RemoteError as err:
+            self._broken("delete", str(err), BASICS["delete"])
+            return False
+        return True
+
+    def _check(self, name: str, check: Callable[[], None]) -> bool:
+        """Run one check; whether the promise is kept."""
+        if self._away:
+            return False
+        try:
+            check()
+        except AccessDenied as err:
+            self.broken.add(name)
+            self._refused(name, err)
+        except (AssertionError, RemoteError) as err:
+            if isinstance(err, RemoteUnavailable) and not self._answers():
+                self.report.error("reach", err, "The storage stopped answering; nothing more was tried.")
+                self._away = True
+                return False
+            self._broken(name, str(err), BASICS[name])
+        else:
+            self.report.ok(name, basics.KEPT[name])
+        return name not in self.broken
+
+    def _refused(self, name: str, err: AccessDenied) -> None:
+        """Name the verb that was refused in a check; once, for other checks need it as well."""
+        verb = self._writer.refused or self._reader.refused
+        self._writer.refused = self._reader.refused = ""
+        if verb == "put" and name != "put":
+            verb = "overwrite"  # the first PUT was not refused
+        if verb == "get" and name in {"missing", "delete"}:
+            verb = "missing"
+        if verb in self._verbs:
+            self.report.note(name, f"Not tried: that {verb} is refused was said before.")
+        else:
+            self._verbs.add(verb)
+            self.report.refused(self._url, verb, err)
+
+    def _broken(self, name: str, seen: str, promise: Promise) -> None:
+        self.broken.add(name)
+        self.report.add(name, promise.status, seen, promise.means, promise.repair)
+
+    def _create_only(self) -> None:
+        if CREATE_ONLY not in self._writer.capabilities:
+            self.report.note(
+                "create-only", "This file system declares none, so nothing relies on it.", BASICS["create-only"].means
+            )
+        else:
+            self._check("create-only", lambda: basics.create_only(self._writer, self._reader))
+
+    def _clock(self, writer: Storage, reader: Storage) -> None:
+        """Tell how far the storage's clock is from this one; nothing depends on it."""
+        try:
+            before = time.time()
+            writer.put(basics.SECOND, basics.CONTENT)
+            skew = max(entry.modified for entry in reader.list("basics")) - before
+        except RemoteError:
+            return
+        if math.isnan(skew):
+            return
+        if abs(skew) > SKEW_SECONDS:
+            self.broken.add("clock")
+            self.report.note("clock", f"The storage's clock is {skew:+.0f} s from the one here.", SKEW)
+        else:
+            self.report.ok("clock", f"The storage's clock is {skew:+.1f} s from the one here.")
+
+    def _contract(self, contract: StorageContract) -> None:
+        """Run every test of the contract, each in a folder of its own."""
+        follow = []
+        if PROCESSES not in self.scratch().capabilities:
+            self.report.note("processes", "This storage is for one process, and declares so.")
+        for name in names_of(contract):
+            shown, promise = name.replace("test_", "contract-", 1).replace("_", "-"), _promise(contract, name)
+            unfit = self._unfit(name)
+            if unfit:
+                self.report.note(shown, f"Not tried: {unfit}")
+                continue
+            try:
+                getattr(contract, name)(self.scratch.below(shown))
+            except Exception as err:  # noqa: BLE001 - whatever a file system raises, the promise is broken
+                if promise.rests_on & self.broken:
+                    follow.append(shown)
+                    continue
+                self._broken(shown, f"{_docstring(contract, name)} {_seen(err)}", promise)
+                if isinstance(err, RemoteUnavailable) and not self._answers():
+                    self.report.note("contract", "Ended here: the storage does not answer any more.")
+                    return
+            else:
+                self.report.ok(shown, _docstring(contract, name))
+        if follow:
+            self.report.note(
+                "contract",
+                f"Not kept either, which follows from {', '.join(sorted(self.broken & {*BASICS, 'clock'}))}: "
+                f"{', '.join(follow)}.",
+            )
+
+    def _unfit(self, name: str) -> str:
+        """Why a test is not for this place; empty if it is."""
+        if name == "test_use_after_fork" and not may_fork():
+            return "forking a process that has threads is not safe on this system."
+        return ""
+
+    def _answers(self) -> bool:
+        try:
+            self.scratch().list("")
+        except RemoteError:
+            return False
+        return True
+
+    def _clean(self) -> None:
+        """Delete what was written, and say what could not be deleted."""
+        url = self.scratch().url
+        left, reason = -1, "stopped"
+        try:
+            left, reason = self.scratch.clean(self._known)
+        finally:
+            if left == 0:
+                self.report.ok("cleaning", f"{url}/ is empty again.")
+            else:
+                self.report.add(
+                    "cleaning",
+                    Status.WARN,
+                    f"{'Objects' if left < 0 else f'{left} objects'} are left below {url}/ ({reason}).",
+                    "They cost space and nothing else." if self._marked else "No repository can be made beside them.",
+                    f"Delete them: {removal(url)}",
+                )
+
+
+def names_of(contract: StorageContract) -> Iterator[str]:
+    """Yield the names of a contract's tests, in order."""
+    seen = set()
+    for kind in reversed(type(contract).__mro__):
+        for name in vars(kind):
+            if name.startswith("test_") and name not in seen:
+                seen.add(name)
+                yield name
+
+
+def _promise(contract: StorageContract, name: str) -> Promise:
+    return CONTRACT.get(name) or Promise(f"A promise is broken that the contract makes: {_docstring(contract, name)}")
+
+
+def _docstring(contract: StorageContract, name: str) -> str:
+    return (getattr(contract, name).__doc__ or name).strip().splitlines()[0]
+
+
+def _seen(err: Exception) -> str:
+    """What was seen, in a line: the words of an error of ours, or the assertion that failed.
+
+    Of other errors only the name: their words may hold a token.
+    """
+    if isinstance(err, CasCacheError):
+        return f"Seen otherwise: {err}"
+    if not isinstance(err, AssertionError):
+        return f"Seen otherwise: {type(err).__name__} was raised."
+    # The traceback of another process ends with what happened there; a bare assertion says nothing but its place.
+    place = traceback.extract_tb(err.__traceback__)[-1]
+    lines = str(err).splitlines()
+    shown = lines[-1].strip() if lines else str(place.line)
+    if len(lines) > 1 and not shown.startswith(("AssertionError", "cas_cache.")):
+        shown = shown.partition(":")[0]
+    return f"Seen otherwise: {shown} (line {place.lineno} of {place.name})."

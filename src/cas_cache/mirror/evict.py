@@ -1,0 +1,120 @@
+"""Free disk space: the packs that were used longest ago go, whole, until the mirror is small enough.
+
+Rows that wait to be pushed stay. What goes is in the repository, and the next pull that misses some of it brings it
+back. Plan, then run; a namespace that others have open is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.identity import KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cas_cache.mirror.mirror import Mirror
+
+DIGEST_BYTES = 8
+INDEX_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pack whose rows can be evicted.
+
+    Attributes:
+        namespace: Whose.
+        pack: Its id.
+        rows: How many rows came from it.
+        bytes: What they take.
+        used: Its last use, in seconds since 1970; 0 if that is not known.
+    """
+
+    namespace: str
+    pack: str
+    rows: int
+    bytes: int
+    used: float
+
+
+@dataclass(slots=True)
+class EvictReport:
+    """What an eviction did, or would do.
+
+    Attributes:
+        evicted: The packs that went, or would go, the longest unused first.
+        before: Bytes that all rows took.
+        after: Bytes that those take that stay.
+        waiting: Bytes of the rows that stay because they wait to be pushed.
+        in_use: Ids of namespaces that were left as they are, because others have them open.
+    """
+
+    evicted: list[Candidate] = field(default_factory=list)
+    before: int = 0
+    after: int = 0
+    waiting: int = 0
+    in_use: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "evicted": [
+                {"namespace": it.namespace, "pack": it.pack, "rows": it.rows, "bytes": it.bytes, "last_used": it.used}
+                for it in self.evicted
+            ],
+            "bytes_before": self.before,
+            "bytes_after": self.after,
+            "bytes_waiting": self.waiting,
+            "in_use": self.in_use,
+        }
+
+
+def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -> list[Candidate]:
+    """Choose what goes. Pure.
+
+    Args:
+        candidates: The packs whose rows can go.
+        total: Bytes that all rows take.
+        max_bytes: How much may stay.
+    """
+    chosen = []
+    for candidate in sorted(candidates, key=lambda it: (it.used, it.namespace, it.pack)):
+        if total <= max_bytes:
+            break
+        chosen.append(candidate)
+        total -= candidate.bytes
+    return chosen
+
+
+def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:
+    """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
+
+    Args:
+        mirror: Which. It must not be used afterwards: open it again.
+        max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
+        dry_run: Change nothing.
+
+    Raises:
+        DamagedMirror: If a namespace is damaged. Nothing was changed.
+        MirrorWriteError: If the disk is full or refuses: a namespace that keeps rows is written anew, which takes as
+            much space as these for a while.
+    """
+    report = EvictReport()
+    candidates: list[Candidate] = []
+    namespaces = {ns.spec.namespace: ns for ns in mirror.namespaces()}
+    for name, ns in namespaces.items():
+        each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
+        report.before += ns.rows * each
+        report.waiting += ns.waiting_rows * each
+        candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
+    chosen = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
+    for name in dict.fromkeys(candidate.namespace for candidate in chosen):
+        mine = [candidate for candidate in chosen if candidate.namespace == name]
+        if dry_run or namespaces[name].evict([candidate.pack for candidate in mine]):
+            report.evicted += mine
+        else:
+            report.in_use.append(name)
+    report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
+    return report

@@ -1,0 +1,296 @@
+"""Sorted runs of a key index, in memory or in a file.
+
+A run holds rows [start, stop) of a key column as two arrays in order of the keys' first 8 bytes: these prefixes, and
+the rows. A file of a run, ``index.<start>-<stop>``, in the byte order of the machine that wrote it::
+
+    64 bytes         magic, version, start, stop, SHA-256 of the keys of up to 64 of its rows
+    4 bytes a block  CRC-32 of each 64 KiB of the body
+    32 bytes         SHA-256 of all of the above
+    padding          to a multiple of 64 bytes
+    body             the prefixes, then the rows, 8 bytes each
+
+It is derived, and believed no further than it is proved. The head is proved when the file is opened, against itself
+and against the key column; a block of the body when a look-up of this process first rests on it. A look-up rests on
+the entry it ends at and the one before: if both are as they were written and the prefix lies between them, no damage
+elsewhere can have led it astray. Not found out: damage that has the CRC-32 of the block it replaces (1 in 2**32; none
+of up to 2 flipped bits), memory that rots after it was proved, and a run of another column that has the same keys at
+every one of the rows compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.disk import TEMP_PREFIX
+from cas_cache.identity import prefixes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+NAME = re.compile(r"index\.(\d{1,18})-(\d{1,18})", re.ASCII)
+
+TEMP_NAME = f"{TEMP_PREFIX}index"
+"""One writer at a time: what a crash leaves behind is written over by the next run."""
+
+MAGIC = b"casindex"
+
+VERSION = 1
+"""In the machine's own byte order, so a file from the other kind of machine has another version."""
+
+HEAD = struct.Struct("=8sQQQ32s")
+PROOF_BYTES = 32
+
+ALIGNMENT = 64
+
+BLOCK_BYTES = 1 << 16
+"""Proved at a time: one look-up among 10 million rows reads three blocks, not 160 MB."""
+
+ENTRIES = BLOCK_BYTES // 8
+"""Numbers in a block."""
+
+SAMPLES = 64
+"""Rows of a run whose keys are compared when it is opened: as many page faults."""
+
+SLICE_ROWS = 1 << 18
+"""Rows merged at a time, about: 16 bytes each and as much again for their order, so 12 MB."""
+
+
+class UnprovedError(Exception):
+    """A run does not hold what was written, or not what the key column holds. Never leaves the index."""
+
+
+class Run:
+    """Rows [start, stop) in order of their prefixes, in memory.
+
+    Attributes:
+        start: The first row.
+        stop: The row after the last.
+        prefixes: Ascending.
+        rows: Of each prefix.
+    """
+
+    saved = False
+
+    def __init__(self, start: int, stop: int, prefixes: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+        self.start = start
+        self.stop = stop
+        self.prefixes = prefixes
+        self.rows = rows
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.start}, {self.stop})"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Run:
+        """Sort rows [start, stop) of a key column."""
+        prefixes = prefixes_of(keys[start:stop])
+        order = np.argsort(prefixes)
+        return Run(start, stop, prefixes[order], order + start)
+
+    def locate(self, prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return where each prefix first stands, or would.
+
+        Args:
+            prefixes: Ascending, at least one.
+
+        Raises:
+            UnprovedError: If the file is damaged where the answer rests on it.
+        """
+        # A batch of a million lies a few entries apart: between its ends, all that is searched is in the caches.
+        first, last = np.searchsorted(self.prefixes, prefixes[[0, -1]]).tolist()
+        at: NDArray[np.int64] = np.searchsorted(self.prefixes[first:last], prefixes) + first
+        return at
+
+    def has(self, at: NDArray[np.int64], prefixes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether each prefix stands at its place, which may be one past the end.
+
+        Raises:
+            UnprovedError: If the file is damaged there.
+        """
+        inside: NDArray[np.bool_] = at < len(self)
+        inside[inside] = self.prefixes[at[inside]] == prefixes[inside]
+        return inside
+
+    def rows_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows at places.
+
+        Raises:
+            UnprovedError: If the file is damaged there.
+        """
+        return self.rows[at]
+
+    def prove(self) -> None:
+        """Prove the whole of it.
+
+        Raises:
+            UnprovedError: If the file is damaged.
+        """
+
+
+class RunFile(Run):
+    """A run mapped from its file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnprovedError: If it is no run of this key column, whole and of this version.
+    """
+
+    saved = True
+
+    def __init__(self, path: Path, start: int, stop: int, keys: NDArray[np.uint8]) -> None:
+        count = stop - start
+        blocks = -(-2 * count // ENTRIES)
+        head_bytes = HEAD.size + 4 * blocks
+        offset = _body_offset(count)
+        with path.open("rb") as file:
+            head = file.read(head_bytes)
+            proof = file.read(PROOF_BYTES)
+            if hashlib.sha256(head).digest() != proof or file.seek(0, 2) != offset + 16 * count:
+                raise UnprovedError
+            if head[: HEAD.size] != _head(start, stop, keys):
+                raise UnprovedError
+            body = np.memmap(file, np.uint64, "r", offset, (2 * count,)).view(np.ndarray)
+        super().__init__(start, stop, body[:count], body[count:].view(np.int64))
+        self._body = body
+        self._checks = np.frombuffer(head, np.uint32, offset=HEAD.size)
+        self._proved = np.zeros(blocks, np.bool_)
+        self._unproved = blocks
+
+    def locate(self, prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """As `Run.locate`."""
+        if not self._unproved:
+            return super().locate(prefixes)
+        at = super().locate(prefixes)
+        before, beyond = at[at > 0] - 1, at < len(self)
+        self._prove(before)
+        self._prove(at[beyond])
+        if (self.prefixes[before] >= prefixes[at > 0]).any() or (self.prefixes[at[beyond]] < prefixes[beyond]).any():
+            raise UnprovedError
+        return at
+
+    def has(self, at: NDArray[np.int64], prefixes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """As `Run.has`."""
+        self._prove(at[at < len(self)])
+        return super().has(at, prefixes)
+
+    def rows_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `Run.rows_at`."""
+        self._prove(at + len(self))
+        rows = super().rows_at(at)
+        if ((rows < self.start) | (rows >= self.stop)).any():
+            raise UnprovedError
+        return rows
+
+    def prove(self) -> None:
+        """As `Run.prove`."""
+        self._prove(np.arange(0, len(self._body), ENTRIES))
+
+    def _prove(self, places: NDArray[np.int64]) -> None:
+        """Prove the blocks that numbers of the body are in, each once in this process."""
+        if not self._unproved:
+            return
+        rested_on = np.zeros(len(self._proved), np.bool_)
+        rested_on[places // ENTRIES] = True
+        for block in np.flatnonzero(rested_on & ~self._proved).tolist():
+            if zlib.crc32(self._body[block * ENTRIES : (block + 1) * ENTRIES].data) != self._checks[block]:
+                raise UnprovedError
+            self._proved[block] = True
+            self._unproved -= 1
+
+
+def files_in(folder: Path) -> dict[tuple[int, int], Path]:
+    """Return the files that are named like runs, by (start, stop)."""
+    found = {}
+    for path in folder.iterdir():
+        match = NAME.fullmatch(path.name)
+        if match is not None and (start := int(match[1])) < (stop := int(match[2])):
+            found[start, stop] = path
+    return found
+
+
+def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Path:
+    """Write adjacent runs as one file, which has its name only when it is whole.
+
+    Args:
+        folder: Of the namespace; the caller is its one writer.
+        runs: Each proved.
+        keys: The key column.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: As the file system says; nothing is left behind.
+    """
+    start, stop = runs[0].start, runs[-1].stop
+    count = stop - start
+    offset = _body_offset(count)
+    temp = folder / TEMP_NAME
+    try:
+        with temp.open("w+b") as file:
+            done = 0
+            for prefixes, rows in _slices(runs):
+                _write_at(file, offset + 8 * done, prefixes)
+                _write_at(file, offset + 8 * (count + done), rows)
+                done += len(rows)
+            file.seek(offset)
+            checks = [zlib.crc32(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
+            head = _head(start, stop, keys) + np.array(checks, np.uint32).tobytes()
+            file.seek(0)
+            file.write(head + hashlib.sha256(head).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"index.{start}-{stop}"
+        temp.replace(path)
+    finally:
+        temp.unlink(missing_ok=True)
+    return path
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """Return adjacent runs as one, in memory."""
+    prefixes, rows = zip(*_slices(runs), strict=True)
+    return Run(runs[0].start, runs[-1].stop, np.concatenate(prefixes), np.concatenate(rows))
+
+
+def _slices(runs: Sequence[Run]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield the prefixes and rows of runs in order, some at a time."""
+    bounds = max(runs, key=len).prefixes[SLICE_ROWS::SLICE_ROWS]
+    cuts = [[0, *np.searchsorted(run.prefixes, bounds).tolist(), len(run)] for run in runs]
+    for i in range(len(bounds) + 1):
+        parts = [slice(cut[i], cut[i + 1]) for cut in cuts]
+        prefixes = np.concatenate([run.prefixes[part] for run, part in zip(runs, parts, strict=True)])
+        rows = np.concatenate([run.rows[part] for run, part in zip(runs, parts, strict=True)])
+        # What is sorted already, the stable sort takes as it is: it merges.
+        order = np.argsort(prefixes, kind="stable")
+        yield prefixes[order], rows[order]
+
+
+def _head(start: int, stop: int, keys: NDArray[np.uint8]) -> bytes:
+    """The head that a file of these rows has, if its keys are those of the column."""
+    sample = np.unique(np.linspace(start, stop - 1, SAMPLES).astype(np.int64))
+    return HEAD.pack(MAGIC, VERSION, start, stop, hashlib.sha256(keys[sample].tobytes()).digest())
+
+
+def _body_offset(count: int) -> int:
+    head_bytes = HEAD.size + 4 * -(-2 * count // ENTRIES) + PROOF_BYTES
+    return -(-head_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _write_at(file: BinaryIO, offset: int, values: NDArray[Any]) -> None:
+    file.seek(offset)
+    file.write(np.ascontiguousarray(values).view(np.uint8).data)

@@ -1,0 +1,152 @@
+"""Which rows answered a batch: digest of the batch -> rows, in memory and in small files that later processes read.
+
+A memo is derived: without it the keys of the batch are looked up. It is sealed with a hash over the keys that the batch
+had, and a process believes it only if the keys of its rows have that hash now: rows of another batch would be right
+vectors of wrong items, which no row digest can tell.
+
+::
+
+    <namespace folder>/memo/<digest>    32 bytes of seal, then "rows" and one int64 a row, or "run " and first and count
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cas_cache.disk import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.int64] | slice
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 64 << 20
+"""Of rows remembered in memory; what was used longest ago goes first."""
+
+RUN, LIST = b"run ", b"rows"
+SEAL_BYTES = 32
+
+
+class Memo:
+    """What a namespace remembers of batches it answered."""
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self._folder = folder / "memo"
+        self._namespace = namespace
+        self._known: OrderedDict[bytes, Rows] = OrderedDict()
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"Memo({len(self._known)} batches)"
+
+    def find(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
+        """Return the rows that answered a batch, or None.
+
+        Args:
+            digest: The batch's.
+            size: How many items it has.
+            keys: The namespace's key column.
+        """
+        found = self._known.get(digest)
+        if found is not None:
+            self._known.move_to_end(digest)
+        else:
+            found = self._read(digest, size, keys)
+            if found is not None:
+                self._keep(digest, found)
+        return found if found is not None and _fits(found, size, len(keys)) else None
+
+    def note(self, digest: bytes, rows: Rows, keys: NDArray[np.uint8]) -> None:
+        """Remember the rows that answered a batch. Where the folder may not be written, for this process.
+
+        Args:
+            digest: The batch's.
+            rows: The rows.
+            keys: The namespace's key column.
+        """
+        self._keep(digest, rows)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_atomically(self._folder / digest.hex(), self._seal(digest, keys[rows]) + _payload(rows))
+        except OSError as err:
+            logger.info("the memo of a batch is kept in memory only: %s", err)
+
+    def clear(self) -> None:
+        """Forget all. The caller is the namespace's one writer, and its only user."""
+        self._known.clear()
+        self._bytes = 0
+        if self._folder.is_dir():
+            for file in self._folder.iterdir():
+                file.unlink(missing_ok=True)
+
+    def _read(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
+        path = self._folder / digest.hex()
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        rows = _parsed(data[SEAL_BYTES:])
+        if not _fits(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
+            logger.info("the memo %s is not of these rows: passed over", path)
+            return None
+        return rows
+
+    def _seal(self, digest: bytes, keys: NDArray[np.uint8]) -> bytes:
+        seal = hashlib.sha256(f"cas-cache memo 1 {self._namespace}".encode() + digest)
+        seal.update(np.ascontiguousarray(keys).data)
+        return seal.digest()
+
+    def _keep(self, digest: bytes, rows: Rows) -> None:
+        if digest in self._known:
+            self._bytes -= _bytes_of(self._known.pop(digest))
+        self._bytes += _bytes_of(rows)
+        self._known[digest] = rows
+        while self._bytes > MOST_BYTES and len(self._known) > 1:
+            self._bytes -= _bytes_of(self._known.popitem(last=False)[1])
+
+
+def as_rows(rows: NDArray[np.int64]) -> Rows:
+    """Return rows as a slice if they are one ascending run."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def count_of(rows: Rows) -> int:
+    """Return how many rows there are."""
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def _fits(rows: Rows, size: int, most: int) -> bool:
+    """Whether these are `size` rows of a namespace that has `most`."""
+    if isinstance(rows, slice):
+        return rows.start >= 0 and count_of(rows) == size and rows.stop <= most
+    return len(rows) == size and int(rows.min(initial=0)) >= 0 and int(rows.max(initial=-1)) < most
+
+
+def _bytes_of(rows: Rows) -> int:
+    return 100 if isinstance(rows, slice) else rows.nbytes
+
+
+def _payload(rows: Rows) -> bytes:
+    if isinstance(rows, slice):
+        return RUN + np.array([rows.start, rows.stop - rows.start], "<i8").tobytes()
+    return LIST + rows.astype("<i8").tobytes()
+
+
+def _parsed(payload: bytes) -> Rows:
+    """The rows of a payload; no row at all if it is not one."""
+    kind, values = payload[: len(RUN)], payload[len(RUN) :]
+    numbers = np.frombuffer(values[: len(values) // 8 * 8], "<i8").astype(np.int64)
+    if kind == RUN and len(numbers) == 2:
+        return slice(int(numbers[0]), int(numbers[0]) + int(numbers[1]))
+    return numbers if kind == LIST else numbers[:0]

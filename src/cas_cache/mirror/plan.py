@@ -1,0 +1,34 @@
+"""Which waiting rows will be one pack. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPack:
+    """Waiting rows that will be one pack.
+
+    Attributes:
+        nonce: Drawn once, kept until the pack is published: a retry makes the same pack.
+        runs: (start, stop) of the rows in the mirror, ascending.
+        rows: How many there are.
+    """
+
+    nonce: str
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return sum(stop - start for start, stop in self.runs)
+
+    def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the runs of rows in the mirror that are rows [start, stop) of the pack."""
+        parts, at = [], 0
+        for first, last in self.runs:
+            begin, end = max(start - at, 0), min(stop - at, last - first)
+            if begin < end:
+                parts.append((first + begin, first + end))
+            at += last - first
+        return parts

@@ -1,0 +1,83 @@
+"""Rows are proved against their digests before a process first serves them, each once.
+
+Files are mapped, not read at once, so this is the one place where damage of the mirror shows before it is an answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cas_cache.errors import DamagedMirror
+from cas_cache.mirror.memo import as_rows
+from cas_cache.rows import digest_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.table import Table
+
+GATHER_ROWS = 8192
+"""Rows gathered at a time while they are proved: 12 MB of 384 float32, small against any answer."""
+
+
+class Proof:
+    """Which rows of a table this process has seen to agree with their digests: one byte a row."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._proved = np.zeros(0, np.bool_)
+
+    def __repr__(self) -> str:
+        return f"Proof({int(self._proved.sum())} of {self._table.state.rows} rows)"
+
+    def note(self, first: int) -> None:
+        """Take the rows from `first` on as proved: they were just written from memory."""
+        self._so_far()[first:] = True
+
+    def prove(self, rows: Rows) -> None:
+        """Check rows that were not checked before.
+
+        Args:
+            rows: Each in [0, rows of the table).
+
+        Raises:
+            IndexError: If one is not.
+            DamagedMirror: If one does not agree.
+        """
+        proved = self._so_far()
+        if isinstance(rows, slice):
+            low, high = rows.start, rows.stop - 1
+        else:
+            low, high = int(rows.min(initial=0)), int(rows.max(initial=-1))
+        if not (low >= 0 and high < len(proved)):
+            msg = f"rows must be in [0, {len(proved)})"
+            raise IndexError(msg)
+        if isinstance(rows, slice):
+            unproved = rows.start + np.flatnonzero(~proved[rows])
+        else:
+            unproved = np.unique(rows[~proved[rows]])
+        for start in range(0, len(unproved), GATHER_ROWS):
+            block = unproved[start : start + GATHER_ROWS]
+            # Rows side by side, as a pack's are, need not be gathered.
+            at = as_rows(block)
+            digests = digest_rows(self._table.keys[at], self._table.vectors[at])
+            wrong = block[digests != self._table.digests[at]]
+            if len(wrong):
+                raise DamagedMirror(
+                    f"{len(wrong)} rows of {self._table.folder} do not agree with their digests, the first is row "
+                    f"{wrong[0]}: the files were changed after they were committed. Nothing of them was served. Delete "
+                    "that folder: what was pushed comes back with `cas-cache pull`, the rest is encoded anew."
+                )
+            proved[at] = True
+
+    def _so_far(self) -> NDArray[np.bool_]:
+        """With room for as many rows as there are now."""
+        rows = self._table.state.rows
+        if len(self._proved) < rows:
+            proved = np.zeros(rows, np.bool_)
+            proved[: len(self._proved)] = self._proved
+            self._proved = proved
+        return self._proved

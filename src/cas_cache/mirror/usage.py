@@ -1,0 +1,121 @@
+"""Who has a namespace open, and when its packs were last used here: what `evict` needs to know.
+
+`UseLock` is held by whoever has the namespace open, shared, and alone by an eviction: rows move then, and no reader may
+have looked one up before. It ends with the process that holds it, however that ends.
+
+`Usage` is derived and approximate: what is lost makes a pack older. A process notes a pack the first time that it
+serves a row of it, so a note costs one small file once, not one a call.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cas_cache.disk import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror.state import State
+
+logger = logging.getLogger(__name__)
+
+USAGE_FILE = "used.json"
+USE_FILE = ".use"
+
+
+class UseLock:
+    """Held from its making on, with others. Where its file cannot be made nobody can evict, so none is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = None
+        for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+            try:
+                self._descriptor = os.open(folder / USE_FILE, flags | os.O_CLOEXEC, 0o666)
+                break
+            except OSError:
+                continue
+        if self._descriptor is not None:
+            # Waits while somebody evicts.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def __repr__(self) -> str:
+        return f"UseLock({'held' if self._descriptor is not None else 'free'})"
+
+    def alone(self) -> bool:
+        """Hold it alone, unless others hold it too: then as before."""
+        if self._descriptor is None:
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # The attempt may have let go of the shared lock.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let go."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        # A descriptor is no work: without this a mirror that is opened often would run out of them.
+        self.release()
+
+
+class Usage:
+    """The packs that this process has used."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._noted: set[str] = set()
+        self._state: State | None = None
+        self._starts: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __repr__(self) -> str:
+        return f"Usage({len(self._noted)} packs)"
+
+    def note(self, rows: NDArray[np.int64] | slice, state: State) -> None:
+        """Note the packs of rows that are served."""
+        if self._state is not state:
+            self._state = state
+            self._starts = np.array([extent.start for extent in state.extents], np.int64)
+        if isinstance(rows, slice):
+            first, last = np.searchsorted(self._starts, [rows.start, rows.stop - 1], "right") - 1
+            used = list(range(int(first), int(last) + 1))
+        else:
+            # Extents are few: which of them is met is told by a count, without a sort of the rows.
+            counts = np.bincount(np.searchsorted(self._starts, rows, "right") - 1, minlength=len(self._starts))
+            used = np.flatnonzero(counts).tolist()
+        new = {pack for at in used if (pack := state.extents[at].pack) is not None} - self._noted
+        if new:
+            self._noted |= new
+            now = time.time()
+            self._write({**read_usage(self._folder), **dict.fromkeys(new, now)})
+
+    def _write(self, used: dict[str, float]) -> None:
+        try:
+            write_atomically(self._folder / USAGE_FILE, json.dumps(used).encode())
+        except OSError as err:
+            # A mirror that may not be written is not evicted from here either.
+            logger.info("the use of packs is not noted: %s", err)
+
+
+def read_usage(folder: Path) -> dict[str, float]:
+    """Return when each pack was last used, in seconds since 1970 by this machine's clock, where that is known."""
+    try:
+        document = json.loads((folder / USAGE_FILE).read_bytes())
+        return {str(pack): float(at) for pack, at in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,376 @@
+"""The doctor at real servers: LocalStack, rclone, Google's emulator, Azurite; and its S3 policies, enforced.
+
+LocalStack lets everybody do everything. `Gateway` stands before it and enforces a policy as S3 does, so that the
+policies that the doctor prints are used by real pushes and pulls, and are seen to be the least that works.
+"""
+
+import copy
+import functools
+import http.client
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from cas_cache import EmbeddingCache
+from cas_cache.cli import main
+from cas_cache.doctor import Report, Role, Status, examine_remote, s3_policy
+from cas_cache.doctor.trial import Trial
+from cas_cache.errors import AccessDenied, CasCacheError
+from cas_cache.repository import Repository, open_storage
+from cas_cache.testing import StorageContract
+from contract.servers import SECRET, Place
+from repository.storages import SPEC, Encoder, texts
+
+RAW_BODIES = pytest.mark.filterwarnings("ignore:Sending a large body directly with raw bytes:ResourceWarning")
+
+Policy = dict[str, Any]
+
+
+def allows(policy: Policy, action: str, resource: str, prefix: str | None = None) -> bool:
+    """Return whether a policy allows an action, as IAM decides."""
+    for statement in policy["Statement"]:
+        condition = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+        if (
+            action in statement["Action"]
+            and any(fnmatchcase(resource, pattern) for pattern in statement["Resource"])
+            and (
+                condition is None or (prefix is not None and any(fnmatchcase(prefix, pattern) for pattern in condition))
+            )
+        ):
+            return True
+    return False
+
+
+class Gateway(ThreadingHTTPServer):
+    """Lets through to an S3 server what a policy allows.
+
+    Attributes:
+        policy: What is allowed; None is everything.
+        refused: (action, key or prefix) of what was not.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urlsplit(endpoint).netloc
+        self.policy: Policy | None = None
+        self.refused: list[tuple[str, str]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gateway
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _do(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        url = urlsplit(self.path)
+        bucket, _, key = unquote(url.path).lstrip("/").partition("/")
+        query = parse_qs(url.query, keep_blank_values=True)
+        if not self._allowed(bucket, key, query):
+            self._answer(403, [], b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+            return
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            data, headers = answer.read(), answer.getheaders()
+        finally:
+            connection.close()
+        policy = self.server.policy
+        # Who may not list does not learn what is there; S3 takes the name for the prefix.
+        absent = answer.status == 404 and key and self.command in {"GET", "HEAD"}
+        if absent and policy and not allows(policy, "s3:ListBucket", f"arn:aws:s3:::{bucket}", key):
+            self.server.refused.append(("s3:ListBucket", key))
+            self._answer(403, [], b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+            return
+        self._answer(answer.status, headers, data)
+
+    def _allowed(self, bucket: str, key: str, query: dict[str, list[str]]) -> bool:
+        policy = self.server.policy
+        if policy is None:
+            return True
+        arn = f"arn:aws:s3:::{bucket}"
+        if not key:
+            prefix = query.get("prefix", [None])[0]
+            action = "s3:ListBucket" if self.command in {"GET", "HEAD"} else "s3:Unheard"
+            allowed = allows(policy, action, arn, prefix)
+            asked = prefix or ""
+        else:
+            names = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
+            action = names.get(self.command, "s3:Unheard")
+            allowed = "uploadId" not in query and allows(policy, action, f"{arn}/{key}")
+            asked = key
+        if not allowed:
+            self.server.refused.append((action, asked))
+        return allowed
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
+        self.send_response(status)
+        size = str(len(data))
+        for name, value in headers:
+            if name.lower() == "content-length":
+                size = value  # of a HEAD, the object's
+            elif name.lower() not in {"transfer-encoding", "connection", "date", "server"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", size)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _do  # noqa: N815 - names of http.server
+
+
+@pytest.fixture
+def gateway(s3_remote: Any) -> Iterator[Gateway]:
+    """Run a gateway before LocalStack."""
+    with Gateway(s3_remote.storage_options["endpoint_url"]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def guarded(s3_remote: Any, gateway: Gateway) -> Place:
+    """Return the bucket behind the gateway."""
+    return Place(s3_remote.url, {**s3_remote.storage_options, "endpoint_url": gateway.endpoint})
+
+
+def bad(report: Report) -> dict[str, str]:
+    return {f.name: str(f.status) for f in report.findings if f.status in {Status.WARN, Status.FAIL}}
+
+
+def told(report: Report, name: str) -> str:
+    return " ".join(f"{f.what} {f.means} {f.repair}" for f in report.findings if f.name == name)
+
+
+def examined(opener: Any, role: Role = Role.WRITER, **options: Any) -> Report:
+    report = Report(role=role)
+    examine_remote(report, opener, **{"trial": True, **options})
+    return report
+
+
+def push(place: Place, directory: Path, count: int = 3) -> None:
+    with EmbeddingCache(
+        directory, remote=place.url, storage_options=place.options, push="manual", on_remote_error="raise"
+    ) as cache:
+        cache.encode(texts(count), SPEC, Encoder())
+        cache.push()
+
+
+def pull(place: Place, directory: Path) -> None:
+    with EmbeddingCache(
+        directory,
+        remote=place.url,
+        storage_options=place.options,
+        push="manual",
+        on_remote_error="raise",
+        read_only=True,
+    ) as cache:
+        assert cache.pull().rows > 0
+
+
+# Policies, enforced ----------------------------------------------------------------------------------------------
+
+
+def test_the_policies_work(guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
+    """A writer makes the repository and pushes, a reader pulls, a maintainer is tried whole; nothing is refused."""
+    gateway.policy = s3_policy(guarded.url, Role.WRITER)
+    push(guarded, tmp_path / "writer")
+    gateway.policy = s3_policy(guarded.url, Role.READER)
+    pull(guarded, tmp_path / "reader")
+    report = examined(guarded, Role.READER)
+    assert bad(report) == {}
+    assert gateway.refused == []
+    gateway.policy = s3_policy(guarded.url, Role.MAINTAINER)
+    assert bad(examined(guarded)) == {}
+    assert gateway.refused == []
+    gateway.policy = s3_policy(guarded.url, Role.READER)
+    with pytest.raises(AccessDenied):
+        push(guarded, tmp_path / "writer", 5)
+
+
+def test_the_policy_of_a_whole_bucket_works(guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
+    """Without a prefix there is no condition."""
+    place = Place(guarded.url.removesuffix("/emb"), guarded.options)
+    gateway.policy = s3_policy(place.url, Role.WRITER)
+    push(place, tmp_path / "writer")
+    pull(place, tmp_path / "reader")
+    assert gateway.refused == []
+
+
+def lessened(policy: Policy) -> Iterator[Policy]:
+    """Yield the policy without one action, resource or prefix, for each of them."""
+    for i, statement in enumerate(policy["Statement"]):
+        for name in ("Action", "Resource"):
+            for k in range(len(statement[name])):
+                less = copy.deepcopy(policy)
+                del less["Statement"][i][name][k]
+                yield less
+        for k in range(len(statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", []))):
+            less = copy.deepcopy(policy)
+            del less["Statement"][i]["Condition"]["StringLike"]["s3:prefix"][k]
+            yield less
+
+
+def test_the_policies_are_the_least(s3_remote: Any, guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
+    """Without any one part, somebody in that role is refused something."""
+    tried = 0
+    for less in lessened(s3_policy(guarded.url, Role.MAINTAINER)):
+        tried += 1
+        gateway.policy, gateway.refused = less, []
+        try:
+            push(guarded, tmp_path / f"writer-{tried}")
+            pull(guarded, tmp_path / f"reader-{tried}")
+            Repository(guarded()).delete(["packs/none"])
+        except CasCacheError:
+            pass
+        assert gateway.refused, json.dumps(less)
+        gateway.policy = None
+        storage = open_storage(s3_remote.url, s3_remote.storage_options)
+        for listed in storage.list(""):
+            storage.delete(listed.path)
+    assert tried == 10
+
+
+@pytest.mark.parametrize(
+    ("action", "role", "expected"),
+    [
+        ("s3:ListBucket", Role.READER, {"list": "FAIL"}),
+        ("s3:GetObject", Role.READER, {"get": "FAIL"}),
+        ("s3:PutObject", Role.WRITER, {"put": "FAIL"}),
+        ("s3:DeleteObject", Role.WRITER, {"delete": "warn", "cleaning": "warn"}),
+    ],
+)
+def test_a_missing_permission_is_named(
+    guarded: Place, gateway: Gateway, tmp_path: Path, action: str, role: Role, expected: dict[str, str]
+) -> None:
+    """The action, and the policy that has it, for the root of the repository."""
+    push(guarded, tmp_path / "writer")
+    policy = s3_policy(guarded.url, Role.MAINTAINER)
+    for statement in policy["Statement"]:
+        statement["Action"] = [name for name in statement["Action"] if name != action]
+    gateway.policy = policy
+    report = examined(guarded, role)
+    assert bad(report) == expected
+    assert f"Grant {action};" in told(report, next(iter(expected)))
+    needed = Role.MAINTAINER if action == "s3:DeleteObject" else role
+    assert json.loads(report.policy) == s3_policy(guarded.url, needed)
+
+
+def test_missing_names_are_forbidden_to_who_lists_other_prefixes(
+    guarded: Place, gateway: Gateway, tmp_path: Path
+) -> None:
+    """S3 answers 403 to a GET of what is not there if the name is not in a prefix that may be listed."""
+    push(guarded, tmp_path / "writer")
+    policy = s3_policy(guarded.url, Role.READER)
+    policy["Statement"][0]["Condition"]["StringLike"]["s3:prefix"] = ["emb/manifests/", "emb/doctor", "emb/doctor/"]
+    gateway.policy = policy
+    report = examined(guarded, Role.READER)
+    assert bad(report) == {"missing": "FAIL"}
+    assert "Grant s3:ListBucket;" in told(report, "missing")
+
+
+# Servers ---------------------------------------------------------------------------------------------------------
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["cas-cache", "doctor", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return int(ended.value.code or 0), captured.out
+
+
+def test_localstack(
+    s3_remote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command as a user has it, processes included: nothing warns, and the bucket is as it was."""
+    monkeypatch.setenv("CAS_CACHE_DIR", str(tmp_path))
+    options = [f"--storage-option={key}={value}" for key, value in s3_remote.storage_options.items()]
+    code, out = run(monkeypatch, capsys, s3_remote.url, "--test-remote", *options)
+    assert code == 0, out
+    assert out.splitlines()[-1].endswith(" 0 warn, 0 FAIL")
+    assert "contract-another-process" in out
+    storage = open_storage(s3_remote.url, s3_remote.storage_options)
+    assert storage.list("") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there(s3_remote: Any) -> None:
+    """Nothing more is tried."""
+    report = examined(Place("s3://no-such-bucket-of-ours/emb", s3_remote.storage_options))
+    assert bad(report) == {"reach": "FAIL"}
+    assert "Check its name and region" in told(report, "reach")
+
+
+def test_a_server_that_pays_no_heed_to_create_only(rclone_place: Place) -> None:
+    """Rclone takes If-None-Match and overwrites; s3:// declares that it does not."""
+    place = rclone_place.fresh()
+    report = examined(functools.partial(open_storage, place.url, place.options))
+    assert bad(report) == {"create-only": "warn"}
+    assert "Two people who make a repository at the same moment may end with two ids" in told(report, "create-only")
+    assert "contract-create-only" in told(report, "contract")
+    assert place().list("") == []
+
+
+def test_wrong_credentials(rclone_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told from a permission that lacks, no policy is printed for them, and no secret is."""
+    wrong = "x" + SECRET
+    report = examined(rclone_place.fresh().with_options(secret=wrong), mirror_repository="0" * 32)
+    assert bad(report) == {"credentials": "FAIL"}
+    assert "no permission mends that" in told(report, "credentials")
+    assert report.policy == ""
+    assert SECRET not in json.dumps(report.as_json())
+    assert wrong not in json.dumps(report.as_json())
+    report = examined(Place("s3://team/emb", {"endpoint_url": rclone_place.options["endpoint_url"]}))
+    assert bad(report) == {"credentials": "FAIL"}
+
+
+class FewObjects(StorageContract):
+    """The emulator rewrites its index at every PUT."""
+
+    many = 300
+
+
+@RAW_BODIES
+def test_google(google_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator keeps all but create-only."""
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    place = google_place.fresh()
+    opener = functools.partial(open_storage, place.url, place.options)
+    report = examined(opener, trial=False)
+    Trial(opener, report, marked=False).run(FewObjects())
+    assert bad(report) == {"create-only": "warn"}
+    assert place().list("") == []
+
+
+@RAW_BODIES
+def test_azure(azure_place: Place) -> None:
+    """Azurite keeps everything; a wrong key is credentials, not a role."""
+    place = azure_place.fresh()
+    assert bad(examined(place)) == {}
+    assert place().list("") == []
+    wrong = place.options["connection_string"].replace("Eby8", "AAAA")
+    report = examined(place.with_options(connection_string=wrong))
+    assert bad(report) == {"credentials": "FAIL"}
+    assert "AAAA" not in json.dumps(report.as_json())

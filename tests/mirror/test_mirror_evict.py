@@ -1,0 +1,275 @@
+"""Eviction: whole packs go, the longest unused first; what waits stays, and nobody is ever given another's row."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cas_cache import EmbeddingCache
+from cas_cache.errors import MirrorWriteError
+from cas_cache.identity import keys_of_texts
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.evict import Candidate, evict, plan_evict
+from cas_cache.mirror.table import Table
+from repository.storages import OTHER_SPEC, SPEC, Encoder, Machine, Memory, texts, truth
+
+ROW = 4 * 4 + 32 + 8 + 16
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def machine(memory: Memory, tmp_path: Path) -> Machine:
+    """A mirror with four packs of ten rows, used in this order, and five rows that wait."""
+    machine = Machine(tmp_path / "mirror", memory)
+    for i in range(4):
+        machine.encode(texts(10, i * 10))
+        machine.push()
+    machine.encode(texts(5, 40))
+    used = {pack: 1000.0 + at for at, pack in enumerate(packs_of(tmp_path / "mirror"))}
+    (machine.mirror.namespace(SPEC).folder / "used.json").write_text(json.dumps(used))
+    return machine
+
+
+def packs_of(directory: Path) -> list[str]:
+    """Packs in the order of their rows."""
+    document = json.loads((directory / "namespaces" / SPEC.namespace / "state.json").read_bytes())
+    return [pack for _, _, pack, _ in document["extents"] if pack]
+
+
+def close(machine: Machine) -> Path:
+    """Let go of the mirror; return where it is."""
+    machine.mirror._namespaces.clear()
+    return machine.mirror.directory
+
+
+def held(directory: Path, count: int = 45) -> list[int]:
+    """Which of the texts are there, all of them right."""
+    ns = Mirror(directory).namespace(SPEC)
+    rows = ns.find(keys_of_texts(texts(count)))
+    there = np.flatnonzero(rows >= 0)
+    # Not `take`, which would note the use.
+    ns.prove(rows[there])
+    np.testing.assert_array_equal(ns._table.vectors[rows[there]], truth([f"text {i}" for i in there]))
+    assert ns.rows == len(there)
+    assert np.load(ns.folder / "vectors.npy", mmap_mode="r").shape[0] == ns.rows if ns.rows else True
+    return there.tolist()
+
+
+def test_the_plan() -> None:
+    """The longest unused go first, no more than needed; ties are settled the same way each time."""
+    made = [Candidate("n", pack, 1, 10, used) for pack, used in (("a", 3.0), ("b", 1.0), ("c", 2.0), ("d", 1.0))]
+    assert [it.pack for it in plan_evict(made, total=40, max_bytes=40)] == []
+    assert [it.pack for it in plan_evict(made, total=40, max_bytes=39)] == ["b"]
+    assert [it.pack for it in plan_evict(made, total=40, max_bytes=15)] == ["b", "d", "c"]
+    assert [it.pack for it in plan_evict(made, total=40, max_bytes=0)] == ["b", "d", "c", "a"]
+
+
+@pytest.mark.parametrize(("packs", "left"), [(0, 45), (1, 35), (2, 25), (4, 5)])
+def test_the_longest_unused_go(machine: Machine, packs: int, left: int) -> None:
+    """Down to the size asked for; a dry run says the same and changes nothing; waiting rows stay."""
+    directory = close(machine)
+    most = left * ROW
+    dry = evict(Mirror(directory), most, dry_run=True)
+    assert held(directory) == list(range(45))
+    report = evict(Mirror(directory), most)
+    assert report == dry
+    assert [it.rows for it in report.evicted] == [10] * packs
+    assert (report.before, report.after, report.waiting) == (45 * ROW, left * ROW, 5 * ROW)
+    assert held(directory) == list(range(packs * 10, 45))
+    assert not list((directory / "namespaces" / SPEC.namespace).glob("*.new"))
+
+
+def test_what_waits_stays_and_can_be_pushed(machine: Machine, memory: Memory, tmp_path: Path) -> None:
+    """Even if nothing may stay; a pull brings the rest back."""
+    directory = close(machine)
+    report = evict(Mirror(directory), 0)
+    assert (report.after, report.waiting) == (5 * ROW, 5 * ROW)
+    again = Machine(directory, memory)
+    assert again.push().rows == 5
+    assert again.pull().rows == 40
+    assert again.pull().packs == 0
+    again.mirror._namespaces.clear()
+    assert held(directory) == list(range(45))
+
+
+def test_use_counts(machine: Machine) -> None:
+    """A pack that was served lately stays, whether by a run of rows or by single ones."""
+    ns = machine.mirror.namespace(SPEC)
+    ns.take(ns.find(keys_of_texts(["text 3"])))
+    ns.take(slice(10, 12))
+    directory = close(machine)
+    del ns
+    evict(Mirror(directory), 25 * ROW)
+    assert held(directory) == [*range(20), *range(40, 45)]
+
+
+def test_a_cache_goes_on_after_an_eviction(tmp_path: Path) -> None:
+    """What was evicted comes back from the repository when it is missed, and is not encoded again."""
+    encoder = Encoder()
+    cache = EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo", push="manual")
+    cache.encode(texts(3000), SPEC, encoder)
+    cache.push()
+    del cache
+    assert len(evict(Mirror(tmp_path / "mirror"), 0).evicted) == 1
+    cache = EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo")
+    np.testing.assert_array_equal(cache.encode(texts(3000), SPEC, encoder), truth(texts(3000)))
+    assert len(encoder.asked) == 3000
+
+
+def test_memos_do_not_outlive_their_rows(tmp_path: Path) -> None:
+    """A batch that was remembered is looked up anew: its rows have moved."""
+    with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo", push="manual") as cache:
+        for start in (0, 2000):
+            cache.encode(texts(2000, start), SPEC, Encoder())
+            cache.push()
+        cache.encode(texts(2000, 2000), SPEC, Encoder())
+    del cache
+    evict(Mirror(tmp_path / "mirror"), 2000 * ROW)
+    cache = EmbeddingCache(tmp_path / "mirror")
+    again = Encoder()
+    np.testing.assert_array_equal(cache.encode(texts(2000, 2000), SPEC, again), truth(texts(2000, 2000)))
+    np.testing.assert_array_equal(cache.encode(texts(2000), SPEC, again), truth(texts(2000)))
+    assert len(again.asked) == 2000
+
+
+def test_a_namespace_in_use_is_left_as_it_is(machine: Machine) -> None:
+    """By another object of this process, or by another process; when they are gone it goes."""
+    directory = machine.mirror.directory
+    report = evict(Mirror(directory), 0)
+    assert (report.evicted, report.in_use) == ([], [SPEC.namespace])
+    assert report.after == report.before
+    close(machine)
+    script = """
+import sys
+from cas_cache.mirror import Mirror
+namespaces = Mirror(sys.argv[1]).namespaces()
+print("open", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        assert evict(Mirror(directory), 0).in_use == [SPEC.namespace]
+        assert held(directory) == list(range(45))
+        process.send_signal(signal.SIGKILL)
+    assert evict(Mirror(directory), 0).in_use == []
+    assert held(directory) == list(range(40, 45))
+
+
+def test_other_namespaces_are_not_touched(machine: Machine, memory: Memory) -> None:
+    """One that others have open does not keep the rest from going."""
+    machine.encode(texts(10), OTHER_SPEC)
+    machine.push()
+    directory = close(machine)
+    keep = Mirror(directory).namespace(OTHER_SPEC)
+    report = evict(Mirror(directory), 0)
+    assert report.in_use == [OTHER_SPEC.namespace]
+    np.testing.assert_array_equal(keep.take(np.arange(10)), truth(texts(10)))
+    assert Mirror(directory).namespace(SPEC).rows == 0
+
+
+@pytest.mark.parametrize("most", [0, 15 * ROW, 25 * ROW])
+def test_a_crash_at_every_step(machine: Machine, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the commit all rows are there; after it those that stay; each one right, and the next open mends it."""
+    directory = close(machine)
+
+    class Crash(BaseException):
+        """No handler takes it for an error."""
+
+    steps = 0
+    for at in range(1, 100):
+        copy = tmp_path / f"copy-{at}"
+        shutil.copytree(directory, copy)
+        count = 0
+
+        def step(_: Any, *, at: int = at) -> None:
+            nonlocal count
+            count += 1
+            if count == at:
+                raise Crash
+
+        with monkeypatch.context() as patch:
+            for module, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink")):
+                patch.setattr(module, name, hooked(getattr(module, name), step))
+            try:
+                evict(Mirror(copy), most)
+            except Crash:
+                steps += 1
+            else:
+                break
+        left = held(copy)
+        assert left in (list(range(45)), list(range(45 - most // ROW if most else 40, 45)))
+        again = evict(Mirror(copy), most)
+        assert again.after <= max(most, 5 * ROW)
+        assert held(copy) == list(range(45 - most // ROW if most else 40, 45))
+        assert not list(copy.rglob("*.new"))
+    assert steps > 8
+
+
+def hooked(real: Any, step: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        step(real)
+        return real(*arguments, **named)
+
+    return call
+
+
+def test_a_full_disk_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so; all rows are there, and it works again when there is room."""
+    directory = close(machine)
+    before = held(directory)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cas_cache.mirror.column._write_all", full)
+        with pytest.raises(MirrorWriteError, match="disk is full"):
+            evict(Mirror(directory), 25 * ROW)
+    assert held(directory) == before
+    evict(Mirror(directory), 25 * ROW)
+    assert held(directory) == list(range(20, 45))
+
+
+def test_an_eviction_that_is_not_finished(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it first finishes it; until then every key still leads to its own row."""
+    directory = close(machine)
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "finish_rewrite", lambda _: None)
+        evict(Mirror(directory), 25 * ROW)
+        ns = Mirror(directory).namespace(SPEC)
+        rows = ns.find(keys_of_texts(texts(45)))
+        found = np.flatnonzero(rows >= 0)
+        np.testing.assert_array_equal(ns.take(rows[found]), truth([f"text {i}" for i in found]))
+        del ns
+    assert held(directory) == list(range(20, 45))
+
+
+def test_opening_waits_while_somebody_evicts(machine: Machine) -> None:
+    """A process that opens the mirror meanwhile sees it before or after, never between."""
+    directory = close(machine)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(3) as pool:
+        running = [pool.apply_async(open_often, (str(directory),)) for _ in range(3)]
+        for _ in range(40):
+            evict(Mirror(directory), 25 * ROW)
+        seen = {tuple(rows) for result in running for rows in result.get(timeout=120)}
+    assert seen <= {tuple(range(45)), tuple(range(20, 45))}
+
+
+def open_often(directory: str) -> list[list[int]]:
+    return [held(Path(directory)) for _ in range(15)]
