@@ -21,7 +21,7 @@ LONG = EncoderSpec(
     prompt="Instruct: Given a web search query, retrieve relevant passages\nQuery: ",
     role="document",
 )
-COMMANDS = ("ls", "info", "pull", "push", "check", "compact", "prune", "drop", "doctor")
+COMMANDS = ("ls", "info", "pull", "push", "check", "compact", "prune", "drop", "evict", "doctor", "import", "export")
 BRACKETS = EncoderSpec(model="org/[bold]model", revision="1")
 
 

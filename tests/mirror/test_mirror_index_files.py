@@ -1,6 +1,7 @@
 """The files of the key index: whatever becomes of them, every key leads to its row and every other key nowhere."""
 
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -296,13 +297,15 @@ def test_a_file_under_another_name(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(data)
     (tmp_path / "index.0-16").mkdir()
-    check(anew(tmp_path, keys), keys)
+    opened = anew(tmp_path, keys)
+    check(opened, keys)
+    assert opened._runs[0].saved, "what is no file of ours is in nobody's way"
     grown(tmp_path, keys)
     assert "index.8-16" not in names(tmp_path)
 
 
-@pytest.mark.parametrize("shared", [0, 8])
-def test_any_flipped_byte(tmp_path: Path, shared: int) -> None:
+@pytest.mark.parametrize(("shared", "mask"), [(0, 0x80), (8, 0x02)])
+def test_any_flipped_byte(tmp_path: Path, shared: int, mask: int) -> None:
     """Each byte of the file changed: every key is found with its row, by batches and by single look-ups."""
     keys = random_keys(ROWS)
     # Half of the keys have one prefix, so look-ups go on from entry to entry, through more than one block.
@@ -315,7 +318,7 @@ def test_any_flipped_byte(tmp_path: Path, shared: int) -> None:
     seen = 0
     for at in range(len(whole)):
         data = bytearray(whole)
-        data[at] ^= 1 << at % 8
+        data[at] ^= mask
         path.write_bytes(data)
         opened = KeyIndex(tmp_path)
         opened.extend(keys)
@@ -328,6 +331,32 @@ def test_any_flipped_byte(tmp_path: Path, shared: int) -> None:
             assert opened.find(keys[row : row + 1], keys).tolist() == [row]
     padding = offset - (index_file.HEAD.size + 4 * (2 * ROWS // 8) + 32)
     assert seen == len(whole) - padding
+
+
+def test_a_file_of_no_rows(tmp_path: Path) -> None:
+    """A run that ends where it starts would be gone through for ever."""
+    keys = random_keys(ROWS)
+    head = index_file._head(0, 0, keys)
+    (tmp_path / "index.0-0").write_bytes((head + hashlib.sha256(head).digest()).ljust(128))
+    anew(tmp_path, keys)
+
+
+@pytest.mark.parametrize("entry", [20, 21, 30, 9])
+def test_a_search_that_is_led_astray(tmp_path: Path, entry: int) -> None:
+    """A prefix changed where searches pass: every pair of keys is found that first rests on whole blocks, or not."""
+    keys = random_keys(ROWS)
+    grown(tmp_path, keys, ROWS)
+    path = tmp_path / f"index.0-{ROWS}"
+    for mask in (0xFF, 0x80):
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[index_file._body_offset(ROWS) + 8 * entry + 7] ^= mask
+        path.write_bytes(data)
+        for one, other in itertools.combinations(range(ROWS), 2):
+            opened = KeyIndex(tmp_path)
+            opened.extend(keys)
+            assert opened.find(keys[[one, other]], keys).tolist() == [one, other]
+        path.write_bytes(whole)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

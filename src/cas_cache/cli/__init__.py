@@ -15,6 +15,8 @@ from cas_cache.cli.compact import compact
 from cas_cache.cli.doctor import doctor
 from cas_cache.cli.drop import drop
 from cas_cache.cli.evict import evict
+from cas_cache.cli.export import export
+from cas_cache.cli.import_ import import_
 from cas_cache.cli.info import info
 from cas_cache.cli.ls import ls
 from cas_cache.cli.prune import prune
@@ -32,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (ls, info, pull, push, check, compact, prune, drop, evict, doctor):
+for command in (ls, info, pull, push, check, compact, prune, drop, evict, doctor, import_, export):
     cli.add_command(command)
 
 

@@ -127,10 +127,8 @@ class KeyIndex:
                 files = {} if self._folder is None else files_in(self._folder)
                 while (run := self._longest(chain[-1].stop if chain else 0, files, keys)) is not None:
                     chain.append(run)
-            except FileNotFoundError:
-                continue
             except OSError:
-                break
+                continue
             return chain
         return self._runs
 
@@ -147,7 +145,9 @@ class KeyIndex:
                 return here[stop]
             try:
                 return RunFile(files[start, stop], start, stop, keys)
-            except UnprovedError:
+            except FileNotFoundError:
+                raise
+            except (UnprovedError, OSError):
                 continue
         return None
 

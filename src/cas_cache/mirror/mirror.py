@@ -240,7 +240,8 @@ class Mirror:
         rows = ns.find(keys)
         there = rows != ABSENT
         if ids is not None:
-            ids = [one for one, here in zip(ids, there, strict=True) if here]
+            # Others may have noted more rows since the keys were read.
+            ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
         return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
 
     def namespaces(self) -> list[Namespace]:

@@ -1,0 +1,113 @@
+"""``cas-cache export``: vectors as files of other tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cas_cache.cli.options import human_bytes, open_mirror, print_json
+from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, select_namespace, select_views
+from cas_cache.exchange import export as write_export
+
+if TYPE_CHECKING:
+    from cas_cache.mirror import Mirror, Namespace, View
+
+
+@click.command()
+@click.argument("cache")
+@click.argument("target")
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
+@click.option(
+    "-n", "--namespace", "wanted", metavar="ID", help="All of this namespace: its id, or the beginning of it."
+)
+@click.option("--task", help="What this task asked for, in its order.")
+@click.option("--role", help="Of the task's: query or document.")
+@click.option("--model", help="Of the task's: a model's name, or name@revision.")
+@click.option("--subset", help="Of the task's.")
+@click.option("--split", help="Of the task's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def export(
+    cache: str,
+    target: str,
+    *,
+    format_name: str,
+    wanted: str | None,
+    task: str | None,
+    role: str | None,
+    model: str | None,
+    subset: str | None,
+    split: str | None,
+    as_json: bool,
+) -> None:
+    """Write vectors of CACHE's mirror to TARGET, which must not be there.
+
+    npy and mteb make a directory (mteb's NumpyCache opens the second), parquet, arrow and safetensors a file. Of a
+    task, parquet and arrow have every row that it asked for, with its id, the others each once. Every row is proved by
+    its digest before it leaves.
+    """
+    asked = {"role": role, "model": model, "subset": subset, "split": split}
+    if (wanted is None) == (task is None):
+        raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
+    if wanted is not None and any(value is not None for value in asked.values()):
+        raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
+    mirror = open_mirror(cache, None)
+    if task is None:
+        chosen = select_namespace(one_namespace(mirror, wanted))
+    else:
+        chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
+    report = write_export(chosen, target, format_name)
+    if as_json:
+        print_json(report.as_json())
+        return
+    click.echo(f"exported {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
+    click.echo(human_bytes(report.bytes))
+    if report.missing:
+        click.echo(f"left out: {report.missing} rows that the task asked for and that are not here", err=True)
+
+
+def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
+    """Return the namespace of a mirror whose id begins like that.
+
+    Raises:
+        click.UsageError: If there is none, or more than one.
+    """
+    found = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(beginning or "")]
+    if len(found) != 1:
+        raise click.UsageError(
+            f"{len(found)} namespaces of {mirror.directory} begin with {beginning!r}. `cas-cache ls` lists them; "
+            "`cas-cache pull` fetches those that are not here."
+        )
+    return found[0]
+
+
+def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
+    """The task's views that the options choose: all of one namespace."""
+    views = mirror.views.of(task)
+    chosen = [view for view in views if _is_chosen(view, **asked)]
+    if not chosen:
+        there = f"It has {_shown(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        raise click.UsageError(f"Nothing that the task {task} asked for matches. {there}.")
+    if len({view.namespace for view in chosen}) > 1:
+        raise click.UsageError(
+            f"The task {task} asked for rows of several namespaces: {_shown(chosen)}. Choose with --role, --model, "
+            "--subset and --split, or name the --namespace."
+        )
+    return chosen
+
+
+def _is_chosen(view: View, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
+    return (
+        role in (None, view.role)
+        and model in (None, view.model, f"{view.model}@{view.revision}")
+        and subset in (None, view.subset)
+        and split in (None, view.split)
+    )
+
+
+def _shown(views: list[View]) -> str:
+    return ", ".join(
+        sorted(
+            {f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split} ({v.namespace[:12]})" for v in views}
+        )
+    )

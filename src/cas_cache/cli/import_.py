@@ -1,0 +1,176 @@
+"""``cas-cache import mteb``: vectors of mteb's own caches, into a namespace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cas_cache.cli.export import one_namespace
+from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
+from cas_cache.errors import ConfigurationError, NotAMirror
+from cas_cache.exchange import ImportReport, find_folders, plan_import
+from cas_cache.identity import EncoderSpec, canonical_json
+from cas_cache.location import places
+from cas_cache.mirror import Mirror
+from cas_cache.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cas_cache.exchange import OldFolder
+
+
+@click.group(name="import")
+def import_() -> None:
+    """Take vectors that something else stored."""
+
+
+@import_.command()
+@click.argument("directory", metavar="DIR")
+@mirror_options
+@dry_run_option
+@click.option("-n", "--namespace", "wanted", metavar="ID", help="Into this namespace of the mirror; its spec is taken.")
+@click.option("--spec", "spec_file", metavar="FILE", help="The spec, as JSON: what `cas-cache info --json` prints.")
+@click.option("--model", help="Whose vectors they are. mteb did not write that down.")
+@click.option("--revision", help="What pins the model's weights.")
+@click.option("--prompt", default="", help="The literal text that was put before every text.")
+@click.option("--role", type=click.Choice(["query", "document"]), help="Default: what the folders are named.")
+@click.option("--no-role", is_flag=True, help="The vectors are of no role: of a task without queries and documents.")
+@click.option("--param", "params", multiple=True, metavar="K=JSON", help="One of the spec's params. May be repeated.")
+@click.option("--scope", "scope", multiple=True, metavar="K=JSON", help="One of the spec's scope. May be repeated.")
+@click.option("--mteb-1", is_flag=True, help="mteb 1.x wrote the folders, which cannot be seen.")
+@click.option("--accept-unsafe", is_flag=True, help="Also take folders that cannot prove what they hold.")
+def mteb(
+    directory: str,
+    cache: str | None,
+    remote: str | None,
+    *,
+    wanted: str | None,
+    spec_file: str | None,
+    mteb_1: bool,
+    accept_unsafe: bool,
+    dry_run: bool,
+    as_json: bool,
+    **identity: Any,
+) -> None:
+    """Take the vectors of mteb's caches in DIR (NumpyCache, FaissCache, 1.x's TextVectorMap) into CACHE's mirror.
+
+    DIR is what was mteb's cache_path, or a folder in it; it is not changed. The vectors will be hits only under the
+    very spec that an evaluation asks with: evaluate one task with the cache, then name the namespace that it made.
+
+    Exit codes: 0 fine, 1 a folder was refused or is broken, or a failure, 2 usage.
+    """
+    place = places(cache, remote, Settings.read())[0]
+    folders = find_folders(directory)
+    if sum([wanted is not None, spec_file is not None, identity["model"] is not None]) != 1:
+        raise click.UsageError("Say whose vectors these are: --namespace ID, --spec FILE, or --model and --revision.")
+    if identity["model"] is None and any(identity.values()):
+        raise click.UsageError("The options that spell a spec out go with --model; a namespace or a file has its own.")
+    if wanted is not None:
+        spec = one_namespace(open_mirror(cache, remote), wanted).spec
+    else:
+        spec = _spec_of(folders, **identity) if spec_file is None else _spec_in(Path(spec_file))
+    mirror = _mirror_at(place)
+    found = None if mirror is None else mirror.get(spec.namespace)
+    plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
+    if not as_json:
+        click.echo("\n".join(plan.lines()))
+    report = ImportReport(plan)
+    if plan.taken and not dry_run:
+        report = plan.run((mirror or Mirror(place)).namespace(spec))
+    if as_json:
+        print_json({**report.as_json(), "dry_run": dry_run, "mirror": str(place)})
+    else:
+        _print_end(report, dry_run=dry_run)
+    if not plan.clean:
+        raise click.exceptions.Exit(1)
+
+
+def _print_end(report: ImportReport, *, dry_run: bool) -> None:
+    spec = report.plan.spec
+    verb, count = ("would store", report.taken) if dry_run else ("stored", report.stored)
+    role = f", {spec.role}" if spec.role else ""
+    click.echo(f"{verb} {count} vectors of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
+    if "refused" in report.left():
+        click.echo("If you know better than the folders can show: --accept-unsafe.", err=True)
+
+
+def _mirror_at(place: Path | str) -> Mirror | None:
+    """The mirror if it is there; a dry run, or a refusal, makes none."""
+    try:
+        return Mirror(place, create=False)
+    except NotAMirror:
+        directory = Path(place).expanduser()
+        if directory.is_dir() and any(directory.iterdir()):
+            raise
+        return None
+
+
+def _spec_in(path: Path) -> EncoderSpec:
+    """The spec of a file: the document itself, or what `cas-cache info --json` prints."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as err:
+        raise ConfigurationError(
+            f"{path} cannot be read as JSON ({err}). Write it with `cas-cache info CACHE --namespace ID --json`."
+        ) from err
+    inner = document.get("spec") if isinstance(document, dict) else None
+    return EncoderSpec.from_canonical(canonical_json(document if inner is None else inner))
+
+
+def _spec_of(
+    folders: Sequence[OldFolder],
+    *,
+    model: str,
+    revision: str | None,
+    prompt: str,
+    role: str | None,
+    no_role: bool,
+    params: tuple[str, ...],
+    scope: tuple[str, ...],
+) -> EncoderSpec:
+    """The spec that the options spell out; the role is the folders', where all have the same."""
+    if revision is None:
+        raise click.UsageError("--model needs --revision: what pins its weights.")
+    if role is not None and no_role:
+        raise click.UsageError("--role and --no-role exclude each other.")
+    roles = {folder.role for folder in folders}
+    if role is None and not no_role:
+        if len(roles) > 1:
+            raise click.UsageError(
+                "DIR has folders of several roles, and each role is a spec of its own. Name one with --role, then the "
+                "other."
+            )
+        role = next(iter(roles))
+        if role is None:
+            raise click.UsageError(
+                "The folders do not say whether they are of queries or documents. Name one with --role, or --no-role."
+            )
+    return EncoderSpec(
+        model=model,
+        revision=revision,
+        prompt=prompt,
+        role=role,
+        params=_parsed("--param", params),
+        scope=_parsed("--scope", scope),
+    )
+
+
+def _parsed(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        try:
+            if not equals or not key:
+                msg = "no ="
+                raise ValueError(msg)
+            parsed[key] = json.loads(value)
+        except ValueError as err:
+            raise click.BadParameter(
+                f'{pair!r} is not K=JSON, such as truncate_dim=256 or dtype="float32" (with the quotes)',
+                param_hint=option,
+            ) from err
+    return parsed

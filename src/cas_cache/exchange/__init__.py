@@ -1,0 +1,34 @@
+"""Vectors from and to other formats: old caches of mteb in, files that other tools read out.
+
+Nothing here imports mteb or torch; faiss and pyarrow are imported by what needs them, when it runs.
+"""
+
+from cas_cache.exchange.exporting import (
+    FORMATS,
+    FORMATS_WITH_IDS,
+    ExportReport,
+    Selection,
+    export,
+    select_namespace,
+    select_views,
+)
+from cas_cache.exchange.folders import OldFolder, find_folders
+from cas_cache.exchange.import_plan import FolderPlan, ImportPlan, ImportReport
+from cas_cache.exchange.importing import import_mteb, plan_import
+
+__all__ = [
+    "FORMATS",
+    "FORMATS_WITH_IDS",
+    "ExportReport",
+    "FolderPlan",
+    "ImportPlan",
+    "ImportReport",
+    "OldFolder",
+    "Selection",
+    "export",
+    "find_folders",
+    "import_mteb",
+    "plan_import",
+    "select_namespace",
+    "select_views",
+]

@@ -1,0 +1,73 @@
+"""Arrow and Parquet files: a row for each vector, ``key`` in hex, ``id`` if known, ``vector`` of fixed size.
+
+The schema's metadata has the encoder spec's canonical JSON under ``cas_cache.spec``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cas_cache.exchange.exporting import Selection
+
+
+def write_parquet(selection: Selection, path: Path) -> None:
+    """Write a Parquet file, a row group for each chunk."""
+    _require_pyarrow("parquet")
+    import pyarrow.parquet as pq
+
+    schema = _schema(selection)
+    # Neither keys nor the numbers of vectors repeat: a dictionary of them costs more than it saves.
+    options = {"compression": "zstd", "use_dictionary": False}
+    with path.open("xb") as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for batch in _batches(selection, schema):
+            writer.write_batch(batch)
+
+
+def write_arrow(selection: Selection, path: Path) -> None:
+    """Write an Arrow IPC file (Feather version 2), not compressed: readers may map it."""
+    _require_pyarrow("arrow")
+    import pyarrow as pa
+
+    schema = _schema(selection)
+    with path.open("xb") as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in _batches(selection, schema):
+            writer.write_batch(batch)
+
+
+def _require_pyarrow(format_name: str) -> None:
+    try:
+        import pyarrow as pa  # noqa: F401
+    except ImportError as err:
+        raise MissingDependency(
+            f"The format {format_name} needs pyarrow, which is not installed. Do: pip install pyarrow"
+        ) from err
+
+
+def _schema(selection: Selection) -> Any:
+    import pyarrow as pa
+
+    spec = selection.namespace.spec
+    number = pa.field("item", pa.from_numpy_dtype(selection.dtype), nullable=False)
+    columns = [pa.field("key", pa.string(), nullable=False)]
+    if selection.ids is not None:
+        columns.append(pa.field("id", pa.string()))
+    columns.append(pa.field("vector", pa.list_(number, selection.namespace.shape[0]), nullable=False))
+    return pa.schema(columns, {"cas_cache.spec": spec.canonical(), "cas_cache.namespace": spec.namespace})
+
+
+def _batches(selection: Selection, schema: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    for keys, vectors, ids in selection.chunks():
+        columns = [pa.array([key.tobytes().hex() for key in keys], pa.string())]
+        if ids is not None:
+            columns.append(pa.array(ids, pa.string()))
+        numbers = pa.array(vectors.reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("vector").type))
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,328 @@
+"""Take the vectors of old mteb caches into a namespace.
+
+Three steps: find and read the folders, plan, run. A plan says of every key of every folder whether it is taken, and if
+not, why. What is provably wrong (no vector, another text's, a cut file) is never taken. What the folder cannot prove
+(that its rows were prepared once, that no second writer was there) is refused unless the caller accepts it. That the
+vectors are the spec's is the caller's word: mteb writes neither model nor revision nor prompt down.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.cache import EmbeddingCache
+from cas_cache.errors import IdentityError
+from cas_cache.exchange.faiss_cache import read_faiss_cache
+from cas_cache.exchange.folders import Broken, OldFolder, OldRows, find_folders
+from cas_cache.exchange.import_plan import CHUNK_BYTES, LEFT, FolderPlan, ImportPlan, ImportReport, chunks_of
+from cas_cache.exchange.numpy_cache import read_numpy_cache
+from cas_cache.identity import KEY_BYTES, EncoderSpec, first_of_each
+from cas_cache.mirror.index import ABSENT
+from cas_cache.rows import finite_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Mirror, Namespace
+
+TOLERANCE = 0.03
+"""Two vectors of one text are one encoder's if their distance is at most this part of their length: a cosine of 0.9995.
+Batches, padding and half precision stay below, other prompts and titles that count twice above."""
+
+TEXT_KEY = re.compile("[0-9a-f]{64}")
+SPEC_FILE = "spec.json"
+"""What `export` puts beside the files of mteb's: whose vectors they are."""
+
+PREPARED_TWICE = (
+    "mteb 2.x wrote it: its wrapper prepares rows a second time before it encodes them, so vectors of documents with "
+    "titles and of queries with instructions are those of other texts than their keys say"
+)
+UNKNOWN_VERSION = (
+    "its files do not show whether mteb 1.x or 2.x wrote it, and 2.x prepared rows twice; if it was 1.x, say so: "
+    "--mteb-1, mteb_1=True"
+)
+BOTH_ROLES = (
+    "mteb 1.x kept queries and documents in one folder: among its vectors may be those of the other role, made with "
+    "another prompt"
+)
+SCOPED = (
+    "the encoder's vectors are known to be one subset's and split's of one task alone, and the folder holds those of "
+    "all its task's"
+)
+HALF = (
+    "all its numbers fit float16, and nothing is here yet to tell the encoder's own dtype: evaluate one task with the "
+    "cache first, then the namespace knows it"
+)
+
+
+def import_mteb(
+    into: EmbeddingCache | Mirror,
+    directory: str | Path,
+    spec: EncoderSpec,
+    *,
+    accept_unsafe: bool = False,
+    mteb_1: bool = False,
+    dry_run: bool = False,
+) -> ImportReport:
+    """Take the vectors of mteb's caches at and below a directory. Nothing is changed there.
+
+    Args:
+        into: The cache, or its mirror. What is stored goes up with the next push.
+        directory: mteb's ``cache_path``, or a folder in it.
+        spec: Whose vectors they are. mteb will find them again if this is what `cas_cache.mteb.spec_of` gives for the
+            model, the task and the role, or the spec of a namespace that an evaluation made.
+        accept_unsafe: Also take folders that cannot prove what they hold.
+        mteb_1: mteb 1.x wrote the folders, which cannot be seen.
+        dry_run: Only say what would be done.
+
+    Raises:
+        ConfigurationError: If there is no cache of mteb, or it changes meanwhile.
+        IdentityError: If the spec's vectors are not of texts alone.
+        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+    """
+    mirror = into.mirror if isinstance(into, EmbeddingCache) else into
+    namespace = mirror.get(spec.namespace)
+    plan = plan_import(find_folders(directory), spec, namespace, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
+    if dry_run or not plan.taken:
+        return ImportReport(plan)
+    return plan.run(mirror.namespace(spec))
+
+
+def plan_import(
+    folders: Sequence[OldFolder],
+    spec: EncoderSpec,
+    namespace: Namespace | None,
+    *,
+    accept_unsafe: bool = False,
+    mteb_1: bool = False,
+) -> ImportPlan:
+    """Read folders, and say what of them would be taken into a namespace. Nothing is changed.
+
+    Args:
+        folders: From `find_folders`.
+        spec: Whose vectors they are.
+        namespace: What is here of that spec; None if there is nothing.
+        accept_unsafe: Also take folders that cannot prove what they hold.
+        mteb_1: mteb 1.x wrote the folders.
+
+    Raises:
+        IdentityError: If the spec's vectors are not of texts alone.
+        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+    """
+    if spec.fields != ("text",):
+        raise IdentityError(
+            f"The vectors of this spec are of {', '.join(spec.fields)}, and the keys of mteb's caches are those of "
+            "texts alone: what else a vector was made of is not known. Only specs whose fields are ['text'] can be "
+            "imported into; evaluate the others again."
+        )
+    if namespace is not None and not namespace.rows:
+        namespace = None
+    dtype = np.dtype(np.float32) if namespace is None or namespace.dtype is None else namespace.dtype
+    plans = [_read(folder, spec, mteb_1=mteb_1) for folder in folders]
+    _check_dimensions(plans, namespace)
+    for plan in plans:
+        _choose(plan, namespace, dtype)
+        if not accept_unsafe and plan.refused:
+            plan.close("refused")
+    _compare_folders(plans)
+    for plan in plans:
+        if not accept_unsafe and plan.refused:
+            plan.close("refused")
+    return ImportPlan(spec, dtype, plans, accept_unsafe)
+
+
+def _read(folder: OldFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
+    """Open a folder, and judge it as a whole."""
+    plan = FolderPlan(folder, passed_over=_not_meant(folder, spec))
+    if plan.passed_over is not None:
+        return plan
+    found = _rows_of(folder)
+    if isinstance(found, Broken):
+        plan.broken, plan.total = found.why, found.keys
+        if found.keys:
+            plan.left["broken"] = found.keys
+        return plan
+    plan.rows, plan.total = found, len(found.names)
+    if folder.backend == "faiss" or folder.role is not None:
+        plan.refused.append(PREPARED_TWICE)
+    elif not mteb_1:
+        plan.refused.append(UNKNOWN_VERSION)
+    elif spec.role is not None:
+        plan.refused.append(BOTH_ROLES)
+    if folder.experiment is not None:
+        plan.refused.append(
+            f"it is of settings that mteb named {folder.experiment!r}: whether they are the spec's cannot be seen"
+        )
+    if spec.scope:
+        plan.refused.append(SCOPED)
+    return plan
+
+
+def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
+    """Why a folder is another encoder's, by its path or its spec; None if nothing says so."""
+    task = spec.scope.get("task")
+    if folder.role is not None and folder.role != spec.role:
+        return f"it is of the role {folder.role}, and the spec of {spec.role or 'none'}"
+    if folder.experiment is not None and not folder.named:
+        return "it is of settings that are not mteb's default; to import it, name it as the directory"
+    if task is not None and task != folder.task:
+        return f"it is of the task {folder.task}, and the spec's vectors are {task}'s alone"
+    if (folder.path / SPEC_FILE).exists() and _spec_in(folder.path) != spec:
+        return f"its {SPEC_FILE} says that its vectors are another encoder's"
+    return None
+
+
+def _rows_of(folder: OldFolder) -> OldRows | Broken:
+    """Open a folder."""
+    if folder.backend == "both":
+        return Broken("it has the files of two backends and one index, which cannot be both's")
+    return read_faiss_cache(folder.path) if folder.backend == "faiss" else read_numpy_cache(folder.path)
+
+
+def _spec_in(folder: Path) -> EncoderSpec | None:
+    try:
+        return EncoderSpec.from_canonical((folder / SPEC_FILE).read_bytes())
+    except IdentityError:
+        return None
+
+
+def _check_dimensions(plans: list[FolderPlan], namespace: Namespace | None) -> None:
+    """Find vectors of another length than the namespace's, or, if it has none, than each other's."""
+    lengths = {plan.rows.dimension for plan in plans if plan.rows is not None}
+    for plan in plans:
+        if plan.rows is None:
+            continue
+        if namespace is not None and namespace.shape != (plan.rows.dimension,):
+            plan.broken = f"its vectors have the shape ({plan.rows.dimension},), those here {namespace.shape}"
+        elif namespace is None and len(lengths) > 1:
+            plan.broken = f"the folders have vectors of {sorted(lengths)} numbers: they are several encoders'"
+
+
+def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> None:
+    """Judge every row of a folder."""
+    if plan.rows is None:
+        return
+    names, at = plan.rows.names, plan.rows.at
+    texts = np.array([TEXT_KEY.fullmatch(name) is not None for name in names], np.bool_)
+    _, group, sizes = np.unique(at, return_inverse=True, return_counts=True)
+    keys = bytes.fromhex("".join(name if is_text else "0" * 64 for name, is_text in zip(names, texts, strict=True)))
+    order = np.argsort(at, kind="stable")
+    plan.keys, plan.at = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)[order], at[order]
+    texts, shared = texts[order], (sizes[group] > 1)[order]
+    if plan.broken is not None:
+        plan.close("broken")
+        plan.refused.clear()
+        return
+    beyond = plan.at >= plan.rows.rows
+    plan.leave("not_a_text", ~texts)
+    shared, beyond = shared[texts], beyond[texts]
+    plan.leave("beyond_file", beyond)
+    plan.leave("shared_row", shared[~beyond])
+    halves = _judge_rows(plan, namespace, dtype)
+    if plan.left.get("differs"):
+        plan.refused.append(f"{plan.left['differs']} of its vectors differ from those that are here of the same texts")
+    if namespace is None and halves and len(plan.at):
+        plan.refused.append(HALF)
+    nameless = _rows_without_key(plan.rows)
+    if nameless:
+        plan.refused.append(
+            f"{nameless} rows that hold vectors have no key: a run was killed, or two wrote at once, and then vectors "
+            "may be under each other's keys"
+        )
+
+
+def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
+    """Leave the rows that are no vectors, or here; return whether all others fit float16."""
+    reasons = np.zeros(len(plan.at), np.int64)
+    names = list(LEFT)
+    halves = True
+    for part in chunks_of(plan):
+        vectors = plan.rows.take(plan.at[part]) if plan.rows is not None else np.empty((0, 0), np.float32)
+        finite, zero = finite_rows(vectors), ~vectors.any(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            fits = (vectors.astype(dtype).astype(np.float32) == vectors).all(axis=1)
+            halves = halves and bool((vectors.astype(np.float16) == vectors)[finite].all())
+        found = np.full(len(vectors), names.index("here"))
+        if namespace is not None:
+            rows = namespace.find(plan.keys[part])
+            here = rows != ABSENT
+            alike = _alike(vectors[here], namespace.take(rows[here]))
+            found[np.flatnonzero(here)[~alike]] = names.index("differs")
+        else:
+            here = np.zeros(len(vectors), np.bool_)
+        judged = [
+            (zero, names.index("zero")),
+            (~finite, names.index("not_finite")),
+            (~fits, names.index("other_dtype")),
+        ]
+        reason = np.where(here, found, -1)
+        for which, number in reversed(judged):
+            reason[which] = number
+        reasons[part] = reason
+    for number in sorted({int(n) for n in reasons if n >= 0}):
+        which = reasons == number
+        plan.leave(names[number], which)
+        reasons = reasons[~which]
+    return halves
+
+
+def _rows_without_key(rows: OldRows) -> int:
+    """How many rows of the file hold something and have no key: the room that mteb makes ahead is zero."""
+    named = np.zeros(rows.rows, np.bool_)
+    named[rows.at[rows.at < rows.rows]] = True
+    spare = np.flatnonzero(~named)
+    step = max(1, CHUNK_BYTES // (4 * rows.dimension))
+    return sum(int(rows.take(spare[at : at + step]).any(axis=1).sum()) for at in range(0, len(spare), step))
+
+
+def _compare_folders(plans: list[FolderPlan]) -> None:
+    """Take a key that several folders have from the first; where their vectors differ, refuse both folders."""
+    if not plans:
+        return
+    owner = np.repeat(np.arange(len(plans)), [len(plan.at) for plan in plans])
+    keys, at = np.concatenate([plan.keys for plan in plans]), np.concatenate([plan.at for plan in plans])
+    first, which = first_of_each(keys)
+    original = first[which] if len(keys) else which
+    again = np.flatnonzero(original != np.arange(len(keys)))
+    differs = np.zeros(len(keys), np.bool_)
+    for start in range(0, len(again), 4096):
+        some = again[start : start + 4096]
+        alike = _alike(*(_gathered(plans, owner[these], at[these]) for these in (some, original[some])))
+        differs[some[~alike]] = True
+    repeats = np.zeros(len(keys), np.bool_)
+    repeats[again] = True
+    apart = {(int(owner[here]), int(owner[original[here]])) for here in np.flatnonzero(differs)}
+    for here, other in apart:
+        for one, two in ((here, other), (other, here)):
+            plans[one].refused.append(f"vectors of the same texts differ from those in {plans[two].folder.path}")
+    for number, plan in enumerate(plans):
+        mine = owner == number
+        plan.leave("differs", differs[mine])
+        plan.leave("other_folder", repeats[mine][~differs[mine]])
+
+
+def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The vectors of rows of several folders."""
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for number in np.unique(owner):
+        rows = plans[number].rows
+        for position, vector in zip(
+            np.flatnonzero(owner == number), rows.take(at[owner == number]) if rows else (), strict=True
+        ):
+            vectors[int(position)] = vector
+    return np.stack([vectors[position] for position in range(len(owner))])
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each pair of vectors is one encoder's, but for rounding."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    longer = np.maximum(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    with np.errstate(invalid="ignore"):
+        alike: NDArray[np.bool_] = np.linalg.norm(one - other, axis=1) <= TOLERANCE * longer
+    return alike

@@ -1,0 +1,57 @@
+"""mteb's `NumpyCache`, and 1.x's `TextVectorMap`, whose files are the same.
+
+``vectors.npy`` is no ``.npy`` file: raw float32, row after row, made with room for 100,000 rows and doubled as it
+fills. Rows that were never stored are zero. The length of a row is in ``dimension`` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cas_cache.exchange.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LONGEST_VECTOR = 10**6
+
+
+def read_numpy_cache(folder: Path) -> OldRows | Broken:
+    """Return what a folder's files say, or why nothing of it can be trusted."""
+    stamp = stamp_of(folder)
+    index = read_index(folder)
+    if isinstance(index, Broken):
+        return index
+    names, at = index
+    dimension = _dimension(folder)
+    if dimension is None:
+        return Broken(f"the file {DIMENSION} is missing or holds no length of a vector", len(names))
+    try:
+        size = (folder / NUMPY_VECTORS).stat().st_size
+    except FileNotFoundError:
+        return Broken(f"it has no {NUMPY_VECTORS}", len(names))
+    rows, rest = divmod(size, 4 * dimension)
+    if rest or not rows:
+        return Broken(
+            f"{NUMPY_VECTORS} has {size} bytes, which are no whole rows of {dimension} float32: the file is cut, or "
+            f"{DIMENSION} is another cache's",
+            len(names),
+        )
+    vectors = np.memmap(folder / NUMPY_VECTORS, "<f4", "r", shape=(rows, dimension))
+
+    def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors[wanted], np.float32)
+
+    return OldRows(names, at, rows, dimension, take, stamp)
+
+
+def _dimension(folder: Path) -> int | None:
+    try:
+        dimension = int((folder / DIMENSION).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return dimension if 0 < dimension <= LONGEST_VECTOR else None
