@@ -445,6 +445,33 @@ def test_a_column_put_back_and_grown_otherwise(tmp_path: Path, monkeypatch: pyte
     assert len(check_all(Mirror(tmp_path).namespace(SPEC))) == ROWS
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    """An eviction that left the index behind: rows are where they are now, and what went can come back."""
+    monkeypatch.setattr(index_file, "SAMPLES", 2)
+    keys = keys_for(range(48))
+    ns = Mirror(tmp_path).namespace(SPEC)
+    for pack, start in (("a", 0), ("b", 16), ("c", 32)):
+        ns.append(keys[start : start + 16], vectors_for(keys[start : start + 16]), pack=pack, upto=(16, 16))
+        if start == 16:
+            kept = {path.name: path.read_bytes() for path in ns.folder.glob("index.*")}
+    kept |= {path.name: path.read_bytes() for path in ns.folder.glob("index.*")}
+    assert set(kept) == {"index.0-32", "index.0-48"}
+    folder = ns.folder
+    del ns
+    gone = "a" if first else "b"
+    assert namespace_of(tmp_path).evict([gone])
+    assert names(folder) == []
+    for name, data in kept.items():
+        (folder / name).write_bytes(data)
+    ns = namespace_of(tmp_path)
+    assert len(check_all(ns)) == 32
+    evicted = keys[:16] if first else keys[16:32]
+    assert (ns.find(evicted) == ABSENT).all()
+    assert ns.append(evicted, vectors_for(evicted)) == 16
+    assert len(check_all(namespace_of(tmp_path))) == 48
+
+
 def test_readers_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an index that is missing, stale or damaged, in a directory that refuses everything."""
     keys = keys_for(range(ROWS))

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.options import cache_options, human_bytes, open_repository, print_json
+from cas_cache.cli.options import cache_options, human_bytes, open_mirror, open_repository, print_json
+from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
 
 if TYPE_CHECKING:
+    from cas_cache.mirror import Mirror
     from cas_cache.repository.findings import CheckReport
 
 WHOLE = 100.0
@@ -37,6 +39,7 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     callback=_part,
     help="With --read-data: read the data of this part of the packs only, such as 1%. The same packs each time.",
 )
+@click.option("--mirror", is_flag=True, help="Check CACHE's mirror, not the repository.")
 def check(
     cache: str | None,
     remote: str | None,
@@ -44,12 +47,20 @@ def check(
     *,
     read_data: bool,
     sample: float | None,
+    mirror: bool,
     as_json: bool,
 ) -> None:
     """Compare what CACHE's repository holds with what it says. Nothing is written, here or there.
 
+    With --mirror it is CACHE's mirror that is checked: every row against its digest.
+
     Exit codes: 0 nothing but notes, 1 findings that cost rows or should be mended, or a failure, 2 usage.
     """
+    if mirror:
+        if read_data or sample is not None:
+            raise click.UsageError("--mirror reads all rows; --read-data and --sample are for a repository.")
+        _check_mirror(open_mirror(cache, remote), as_json=as_json)
+        return
     if sample is not None and not read_data:
         raise click.UsageError("--sample is a part of the data; add --read-data.")
     repository = open_repository(cache, remote, storage_options, verb="check")
@@ -58,6 +69,19 @@ def check(
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
     else:
         _print(repository.url, report)
+    if not report.clean:
+        raise click.exceptions.Exit(1)
+
+
+def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
+    """Prove all rows of a mirror; exit with 1 if something is wrong."""
+    report = check_mirror(mirror)
+    if as_json:
+        print_json({"mirror": str(mirror.directory), **report.as_json()})
+    else:
+        for found in report.findings:
+            click.echo(f"{found.kind}: {found.namespace}: {found.what}")
+        click.echo(f"checked {report.namespaces} namespaces, {report.rows} rows: {len(report.findings)} findings")
     if not report.clean:
         raise click.exceptions.Exit(1)
 

@@ -10,6 +10,7 @@ is sorted anew from the column, so it costs time and never a row.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 ABSENT = -1
 
@@ -92,6 +95,7 @@ class KeyIndex:
             try:
                 _search(run, wanted, keys, order, prefixes, found)
             except UnprovedError:
+                logger.info("the index %r of %s is damaged: its rows are sorted anew", run, self._folder)
                 anew = self._runs[place] = Run.of(keys, run.start, run.stop)
                 _search(anew, wanted, keys, order, prefixes, found)
         return found
@@ -114,7 +118,8 @@ class KeyIndex:
         keys = np.asarray(keys)
         try:
             self._runs = [_saved(self._folder, group, keys) for group in _groups(self._runs)]
-        except OSError:
+        except OSError as err:
+            logger.info("the index of %s is kept in memory only: %s", self._folder, err)
             return
         kept = {(run.start, run.stop) for run in self._runs if run.saved}
         self._remove(lambda start, stop: (start, stop) not in kept)
@@ -148,7 +153,7 @@ class KeyIndex:
             except FileNotFoundError:
                 raise
             except (UnprovedError, OSError):
-                continue
+                logger.info("%s is no index of these rows: passed over", files[start, stop])
         return None
 
     def _remove(self, unwanted: Callable[[int, int], bool]) -> None:

@@ -110,6 +110,13 @@ class Namespace:
         """(rows, 32) uint8, mapped read-only."""
         return self._table.keys
 
+    def columns(self, most_rows: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]]:
+        """Yield (first row, keys, vectors, digests) of all rows as they lie, so many at a time, not proved."""
+        keys, vectors, digests = self._table.keys, self._table.vectors, self._table.digests
+        for first in range(0, len(keys), most_rows):
+            part = slice(first, first + most_rows)
+            yield first, keys[part], vectors[part], digests[part]
+
     def refresh(self) -> None:
         """Take in what other processes have committed."""
         with self._handle:
@@ -305,8 +312,8 @@ class Namespace:
             return False
         with self._locked(), self._handle:
             state, runs = self._table.state.evicted(packs)
-            self._table.rewrite(runs, state)
             self._index.prune(0)
+            self._table.rewrite(runs, state)
             self._memo.clear()
         self._use.release()
         return True

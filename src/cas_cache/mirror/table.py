@@ -156,7 +156,7 @@ class Table:
         Raises:
             MirrorWriteError: If the disk is full or refuses; the table is as it was.
         """
-        old = self._mapped()
+        old: tuple[NDArray[Any], ...] = self._mapped()
         try:
             for column, values in zip(self._columns(state, NEW), old, strict=True):
                 column.path.unlink(missing_ok=True)
