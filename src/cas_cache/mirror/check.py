@@ -98,8 +98,8 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if wrong:
         what = (
             f"{len(wrong)} of {ns.rows} rows do not agree with their digests, the first is row {wrong[0]}. None of "
-            f"them is served. Delete {ns.folder}: what was pushed comes back with `cas-cache pull`, the rest is encoded "
-            "anew."
+            f"them is served. Delete {ns.folder}: what was pushed comes back with `cas-cache pull`, the rest is "
+            "encoded anew."
         )
         report.findings.append(MirrorFinding(ns.spec.namespace, "rows", len(wrong), what))
     repeats = ns.rows - len(first_of_each(ns.keys)[0])
