@@ -7,7 +7,7 @@ so compaction ends, and whoever runs it twice finds nothing to do.
 Anyone may run it at any time. Two that merge the same packs at once both make a right merge; the later one mostly sees
 the other's and takes its own back, else some rows are there twice. Who is killed leaves objects that nothing names.
 
-Rows pass through temporary files: a merge is as large as a pack, and memory holds a chunk of it and 40 bytes a row.
+Rows pass through a temporary file: a merge is as large as a pack, and memory holds a chunk of it and 40 bytes a row.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -217,7 +215,7 @@ def _merged_or_gone(
 
 
 class _Spool:
-    """The rows of several packs in temporary files, as the rows of one pack.
+    """The rows of several packs in a temporary file, as the rows of one pack.
 
     Attributes:
         packs: Ids of the packs that were added whole.
@@ -233,17 +231,15 @@ class _Spool:
         self._parts: list[tuple[NDArray[np.uint8], NDArray[np.uint64]]] = []
         self._chosen: NDArray[np.int64] | None = None
         self._vectors: NDArray[Any] | None = None
-        self._resources = ExitStack()
+        # Without a name: it goes with this process, however that ends.
+        self._file = tempfile.TemporaryFile(prefix="cas-cache-")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
-        folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="cas-cache-")))
-        self._path = folder / "vectors"
-        self._file = self._resources.enter_context(self._path.open("xb"))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._vectors = None
-        self._resources.close()
+        self._file.close()
 
     def add(self, repository: Repository, pack: str, manifest: Manifest) -> None:
         """Take in the rows of a pack, verified.
@@ -274,7 +270,7 @@ class _Spool:
         distinct, _ = first_of_each(self._keys)
         self.rows = len(distinct)
         self._chosen = None if self.rows == len(self._keys) else distinct
-        self._vectors = np.memmap(self._path, self.dtype, "r", shape=(len(self._keys), *self.shape))
+        self._vectors = np.memmap(self._file, self.dtype, "r", shape=(len(self._keys), *self.shape))
 
     def column(self, array: str, start: int, stop: int) -> NDArray[Any]:
         """See `PackRows.column`."""
