@@ -2,9 +2,10 @@
 
 A test that knows only a key can say what its vector must be, bit for bit; so a row that was lost, mixed up or torn
 is seen whoever wrote it. As a script: ``mirror_rows.py DIRECTORY SEED ITEMS ROUNDS`` appends random overlapping batches
-and prints a line after each commit.
+and prints a line after each commit; with ROUNDS 0 it reads instead, until its input is closed.
 """
 
+import select
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +46,19 @@ def check_all(ns: Namespace) -> dict[bytes, int]:
     return {key.tobytes(): row for row, key in enumerate(keys)}
 
 
+def read(directory: str) -> None:
+    """Check all rows again and again: they are right, and none that was seen goes or moves."""
+    ns = Mirror(directory).namespace(SPEC)
+    print("ready", flush=True)
+    seen: dict[bytes, int] = {}
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        ns.refresh()
+        rows = check_all(ns)
+        assert seen.items() <= rows.items(), "a row that was seen is gone, or has moved"
+        seen = rows
+    print(len(seen), flush=True)
+
+
 def main(directory: str, seed: int, items: int, rounds: int) -> None:
     """Append `rounds` random batches out of `items` items."""
     random = np.random.default_rng(seed)
@@ -58,4 +72,7 @@ def main(directory: str, seed: int, items: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    if int(sys.argv[4]):
+        main(sys.argv[1], *map(int, sys.argv[2:]))
+    else:
+        read(sys.argv[1])

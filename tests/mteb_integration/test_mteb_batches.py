@@ -1,6 +1,8 @@
 """A loader's dataset as a batch: one hash over its Arrow buffers stands for its rows, and only for them."""
 
+import errno
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 
+from cas_cache.errors import DataWarning, MirrorWriteError
 from cas_cache.identity import keys_of_rows
 from cas_cache.mteb import CachedEmbeddingWrapper, internals
 from mteb_integration.mteb_encoders import TitleBodyEncoder
@@ -132,3 +135,29 @@ def test_chunks_are_selected_without_a_hash_of_their_positions(tmp_path: Path, m
         wrapper.encode(loader, task_metadata=META, hf_split="test", hf_subset="default")
     assert [indices for indices, _ in calls] == [range(2), [0, 1, 4, 5], range(6, 10), range(10, 12)]
     assert None not in {fingerprint for _, fingerprint in calls}
+
+
+def test_a_mirror_that_may_not_be_written_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the view is not noted is a warning; a disk that is full is an error."""
+    rows = Dataset.from_dict({"text": ["a", "b"]})
+
+    def ask() -> Any:
+        wrapper = CachedEmbeddingWrapper(TitleBodyEncoder(), tmp_path / "cache")
+        return wrapper.encode(DataLoader(rows), task_metadata=META, hf_split="test", hf_subset="other")
+
+    first = ask()
+    (tmp_path / "cache" / META.name).rename(tmp_path / "away")
+
+    def refuses(number: int) -> Any:
+        def mkdir(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return mkdir
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuses(errno.EROFS))
+        with pytest.warns(DataWarning, match="is not noted"):
+            np.testing.assert_array_equal(ask(), first)
+        patch.setattr(Path, "mkdir", refuses(errno.ENOSPC))
+        with pytest.raises(MirrorWriteError):
+            ask()

@@ -7,9 +7,12 @@ chunk is committed before the next; the dtype is the encoder's on every run.
 
 from __future__ import annotations
 
+import errno
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from cas_cache.cache import EmbeddingCache
+from cas_cache.errors import DataWarning, MirrorWriteError
 from cas_cache.identity.spec import check_pinned
 from cas_cache.mirror import View
 from cas_cache.mteb import internals
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.stats import Stats
+
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a mirror answers that may be read and not written."""
 
 
 class CachedEmbeddingWrapper:
@@ -166,7 +173,13 @@ class CachedEmbeddingWrapper:
         else:
             has_text = "text" in internals.column_names(dataset)
             text_keys = internals.batch_of_dataset(dataset, ("text",)).keys if has_text else None
-        self.cache.mirror.views.record(view, batch.keys, text_keys, internals.ids_of_dataset(dataset))
+        try:
+            self.cache.mirror.views.record(view, batch.keys, text_keys, internals.ids_of_dataset(dataset))
+        except MirrorWriteError as err:
+            if not (isinstance(err.__cause__, OSError) and err.__cause__.errno in READ_ONLY):
+                raise
+            # The vectors are right; what is lost is that `TextVectorMap` and `export` know what the task asked for.
+            warnings.warn(f"What {view.task} asked for is not noted: {err}", DataWarning, stacklevel=3)
         if batch.digest is not None:
             self._recorded.add((view, batch.digest))
 
