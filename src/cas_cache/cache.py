@@ -266,7 +266,9 @@ class EmbeddingCache:
         """
         repository = self._remote("push to")
         if self.read_only:
-            raise ConfigurationError("The cache is read-only: nothing is pushed. Open it with read_only=False.")
+            raise ConfigurationError(
+                "The cache is read-only: nothing is pushed. Open it with read_only=False, or unset CAS_CACHE_READ_ONLY."
+            )
         wanted = _checked(namespaces)
         if rebind:
             self.mirror.rebind()
@@ -359,7 +361,9 @@ class EmbeddingCache:
                 f"There is no remote to {verb}. Name one: remote=, on the command line --remote, or CAS_CACHE_REMOTE."
             )
         if self.offline:
-            raise ConfigurationError(f"The cache is offline: there is nothing to {verb}. Open it with offline=False.")
+            raise ConfigurationError(
+                f"The cache is offline: there is nothing to {verb}. Open it with offline=False, or unset CAS_CACHE_OFFLINE."
+            )
         return self.repository
 
     def _automatic(self, action: Callable[[], object], expected: tuple[type[Exception], ...]) -> None:

@@ -63,7 +63,7 @@ def check(
         return
     if sample is not None and not read_data:
         raise click.UsageError("--sample is a part of the data; add --read-data.")
-    repository = open_repository(cache, remote, storage_options, verb="check")
+    repository = open_repository(cache, remote, storage_options, verb="check", writes=False)
     report = check_repository(repository, read_data=read_data, sample=1.0 if sample is None else sample)
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})

@@ -49,7 +49,7 @@ def compact(
 
     Exit codes: 0 fine, 1 packs that do not verify were left as they are, or a failure, 2 usage.
     """
-    repository = open_repository(cache, remote, storage_options, verb="compact")
+    repository = open_repository(cache, remote, storage_options, verb="compact", writes=True)
     wanted = [full_namespace(repository, namespace) for namespace in namespaces] or None
     report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run)
     if as_json:

@@ -14,9 +14,11 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
+from cas_cache.errors import RepositoryError
 from cas_cache.repository.drop import drop as drop_namespace
 
 if TYPE_CHECKING:
+    from cas_cache.repository import Repository
     from cas_cache.repository.drop import DropReport
 
 
@@ -40,17 +42,28 @@ def drop(
     """Delete a namespace, with all its vectors, from CACHE's repository. Mirrors keep what they have."""
     if as_json and not (yes or dry_run):
         raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
-    repository = open_repository(cache, remote, storage_options, verb="drop from")
+    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=True)
     namespace = full_namespace(repository, namespace)
-    report = drop_namespace(repository, namespace, force=force, dry_run=True)
-    if not (dry_run or yes):
-        click.confirm(f"Delete {_told(report)} from {repository.url} for everybody?", abort=True)
+    report = drop_namespace(repository, namespace, dry_run=True)
+    ask = not (dry_run or yes) and (report.is_idle or force)
+    if ask and not click.confirm(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?"):
+        click.echo("Nothing was deleted.")
+        raise click.exceptions.Exit(1)
     if not dry_run:
         report = drop_namespace(repository, namespace, force=force)
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+
+
+def _spec(repository: Repository, namespace: str) -> str:
+    """Whose vectors these are, for the one who is asked."""
+    try:
+        spec = repository.spec(namespace)
+    except RepositoryError:
+        return "whose spec cannot be read"
+    return f"the vectors of {spec.model}@{spec.revision}, role {spec.role}, for everybody"
 
 
 def _told(report: DropReport) -> str:

@@ -16,9 +16,11 @@ UNITS["TI"] = 2**40
 def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     """Return "50GB", "500M" or "1GiB" as bytes."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", value.strip())
-    unit = match[2].upper().removesuffix("B") if match else "?"
-    if not match or unit not in UNITS:
+    unit = match[2].upper() if match else "?"
+    # A number alone is a forgotten unit, which would leave nothing.
+    if not match or unit.removesuffix("B") not in UNITS or not (unit or float(match[1]) == 0):
         raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
+    unit = unit.removesuffix("B")
     return int(float(match[1]) * UNITS[unit])
 
 
@@ -29,7 +31,8 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 def evict(cache: str | None, remote: str | None, *, max_size: int, dry_run: bool, as_json: bool) -> None:
     """Make CACHE's mirror smaller: the packs that were used longest ago go.
 
-    They stay in the repository, and come back when a run misses them. Rows that wait to be pushed stay; so do
+    What is in the repository comes back when a run misses it; `cas-cache pull` says before whether something is not
+    there any more. Rows that wait to be pushed stay; so do
     namespaces that other processes have open.
 
     Exit codes: 0 fine, 1 the mirror is still larger, or a failure, 2 usage.
@@ -39,8 +42,10 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, dry_run: bool
         print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
     else:
         did = "would evict" if dry_run else "evicted"
-        for it in report.evicted:
-            click.echo(f"{did} {it.pack} of {it.namespace}: {it.rows} rows, {human_bytes(it.bytes)}")
+        for namespace in dict.fromkeys(it.namespace for it in report.evicted):
+            mine = [it for it in report.evicted if it.namespace == namespace]
+            rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
+            click.echo(f"{did} {len(mine)} packs of {namespace}: {rows} rows, {human_bytes(size)}")
         for namespace in report.in_use:
             click.echo(f"left as it is, because others have it open: {namespace}", err=True)
         click.echo(

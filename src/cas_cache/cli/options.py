@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import ConfigurationError, NotAMirror
+from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
@@ -18,6 +18,9 @@ from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.sync import Report
+
+MOST_NAMED = 10
+"""Namespaces named in an error."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -47,13 +50,13 @@ def dry_run_option(command: _F) -> _F:
 
 
 def open_repository(
-    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, verb: str
+    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, verb: str, writes: bool
 ) -> Repository:
     """Return the repository that the options name; no request is made.
 
     Raises:
         click.UsageError: If they name none.
-        ConfigurationError: If the cache is offline.
+        ConfigurationError: If the cache is offline, or read-only and the command `writes`.
     """
     settings = Settings.read()
     _, url = places(cache, remote, settings)
@@ -64,6 +67,8 @@ def open_repository(
         )
     if settings.offline:
         raise ConfigurationError(f"The cache is offline: there is nothing to {verb}. Unset CAS_CACHE_OFFLINE.")
+    if writes and settings.read_only:
+        raise ConfigurationError(f"The cache is read-only: there is nothing to {verb}. Unset CAS_CACHE_READ_ONLY.")
     return Repository(open_storage(url, parsed_options(storage_options) or None))
 
 
@@ -76,11 +81,14 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     """
     if NAMESPACE_ID.fullmatch(beginning):
         return beginning
-    found = sorted({namespace for namespace, _ in repository.packs() if namespace.startswith(beginning)})
+    repository.must_be_there()
+    there = sorted({namespace for namespace, _ in repository.packs()})
+    found = [namespace for namespace in there if namespace.startswith(beginning)]
     if len(found) != 1 or not beginning:
+        named = ", ".join(there[:MOST_NAMED]) or "(none)"
         raise ConfigurationError(
             f"{len(found)} namespaces of {repository.url} begin with {beginning!r}. Name one by its id, or so much of "
-            "it that it is the only one; `cas-cache ls` shows those of a mirror."
+            f"it that it is the only one. It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
         )
     return found[0]
 
@@ -89,6 +97,7 @@ def known_packs(cache: str | None, remote: str | None, repository: Repository) -
     """Return the packs that CACHE's mirror knows to be in the repository; none if there is no mirror of it.
 
     Raises:
+        RepositoryMismatch: If the mirror belongs to another repository.
         DamagedMirror: If a namespace of the mirror is damaged.
     """
     directory, _ = places(cache, remote, Settings.read())
@@ -96,8 +105,13 @@ def known_packs(cache: str | None, remote: str | None, repository: Repository) -
         mirror = Mirror(directory, create=False)
     except NotAMirror:
         return frozenset()
-    if not repository.open() or mirror.repository != repository.id:
+    if not repository.open() or mirror.repository is None:
         return frozenset()
+    if mirror.repository != repository.id:
+        raise RepositoryMismatch(
+            f"The mirror {mirror.directory} belongs to the repository at {mirror.repository_url}, not to that at "
+            f"{repository.url}. Nothing was changed. Name the right one, or only --remote."
+        )
     return frozenset(pack for ns in mirror.namespaces() for pack in ns.lasting_packs)
 
 

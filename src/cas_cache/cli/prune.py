@@ -50,7 +50,7 @@ def prune(
 
     Ages are by the storage's clock; to read it, an empty object is written and deleted, also with --dry-run.
     """
-    repository = open_repository(cache, remote, storage_options, verb="prune")
+    repository = open_repository(cache, remote, storage_options, verb="prune", writes=True)
     report = prune_repository(
         repository,
         grace=grace,
@@ -63,12 +63,11 @@ def prune(
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
         return
     did = "would delete" if dry_run else "deleted"
-    for deletion in report.deletions:
-        days = deletion.age / DAY
-        click.echo(
-            f"{did} {deletion.reason} {deletion.pack}: {len(deletion.paths)} objects, {human_bytes(deletion.bytes)}, "
-            f"{days:.1f} days"
-        )
+    for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
+        mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
+        size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
+        of = f" of {namespace}" if namespace else ""
+        click.echo(f"{did} {len(mine)} {reason}{of}: {human_bytes(size)}, up to {oldest:.1f} days old")
     more = f", {report.postponed} more at the next run" if report.postponed else ""
     click.echo(
         f"{did} {len(report.deletions)} packs, {human_bytes(report.bytes)}; {report.young} are not old enough{more}"

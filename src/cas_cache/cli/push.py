@@ -9,7 +9,11 @@ from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_
 
 @click.command()
 @cache_options
-@click.option("--rebind", is_flag=True, help="Leave the repository that the mirror belongs to; send every row to this.")
+@click.option(
+    "--rebind",
+    is_flag=True,
+    help="Send every row, whatever was pushed before: to another repository, or to this one anew.",
+)
 def push(
     cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, rebind: bool, as_json: bool
 ) -> None:

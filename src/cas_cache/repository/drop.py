@@ -48,6 +48,11 @@ class DropReport:
     bytes: int = 0
     idle: float = math.inf
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no pack was added in the last day."""
+        return self.idle >= QUIET_SECONDS
+
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
         return {
@@ -116,9 +121,10 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     report = plan_drop(listed, namespace, now=now)
     if not (report.packs or report.spec):
         raise ConfigurationError(
-            f"There is no namespace {namespace} in {repository.url}. `cas-cache ls` shows the ids of a mirror's."
+            f"There is no namespace {namespace} in {repository.url}. What a drop that was stopped has left, "
+            "`cas-cache prune` removes."
         )
-    if not (report.idle >= QUIET_SECONDS or force):
+    if not (report.is_idle or force or dry_run):
         raise ConfigurationError(
             f"A pack was added to the namespace {namespace} in {repository.url} in the last day: somebody may be using "
             "it. Nothing was deleted. If not, use force=True (--force)."

@@ -39,6 +39,9 @@ MOST_SECONDS = 12 * 3600
 """How long a pack's name may be in use before its manifest is there: from its planning to the first object, and again
 from there to the manifest. Together a day, and `prune` deletes nothing younger unless it is forced to."""
 
+MIRROR_MARKER = "cas-cache-mirror.json"
+"""What a mirror has at its root: the two directories are easily taken for each other."""
+
 MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
 """Seconds before each look for a marker that was written: while several write one name, some servers show none."""
 
@@ -72,7 +75,6 @@ class Repository:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._marker: dict[str, Any] | None = None
-        self._specs: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
@@ -112,6 +114,11 @@ class Repository:
             # Another writer may have made the repository between the two requests, or be about to.
             listed = any(entry.path == layout.MARKER for entry in found)
             data = self._read_settled_marker() if listed else self._read_marker()
+            if data is None and any(entry.path == MIRROR_MARKER for entry in found):
+                raise NotARepository(
+                    f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
+                    "repository as the remote."
+                )
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
@@ -127,7 +134,10 @@ class Repository:
             NotARepository: If there is none.
         """
         if not self.open():
-            raise NotARepository(f"There is no repository at {self.url}: nothing is there at all. Check the URL.")
+            raise NotARepository(
+                f"There is no repository at {self.url}: nothing is there at all. Check the URL; the first push "
+                "makes one."
+            )
 
     def create(self) -> None:
         """Make the repository if there is none; of several that try at once, one wins and all use it.
@@ -228,11 +238,9 @@ class Repository:
         return spec
 
     def publish_spec(self, spec: EncoderSpec) -> None:
-        """Write a spec, once in the life of this object; a spec that was lost is so written again."""
+        """Write a spec, whether it is there or not: one that was lost or dropped is so written again."""
         self.writable()
-        if spec.namespace not in self._specs:
-            self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
-            self._specs.add(spec.namespace)
+        self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
 
     def publish(self, namespace: str, source: PackRows, nonce: str) -> str:
         """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
@@ -276,13 +284,18 @@ class Repository:
             RemoteError: If the storage is away or refuses; the pack is not visible then, or whole.
             RepositoryError: If writing it took so long that a prune may have removed its first objects.
         """
-        if not 0 <= time.time() - written.began <= MOST_SECONDS:
-            raise RepositoryError(
-                f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock "
-                "was set: a prune may have removed its first objects. It was not made visible, and nothing is lost. Do "
-                "the same again."
-            )
-        self.storage.put(layout.manifest_path(written.namespace, written.pack), written.manifest)
+        path = layout.manifest_path(written.namespace, written.pack)
+        if _in_time(written):
+            self.storage.put(path, written.manifest)
+            if _in_time(written):
+                return
+            # Asleep while the PUT was on its way. Who read the manifest meanwhile had misses at worst.
+            self.storage.delete(path)
+        raise RepositoryError(
+            f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock was "
+            "set: a prune may have removed its first objects. It is not visible, and nothing is lost. Do the same "
+            "again."
+        )
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects, a few at a time; those that are not there are fine.
@@ -345,3 +358,8 @@ class Repository:
                 f"{self.url} asks writers for {features}, which this cas_cache does not know. It can be read, not "
                 "written: update cas_cache, or use read_only=True."
             )
+
+
+def _in_time(written: Written) -> bool:
+    """Whether no prune can have taken the first objects of a pack for old ones."""
+    return 0 <= time.time() - written.began <= MOST_SECONDS

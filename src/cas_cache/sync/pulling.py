@@ -180,14 +180,20 @@ def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[
 def _check_listing(
     mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
 ) -> None:
-    """Refuse a listing that shows nothing where packs are known to be."""
+    """Refuse a listing that shows nothing where packs are known to be.
+
+    Where it shows other namespaces, one that is not listed was dropped, or is a problem of its own: the others go on.
+    """
     for ns in selected(mirror, wanted, report):
         if ns.packs and not listed.get(ns.spec.namespace):
-            raise SuspiciousListing(
+            problem = SuspiciousListing(
                 f"{repository.url} lists no pack of namespace {ns.spec.namespace} ({ns.spec.model}), but this mirror "
-                f"knows {len(ns.packs)}. Nothing was changed. If the namespace was dropped on purpose, delete "
+                f"knows {len(ns.packs)}. Nothing of it was changed. If the namespace was dropped on purpose, delete "
                 f"{ns.folder}; if not, check the bucket and try again."
             )
+            if wanted is not None or not listed:
+                raise problem
+            pass_over(f"namespace {ns.spec.namespace}", problem, report)
 
 
 def _note_gone(
@@ -196,6 +202,8 @@ def _note_gone(
     """Forget superseded packs that are not listed any more, and report others that are not."""
     for ns in selected(mirror, wanted, report):
         there = listed.get(ns.spec.namespace, ())
+        if not there:
+            continue  # told before
         superseded = ns.packs - ns.lasting_packs
         if not superseded.issubset(there):
             ns.forget(superseded.difference(there))
@@ -205,6 +213,7 @@ def _note_gone(
                 SuspiciousListing(
                     f"{len(gone)} packs of namespace {ns.spec.namespace} ({ns.spec.model}) that this mirror knows are "
                     f"not in {repository.url} any more, the first is {gone[0]}. Their rows are still in the mirror "
-                    f"{mirror.directory}; push(rebind=True) (`cas-cache push --rebind`) sends them again."
+                    f"{mirror.directory}. If they were deleted on purpose, delete {ns.folder} and pull again; if not, "
+                    "push(rebind=True) (`cas-cache push --rebind`) sends every row again."
                 )
             )
