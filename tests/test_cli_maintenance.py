@@ -89,7 +89,7 @@ def test_prune(run: Any, cache: Path, repo: Path) -> None:
     age(repo, 8)
     before = files(repo)
     dry = run("prune", cache, "--remote", repo, "--dry-run")
-    assert dry.out.count("would delete superseded ") == 4
+    assert dry.out.startswith(f"would delete 4 superseded of {SPEC.namespace}: ")
     assert files(repo) == before
     some = run("prune", cache, "--remote", repo, "--most-packs", 3)
     assert some.out.splitlines()[-1].endswith("0 are not old enough, 1 more at the next run")
@@ -110,11 +110,11 @@ def test_prune_asks_for_force(run: Any, cache: Path, repo: Path) -> None:
     assert run("prune", cache, "--remote", repo, "--grace", "1d").code == 0
     assert run("prune", cache, "--remote", repo, "--grace", "week").code == 2
     forced = run("prune", cache, "--remote", repo, "--grace", "0s", "--force")
-    assert forced.out.count("deleted superseded ") == 4
+    assert forced.out.startswith("deleted 4 superseded of ")
 
 
 def test_prune_believes_the_mirror(run: Any, cache: Path, repo: Path) -> None:
-    """A pack that the mirror knows and the listing lacks stops it; another repository's mirror is not asked."""
+    """A pack that the mirror knows and the listing lacks stops it; another repository's mirror is an error."""
     age(repo, 8)
     next(repo.glob(f"manifests/{SPEC.namespace}/*.json")).unlink()
     before = files(repo)
@@ -124,7 +124,9 @@ def test_prune_believes_the_mirror(run: Any, cache: Path, repo: Path) -> None:
     stranger = cache.parent / "stranger"
     with EmbeddingCache(stranger, remote=cache.parent / "other") as opened:
         opened.encode(texts(1), SPEC, Encoder())
-    assert run("prune", stranger, "--remote", repo).out.startswith("deleted orphan ")
+    other = run("prune", stranger, "--remote", repo)
+    assert (other.code, "belongs to the repository at" in other.err) == (1, True)
+    assert run("prune", cache.parent / "none", "--remote", repo).out.startswith("deleted 1 orphan: ")
 
 
 def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +189,7 @@ def test_push_passes_the_hint_on(run: Any, tmp_path: Path) -> None:
 def test_evict(run: Any, cache: Path, repo: Path) -> None:
     """A dry run says what goes; what has gone comes back with a pull; what waits keeps it too large: exit code 1."""
     row = 4 * 4 + 32 + 8 + 16
-    dry = run("evict", cache, "--max-size", 25 * row, "--dry-run", "--json")
+    dry = run("evict", cache, "--max-size", f"{25 * row}B", "--dry-run", "--json")
     assert dry.code == 0
     document = json.loads(dry.out)
     assert (document["bytes_before"], document["bytes_after"], document["in_use"]) == (45 * row, 25 * row, [])
@@ -204,7 +206,7 @@ def test_evict(run: Any, cache: Path, repo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("1", 1), ("2kB", 2000), ("1.5 GiB", 1_610_612_736), ("50G", 5 * 10**10)]
+    ("text", "expected"), [("0", 0), ("1B", 1), ("2kB", 2000), ("1.5 GiB", 1_610_612_736), ("50G", 5 * 10**10)]
 )
 def test_sizes(text: str, expected: int) -> None:
     """Decimal and binary units, with and without the B."""
@@ -213,8 +215,48 @@ def test_sizes(text: str, expected: int) -> None:
 
 def test_wrong_sizes_are_usage(run: Any, cache: Path) -> None:
     """So is none at all; a directory that is no mirror is one line."""
-    for size in ("", "many", "5 XB", "-1"):
+    for size in ("", "many", "5 XB", "-1", "50"):
         assert run("evict", cache, f"--max-size={size}").code == 2
     assert run("evict", cache).code == 2
     gone = run("evict", cache.parent / "none", "--max-size", "1G")
     assert (gone.code, gone.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["compact", "prune", "drop"])
+def test_read_only_is_heeded(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Nothing is written or deleted; looking is allowed."""
+    monkeypatch.setenv("CAS_CACHE_READ_ONLY", "1")
+    before = files(repo)
+    arguments = ["--namespace", SPEC.namespace, "--yes", "--force"] if command == "drop" else []
+    refused = run(command, cache, "--remote", repo, *arguments)
+    assert (refused.code, "Unset CAS_CACHE_READ_ONLY" in refused.err) == (1, True)
+    assert files(repo) == before
+    assert run("check", cache, "--remote", repo).code == 0
+
+
+def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, repo: Path) -> None:
+    """It is told at each pull, with the way out, and what is new of the others arrives; prune goes on, too."""
+    colleague = cache.parent / "colleague"
+    run("pull", colleague, "--remote", repo)
+    run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace, "--yes", "--force")
+    with EmbeddingCache(cache, remote=repo, push="manual") as opened:
+        opened.encode(texts(7, 700), OTHER_SPEC, Encoder())
+        opened.push()
+    result = run("pull", colleague, "--remote", repo)
+    assert (result.code, result.out.startswith("pulled 1 packs, 7 rows")) == (1, True)
+    assert f"delete {colleague / 'namespaces' / SPEC.namespace}" in result.err
+    assert run("prune", cache, "--remote", repo).code == 0
+    kept = run("evict", colleague, "--max-size", "0")
+    assert (kept.code, "40 rows" in run("ls", colleague).out) == (1, True), "the only copy is not evicted"
+    for path in sorted((colleague / "namespaces" / SPEC.namespace).rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (colleague / "namespaces" / SPEC.namespace).rmdir()
+    assert run("pull", colleague, "--remote", repo).code == 0
+
+
+def test_a_mistyped_remote_is_no_success(run: Any, cache: Path) -> None:
+    """A new mirror that pulls from nothing is told so; a mirror that is named as the remote as well."""
+    nothing = run("pull", cache.parent / "new", "--remote", cache.parent / "reop")
+    assert (nothing.code, "nothing is there at all" in nothing.err) == (1, True)
+    mirror = run("pull", cache.parent / "new", "--remote", cache)
+    assert (mirror.code, "is a mirror, not a repository" in mirror.err) == (1, True)

@@ -1,5 +1,6 @@
 """Push and pull over what compaction and prune leave: merges are read once, what they replace may go."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -277,7 +278,7 @@ def test_a_push_that_was_asleep_is_not_revealed(
             if path.endswith("digests/c/0"):
                 slept = hours * 3600
 
-    with pytest.raises(RepositoryError, match="nothing is lost"):
+    with pytest.raises(RepositoryError, match="Nothing is lost"):
         push(machine.mirror, Repository(Sleeping(memory)))
     assert packs(memory) == []
     assert {path.split("/")[0] for path in memory.objects} == {"cas-cache.json", "specs", "packs"}
@@ -288,3 +289,96 @@ def test_a_push_that_was_asleep_is_not_revealed(
     reader = Machine(tmp_path / "reader", memory)
     reader.pull()
     assert len(reader.found(texts(5))) == 5
+
+
+def test_a_push_of_several_packs_uses_no_old_name(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the first pack took hours, the next gets a new nonce before its first object is written."""
+    monkeypatch.setattr("cas_cache.sync.pushing.most_rows_of_a_pack", lambda _: 4)
+    machine = Machine(tmp_path / "writer", memory)
+    machine.encode(texts(12))
+    ns = machine.mirror.namespace(SPEC)
+    first = [plan.nonce for plan in ns.plan(4)]
+    real, later = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + later)
+
+    class Slow(Counting):
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            nonlocal later
+            super().put(path, data, create_only=create_only)
+            if path.startswith("manifests/"):
+                later += 7 * 3600
+
+    assert push(machine.mirror, Repository(Slow(memory))).packs == 3
+    used = {manifest_of(memory, *of).nonce for of in packs(memory)}
+    assert used & set(first) == set(first[:2])
+    reader = Machine(tmp_path / "reader", memory)
+    reader.pull()
+    assert len(reader.found(texts(12))) == 12
+
+
+def test_a_late_manifest_of_a_pack_that_another_process_published_stays(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of one mirror make the same pack: who was asleep does not take away what the other was told."""
+    machine = Machine(tmp_path / "mirror", memory)
+    machine.encode(texts(5))
+    other = Machine(tmp_path / "mirror", memory)
+    real, slept = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + slept)
+
+    class Asleep(Counting):
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            nonlocal slept
+            if path.startswith("manifests/"):
+                assert other.push().packs == 1
+                slept = 13 * 3600
+            super().put(path, data, create_only=create_only)
+
+    with pytest.raises(RepositoryError, match="Nothing is lost"):
+        push(machine.mirror, Repository(Asleep(memory)))
+    reader = Machine(tmp_path / "reader", memory)
+    assert reader.pull().rows == 5
+    assert push(machine.mirror, Repository(memory)).packs == 0
+
+
+def test_a_mirror_whose_process_was_killed_after_a_merge(memory: Memory, writer: Machine, tmp_path: Path) -> None:
+    """That a merge was read and what it supersedes is one commit; and what a mirror forgot it asks for again."""
+    reader = Machine(tmp_path / "reader", memory)
+    reader.pull()
+    merge = compacted(memory)
+    reader.pull()
+    ns = reader.mirror.namespace(SPEC)
+    state = ns._table.state
+    assert state.superseded == {pack for _, pack in packs(memory)} - {merge}
+    # As a version, an eviction or a restored backup may have left it: the merge known, its sources as well.
+    with ns._locked():
+        ns._table.commit(dataclasses.replace(state, superseded=frozenset()))
+    pruned(memory)
+    again = Machine(tmp_path / "reader", memory)
+    for _ in range(2):
+        assert again.pull().problems == []
+
+
+def test_a_pack_that_is_published_during_a_pull_is_not_missing(memory: Memory, writer: Machine, tmp_path: Path) -> None:
+    """Two processes on one mirror: what the other publishes after the listing is no loss."""
+    reader = Machine(tmp_path / "reader", memory)
+    reader.encode(texts(3, 500))
+    pusher = Machine(tmp_path / "reader", memory)
+
+    class Pushing(Counting):
+        def list(self, prefix: str) -> Any:
+            found = super().list(prefix)
+            if prefix == "manifests":
+                pusher.push()
+            return found
+
+    assert pull(reader.mirror, Repository(Pushing(memory))).problems == []
+    assert reader.pull().problems == []
+    alone = Memory()
+    first = Machine(tmp_path / "first", alone)
+    Repository(alone).create()
+    first.encode(texts(3))
+    pusher = Machine(tmp_path / "first", alone)
+    assert pull(first.mirror, Repository(Pushing(alone))).problems == []

@@ -362,7 +362,8 @@ class EmbeddingCache:
             )
         if self.offline:
             raise ConfigurationError(
-                f"The cache is offline: there is nothing to {verb}. Open it with offline=False, or unset CAS_CACHE_OFFLINE."
+                f"The cache is offline: there is nothing to {verb}. Open it with offline=False, or unset "
+                "CAS_CACHE_OFFLINE."
             )
         return self.repository
 

@@ -69,7 +69,9 @@ def test_repeated_keys_are_told(directory: Path) -> None:
     """A key that is there twice is space, and a bug of whoever wrote it."""
     ns = Mirror(directory).namespace(SPEC)
     keys, vectors, digests = ns._table.keys[:3], ns._table.vectors[:3], ns._table.digests[:3]
-    state = State(103, "float32", (4,), (Extent(0, 103),), namespace=SPEC.namespace)
+    state = State(
+        103, "float32", (4,), (Extent(0, 103),), namespace=SPEC.namespace, incarnation=ns._table.state.incarnation
+    )
     ns._table.append(np.array(keys), np.array(vectors), np.array(digests), state)
     assert found(directory) == [(SPEC.namespace, "repeats", 3)]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache
-from cas_cache.errors import MirrorWriteError
+from cas_cache.errors import DamagedMirror, MirrorError, MirrorWriteError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import Candidate, evict, plan_evict
@@ -106,7 +106,7 @@ def test_what_waits_stays_and_can_be_pushed(machine: Machine, memory: Memory, tm
 
 def test_use_counts(machine: Machine) -> None:
     """A pack that was served lately stays, whether by a run of rows or by single ones."""
-    ns = machine.mirror.namespace(SPEC)
+    ns = Mirror(close(machine)).namespace(SPEC)  # a process notes each pack once
     ns.take(ns.find(keys_of_texts(["text 3"])))
     ns.take(slice(10, 12))
     directory = close(machine)
@@ -168,6 +168,68 @@ sys.stdin.read()
         process.send_signal(signal.SIGKILL)
     assert evict(Mirror(directory), 0).in_use == []
     assert held(directory) == list(range(40, 45))
+
+
+def test_others_go_where_one_is_in_use(machine: Machine, memory: Memory) -> None:
+    """What cannot go because it is in use does not keep the next candidate from going."""
+    machine.encode(texts(40), OTHER_SPEC)
+    machine.push()
+    directory = close(machine)
+    keep = Mirror(directory).namespace(SPEC)
+    report = evict(Mirror(directory), 50 * ROW)
+    assert (report.in_use, report.after) == ([SPEC.namespace], 45 * ROW)
+    assert keep.rows == 45
+    assert Mirror(directory).namespace(OTHER_SPEC).rows == 0
+
+
+def test_what_was_pushed_last_does_not_go_first(machine: Machine, memory: Memory) -> None:
+    """A pack that was just published, or pulled, counts as used."""
+    machine.push()
+    directory = close(machine)
+    evict(Mirror(directory), 5 * ROW)
+    assert held(directory) == list(range(40, 45))
+
+
+def test_a_handle_that_was_evicted_from_says_so(machine: Machine) -> None:
+    """It answers nothing more, by rows that have moved least of all."""
+    directory = close(machine)
+    mirror = Mirror(directory)
+    ns = mirror.namespace(SPEC)
+    evict(mirror, 25 * ROW)
+    with pytest.raises(MirrorError, match="Open the mirror again"):
+        ns.find(keys_of_texts(texts(1)))
+    assert mirror.namespace(SPEC).rows == 25
+
+
+def test_a_folder_that_is_made_anew_is_another_one(tmp_path: Path) -> None:
+    """Rows of a namespace that was deleted and filled again in another order are never taken for the old ones."""
+    some = texts(3000)
+    cache = EmbeddingCache(tmp_path / "mirror")
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.encode(some, SPEC, Encoder()), truth(some))
+    shutil.rmtree(cache.mirror.namespace(SPEC).folder)
+    with pytest.raises(DamagedMirror, match="is gone while it was in use"):
+        cache.encode(some, SPEC, Encoder())
+    EmbeddingCache(tmp_path / "mirror").encode(some[::-1], SPEC, Encoder())
+    for asked in (some, some[:5], some[::-1]):
+        with pytest.raises(DamagedMirror, match="Open the cache again"):
+            cache.encode(asked, SPEC, Encoder())
+    np.testing.assert_array_equal(EmbeddingCache(tmp_path / "mirror").encode(some, SPEC, Encoder()), truth(some))
+
+
+def test_a_map_is_of_the_file_that_was_proved(tmp_path: Path) -> None:
+    """A file that took the name meanwhile is not handed out."""
+    ns = Mirror(tmp_path).namespace(SPEC)
+    ns.append(keys_of_texts(texts(1000)), truth(texts(1000), width=32).repeat(12, axis=1))
+    ns.take(slice(0, 1000))
+    path = ns.folder / "vectors.npy"
+    data = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DamagedMirror, match="was replaced"):
+        ns.take(slice(0, 1000))
+    path.write_bytes(data)
+    with pytest.raises(DamagedMirror, match="was replaced"):
+        ns.take(slice(0, 1000))
 
 
 def test_other_namespaces_are_not_touched(machine: Machine, memory: Memory) -> None:

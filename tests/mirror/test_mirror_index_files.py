@@ -460,7 +460,9 @@ def test_rows_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first:
     folder = ns.folder
     del ns
     gone = "a" if first else "b"
-    assert namespace_of(tmp_path).evict([gone])
+    evicting = namespace_of(tmp_path)
+    assert evicting.reserve()
+    evicting.evict([gone])
     assert names(folder) == []
     for name, data in kept.items():
         (folder / name).write_bytes(data)

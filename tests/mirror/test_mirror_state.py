@@ -162,6 +162,8 @@ GOOD: dict[str, Any] = {
     "planned_at": {"n": 1.5},
     "generation": 2,
     "rewriting": False,
+    "incarnation": "ab12",
+    "missing": ["p"],
 }
 
 
@@ -179,6 +181,9 @@ def test_format_is_fixed() -> None:
         {"n": 1.5},
         "n1",
         2,
+        False,
+        "ab12",
+        frozenset({"p"}),
     )
     assert json.loads(state.to_bytes()) == GOOD
     assert state.row_bytes == 16
@@ -260,7 +265,7 @@ def test_only_superseded_packs_are_forgotten() -> None:
     assert left.extents == state.extents
 
 
-LATER = {"superseded", "planned_at", "generation", "rewriting"}
+LATER = {"superseded", "planned_at", "generation", "rewriting", "incarnation", "missing"}
 
 
 @pytest.mark.parametrize("name", sorted(LATER))

@@ -304,9 +304,10 @@ def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
     memory.age(100)
     before = dict(memory.objects)
     with pytest.raises(SuspiciousListing, match="1 packs that are known"):
-        prune(Repository(memory), known=[A])
+        prune(Repository(memory), known={A: SPEC.namespace})
     assert memory.objects == before
-    assert prune(Repository(memory), known=[pack for _, pack in packs(memory)]).deletions
+    known = {pack: namespace for namespace, pack in packs(memory)}
+    assert prune(Repository(memory), known={**known, B: "0" * 32}).deletions, "a dropped namespace is not missed"
 
 
 def test_an_orphan_whose_zarr_json_is_unreadable_is_asked_for_in_every_namespace(memory: Aging) -> None:

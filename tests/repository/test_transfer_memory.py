@@ -91,8 +91,8 @@ def test_a_pull_holds_a_few_chunks(large_pack: Matrix, tmp_path: Path) -> None:
 
     peak = peak_of(read)
     assert upto == large_pack.rows
-    # Half of the pack, which is 64 MiB.
-    assert peak < 8 * CHUNK
+    # Of a pack of 64 MiB.
+    assert peak < 10 * CHUNK
 
 
 def test_a_chunk_is_the_rows_where_they_lie() -> None:

@@ -93,8 +93,8 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     return found[0]
 
 
-def known_packs(cache: str | None, remote: str | None, repository: Repository) -> frozenset[str]:
-    """Return the packs that CACHE's mirror knows to be in the repository; none if there is no mirror of it.
+def known_packs(cache: str | None, remote: str | None, repository: Repository) -> dict[str, str]:
+    """Return the packs that CACHE's mirror knows to be in the repository, each with its namespace.
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
@@ -104,15 +104,15 @@ def known_packs(cache: str | None, remote: str | None, repository: Repository) -
     try:
         mirror = Mirror(directory, create=False)
     except NotAMirror:
-        return frozenset()
+        return {}
     if not repository.open() or mirror.repository is None:
-        return frozenset()
+        return {}
     if mirror.repository != repository.id:
         raise RepositoryMismatch(
             f"The mirror {mirror.directory} belongs to the repository at {mirror.repository_url}, not to that at "
             f"{repository.url}. Nothing was changed. Name the right one, or only --remote."
         )
-    return frozenset(pack for ns in mirror.namespaces() for pack in ns.lasting_packs)
+    return {pack: ns.spec.namespace for ns in mirror.namespaces() for pack in ns.lasting_packs}
 
 
 def open_cache(

@@ -37,6 +37,7 @@ class Column:
         self.path = path
         self.dtype = dtype
         self.shape = shape
+        self.inode: int | None = None
         self.row_bytes = row_bytes(dtype, shape)
         length = 10 + len(self._header_text(MOST_ROWS)) + 1
         self.header_bytes = -(-length // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
@@ -80,12 +81,29 @@ class Column:
             )
         if not own:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
-        return np.memmap(self.path, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
+        with self.path.open("rb") as file:
+            self.inode = os.fstat(file.fileno()).st_ino
+            return np.memmap(file, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
 
-    def map_privately(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop), which `map` has found to be there, as a copy-on-write map of the caller's own."""
-        offset = self.header_bytes + start * self.row_bytes
-        return np.memmap(self.path, self.dtype, "c", offset=offset, shape=(stop - start, *self.shape)).view(np.ndarray)
+    def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any]:
+        """Return rows [start, stop), which `map` has found to be there, as a copy-on-write map of the caller's own.
+
+        Args:
+            start: The first row.
+            stop: The row after the last.
+            inode: Of the file that `map` mapped.
+
+        Raises:
+            DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
+        """
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino == inode:
+                    offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
+                    return np.memmap(file, self.dtype, "c", offset=offset, shape=shape).view(np.ndarray)
+        except FileNotFoundError:
+            pass
+        raise DamagedMirror(f"{self.path} was replaced while it was in use. Nothing of it was served. Open it again.")
 
     def _read_header(self) -> bytes:
         with self.path.open("rb") as file:

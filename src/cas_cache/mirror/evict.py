@@ -1,7 +1,8 @@
 """Free disk space: the packs that were used longest ago go, whole, until the mirror is small enough.
 
 Rows that wait to be pushed stay. What goes is in the repository, and the next pull that misses some of it brings it
-back. Plan, then run; a namespace that others have open is left as it is.
+back; what the repository lacked at the last pull stays. Plan, then run; a namespace that others have open is left as it
+is.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
     """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
 
     Args:
-        mirror: Which. It must not be used afterwards: open it again.
+        mirror: Which. Namespaces that were taken from it before must be taken anew.
         max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
         dry_run: Change nothing.
 
@@ -102,19 +103,23 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
             much space as these for a while.
     """
     report = EvictReport()
-    candidates: list[Candidate] = []
     namespaces = {ns.spec.namespace: ns for ns in mirror.namespaces()}
-    for name, ns in namespaces.items():
-        each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
-        report.before += ns.rows * each
-        report.waiting += ns.waiting_rows * each
-        candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
-    chosen = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
-    for name in dict.fromkeys(candidate.namespace for candidate in chosen):
-        mine = [candidate for candidate in chosen if candidate.namespace == name]
-        if dry_run or namespaces[name].evict([candidate.pack for candidate in mine]):
-            report.evicted += mine
-        else:
-            report.in_use.append(name)
-    report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
+    free = {name: ns for name, ns in namespaces.items() if ns.reserve()}
+    report.in_use = sorted(namespaces.keys() - free.keys())
+    try:
+        candidates: list[Candidate] = []
+        for name, ns in namespaces.items():
+            each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
+            report.before += ns.rows * each
+            report.waiting += ns.waiting_rows * each
+            if name in free:
+                candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
+        report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
+        report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
+        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted if not dry_run):
+            free[name].evict([it.pack for it in report.evicted if it.namespace == name])
+            mirror.close(name)
+    finally:
+        for ns in free.values():
+            ns.unreserve()
     return report

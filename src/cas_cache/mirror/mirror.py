@@ -244,6 +244,10 @@ class Mirror:
             ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
         return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
 
+    def close(self, namespace: str) -> None:
+        """Let go of a namespace; it is opened again when it is next asked for."""
+        self._namespaces.pop(namespace, None)
+
     def namespaces(self) -> list[Namespace]:
         """Return all namespaces, in order of their ids.
 

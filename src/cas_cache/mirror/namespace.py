@@ -13,12 +13,13 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
-from cas_cache.errors import MirrorWriteError, ShapeMismatch
+from cas_cache.errors import MirrorError, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
@@ -118,7 +119,13 @@ class Namespace:
             yield first, keys[part], vectors[part], digests[part]
 
     def refresh(self) -> None:
-        """Take in what other processes have committed."""
+        """Take in what other processes have committed.
+
+        Raises:
+            MirrorError: If it was evicted from by way of this object.
+        """
+        if self._use.released:
+            raise MirrorError(f"{self.folder} was evicted from: its rows may have moved. Open the mirror again.")
         with self._handle:
             self._table.refresh()
 
@@ -200,6 +207,7 @@ class Namespace:
         digests: NDArray[np.uint64] | None = None,
         pack: str | None = None,
         upto: tuple[int, int] | None = None,
+        supersedes: tuple[str, ...] = (),
     ) -> int:
         """Store the rows whose keys are not here yet, and commit.
 
@@ -209,6 +217,7 @@ class Namespace:
             digests: (n,) uint64, where they are known to agree; None makes them.
             pack: The pack they came from, or None if they wait to be pushed.
             upto: With `pack`: these are its rows up to this one, of that many.
+            supersedes: With `pack`: those whose rows it has, once it was read to its end.
 
         Returns:
             How many rows were new.
@@ -223,7 +232,7 @@ class Namespace:
             new = distinct[self.find(keys[distinct]) == ABSENT]
             state = self._table.state.appended(len(new), pack)
             if pack is not None and upto is not None:
-                state = state.read(pack, upto[0], complete=upto[0] == upto[1])
+                state = state.read(pack, upto[0], complete=upto[0] == upto[1], supersedes=supersedes)
             if state is not self._table.state:
                 # All new, the usual case, is stored as it is: a copy would double the memory of a chunk.
                 whole = len(new) == len(keys)
@@ -238,6 +247,8 @@ class Namespace:
                 self.refresh()
                 self._proof.note(first)
             self._save_index()
+        if pack is not None and upto is not None and upto[0] == upto[1]:
+            self._usage.note_packs([pack])
         return len(new)
 
     def applied_rows(self, pack: str) -> int:
@@ -270,53 +281,68 @@ class Namespace:
         """Note that a planned pack is in the repository."""
         with self._locked():
             self._table.commit(self._table.state.published(plan.nonce, pack))
+        self._usage.note_packs([pack])
 
     def forget_packs(self) -> None:
         """Let every row wait to be pushed again, as if no pack were known."""
         with self._locked():
             self._table.commit(self._table.state.unpublished())
 
-    def skip(self, pack: str, rows: int) -> None:
-        """Note that a pack of `rows` rows need not be read: every key of it is here."""
+    def skip(self, pack: str, rows: int, supersedes: tuple[str, ...] = ()) -> None:
+        """Note that a pack of `rows` rows need not be read: every key of it is here, and of those it supersedes."""
         with self._locked():
-            self._table.commit(self._table.state.read(pack, rows, complete=True))
+            self._table.commit(self._table.state.read(pack, rows, complete=True, supersedes=supersedes))
 
     def supersede(self, packs: Iterable[str]) -> None:
         """Note that the rows of packs are all here by way of another: they need not be read, and may go."""
         with self._locked():
             self._table.commit(self._table.state.superseding(packs))
 
-    def forget(self, packs: Iterable[str]) -> None:
-        """Forget superseded packs that have gone; their rows stay."""
+    def note_gone(self, superseded: Iterable[str], missing: Iterable[str]) -> None:
+        """Note what the repository has no more.
+
+        Args:
+            superseded: Packs whose rows are in others: they are forgotten, their rows stay.
+            missing: Packs whose rows may be here alone: they are not evicted. All of them, as of now.
+        """
         with self._locked():
-            self._table.commit(self._table.state.forgotten(packs))
+            state = self._table.state.forgotten(superseded)
+            state = replace(state, missing=frozenset(missing))
+            if state != self._table.state:
+                self._table.commit(state)
 
     def packs_by_use(self) -> list[tuple[str, int, float]]:
-        """Return (pack, rows here, last use) of each pack that rows came from, the last use in seconds since 1970."""
+        """Return (pack, rows here, last use) of each pack that can be evicted, the last use in seconds since 1970.
+
+        Packs that the repository lacked at the last pull cannot: the rows here may be the only ones.
+        """
         used, rows = read_usage(self.folder), Counter[str]()
         for extent in self._table.state.extents:
-            if extent.pack is not None:
+            if extent.pack is not None and extent.pack not in self._table.state.missing:
                 rows[extent.pack] += extent.rows
         return [(pack, count, used.get(pack, 0.0)) for pack, count in rows.items()]
 
-    def evict(self, packs: Iterable[str]) -> bool:
-        """Remove the rows that came from packs. This object must not be used afterwards.
+    def reserve(self) -> bool:
+        """Keep all others out; False if another process or object has the namespace open. `unreserve` lets them in."""
+        return self._use.alone()
 
-        Returns:
-            False if another process or object has the namespace open: then nothing was changed.
+    def unreserve(self) -> None:
+        """Let others in again."""
+        self._use.share()
+
+    def evict(self, packs: Iterable[str]) -> None:
+        """Remove the rows that came from packs, of a namespace that is reserved. It must be opened again afterwards.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; nothing was changed.
+            MirrorWriteError: If the disk is full or refuses; no row was lost.
         """
-        if not self._use.alone():
-            return False
         with self._locked(), self._handle:
             state, runs = self._table.state.evicted(packs)
+            # A crash leaves no index rather than one of rows that have moved.
             self._index.prune(0)
             self._table.rewrite(runs, state)
             self._memo.clear()
         self._use.release()
-        return True
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.

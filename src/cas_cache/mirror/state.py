@@ -62,6 +62,8 @@ class State:
         superseded: Packs whose rows are all in another of `complete`: they may go from the repository.
         planned_at: When each nonce that waits was drawn, in seconds since 1970 by the clock of this machine.
         namespace: The id of the namespace whose rows these are: folders can be swapped.
+        incarnation: Hex, drawn with the first commit: tells these rows from those of a folder that was made anew.
+        missing: Packs that were known and were not in the repository at the last pull: the only copy may be here.
         generation: How often rows have moved, by `evict`.
         rewriting: Whether the columns of this generation may still be in files whose names end in ``.new``.
     """
@@ -77,6 +79,8 @@ class State:
     namespace: str = ""
     generation: int = 0
     rewriting: bool = False
+    incarnation: str = ""
+    missing: frozenset[str] = frozenset()
 
     @property
     def row_bytes(self) -> int:
@@ -95,12 +99,13 @@ class State:
         extents = _joined((*self.extents, Extent(self.rows, rows, pack)))
         return replace(self, rows=self.rows + rows, extents=extents)
 
-    def read(self, pack: str, rows: int, *, complete: bool) -> State:
-        """Return the state after the first `rows` rows of `pack` were applied."""
+    def read(self, pack: str, rows: int, *, complete: bool, supersedes: Iterable[str] = ()) -> State:
+        """Return the state after the first `rows` rows of `pack`, a merge of `supersedes` if any, were applied."""
         done = self.complete | {pack} if complete else self.complete
+        superseded = self.superseded | frozenset(supersedes) if complete else self.superseded
         # Two processes may read one pack at a time; the slower one takes nothing back.
         rows = max(rows, self.applied.get(pack, 0))
-        return replace(self, applied={**self.applied, pack: rows}, complete=done)
+        return replace(self, applied={**self.applied, pack: rows}, complete=done, superseded=superseded)
 
     def superseding(self, packs: Iterable[str]) -> State:
         """Return the state after the rows of packs were found to be all in another."""
@@ -149,7 +154,15 @@ class State:
     def unpublished(self) -> State:
         """Return the state with every row waiting and no pack known."""
         extents = _joined(replace(extent, pack=None, nonce=None) for extent in self.extents)
-        return State(self.rows, self.dtype, self.shape, extents, namespace=self.namespace, generation=self.generation)
+        return State(
+            self.rows,
+            self.dtype,
+            self.shape,
+            extents,
+            namespace=self.namespace,
+            generation=self.generation,
+            incarnation=self.incarnation,
+        )
 
     def evicted(self, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
         """Return the state without the rows that came from packs, and the runs of rows that stay, (start, stop) each.
@@ -196,6 +209,8 @@ class State:
             "planned_at": dict(self.planned_at),
             "generation": self.generation,
             "rewriting": self.rewriting,
+            "incarnation": self.incarnation,
+            "missing": sorted(self.missing),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -228,6 +243,8 @@ class State:
                 planned_at={str(nonce): float(at) for nonce, at in document.get("planned_at", {}).items()},
                 generation=_count(document.get("generation", 0)),
                 rewriting=bool(document.get("rewriting", False)),
+                incarnation=str(document.get("incarnation", "")),
+                missing=frozenset(str(pack) for pack in document.get("missing", ())),
                 namespace=str(document["namespace"]),
             )
             state._check()

@@ -10,6 +10,7 @@ One writer at a time: the caller holds the lock. Readers need none, because comm
 from __future__ import annotations
 
 import errno
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class Table:
         self.state = State(namespace=namespace)
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
+        self._inode: int | None = None
         self.refresh()
 
     def __repr__(self) -> str:
@@ -71,7 +73,7 @@ class Table:
     def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of the vectors as a copy-on-write map of the caller's own."""
         self._mapped()
-        return self._columns(self.state)[1].map_privately(start, stop)
+        return self._columns(self.state)[1].map_privately(start, stop, self._inode)
 
     def refresh(self, *, force: bool = False) -> None:
         """Read the state if its file has changed since.
@@ -104,10 +106,12 @@ class Table:
                 "Nothing of it was served. Put them back, or delete this one: what was pushed comes back with "
                 "`cas-cache pull`."
             )
-        if state.rows < self.state.rows or (state.generation != self.state.generation and self._stamp is not None):
+        moved = state.generation != self.state.generation and self._stamp is not None
+        another = self.state.incarnation not in ("", state.incarnation)
+        if state.rows < self.state.rows or moved or another:
             raise DamagedMirror(
-                f"{path} has {state.rows} rows and had {self.state.rows}, or they have moved: the folder was replaced "
-                "while it was in use. Nothing of it was served. Open the cache again."
+                f"{path} is not what it was: it had {self.state.rows} rows and has {state.rows}, perhaps others. The "
+                "folder was replaced while it was in use. Nothing of it was served. Open the cache again."
             )
         self.state, self._stamp = state, stamp
 
@@ -137,6 +141,8 @@ class Table:
         Raises:
             MirrorWriteError: If the disk is full or refuses; what was committed stays.
         """
+        if not state.incarnation:
+            state = replace(state, incarnation=secrets.token_hex(8))
         try:
             write_atomically(self.folder / STATE_FILE, state.to_bytes())
         except OSError as err:
@@ -169,6 +175,8 @@ class Table:
                 if at:
                     column.set_rows(at)
         except OSError as err:
+            for column in self._columns(state, NEW):
+                column.path.unlink(missing_ok=True)
             raise _write_error(self.folder, err, self.state.rows) from err
         self._maps = None
         self._stamp = None
@@ -192,8 +200,10 @@ class Table:
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
-            keys, vectors, digests = (column.map(state.rows) for column in self._columns(state))
+            columns = self._columns(state)
+            keys, vectors, digests = (column.map(state.rows) for column in columns)
             maps = self._maps = keys, vectors, digests
+            self._inode = columns[1].inode
         return maps
 
     def _columns(self, state: State, ending: str = "") -> tuple[Column, Column, Column]:

@@ -21,6 +21,7 @@ import numpy as np
 from cas_cache.disk import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class UseLock:
 
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
+        self._released = False
         for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
             try:
                 self._descriptor = os.open(folder / USE_FILE, flags | os.O_CLOEXEC, 0o666)
@@ -45,8 +47,7 @@ class UseLock:
             except OSError:
                 continue
         if self._descriptor is not None:
-            # Waits while somebody evicts.
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            self._share()
 
     def __repr__(self) -> str:
         return f"UseLock({'held' if self._descriptor is not None else 'free'})"
@@ -59,15 +60,37 @@ class UseLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             # The attempt may have let go of the shared lock.
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            self._share()
             return False
         return True
 
+    def share(self) -> None:
+        """Hold it with others again."""
+        if self._descriptor is not None:
+            self._share()
+
+    @property
+    def released(self) -> bool:
+        """Whether it was let go of, so that rows may have moved."""
+        return self._released
+
     def release(self) -> None:
         """Let go."""
+        self._released = True
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+    def _share(self) -> None:
+        """Wait while somebody evicts. Where the file system has no such locks, nobody evicts from here."""
+        descriptor = self._descriptor
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            except OSError as err:
+                logger.info("no eviction from here: %s", err)
+                self._descriptor = None
+                os.close(descriptor)
 
     def __del__(self) -> None:
         # A descriptor is no work: without this a mirror that is opened often would run out of them.
@@ -98,7 +121,11 @@ class Usage:
             # Extents are few: which of them is met is told by a count, without a sort of the rows.
             counts = np.bincount(np.searchsorted(self._starts, rows, "right") - 1, minlength=len(self._starts))
             used = np.flatnonzero(counts).tolist()
-        new = {pack for at in used if (pack := state.extents[at].pack) is not None} - self._noted
+        self.note_packs(pack for at in used if (pack := state.extents[at].pack) is not None)
+
+    def note_packs(self, packs: Iterable[str]) -> None:
+        """Note packs that are used, or that are new."""
+        new = set(packs) - self._noted
         if new:
             self._noted |= new
             now = time.time()

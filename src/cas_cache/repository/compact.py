@@ -15,18 +15,19 @@ from __future__ import annotations
 import logging
 import secrets
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack
+from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -214,6 +215,18 @@ def _merged_or_gone(
     return not superseders(others).keys().isdisjoint(packs)
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say where the room is missing."""
+    try:
+        yield
+    except OSError as err:
+        raise MirrorWriteError(
+            f"The temporary file of a merge could not be written in {tempfile.gettempdir()} ({err}). Nothing was "
+            "changed. A merge needs room for one pack, at most 768 MiB: make some, or name another folder by TMPDIR."
+        ) from err
+
+
 class _Spool:
     """The rows of several packs in a temporary file, as the rows of one pack.
 
@@ -232,7 +245,8 @@ class _Spool:
         self._chosen: NDArray[np.int64] | None = None
         self._vectors: NDArray[Any] | None = None
         # Without a name: it goes with this process, however that ends.
-        self._file = tempfile.TemporaryFile(prefix="cas-cache-")  # noqa: SIM115 - closed by __exit__
+        with _told():
+            self._file = tempfile.TemporaryFile(prefix="cas-cache-")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
@@ -252,7 +266,8 @@ class _Spool:
         digests = []
         try:
             for chunk in repository.read(pack, manifest, keys):
-                self._file.write(np.ascontiguousarray(chunk.vectors).data)
+                with _told():
+                    self._file.write(np.ascontiguousarray(chunk.vectors).data)
                 digests.append(chunk.digests)
         except DamagedPack:
             self._file.seek(before)
@@ -263,7 +278,8 @@ class _Spool:
 
     def seal(self) -> None:
         """Be the rows of a pack: no more is added, and each key counts once, where it came first."""
-        self._file.flush()
+        with _told():
+            self._file.flush()
         self._keys = np.concatenate([keys for keys, _ in self._parts])
         self._digests = np.concatenate([digests for _, digests in self._parts])
         self._parts.clear()

@@ -166,7 +166,7 @@ def prune(
     *,
     grace: float = GRACE,
     most_packs: int = MOST_PACKS,
-    known: Iterable[str] = (),
+    known: Mapping[str, str] | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> PruneReport:
@@ -176,7 +176,8 @@ def prune(
         repository: Which.
         grace: In seconds, by the storage's clock.
         most_packs: How many packs go at most.
-        known: Ids of packs that must be in the listing, such as those of a mirror.
+        known: Packs that must be in the listing, such as those of a mirror, each with its namespace. What the listing
+            shows nothing of, neither manifest nor spec, was dropped, and is not missed.
         force: Allow a grace period below `LEAST_GRACE`, and a repository of orphans alone. Nobody may be writing.
         dry_run: Delete nothing. A probe of the clock is still written and deleted.
 
@@ -205,13 +206,15 @@ def prune(
         if isinstance(manifest, Manifest)
     }
     # A pack that was merged and pruned before is missed by nobody.
-    if lost := set(known).difference((pack for _, pack in packs), superseders(manifests)):
+    shown = _namespaces(listed)
+    expected = {pack for pack, namespace in (known or {}).items() if namespace in shown}
+    if lost := expected.difference((pack for _, pack in packs), superseders(manifests)):
         raise SuspiciousListing(
             f"{repository.url} does not list {len(lost)} packs that are known to be there, the first is {min(lost)}. "
             "Nothing was deleted. Check the storage; a pull with the mirror that knows them tells more."
         )
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
-    namespaces = sorted(_namespaces(listed))
+    namespaces = sorted(shown)
     checked = in_order(lambda deletion: _is_named(repository, deletion, namespaces), report.deletions)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
     if kept:

@@ -6,6 +6,7 @@ dies leaves objects that nothing names. Nothing is ever changed in place, and no
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import (
+    AccessDenied,
     DamagedPack,
     IdentityError,
     NotARepository,
@@ -35,9 +37,14 @@ if TYPE_CHECKING:
 
     from cas_cache.repository.interface import Storage
 
+logger = logging.getLogger(__name__)
+
 MOST_SECONDS = 12 * 3600
 """How long a pack's name may be in use before its manifest is there: from its planning to the first object, and again
 from there to the manifest. Together a day, and `prune` deletes nothing younger unless it is forced to."""
+
+SPEC_SECONDS = 600
+"""A push writes the spec again after this, should somebody have dropped the namespace: one request more."""
 
 MIRROR_MARKER = "cas-cache-mirror.json"
 """What a mirror has at its root: the two directories are easily taken for each other."""
@@ -75,6 +82,7 @@ class Repository:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._marker: dict[str, Any] | None = None
+        self._specs: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
@@ -238,9 +246,15 @@ class Repository:
         return spec
 
     def publish_spec(self, spec: EncoderSpec) -> None:
-        """Write a spec, whether it is there or not: one that was lost or dropped is so written again."""
+        """Write a spec, whether it is there or not, unless this object did so a moment ago.
+
+        One that was lost or dropped is so written again, also by a process that runs for days.
+        """
         self.writable()
-        self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
+        written = self._specs.get(spec.namespace)
+        if written is None or time.monotonic() - written > SPEC_SECONDS:
+            self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
+            self._specs[spec.namespace] = time.monotonic()
 
     def publish(self, namespace: str, source: PackRows, nonce: str) -> str:
         """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
@@ -289,12 +303,17 @@ class Repository:
             self.storage.put(path, written.manifest)
             if _in_time(written):
                 return
-            # Asleep while the PUT was on its way. Who read the manifest meanwhile had misses at worst.
-            self.storage.delete(path)
+            # Asleep while the PUT was on its way. Another process of this mirror may have published the same pack: only
+            # one that a prune has broken is taken back. Who read its manifest meanwhile had misses at worst.
+            there = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
+            if not there.issuperset(written.paths):
+                try:
+                    self.storage.delete(path)
+                except AccessDenied as err:
+                    logger.warning("left the manifest of pack %s, whose objects have gone: %s", written.pack, err)
         raise RepositoryError(
             f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock was "
-            "set: a prune may have removed its first objects. It is not visible, and nothing is lost. Do the same "
-            "again."
+            "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
         )
 
     def delete(self, paths: Iterable[str]) -> None:

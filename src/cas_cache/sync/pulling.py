@@ -65,13 +65,15 @@ def pull(
         if not meet(mirror, repository):
             return report
         for _ in range(MOST_LISTINGS):
+            # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
+            known = {ns.spec.namespace: ns.lasting_packs for ns in selected(mirror, wanted, report)}
             listed = _listed(repository, wanted)
-            _check_listing(mirror, repository, listed, wanted, report)
+            _check_listing(mirror, repository, listed, known, report, every=wanted is None)
             gone = [_pull_namespace(mirror, repository, of, report, bar) for of in listed.items()]
             if not any(gone):
                 break
             logger.info("packs have gone since they were listed: listing again")
-        _note_gone(mirror, repository, listed, wanted, report)
+        _note_gone(mirror, repository, listed, known, report)
     return report
 
 
@@ -128,11 +130,9 @@ def _pull_pack(
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         _check_kind(ns, manifest, pack)
         if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
-            ns.skip(pack, manifest.rows)
+            ns.skip(pack, manifest.rows, manifest.supersedes)
         else:
             _pull_rows(ns, repository, (pack, manifest), report, bar)
-        if manifest.supersedes:
-            ns.supersede(manifest.supersedes)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch) as problem:
         return problem
     report.packs += 1
@@ -147,14 +147,21 @@ def _pull_rows(
     pack, manifest = named
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
-        ns.skip(pack, manifest.rows)
+        ns.skip(pack, manifest.rows, manifest.supersedes)
         return
     done = ns.applied_rows(pack)
     bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
     bar.refresh()
     for chunk in repository.read(pack, manifest, keys, done):
         upto = (chunk.stop, manifest.rows)
-        report.rows += ns.append(chunk.keys, chunk.vectors, digests=chunk.digests, pack=pack, upto=upto)
+        report.rows += ns.append(
+            chunk.keys,
+            chunk.vectors,
+            digests=chunk.digests,
+            pack=pack,
+            upto=upto,
+            supersedes=manifest.supersedes,
+        )
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
@@ -178,41 +185,64 @@ def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[
 
 
 def _check_listing(
-    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
+    mirror: Mirror,
+    repository: Repository,
+    listed: dict[str, list[str]],
+    known: dict[str, frozenset[str]],
+    report: Report,
+    *,
+    every: bool,
 ) -> None:
     """Refuse a listing that shows nothing where packs are known to be.
 
     Where it shows other namespaces, one that is not listed was dropped, or is a problem of its own: the others go on.
     """
-    for ns in selected(mirror, wanted, report):
-        if ns.packs and not listed.get(ns.spec.namespace):
-            problem = SuspiciousListing(
-                f"{repository.url} lists no pack of namespace {ns.spec.namespace} ({ns.spec.model}), but this mirror "
-                f"knows {len(ns.packs)}. Nothing of it was changed. If the namespace was dropped on purpose, delete "
-                f"{ns.folder}; if not, check the bucket and try again."
-            )
-            if wanted is not None or not listed:
-                raise problem
-            pass_over(f"namespace {ns.spec.namespace}", problem, report)
+    for namespace, packs in known.items():
+        ns = mirror.get(namespace)
+        if ns is None or not packs or listed.get(namespace):
+            continue
+        way_out = (
+            f"If the namespace was dropped on purpose, delete {ns.folder}; if not, check the bucket and try again."
+        )
+        if ns.waiting_rows:
+            way_out = f"{ns.waiting_rows} rows of it wait here to be pushed. Check the bucket and try again."
+        problem = SuspiciousListing(
+            f"{repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror knows "
+            f"{len(packs)}. Nothing of it was changed. {way_out}"
+        )
+        if not every or not listed:
+            raise problem
+        ns.note_gone((), packs)
+        pass_over(f"namespace {namespace}", problem, report)
 
 
 def _note_gone(
-    mirror: Mirror, repository: Repository, listed: dict[str, list[str]], wanted: list[str] | None, report: Report
+    mirror: Mirror,
+    repository: Repository,
+    listed: dict[str, list[str]],
+    known: dict[str, frozenset[str]],
+    report: Report,
 ) -> None:
     """Forget superseded packs that are not listed any more, and report others that are not."""
-    for ns in selected(mirror, wanted, report):
-        there = listed.get(ns.spec.namespace, ())
-        if not there:
+    for namespace, packs in known.items():
+        ns, there = mirror.get(namespace), listed.get(namespace, [])
+        if ns is None or not there:
             continue  # told before
-        superseded = ns.packs - ns.lasting_packs
-        if not superseded.issubset(there):
-            ns.forget(superseded.difference(there))
-        gone = sorted(ns.lasting_packs.difference(there))
+        ns.refresh()
+        gone = (packs & ns.lasting_packs).difference(there)
+        if gone:
+            # A merge that was read by a process that was killed, or before an eviction: ask what it supersedes.
+            asked = [(namespace, pack) for pack in there if pack in ns.packs]
+            found = [it for it in repository.manifests(asked) if isinstance(it, Manifest)]
+            merged = {source for manifest in found for source in manifest.supersedes}
+            ns.supersede(merged & gone)
+            gone -= merged
+        ns.note_gone((ns.packs - ns.lasting_packs).difference(there), gone)
         if gone:
             report.problems.append(
                 SuspiciousListing(
-                    f"{len(gone)} packs of namespace {ns.spec.namespace} ({ns.spec.model}) that this mirror knows are "
-                    f"not in {repository.url} any more, the first is {gone[0]}. Their rows are still in the mirror "
+                    f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
+                    f"{repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
                     f"{mirror.directory}. If they were deleted on purpose, delete {ns.folder} and pull again; if not, "
                     "push(rebind=True) (`cas-cache push --rebind`) sends every row again."
                 )

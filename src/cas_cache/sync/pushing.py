@@ -61,7 +61,12 @@ def push(
         for ns in waiting:
             repository.publish_spec(ns.spec)
             most_rows = most_rows_of_a_pack(ns.row_bytes)
-            for plan in ns.plan(most_rows, most_age=MOST_SECONDS):
+            for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
+                # Planned again each time: the packs before may have taken hours, and no name is in use for long.
+                plans = ns.plan(most_rows, most_age=MOST_SECONDS)
+                if not plans:
+                    break
+                plan = plans[0]
                 pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce)
                 ns.published(plan, pack)
                 report.packs += 1
