@@ -42,7 +42,7 @@ def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
 
 def test_every_python_block_runs(team: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python blocks run in order, and do what their comments say."""
-    first, without_mteb, text_map = blocks("python")
+    first, without_mteb, text_map, one_role = blocks("python")
     run(first)
     assert "Stats(hits=0, misses=2300" in capsys.readouterr().out
     names = run(without_mteb)
@@ -50,6 +50,8 @@ def test_every_python_block_runs(team: Path, capsys: pytest.CaptureFixture[str])
     assert "hits=1, misses=4, encoded=2" in capsys.readouterr().out
     names = run(text_map)
     assert names["vectors"].shape[0] == 2239
+    queries = run(one_role)["queries"]
+    assert (len(queries.ids), len(queries.vectors)) == (300, 300)
 
 
 def test_every_shell_block_runs(team: Path) -> None:
