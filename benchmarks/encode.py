@@ -51,7 +51,8 @@ def short_texts(count: int) -> list[str]:
         if len(lines) >= count:
             break
     texts = list(lines)
-    texts += [f"{texts[i % len(lines)]} ({i // len(lines)})" for i in range(len(lines), count)]
+    texts += [f"{texts[i % len(lines)]} #{i}" for i in range(len(lines), count)]
+    assert len(set(texts)) == len(texts), "mteb's wrapper asks its encoder for repeats, and this one has none to give"
     return texts[:count]
 
 
