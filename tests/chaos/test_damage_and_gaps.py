@@ -13,7 +13,7 @@ from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
 from cas_cache.testing import MemoryStorage
 from chaos.faults import DAY, Hooked, InOrder, World
-from chaos.scenes import NOTES, Mirrors, Scene, compact_it, compacted, found_by, in_use, kinds_of, prune_it, pulled
+from chaos.scenes import NOTES, Mirrors, Scene, compact_it, compacted, found_by, kinds_of, prune_it, pulled
 from repository.storages import SPEC, Machine
 
 
@@ -23,17 +23,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 48)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
-
-
-@pytest.fixture
-def before(tmp_path: Path, world: World) -> Scene:
-    """Return five small packs of two namespaces, an author who has more to push, and a reader who has them all."""
-    return in_use(Mirrors(tmp_path), MemoryStorage())
 
 
 def lose(memory: MemoryStorage, path: str) -> None:

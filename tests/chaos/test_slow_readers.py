@@ -31,7 +31,6 @@ from chaos.scenes import (
     compacted,
     drop_it,
     found_by,
-    in_use,
     kinds_of,
     prune_it,
     pulled,
@@ -46,17 +45,6 @@ def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
-
-
-@pytest.fixture
-def before(tmp_path: Path, world: World) -> Scene:
-    """Return five small packs of two namespaces, an author who has more to push, and a reader who has them all."""
-    return in_use(Mirrors(tmp_path), MemoryStorage())
 
 
 Flow = Callable[[Scene, Storage], Any]

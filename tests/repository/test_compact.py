@@ -252,21 +252,22 @@ def test_a_manifest_that_does_not_verify_is_a_problem(tmp_path: Path) -> None:
     assert [len(merge.packs) for merge in report.merges] == [2]
 
 
+class Behind(Counting):
+    """Another compaction is done while the first one writes."""
+
+    done = False
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        if not self.done:
+            self.done = True
+            assert len(compact(Repository(self.inner), at_least=2).written) == 1
+        super().put(path, data, create_only=create_only)
+
+
 def test_somebody_else_was_faster(tmp_path: Path) -> None:
     """A merge of packs that were merged meanwhile is taken back, objects and all; the other's stays."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
-
-    class Behind(Counting):
-        """Another compaction is done while the first one writes."""
-
-        done = False
-
-        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-            if not self.done:
-                self.done = True
-                assert len(compact(Repository(memory), at_least=2).written) == 1
-            super().put(path, data, create_only=create_only)
 
     report = compact(Repository(Behind(memory)), at_least=2)
     assert (report.written, report.taken_back) == ([], 1)
@@ -278,15 +279,6 @@ def test_who_may_not_delete_can_compact(tmp_path: Path) -> None:
     """A merge that cannot be taken back is left to prune; it is not visible."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
-
-    class Behind(Counting):
-        done = False
-
-        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-            if not self.done:
-                self.done = True
-                compact(Repository(memory), at_least=2)
-            super().put(path, data, create_only=create_only)
 
     refusing = FlakyStorage(Behind(memory), "delete", times=None, error=AccessDenied)
     assert compact(Repository(refusing), at_least=2).taken_back == 1

@@ -72,19 +72,13 @@ def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
 
 
 def _sort(plan: Plan, entry: Listed) -> None:
-    top, _, rest = entry.path.partition("/")
-    pack, _, name = rest.partition("/")
-    manifest = layout.parse_manifest_path(entry.path)
-    try:
-        if manifest:
-            plan.packs.append(manifest)
-        elif top == "packs" and layout.object_path(pack, name) == entry.path:
-            plan.objects.setdefault(pack, {})[name] = entry.size
-        elif top == "specs" and layout.spec_path(rest.removesuffix(".json")) == entry.path:
-            plan.namespaces.add(rest.removesuffix(".json"))
-        elif top in ("manifests", "packs", "specs"):
-            plan.foreign.append(entry.path)
-    except ValueError:
+    if manifest := layout.parse_manifest_path(entry.path):
+        plan.packs.append(manifest)
+    elif of := layout.parse_object_path(entry.path):
+        plan.objects.setdefault(of[0], {})[of[1]] = entry.size
+    elif namespace := layout.parse_spec_path(entry.path):
+        plan.namespaces.add(namespace)
+    elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
         plan.foreign.append(entry.path)
 
 
@@ -157,7 +151,7 @@ class _Run:
 
     def _marker_again(self) -> list[Listed]:
         """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
-        there, listed = self._is_there(layout.MARKER), self.storage.list("")
+        there, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
         if there and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
         elif not there and listed:
@@ -165,13 +159,6 @@ class _Run:
         elif not there:
             self.find("nothing-there", "", "There is no object at all.")
         return listed
-
-    def _is_there(self, path: str) -> bool:
-        try:
-            self.storage.get(path, 0, 1)
-        except ObjectNotFound:
-            return False
-        return True
 
     def _spec(self, namespace: str) -> None:
         path = layout.spec_path(namespace)

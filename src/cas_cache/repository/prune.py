@@ -271,12 +271,4 @@ def _is_named(repository: Repository, deletion: Deletion, namespaces: list[str])
         layout.manifest_path(candidates[0], deletion.pack)
     except (ObjectNotFound, ValueError, KeyError, TypeError):
         candidates = namespaces
-    return any(_is_there(repository, layout.manifest_path(namespace, deletion.pack)) for namespace in candidates)
-
-
-def _is_there(repository: Repository, path: str) -> bool:
-    try:
-        repository.storage.get(path, 0, 1)
-    except ObjectNotFound:
-        return False
-    return True
+    return any(repository.is_there(layout.manifest_path(namespace, deletion.pack)) for namespace in candidates)

@@ -316,6 +316,18 @@ class Repository:
             "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
         )
 
+    def is_there(self, path: str) -> bool:
+        """Whether an object is there, asked for by name: 1 request, and no listing is believed.
+
+        Raises:
+            RemoteError: If the storage is away or refuses.
+        """
+        try:
+            self.storage.get(path, 0, 1)
+        except ObjectNotFound:
+            return False
+        return True
+
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects, a few at a time; those that are not there are fine.
 
