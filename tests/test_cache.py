@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cas_cache.cache
 from cas_cache import CacheMiss, EmbeddingCache
 from cas_cache.errors import (
     ConfigurationError,
@@ -103,6 +104,34 @@ def test_what_was_encoded_before_a_failure_stays(tmp_path: Path) -> None:
     encoder = Encoder()
     np.testing.assert_array_equal(again.encode(texts(12), SPEC, encoder), truth(texts(12)))
     assert encoder.calls == [texts(4, start=8)]
+
+
+def test_chunks_grow_only_for_a_quick_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They double while a chunk takes less than half a second, up to a number of bytes; a number given stays."""
+    now = 0.0
+
+    class Clocked(Encoder):
+        seconds = 0.0
+
+        def __call__(self, batch: list[str]) -> Any:
+            nonlocal now
+            now += self.seconds
+            return super().__call__(batch)
+
+    monkeypatch.setattr(cas_cache.cache, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(cas_cache.cache, "MOST_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
+    monkeypatch.setattr(cas_cache.cache.time, "monotonic", lambda: now)
+
+    def sizes(seconds: float, **options: Any) -> list[int]:
+        encoder = Clocked()
+        encoder.seconds = seconds
+        with EmbeddingCache(tmp_path / f"{seconds} {options}", **options) as cache:
+            np.testing.assert_array_equal(cache.encode(texts(50), SPEC, encoder), truth(texts(50)))
+        return [len(call) for call in encoder.calls]
+
+    assert sizes(0.01) == [4, 8, 16, 16, 6]
+    assert sizes(0.6) == [4] * 12 + [2]
+    assert sizes(0.01, chunk_items=20) == [20, 20, 10]
 
 
 KILLED = """

@@ -49,7 +49,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK_ITEMS = 8192
-"""Items encoded between two commits: what a crash costs at most."""
+"""Items encoded between two commits, to begin with: what a crash costs at most."""
+
+MOST_CHUNK_BYTES = 64 << 20
+"""Chunks do not grow beyond this."""
+
+QUICK_SECONDS = 0.5
+"""An encoder that takes less than this for a chunk is given twice as many next; a crash costs it a second at most."""
 
 RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
@@ -77,7 +83,8 @@ class EmbeddingCache:
             ``"manual"`` leaves it to `push`.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
             ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
-        chunk_items: Items encoded between two commits.
+        chunk_items: The most items encoded between two commits. None begins with 8,192 and doubles them, up to 64 MB of
+            vectors, while a chunk takes less than half a second: with a quick encoder commits are what costs.
         progress: Show progress bars of pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the terminal.
 
     Raises:
@@ -97,13 +104,13 @@ class EmbeddingCache:
         only_cached: bool = False,
         push: Literal["background", "manual"] = "background",
         on_remote_error: Literal["warn", "raise"] = "warn",
-        chunk_items: int = CHUNK_ITEMS,
+        chunk_items: int | None = None,
         progress: bool | None = None,
     ) -> None:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
-        if chunk_items < 1:
+        if chunk_items is not None and chunk_items < 1:
             raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
@@ -140,7 +147,7 @@ class EmbeddingCache:
         Args:
             texts: n texts, repeats allowed.
             spec: The encoder's identity.
-            encode: Given the distinct missing texts in order of appearance, at most `chunk_items` at a time; returns
+            encode: Given the distinct missing texts in order of appearance, a chunk at a time; returns
                 one vector for each: a NumPy array, a torch tensor, or a list of vectors.
 
         Returns:
@@ -327,8 +334,10 @@ class EmbeddingCache:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
         kind: tuple[Any, ...] | None = None
-        for start in range(0, len(positions), self._chunk_items):
-            chunk = positions[start : start + self._chunk_items]
+        start, size = 0, self._chunk_items or CHUNK_ITEMS
+        while start < len(positions):
+            began, chunk = time.monotonic(), positions[start : start + size]
+            start += size
             vectors = storable(as_array(encode(chunk)), len(chunk))
             self.stats.encoded += len(chunk)
             kind = kind or (vectors.dtype, vectors.shape[1:])
@@ -338,8 +347,14 @@ class EmbeddingCache:
                     f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
                 )
             finite = finite_rows(vectors)
-            self._store(ns, keys[chunk[finite]], vectors[finite])
-            kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
+            if finite.all():  # the usual case: no copy of the chunk
+                self._store(ns, keys[chunk], vectors)
+            else:
+                self._store(ns, keys[chunk[finite]], vectors[finite])
+                kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
+            quick = time.monotonic() - began < QUICK_SECONDS
+            if quick and self._chunk_items is None and 2 * vectors.nbytes <= MOST_CHUNK_BYTES:
+                size *= 2
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
 

@@ -57,6 +57,22 @@ def in_new_process(script: str, *arguments: str) -> str:
     ).stdout
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 7, 100])
+def test_a_large_gather_is_shared_by_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    """Each thread fills its part: the answer is that of one gather, repeats and a short last part included."""
+    ns = Mirror(tmp_path).namespace(SPEC)
+    keys = keys_for(range(40))
+    ns.append(keys, vectors_for(keys))
+    monkeypatch.setattr("cas_cache.mirror.namespace.GATHER_BYTES", rows_at_once * ns.row_bytes)
+    rows = np.random.default_rng(0).integers(0, 40, 50)
+    answer = ns.take(rows)
+    np.testing.assert_array_equal(answer, vectors_for(keys)[rows])
+    assert answer.flags.writeable
+    assert answer.flags.owndata
+
+
 @pytest.mark.parametrize(("dtype", "shape"), KINDS, ids=str)
 def test_what_goes_in_comes_out(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     """Bit for bit, in dtype and shape, from this handle and from a new one."""
