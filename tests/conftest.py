@@ -5,6 +5,8 @@ Purpose: give tests an S3 remote that is real enough, and keep the developer's o
 Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; `run`, the command line;
 and the marker `localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
 
+Turns the self-check off: most tests count what is encoded, and their encoders are made up. Its own tests turn it on.
+
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
 """
 
@@ -59,6 +61,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("CAS_CACHE_", "AWS_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("CAS_CACHE_SELF_CHECK", "0")
 
 
 @pytest.fixture(scope="session")

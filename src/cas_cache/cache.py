@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from cas_cache import self_check as checking
 from cas_cache import sync
 from cas_cache.background import BackgroundPush
 from cas_cache.errors import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import Batch
     from cas_cache.mirror import Namespace
+    from cas_cache.mirror.memo import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ MOST_CHUNK_BYTES = 64 << 20
 
 QUICK_SECONDS = 0.5
 """An encoder that takes less than this for a chunk is given twice as many next; a crash costs it a second at most."""
+
+SELF_CHECK = 8
+"""Rows that others pushed and that are compared with the encoder's before the first of them are served."""
 
 RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
@@ -79,6 +84,9 @@ class EmbeddingCache:
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
         offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
         only_cached: Raise `CacheMiss` rather than encode.
+        self_check: How many of the rows that others have pushed are encoded anew and compared, before the first of a
+            namespace's (and later the first of each pack's) are served. 0 trusts everybody. None takes
+            ``CAS_CACHE_SELF_CHECK``, or 8. With `only_cached`, nothing is encoded.
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
             ``"manual"`` leaves it to `push`.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
@@ -102,6 +110,7 @@ class EmbeddingCache:
         read_only: bool | None = None,
         offline: bool | None = None,
         only_cached: bool = False,
+        self_check: int | None = None,
         push: Literal["background", "manual"] = "background",
         on_remote_error: Literal["warn", "raise"] = "warn",
         chunk_items: int | None = None,
@@ -112,6 +121,8 @@ class EmbeddingCache:
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
         if chunk_items is not None and chunk_items < 1:
             raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
+        if self_check is not None and self_check < 0:
+            raise ConfigurationError(f"self_check is {self_check}; compare 0 rows or more.")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -121,6 +132,8 @@ class EmbeddingCache:
         self.read_only = settings.read_only if read_only is None else read_only
         self.offline = settings.offline if offline is None else offline
         self.only_cached = only_cached
+        asked = settings.self_check if self_check is None else self_check
+        self.self_check = SELF_CHECK if asked is None else asked
         self.on_remote_error = on_remote_error
         self._chunk_items = chunk_items
         self._progress = settings.progress if progress is None else progress
@@ -158,6 +171,7 @@ class EmbeddingCache:
             CacheMiss: If something is missing and the cache is `only_cached`.
             WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
+            SelfCheckFailed: If the encoder does not make what others have pushed for this spec.
         """
         texts = texts if isinstance(texts, list | tuple | str) else list(texts)
         return self.encode_items(batch_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
@@ -175,10 +189,12 @@ class EmbeddingCache:
         ns = self._namespace(spec)
         remembered = ns.remembered(batch)
         if remembered is not None:
+            self._check_others(ns, remembered, encode)
             self.stats.hits += batch.size
             return ns.take(remembered)
         keys = batch.keys
         rows = self._find(ns, keys)
+        self._check_others(ns, rows, encode)
         missing = np.flatnonzero(rows == ABSENT)
         self.stats.hits += len(keys) - len(missing)
         self.stats.misses += len(missing)
@@ -323,6 +339,24 @@ class EmbeddingCache:
                 DataWarning,
                 stacklevel=6,
             )
+
+    def _check_others(self, ns: Namespace, rows: Rows, encode: Callable[[NDArray[np.int64]], Any]) -> None:
+        """Compare some of the rows that others have pushed with what the encoder makes, once for each pack."""
+        if not self.self_check or self.only_cached:
+            return
+        positions, origins, packs = ns.from_others(rows)
+        if not len(positions):
+            return
+        chosen = checking.sample(origins, self.self_check)
+        at = positions[chosen]
+        compared = np.arange(rows.start, rows.stop)[at] if isinstance(rows, slice) else rows[at]
+        _, first = np.unique(compared, return_index=True)  # an item that is asked for twice is compared once
+        at, compared, chosen = (values[np.sort(first)] for values in (at, compared, chosen))
+        fresh = storable(as_array(encode(at)), len(at))
+        self.stats.checked += len(at)
+        logger.debug("compared %d rows of %s with the encoder's", len(at), ns.spec.namespace)
+        checking.compare(ns.spec, ns.take(compared), fresh, compared, [packs[n] for n in origins[chosen].tolist()])
+        ns.vouch({packs[n] for n in np.unique(origins).tolist()})
 
     def _encode_missing(
         self,

@@ -8,7 +8,9 @@
     |  `- InvalidItem                     a text or row that has no key (a lone surrogate, an unknown field)
     |- EncoderError                       the encoder's answer cannot be stored
     |  |- WrongAnswer (ValueError)        wrong number of rows, not an array, object dtype
+    |  |  `- NotDense                     sparse vectors, or of several shapes: right, but not one row an item
     |  `- ShapeMismatch (ValueError)      dtype or row shape differ from the namespace's
+    |- SelfCheckFailed (ValueError)       what the cache holds is not what the encoder makes
     |- CacheMiss (KeyError)               only_cached=True and a row is not in the cache
     |- MirrorError                        the local side
     |  |- NotAMirror (ValueError)         the directory holds something else
@@ -66,6 +68,30 @@ class WrongAnswer(EncoderError, ValueError):
 
 class ShapeMismatch(EncoderError, ValueError):
     """dtype or row shape differ from what the namespace holds."""
+
+
+class NotDense(WrongAnswer):
+    """Vectors that are right and are no array: sparse ones, or such of several shapes."""
+
+
+class SelfCheckFailed(CasCacheError, ValueError):
+    """Vectors of the cache are not what the encoder makes: other weights under the same name.
+
+    Attributes:
+        spec: The `EncoderSpec` whose vectors they should be.
+        rows: The mirror's rows that differ.
+        packs: The ids of the packs they came from.
+        similarity: The least that was found, 1 for the same direction.
+    """
+
+    def __init__(
+        self, message: str, *, spec: object, rows: tuple[int, ...], packs: tuple[str, ...], similarity: float
+    ) -> None:
+        super().__init__(message)
+        self.spec = spec
+        self.rows = rows
+        self.packs = packs
+        self.similarity = similarity
 
 
 class CacheMiss(CasCacheError, KeyError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import WrongAnswer
+from cas_cache.errors import NotDense, WrongAnswer
 from cas_cache.identity.keys import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def as_array(answer: Any) -> NDArray[Any]:
         answer: A NumPy array, a torch tensor (duck-typed, on any device), or a list of vectors.
 
     Raises:
-        WrongAnswer: If it is none of these, is sparse, has a dtype that NumPy lacks, or its vectors differ in shape.
+        WrongAnswer: If it is none of these, or has a dtype that NumPy lacks.
+        NotDense: If it is sparse, or its vectors differ in shape.
     """
     if hasattr(answer, "detach"):
         answer = _of_tensor(answer)
@@ -116,9 +117,11 @@ def as_array(answer: Any) -> NDArray[Any]:
         except WrongAnswer:
             raise
         except ValueError as err:
-            raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+            raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
     elif np.isscalar(answer):
         answer = np.asarray(answer)
+    if type(answer).__module__.startswith("scipy.sparse"):
+        raise NotDense("The encoder returned a sparse matrix, which is not cached. Densify it first, with .toarray().")
     if not isinstance(answer, np.ndarray) or isinstance(answer, np.ma.MaskedArray):
         raise WrongAnswer(
             f"The encoder returned a {type(answer).__module__}.{type(answer).__qualname__}. Return a NumPy array or a "
@@ -136,12 +139,12 @@ def _of_numbers(rows: Any) -> NDArray[Any]:
     try:
         return np.asarray(rows)
     except (ValueError, OverflowError) as err:
-        raise WrongAnswer(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+        raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
 
 
 def _of_tensor(tensor: Any) -> Any:
     if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
-        raise WrongAnswer("The encoder returned a sparse tensor, which is not cached. Densify it first.")
+        raise NotDense("The encoder returned a sparse tensor, which is not cached. Densify it first.")
     tensor = tensor.detach().cpu()
     try:
         return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()

@@ -26,6 +26,7 @@ class Settings:
         remote: ``CAS_CACHE_REMOTE``, the repository's URL, or None.
         offline: ``CAS_CACHE_OFFLINE``: never touch the network.
         read_only: ``CAS_CACHE_READ_ONLY``: never write to the repository.
+        self_check: ``CAS_CACHE_SELF_CHECK``: how many rows that others pushed are compared; None leaves the default.
         progress: ``CAS_CACHE_PROGRESS``: show progress bars; None leaves it to the terminal.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     remote: str | None
     offline: bool
     read_only: bool
+    self_check: int | None
     progress: bool | None
 
     @classmethod
@@ -40,7 +42,7 @@ class Settings:
         """Read the environment now.
 
         Raises:
-            ConfigurationError: If a switch is neither on nor off.
+            ConfigurationError: If a switch is neither on nor off, or a number is none.
         """
         directory = os.environ.get("CAS_CACHE_DIR")
         return cls(
@@ -48,8 +50,18 @@ class Settings:
             remote=os.environ.get("CAS_CACHE_REMOTE") or None,
             offline=bool(_switch("CAS_CACHE_OFFLINE")),
             read_only=bool(_switch("CAS_CACHE_READ_ONLY")),
+            self_check=_count("CAS_CACHE_SELF_CHECK"),
             progress=_switch("CAS_CACHE_PROGRESS"),
         )
+
+
+def _count(name: str) -> int | None:
+    value = os.environ.get(name)
+    if value is None or not value.strip():
+        return None
+    if value.strip().isdecimal():
+        return int(value)
+    raise ConfigurationError(f"{name}={value!r} is no number of rows. Set it to 0 or more.")
 
 
 def _switch(name: str) -> bool | None:

@@ -29,6 +29,7 @@ from cas_cache.mirror.plan import PlannedPack
 from cas_cache.mirror.proof import Proof
 from cas_cache.mirror.table import Table
 from cas_cache.mirror.usage import Usage, UseLock, read_usage
+from cas_cache.mirror.vouched import Vouched
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Namespace:
         self._index = KeyIndex(folder)
         self._memo = Memo(folder, spec.namespace)
         self._usage = Usage(folder)
+        self._vouched = Vouched(folder)
         # Threads that share a handle may not refresh it, or extend the index, at once.
         self._handle = threading.RLock()
         self._proof = Proof(self._table)
@@ -197,6 +199,24 @@ class Namespace:
             return np.array(self._table.vectors[rows])
         return _gather(self._table.vectors, rows)
 
+    def from_others(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str | None]]:
+        """Return which rows came from packs that were made elsewhere and that nobody here vouches for.
+
+        Args:
+            rows: (n,) int64, -1 for none, or a slice.
+
+        Returns:
+            (m,) positions in `rows`, ascending; (m,) numbers that tell their origins apart; and the pack that each of
+            these numbers stands for.
+        """
+        state = self._table.state
+        positions, extents = self._vouched.others(rows, state)
+        return positions, extents, [extent.pack for extent in state.extents]
+
+    def vouch(self, packs: Iterable[str | None]) -> None:
+        """Note that rows of packs were compared with what the encoder makes here."""
+        self._vouched.note(pack for pack in packs if pack is not None)
+
     def prove(self, rows: Rows) -> None:
         """Check rows against their digests, each once in this process.
 
@@ -288,6 +308,7 @@ class Namespace:
         with self._locked():
             self._table.commit(self._table.state.published(plan.nonce, pack))
         self._usage.note_packs([pack])
+        self._vouched.note([pack])
 
     def forget_packs(self) -> None:
         """Let every row wait to be pushed again, as if no pack were known."""
