@@ -390,7 +390,7 @@ def test_stats(tmp_path: Path) -> None:
     metadata = sum(len(data) for path, data in memory.objects.items() if path.endswith("zarr.json") or "specs/" in path)
     assert far.stats.bytes_pulled == sizes - metadata
     assert far.stats.as_json() == {
-        "hits": 3, "misses": 0, "encoded": 0, "bytes_pushed": 0, "bytes_pulled": sizes - metadata,
+        "hits": 3, "misses": 0, "encoded": 0, "checked": 0, "bytes_pushed": 0, "bytes_pulled": sizes - metadata,
     }  # fmt: skip
 
 

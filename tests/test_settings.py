@@ -9,6 +9,11 @@ from cas_cache.errors import ConfigurationError
 from cas_cache.settings import Settings
 
 
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAS_CACHE_SELF_CHECK")
+
+
 def test_defaults() -> None:
     """Without any variable: the user's cache directory, no remote, everything off, the terminal decides on bars."""
     settings = Settings.read()
@@ -17,6 +22,7 @@ def test_defaults() -> None:
         remote=None,
         offline=False,
         read_only=False,
+        self_check=None,
         progress=None,
     )
 
@@ -28,8 +34,9 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAS_CACHE_REMOTE", "s3://team/emb")
     monkeypatch.setenv("CAS_CACHE_OFFLINE", "1")
     monkeypatch.setenv("CAS_CACHE_READ_ONLY", "on")
+    monkeypatch.setenv("CAS_CACHE_SELF_CHECK", " 3 ")
     monkeypatch.setenv("CAS_CACHE_PROGRESS", "0")
-    assert Settings.read() == Settings(Path("/home/someone/emb"), "s3://team/emb", True, True, False)
+    assert Settings.read() == Settings(Path("/home/someone/emb"), "s3://team/emb", True, True, 3, False)
 
 
 def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
