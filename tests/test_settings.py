@@ -1,12 +1,17 @@
-"""Settings: the environment is read when asked, and a switch that is neither on nor off is an error."""
+"""Settings: environment and files are read when asked, and what is not a value of a setting is an error."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import platformdirs
 import pytest
 
+from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError
-from cas_cache.settings import Settings
+from cas_cache.settings import DEFAULT, Settings, user_file
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +79,107 @@ def test_other_spellings_are_errors(monkeypatch: pytest.MonkeyPatch, text: str) 
     monkeypatch.setenv("CAS_CACHE_OFFLINE", text)
     with pytest.raises(ConfigurationError, match="CAS_CACHE_OFFLINE="):
         Settings.read()
+
+
+# Files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The user's file and the project's, not there yet; the working directory is two folders below the latter."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    working = tmp_path / "project" / "a" / "b"
+    working.mkdir(parents=True)
+    monkeypatch.chdir(working)
+    user = user_file()
+    user.parent.mkdir(parents=True)
+    return user, tmp_path / "project" / "pyproject.toml"
+
+
+def test_the_stronger_source_wins(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment, then project, then user; each setting for itself, and where it is from is known."""
+    user, project = files
+    user.write_text(
+        'directory = "~/all"\nremote = "team"\nself_check = 1\noffline = true\n[remotes]\nteam = "s3://t/1"\n'
+    )
+    project.write_text(
+        '[tool.cas_cache]\nself_check = 2\nread_only = true\n[tool.cas_cache.remotes]\nlab = "gs://lab/e"\n'
+    )
+    monkeypatch.setenv("CAS_CACHE_OFFLINE", "0")
+    settings = Settings.read()
+    assert settings.directory == Path("~/all").expanduser()
+    assert (settings.remote, settings.offline, settings.read_only, settings.self_check) == ("team", False, True, 2)
+    assert settings.remotes == {"team": "s3://t/1", "lab": "gs://lab/e"}
+    assert settings.sources == {
+        "directory": str(user),
+        "remote": str(user),
+        "offline": "CAS_CACHE_OFFLINE",
+        "read_only": str(project),
+        "self_check": str(project),
+        "progress": DEFAULT,
+        "remotes.team": str(user),
+        "remotes.lab": str(project),
+    }
+
+
+def test_the_nearest_project_counts(files: tuple[Path, Path]) -> None:
+    """One without the table ends the search: it is the project."""
+    _, project = files
+    project.write_text("[tool.cas_cache]\nself_check = 2\n")
+    assert Settings.read().self_check == 2
+    (Path.cwd() / "pyproject.toml").write_text("[tool.ruff]\n")
+    assert Settings.read().self_check is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("remotte = 's3://b'", "Did you mean remote?"),
+        ("colour = 1", "There are directory, remote"),
+        ("offline = 'yes'", "offline must be true or false"),
+        ("self_check = true", "self_check must be a number, 0 or more"),
+        ("self_check = -1", "self_check must be a number, 0 or more"),
+        ("remote = 3", "remote must be a text in quotes"),
+        ("remotes = 's3://b'", "remotes must be a table"),
+        ("[remotes]\nteam = 3", "remotes must be a table"),
+        ("not toml", "cannot be read as TOML"),
+    ],
+)
+def test_a_wrong_file_is_an_error(files: tuple[Path, Path], text: str, said: str) -> None:
+    """That names the file and what it should say."""
+    user, _ = files
+    user.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as error:
+        Settings.read()
+    assert str(user) in str(error.value)
+
+
+def test_a_remote_can_be_named(files: tuple[Path, Path], tmp_path: Path, run: Any) -> None:
+    """In an argument, in a setting, on the command line; a directory of that name is ./name."""
+    user, _ = files
+    user.write_text(f'[remotes]\nteam = "{tmp_path / "remote"}"\n')
+    with EmbeddingCache(tmp_path / "mirror", remote="team") as cache:
+        cache.put(["a"], np.ones((1, 2), np.float32), EncoderSpec(model="m/m", revision="1"))
+    assert (tmp_path / "remote" / "cas-cache.json").exists()
+    assert run("pull", tmp_path / "second", "--remote", "team").out.startswith("pulled 1 packs")
+    user.write_text('remote = "team"\n' + user.read_text())
+    assert EmbeddingCache(tmp_path / "third").pull().rows == 1
+    assert "There is no repository at" in run("pull", tmp_path / "fourth", "--remote", "./team").err
+
+
+def test_info_shows_what_is_in_force(files: tuple[Path, Path], run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whence; credentials in a URL are not printed."""
+    user, _ = files
+    user.write_text('remote = "team"\n[remotes]\nteam = "s3://AKIASECRET:hush@bucket/p"\n')
+    monkeypatch.setenv("CAS_CACHE_OFFLINE", "1")
+    done = run("info", "--settings")
+    assert (done.code, done.err) == (0, "")
+    assert "hush" not in done.out
+    lines = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()}
+    assert lines["offline"] == ["True", "CAS_CACHE_OFFLINE"]
+    assert lines["remote"] == ["team", str(user)]
+    assert lines["remotes.team"] == ["s3://bucket/p", str(user)]
+    assert lines["read_only"] == ["False", "default"]
+    document = json.loads(run("info", "--settings", "--json").out)["settings"]
+    assert document["self_check"] == {"value": None, "source": "default"}
+    assert document["offline"] == {"value": True, "source": "CAS_CACHE_OFFLINE"}

@@ -29,10 +29,11 @@ from cas_cache.errors import (
     SuspiciousListing,
     UnsupportedFormat,
 )
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts
+from cas_cache.identity import NAMESPACE_ID, Batch, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
+from cas_cache.progress import counting
 from cas_cache.repository import Repository, open_storage
 from cas_cache.rows import as_array, finite_rows, storable
 from cas_cache.settings import Settings
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.identity import Batch
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.memo import Rows
 
@@ -93,7 +93,8 @@ class EmbeddingCache:
             ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
         chunk_items: The most items encoded between two commits. None begins with 8,192 and doubles them, up to 64 MB of
             vectors, while a chunk takes less than half a second: with a quick encoder commits are what costs.
-        progress: Show progress bars of pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the terminal.
+        progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
+            terminal.
 
     Raises:
         NotAMirror: If the directory holds something else.
@@ -135,8 +136,8 @@ class EmbeddingCache:
         asked = settings.self_check if self_check is None else self_check
         self.self_check = SELF_CHECK if asked is None else asked
         self.on_remote_error = on_remote_error
-        self._chunk_items = chunk_items
-        self._progress = settings.progress if progress is None else progress
+        self.chunk_items = chunk_items
+        self.progress = settings.progress if progress is None else progress
         self._pulled: set[str] = set()
         self._retry_at = 0.0
         self._warned = False
@@ -176,14 +177,23 @@ class EmbeddingCache:
         texts = texts if isinstance(texts, list | tuple | str) else list(texts)
         return self.encode_items(batch_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
 
-    def encode_items(self, batch: Batch, spec: EncoderSpec, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
+    def encode_items(
+        self,
+        batch: Batch,
+        spec: EncoderSpec,
+        encode: Callable[[NDArray[np.int64]], Any],
+        *,
+        progress: bool | None = None,
+    ) -> NDArray[Any]:
         """Return the vectors of items of any kind; see `encode`.
 
         Args:
             batch: n items, by their keys.
             spec: The encoder's identity.
             encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
+            progress: Show the progress bars of this call; None as the cache does.
         """
+        progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
         ns = self._namespace(spec)
@@ -193,7 +203,7 @@ class EmbeddingCache:
             self.stats.hits += batch.size
             return ns.take(remembered)
         keys = batch.keys
-        rows = self._find(ns, keys)
+        rows = self._find(ns, keys, progress)
         self._check_others(ns, rows, encode)
         missing = np.flatnonzero(rows == ABSENT)
         self.stats.hits += len(keys) - len(missing)
@@ -208,7 +218,8 @@ class EmbeddingCache:
                 positions=positions,
                 missing=len(distinct),
             )
-        kept_out = self._encode_missing(ns, keys, missing[distinct], encode)
+        with counting("encode", len(distinct), progress) as tell:
+            kept_out = self._encode_missing(ns, keys, missing[distinct], encode, tell)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached
             return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(missing))
@@ -220,16 +231,20 @@ class EmbeddingCache:
         ns.remember(batch, rows)
         return ns.take(rows)
 
-    def get(self, texts: Iterable[str], spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def get(self, texts: Iterable[str] | Batch, spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the vectors of texts that are in mirror or repository.
+
+        Args:
+            texts: n texts, or items of any kind as a `Batch`.
+            spec: The encoder's identity.
 
         Returns:
             (n, *shape) vectors, zero where not found, and (n,) bool, which were found. Before the first vector of a
             spec is known, the vectors have shape (n, 0).
         """
-        keys = keys_of_texts(texts)
+        keys = _keys_of(texts)
         ns = self._namespace(spec)
-        rows = self._find(ns, keys)
+        rows = self._find(ns, keys, self.progress)
         found = rows != ABSENT
         self.stats.hits += int(found.sum())
         self.stats.misses += int((~found).sum())
@@ -238,11 +253,11 @@ class EmbeddingCache:
             vectors[found] = ns.take(rows[found])
         return vectors, found
 
-    def put(self, texts: Iterable[str], vectors: Any, spec: EncoderSpec) -> int:
+    def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec) -> int:
         """Store vectors that were made elsewhere. What is there already stays as it is.
 
         Args:
-            texts: n texts.
+            texts: n texts, or items of any kind as a `Batch`.
             vectors: (n, *shape), by this spec's encoder.
             spec: The encoder's identity.
 
@@ -253,7 +268,7 @@ class EmbeddingCache:
             WrongAnswer: If it is not one vector for each text.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
-        keys = keys_of_texts(texts)
+        keys = _keys_of(texts)
         array = storable(as_array(vectors), len(keys))
         finite = finite_rows(array)
         _warn_of_infinite(int((~finite).sum()), spec)
@@ -267,9 +282,12 @@ class EmbeddingCache:
             RemoteError: If the remote is away or refuses.
             SuspiciousListing: If packs that are known to be there are not listed.
         """
+        return self._pull(namespaces, self.progress)
+
+    def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
         repository = self._remote("pull from")
         wanted = _checked(namespaces)
-        report = sync.pull(self.mirror, repository, wanted, progress=self._progress)
+        report = sync.pull(self.mirror, repository, wanted, progress=progress)
         self.stats.bytes_pulled += report.bytes
         self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
         return report
@@ -296,7 +314,7 @@ class EmbeddingCache:
         if rebind:
             self.mirror.rebind()
         sync.meet(self.mirror, repository)
-        report = sync.push(self.mirror, repository, wanted, progress=self._progress)
+        report = sync.push(self.mirror, repository, wanted, progress=self.progress)
         self.stats.bytes_pushed += report.bytes
         return report
 
@@ -317,18 +335,18 @@ class EmbeddingCache:
             raise TypeError(msg)
         return self.mirror.namespace(spec)
 
-    def _find(self, ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing."""
         rows = ns.find(keys)
         namespace = ns.spec.namespace
         reachable = self.repository is not None and not self.offline and time.monotonic() >= self._retry_at
         if reachable and namespace not in self._pulled and (rows == ABSENT).any():
-            self._automatic(lambda: self._pull_one(namespace), PULL_PROBLEMS)
+            self._automatic(lambda: self._pull_one(namespace, progress), PULL_PROBLEMS)
             rows = ns.find(keys)
         return rows
 
-    def _pull_one(self, namespace: str) -> None:
-        report = self.pull([namespace])
+    def _pull_one(self, namespace: str, progress: bool | None) -> None:
+        report = self._pull([namespace], progress)
         self._pulled.add(namespace)
         if report.problems:
             if self.on_remote_error == "raise":
@@ -364,11 +382,12 @@ class EmbeddingCache:
         keys: NDArray[np.uint8],
         positions: NDArray[np.int64],
         encode: Callable[[NDArray[np.int64]], Any],
+        tell: Callable[[int], object],
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
         kind: tuple[Any, ...] | None = None
-        start, size = 0, self._chunk_items or CHUNK_ITEMS
+        start, size = 0, self.chunk_items or CHUNK_ITEMS
         while start < len(positions):
             began, chunk = time.monotonic(), positions[start : start + size]
             start += size
@@ -386,8 +405,9 @@ class EmbeddingCache:
             else:
                 self._store(ns, keys[chunk[finite]], vectors[finite])
                 kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
+            tell(len(chunk))
             quick = time.monotonic() - began < QUICK_SECONDS
-            if quick and self._chunk_items is None and 2 * vectors.nbytes <= MOST_CHUNK_BYTES:
+            if quick and self.chunk_items is None and 2 * vectors.nbytes <= MOST_CHUNK_BYTES:
                 size *= 2
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
@@ -454,6 +474,10 @@ def _gathered(
     for at in np.flatnonzero(~stored).tolist():
         vectors[at] = kept_out[encoded_at[at]]
     return vectors
+
+
+def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:
+    return items.keys if isinstance(items, Batch) else keys_of_texts(items)
 
 
 def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:

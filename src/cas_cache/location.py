@@ -20,8 +20,9 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
     Args:
         location: A directory, or the repository's URL, whose mirror is then below `Settings.directory`; None for what
             the settings say.
-        remote: The repository's URL or directory; None for what the settings say.
-        settings: The environment's.
+        remote: The repository's URL, directory, or name in the settings (``./name`` is a directory whatever is there);
+            None for what the settings say.
+        settings: What is in force.
 
     Raises:
         ConfigurationError: If two remotes are named, or the location is empty.
@@ -37,6 +38,7 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
             )
         location, remote = None, str(location)
     remote = settings.remote if remote is None else remote
+    remote = remote if remote is None else settings.remotes.get(remote, remote)
     if location is not None:
         return location, remote
     return settings.directory / ("local" if remote is None else _slug(remote)), remote

@@ -1,33 +1,58 @@
-"""Settings from the environment. The only reader of ``os.environ`` in this package.
+"""Settings: the environment, and two files. The only reader of ``os.environ`` and of configuration in this package.
 
-An argument always wins over a setting. Credentials are not ours: fsspec and the clouds' SDKs find their own.
+An argument wins over a setting; among settings, in this order: ``CAS_CACHE_*`` in the environment, ``[tool.cas_cache]``
+of the nearest ``pyproject.toml`` above the working directory, ``config.toml`` in the user's configuration directory.
+Credentials are not ours: fsspec and the clouds' SDKs find their own.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from cas_cache.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"", "0", "false", "no", "off"}
+
+KINDS: Mapping[str, type] = {
+    "directory": str,
+    "remote": str,
+    "offline": bool,
+    "read_only": bool,
+    "self_check": int,
+    "progress": bool,
+}
+"""Each setting, and what it is in a file. In the environment it is ``CAS_CACHE_`` and its name, but for the first."""
+
+VARIABLES = {name: f"CAS_CACHE_{name.upper()}" for name in KINDS} | {"directory": "CAS_CACHE_DIR"}
+
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says.
+    """What is in force.
 
     Attributes:
-        directory: ``CAS_CACHE_DIR``, where mirrors are; by default the user's cache directory.
-        remote: ``CAS_CACHE_REMOTE``, the repository's URL, or None.
-        offline: ``CAS_CACHE_OFFLINE``: never touch the network.
-        read_only: ``CAS_CACHE_READ_ONLY``: never write to the repository.
-        self_check: ``CAS_CACHE_SELF_CHECK``: how many rows that others pushed are compared; None leaves the default.
-        progress: ``CAS_CACHE_PROGRESS``: show progress bars; None leaves it to the terminal.
+        directory: Where mirrors are; by default the user's cache directory.
+        remote: The repository's URL or the name of one, or None.
+        offline: Never touch the network.
+        read_only: Never write to the repository.
+        self_check: How many rows that others pushed are compared; None leaves the default.
+        progress: Show progress bars; None leaves it to the terminal.
+        remotes: URLs by name.
+        sources: For each of these but the last, where it was found: a variable, a file, or ``"default"``; for the URLs
+            under ``remotes.NAME``.
     """
 
     directory: Path
@@ -36,40 +61,105 @@ class Settings:
     read_only: bool
     self_check: int | None
     progress: bool | None
+    remotes: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls) -> Settings:
-        """Read the environment now.
+        """Read environment and files now.
 
         Raises:
-            ConfigurationError: If a switch is neither on nor off, or a number is none.
+            ConfigurationError: If a value is not what the setting takes, or a file has a setting that is none.
         """
-        directory = os.environ.get("CAS_CACHE_DIR")
+        found: dict[str, tuple[Any, str]] = {}
+        remotes: dict[str, str] = {}
+        for path, document in _files():
+            for name, value in _checked(path, document).items():
+                found[name] = value, str(path)
+            for name, url in _remotes(path, document).items():
+                remotes[name] = url
+                found[f"remotes.{name}"] = url, str(path)
+        for name, variable in VARIABLES.items():
+            value = _of_environment(name, variable)
+            if value is not None:
+                found[name] = value, variable
+        directory, remote = found.get("directory"), found.get("remote")
         return cls(
-            directory=Path(directory).expanduser() if directory else Path(platformdirs.user_cache_dir("cas_cache")),
-            remote=os.environ.get("CAS_CACHE_REMOTE") or None,
-            offline=bool(_switch("CAS_CACHE_OFFLINE")),
-            read_only=bool(_switch("CAS_CACHE_READ_ONLY")),
-            self_check=_count("CAS_CACHE_SELF_CHECK"),
-            progress=_switch("CAS_CACHE_PROGRESS"),
+            directory=Path(directory[0]).expanduser() if directory else Path(platformdirs.user_cache_dir("cas_cache")),
+            remote=remote[0] if remote else None,
+            offline=bool(found.get("offline", (False,))[0]),
+            read_only=bool(found.get("read_only", (False,))[0]),
+            self_check=found.get("self_check", (None,))[0],
+            progress=found.get("progress", (None,))[0],
+            remotes=remotes,
+            sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in found.items()}},
         )
 
 
-def _count(name: str) -> int | None:
-    value = os.environ.get(name)
-    if value is None or not value.strip():
-        return None
-    if value.strip().isdecimal():
-        return int(value)
-    raise ConfigurationError(f"{name}={value!r} is no number of rows. Set it to 0 or more.")
+def user_file() -> Path:
+    """Return where the user's settings are looked for."""
+    return Path(platformdirs.user_config_dir("cas_cache")) / "config.toml"
 
 
-def _switch(name: str) -> bool | None:
-    value = os.environ.get(name)
-    if value is None:
+def _files() -> list[tuple[Path, dict[str, Any]]]:
+    """The files that there are, the strongest last."""
+    found = []
+    path = user_file()
+    if path.is_file():
+        found.append((path, _parsed(path)))
+    working = Path.cwd()
+    project = next((f for folder in (working, *working.parents) if (f := folder / "pyproject.toml").is_file()), None)
+    if project is not None:
+        table = _parsed(project).get("tool", {}).get("cas_cache")
+        if table is not None:
+            found.append((project, table))
+    return found
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as err:
+        raise ConfigurationError(f"{path} cannot be read as TOML ({err}). Mend it, or move it away.") from err
+
+
+def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The settings of one file."""
+    settings = {name: value for name, value in document.items() if name != "remotes"}
+    for name, value in settings.items():
+        if name not in KINDS:
+            near = difflib.get_close_matches(name, [*KINDS, "remotes"], n=1)
+            meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(KINDS)}, and the table remotes."
+            raise ConfigurationError(f"{path} has a setting {name!r}, which is none.{meant}")
+        if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
+            raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")
+    return settings
+
+
+def _remotes(path: Path, document: dict[str, Any]) -> dict[str, str]:
+    remotes = document.get("remotes", {})
+    if not isinstance(remotes, dict) or not all(isinstance(url, str) and url for url in remotes.values()):
+        raise ConfigurationError(f'{path}: remotes must be a table of URLs, such as team = "s3://bucket/prefix".')
+    return remotes
+
+
+def _of_environment(name: str, variable: str) -> Any:
+    """The value of a variable, or None if it is not set."""
+    text = os.environ.get(variable)
+    if text is None:
         return None
-    if value.strip().lower() in _TRUE:
-        return True
-    if value.strip().lower() in _FALSE:
-        return False
-    raise ConfigurationError(f"{name}={value!r} is neither on nor off. Set it to 1 or 0.")
+    if KINDS[name] is str:
+        return text or None
+    text = text.strip()
+    if KINDS[name] is bool:
+        if text.lower() in _TRUE | _FALSE:
+            return text.lower() in _TRUE
+        raise ConfigurationError(f"{variable}={os.environ[variable]!r} is neither on nor off. Set it to 1 or 0.")
+    if not text:
+        return None
+    if text.isdecimal():
+        return int(text)
+    raise ConfigurationError(f"{variable}={os.environ[variable]!r} is no number of rows. Set it to 0 or more.")
+
+
+_WHAT = {str: "a text in quotes", bool: "true or false", int: "a number, 0 or more"}

@@ -12,9 +12,15 @@ from mteb.abstasks.pair_classification import AbsTaskPairClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
+from mteb.abstasks.text.summarization import AbsTaskSummarization
 
 TOPICS = 24
-ODD_TEXTS = ["", " ", "\u00a0", "e\u0301 or \u00e9", "\u00e9 or e\u0301", "\U0001f600 non-BMP \U00020000", "a\nb\tc\0d"]
+ODD_TEXTS = [
+    "", " ", "\u00a0", "e\u0301 or \u00e9", "\u00e9 or e\u0301", "\U0001f600 non-BMP \U00020000", "a\nb\tc\0d",
+    "trailing", "trailing ", "Trailing", "\ufb01 fi \u0130", "\ufefftopic1 word1", "\U0010ffff\u202e", "a\r\nb", "a\nb",
+    " ".join(f"topic{i % 97}" for i in range(4000)), " ".join(f"topic{i % 97}" for i in range(4001)),
+]  # fmt: skip
 
 
 def metadata(name: str, kind: str = "Retrieval", main_score: str = "ndcg_at_10", **fields: Any) -> TaskMetadata:
@@ -27,7 +33,6 @@ def metadata(name: str, kind: str = "Retrieval", main_score: str = "ndcg_at_10",
         reference="https://example.org",
         dataset={"path": "NA", "revision": "NA"},
         category="t2t",
-        eval_langs=["eng-Latn"],
         date=("2022-12-22", "2022-12-22"),
         dialect=["Written"],
         domains=[],
@@ -37,7 +42,7 @@ def metadata(name: str, kind: str = "Retrieval", main_score: str = "ndcg_at_10",
         modalities=["text"],
         sample_creation="found",
         bibtex_citation="",
-        **{"eval_splits": ["test"], **fields},
+        **{"eval_splits": ["test"], "eval_langs": ["eng-Latn"], **fields},
     )
 
 
@@ -181,6 +186,46 @@ def clustering(name: str = "OwnClustering") -> Any:
     return task_of(
         AbsTaskClusteringLegacy, lambda: {"test": Dataset.from_dict(rows)}, metadata(name, "Clustering", "v_measure")
     )
+
+
+def bitext(name: str = "OwnBitext") -> Any:
+    """Pairs that are to be found again; some sides repeat, and one is in both languages."""
+    left, right = _pairs()
+    rows = {"sentence1": left, "sentence2": [*right[1:], left[0]]}
+    return task_of(AbsTaskBitextMining, lambda: {"test": Dataset.from_dict(rows)}, metadata(name, "BitextMining", "f1"))
+
+
+def summarization(name: str = "OwnSummarization") -> Any:
+    """Texts with three summaries by people and three by machines, which repeat from text to text."""
+    texts = [f"topic{i} topic{i + 1} topic{i + 2} word{i % 3}" for i in range(10)] + ODD_TEXTS
+    human = [[f"topic{i}", f"topic{i + 1}", texts[i]] for i in range(len(texts))]
+    machine = [[f"topic{i} word", f"topic{i + 5}", ODD_TEXTS[i % len(ODD_TEXTS)]] for i in range(len(texts))]
+    rows = {"text": texts, "human_summaries": human, "machine_summaries": machine}
+    rows["relevance"] = [[3.0, 1.0, float(i % 2)] for i in range(len(texts))]
+    task = task_of(
+        AbsTaskSummarization,
+        lambda: {"test": Dataset.from_dict(rows)},
+        metadata(name, "Summarization", "cosine_spearman"),
+    )
+    type(task).min_score, type(task).max_score = 0, 3
+    return task
+
+
+def two_languages(name: str = "TwoLanguages") -> Any:
+    """Two subsets of two splits each, the same corpus in all of them and queries of their own."""
+    corpus = [{"id": f"d{i}", "title": f"t{i % 3}", "text": f"topic{i} word"} for i in range(10)]
+
+    def split(language: str, name: str) -> Any:
+        queries = [{"id": f"q{i}", "text": f"topic{i} {language} {name if i % 2 else ''}"} for i in range(10)]
+        relevant = {f"q{i}": {f"d{i}": 1} for i in range(10)}
+        rows = {"corpus": Dataset.from_list(corpus), "queries": Dataset.from_list(queries)}
+        return {**rows, "relevant_docs": relevant, "top_ranked": None}
+
+    def data() -> Any:
+        return {language: {name: split(language, name) for name in ("dev", "test")} for language in ("eng", "fra")}
+
+    languages = {"eng": ["eng-Latn"], "fra": ["fra-Latn"]}
+    return task_of(AbsTaskRetrieval, data, metadata(name, eval_langs=languages, eval_splits=["dev", "test"]))
 
 
 def scores(model: Any, task: Any, **encode_kwargs: Any) -> str:

@@ -1,6 +1,7 @@
 """A loader's dataset as a batch: one hash over its Arrow buffers stands for its rows, and only for them."""
 
 import errno
+import functools
 import itertools
 import os
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_chunks_are_selected_without_a_hash_of_their_positions(tmp_path: Path, m
     calls = []
     select = Dataset.select
 
+    @functools.wraps(select)
     def noted(self: Dataset, indices: Any, **named: Any) -> Dataset:
         calls.append((indices, named.get("new_fingerprint")))
         return select(self, indices, **named)

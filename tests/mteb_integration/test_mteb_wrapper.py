@@ -1,12 +1,5 @@
 """The wrapper as mteb sees it: protocols, refusals, dtypes, crashes."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
 from mteb.models import CompressionWrapper
@@ -43,16 +36,9 @@ class Scores(HashEncoder):
         """Score pairs, as a cross-encoder does."""
 
 
-class Searches(HashEncoder):
-    def index(self, *_, **__):
-        """Index a corpus, as a search model does."""
-
-    search = index
-
-
-@pytest.mark.parametrize("what", [Scores, Searches, object], ids=["cross-encoder", "search model", "no encoder"])
+@pytest.mark.parametrize("what", [Scores, object], ids=["cross-encoder", "no encoder"])
 def test_what_is_no_encoder_is_refused(what, tmp_path):
-    """Cross-encoders and search models have no vectors to cache: a TypeError that names the class."""
+    """Cross-encoders have no vectors to cache: a TypeError that names the class."""
     with pytest.raises(TypeError, match=what.__name__):
         CachedEmbeddingWrapper(what(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -137,47 +123,3 @@ def test_a_dataset_without_select(tmp_path):
     assert rows_of_loader(rows, np.array([3, 1])).dataset.features == ("text",)  # encoders look at it
     np.testing.assert_array_equal(model.encode(loader(TEXTS), **CALL), plain)
     assert encoder.seen == []
-
-
-SLOW_RUN = """
-import sys, time
-from mteb_integration import mteb_tasks as tasks
-from mteb_integration.mteb_encoders import HashEncoder
-from cas_cache.mteb import CachedEmbeddingWrapper
-
-class Slow(HashEncoder):
-    def encode(self, inputs, **kwargs):
-        print(len(inputs.dataset), flush=True)
-        answer = super().encode(inputs, **kwargs)
-        time.sleep(0.1)
-        return answer
-
-Slow.__qualname__ = "HashEncoder"
-tasks.scores(CachedEmbeddingWrapper(Slow(), sys.argv[1], chunk_items=4), tasks.misleading_titles())
-"""
-
-
-def test_after_a_kill_only_the_rest_is_encoded(tmp_path):
-    """SIGKILL in the middle of an evaluation loses the chunk at work, nothing else; scores are the plain ones."""
-    place = Path(__file__).resolve().parent.parent
-    run = subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN, str(tmp_path / "mirror")],
-        env={**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{place.parent / 'src'}", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    started = [int(run.stdout.readline()) for _ in range(8)]
-    time.sleep(0.05)
-    run.send_signal(signal.SIGKILL)
-    run.communicate(timeout=30)
-    assert started == [4] * 8
-
-    encoder = HashEncoder()
-    plain = tasks.scores(encoder, tasks.misleading_titles())
-    every = encoder.forget()
-    with CachedEmbeddingWrapper(encoder, tmp_path / "mirror", chunk_items=4) as model:
-        assert tasks.scores(model, tasks.misleading_titles()) == plain
-    rest = encoder.forget()
-    assert len(set(every)) - 4 * 8 <= len(rest) <= len(set(every)) - 4 * 7
-    assert len(rest) == len(set(rest))

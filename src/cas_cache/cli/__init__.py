@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 failure or findings, 2 usage.
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 
 import click
@@ -22,6 +23,10 @@ from cas_cache.cli.ls import ls
 from cas_cache.cli.prune import prune
 from cas_cache.cli.pull import pull
 from cas_cache.cli.push import push
+from cas_cache.cli.search import search
+from cas_cache.cli.status import status
+from cas_cache.cli.sync import sync
+from cas_cache.cli.talk import Talk, talking
 from cas_cache.errors import CasCacheError
 
 
@@ -34,17 +39,24 @@ def cli() -> None:
     """
 
 
-for command in (ls, info, pull, push, check, compact, prune, drop, evict, doctor, import_, export):
-    cli.add_command(command)
+COMMANDS = (
+    *(ls, info, status, pull, push, sync, search),
+    *(check, doctor, compact, prune, drop, evict, import_, export),
+)
+for command in COMMANDS:
+    cli.add_command(talking(command))
 
 
 def main() -> None:
     """Run the command line: errors of ours are one line on stderr, not a traceback."""
     warnings.simplefilter("ignore", ResourceWarning)
+    talk = Talk()
     try:
         # Without standalone mode, click returns the code of an Exit instead of exiting.
-        code = cli(standalone_mode=False)
+        code = cli(standalone_mode=False, obj=talk)
     except CasCacheError as err:
+        if talk.verbose:
+            traceback.print_exc()
         click.echo(f"cas-cache: {err}", err=True)
         sys.exit(1)
     except click.ClickException as err:

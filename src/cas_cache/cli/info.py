@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cas_cache.cli.ls import describe
 from cas_cache.cli.options import mirror_options, open_mirror, print_json
+from cas_cache.repository import is_url, without_credentials
+from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
@@ -16,15 +19,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @mirror_options
+@click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
 @click.option("-n", "--namespace", "wanted", metavar="ID", help="Which one: its id, or the beginning of it.")
 def info(
     cache: str | None,
     remote: str | None,
     *,
     wanted: str | None,
+    settings: bool,
     as_json: bool,
 ) -> None:
-    """Show what identifies the vectors of a namespace, and where they are."""
+    """Show what identifies the vectors of a namespace, and where they are; or the settings in force, and whence."""
+    if settings:
+        _print_settings(as_json=as_json)
+        return
     mirror = open_mirror(cache, remote)
     ns = _chosen(mirror, wanted)
     facts = {
@@ -42,6 +50,26 @@ def info(
     click.echo(f"{'packs':<11}{len(ns.packs)}")
     click.echo("spec")
     click.echo(json.dumps(facts["spec"], indent=2, ensure_ascii=False))
+
+
+def _print_settings(*, as_json: bool) -> None:
+    found = Settings.read()
+    values = {name: getattr(found, name, None) for name in found.sources}
+    values |= {f"remotes.{name}": url for name, url in found.remotes.items()}
+    shown = {name: {"value": _shown(value), "source": found.sources[name]} for name, value in values.items()}
+    if as_json:
+        print_json({"settings": shown})
+        return
+    width = max(map(len, shown))
+    for name, of in shown.items():
+        click.echo(f"{name:<{width}}  {'-' if of['value'] is None else of['value']}  {of['source']}")
+
+
+def _shown(value: object) -> object:
+    """A value that may be printed: a URL may have credentials in it."""
+    if isinstance(value, Path):
+        return str(value)
+    return without_credentials(value) if isinstance(value, str) and is_url(value) else value
 
 
 def _chosen(mirror: Mirror, wanted: str | None) -> Namespace:

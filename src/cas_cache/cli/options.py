@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.cache import EmbeddingCache
+from cas_cache.cli.talk import bars_wanted
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID
 from cas_cache.location import places
@@ -123,7 +124,12 @@ def open_cache(
 ) -> EmbeddingCache:
     """Open the cache that the options name. Nothing is pushed unless a command pushes."""
     return EmbeddingCache(
-        cache, remote=remote, storage_options=parsed_options(storage_options) or None, push="manual", **options
+        cache,
+        remote=remote,
+        storage_options=parsed_options(storage_options) or None,
+        push="manual",
+        progress=bars_wanted(),
+        **options,
     )
 
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import click
 
+from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_report
 
 
 @click.command()
 @cache_options
+@filter_options
 @click.option(
     "--rebind",
     is_flag=True,
     help="Send every row, whatever was pushed before: to another repository, or to this one anew.",
 )
 def push(
-    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, rebind: bool, as_json: bool
+    cache: str | None,
+    remote: str | None,
+    storage_options: tuple[str, ...],
+    *,
+    rebind: bool,
+    as_json: bool,
+    **filters: tuple[str, ...],
 ) -> None:
-    """Publish what waits in CACHE's mirror."""
+    """Publish what waits in CACHE's mirror: all of it, or what the filters choose."""
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
-        print_report("pushed", opened.push(rebind=rebind), as_json=as_json)
+        wanted = chosen_namespaces(opened, Filters(**filters), there=False)
+        print_report("pushed", opened.push(wanted, rebind=rebind), as_json=as_json)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 VIEW_FILE = "view.json"
 IDS_FILE = "ids.jsonl"
 VERSION = 1
-_RESERVED = {"", "namespaces", "cas-cache-mirror.json"}
+_RESERVED = {"", "namespaces", "calibration", "faiss", "cas-cache-mirror.json"}
 
 LONGEST_NAME = 150
 """File systems take names of 255 bytes: this many, and a hash."""

@@ -6,8 +6,12 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 from __future__ import annotations
 
 import hashlib
+import inspect
 import secrets
 import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +21,8 @@ from cas_cache.identity import KEY_BYTES, LEAST_ITEMS, Batch, digest_of_batch, k
 from cas_cache.mteb.fingerprint import weights_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 LAZY_FIELDS = frozenset({"image", "audio", "video"})
@@ -28,15 +34,17 @@ ROWS_AT_ONCE = 1 << 14
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
 
-BATCH_DEPENDENT = {
-    "CDEWrapper": "its vectors depend on the texts that are encoded with them. Evaluate it as it is.",
+CONTEXTUAL = frozenset({"CDEWrapper"})
+"""Classes, by name, whose vectors depend on the dataset and on what was encoded before."""
+
+WRAPPERS = {
     "CompressionWrapper": (
         "it quantizes by the range of a whole call. Wrap the other way round: "
         "CompressionWrapper(CachedEmbeddingWrapper(model, ...))."
     ),
     "CachedEmbeddingWrapper": "it is a cache already. Wrap the encoder that is inside of it.",
 }
-"""Classes, by name, whose vectors are no function of an item, and what to do instead."""
+"""Classes, by name, around which the cache is of no use, and what to do instead."""
 
 CALIBRATED = frozenset({"int8", "uint8"})
 """Precisions for which sentence-transformers takes the range of a whole call."""
@@ -44,11 +52,23 @@ CALIBRATED = frozenset({"int8", "uint8"})
 QUANTIZED = CALIBRATED | {"binary", "ubinary"}
 """Precisions that follow from the float vectors."""
 
+RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("mteb.models", "SentenceTransformerEncoderWrapper.encode", ("inputs", "task_metadata", "prompt_type")),
+    ("mteb.models.instruct_wrapper", "InstructSentenceTransformerModel.encode", ("inputs", "task_metadata")),
+    ("mteb.models.abs_encoder", "get_prompt", ("model_prompts", "task_metadata", "prompt_type")),
+    ("mteb.models.abs_encoder", "AbsEncoder.get_task_instruction", ("task_metadata", "prompt_type")),
+    ("sentence_transformers", "SentenceTransformer.encode_query", ()),
+    ("sentence_transformers", "SentenceTransformer.get_model_kwargs", ()),
+    ("sentence_transformers.util", "quantize_embeddings", ("precision", "ranges")),
+    ("datasets", "Dataset.select", ("indices", "new_fingerprint")),
+)
+"""Parts by module, with the arguments they must take. A version that moved one would be misread, so it is refused."""
+
 TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "add_bos_token", "add_eos_token")
 
 
 def require_mteb() -> None:
-    """Refuse to go on without mteb.
+    """Refuse to go on without mteb, or with one whose parts that this package uses have moved.
 
     Raises:
         MissingDependency: With the install command.
@@ -57,14 +77,30 @@ def require_mteb() -> None:
         import mteb  # noqa: F401
     except ImportError as err:
         raise MissingDependency("This needs mteb, which is not installed. Do: pip install mteb") from err
+    for where, part, names in RELIED_ON:
+        try:
+            found = getattr(import_module(where), part.partition(".")[0])
+            for name in part.split(".")[1:]:
+                found = getattr(found, name)
+        except (ImportError, AttributeError) as err:
+            raise MissingDependency(_moved(where, part, "is not there")) from err
+        if names and not set(names) <= set(inspect.signature(found).parameters):
+            raise MissingDependency(_moved(where, part, f"does not take {', '.join(names)}"))
+
+
+def _moved(where: str, part: str, what: str) -> str:
+    package = where.partition(".")[0].replace("_", "-")
+    return (
+        f"{package} {version(package)} is not one that this cas_cache knows: {where}.{part} {what}. It was written for "
+        "mteb 2.26 and sentence-transformers 6.2. Install these, or a newer cas_cache; nothing was cached."
+    )
 
 
 def as_encoder(model: Any) -> Any:
     """Return a model as mteb's encoder; a bare `SentenceTransformer` is wrapped as `mteb.evaluate` would wrap it.
 
     Raises:
-        TypeError: If it is no encoder: a cross-encoder, or a search model; or one whose vectors depend on more than
-            the item.
+        TypeError: If it is no encoder, such as a cross-encoder; or a wrapper that belongs around the cache.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -72,21 +108,40 @@ def as_encoder(model: Any) -> Any:
         from mteb.models import SentenceTransformerEncoderWrapper
 
         return SentenceTransformerEncoderWrapper(model)
-    if hasattr(model, "predict") or (hasattr(model, "index") and hasattr(model, "search")):
-        raise TypeError(
-            f"{type(model).__name__} scores or searches by itself; there are no embeddings to cache. Evaluate it as it "
-            "is."
-        )
+    if hasattr(model, "predict"):
+        raise TypeError(f"{type(model).__name__} scores pairs; there are no embeddings to cache. Evaluate it as it is.")
     for ancestor in type(model).__mro__:
-        if ancestor.__name__ in BATCH_DEPENDENT:
-            raise TypeError(f"{type(model).__name__} cannot be cached: {BATCH_DEPENDENT[ancestor.__name__]}")
-    missing = [name for name in ("encode", "similarity", "mteb_model_meta") if not hasattr(model, name)]
+        if ancestor.__name__ in WRAPPERS:
+            raise TypeError(f"{type(model).__name__} cannot be cached: {WRAPPERS[ancestor.__name__]}")
+    needed = ("mteb_model_meta",) if searches(model) else ("encode", "similarity", "mteb_model_meta")
+    missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise TypeError(
             f"{type(model).__name__} is no mteb encoder: it has no {', '.join(missing)}. Pass a model from "
             "mteb.get_model, a SentenceTransformer, or a class that implements mteb's EncoderProtocol."
         )
     return model
+
+
+def searches(model: Any) -> bool:
+    """Whether a model indexes and searches by itself: mteb's `SearchProtocol`."""
+    return hasattr(model, "index") and hasattr(model, "search")
+
+
+def reason_not_to_cache(model: Any) -> str | None:
+    """Say why a model's answers are no dense vectors, each a function of one item; None where they may be."""
+    meta = model.mteb_model_meta
+    kinds = getattr(meta, "model_type", None) or ()
+    similarity = getattr(meta, "similarity_fn_name", None)
+    if any(ancestor.__name__ in CONTEXTUAL for ancestor in type(model).__mro__):
+        return "its vectors depend on the dataset, and on what was encoded before"
+    if "late-interaction" in kinds or getattr(similarity, "value", similarity) == "MaxSim":
+        return "it makes several vectors for each item"
+    if "sparse" in kinds:
+        return "its vectors are sparse"
+    if searches(model):
+        return "it searches by itself"
+    return None
 
 
 def is_sentence_transformer_wrapper(model: Any) -> bool:
@@ -145,6 +200,17 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
 
 def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
     """Return what is known to change the vectors of a class that is not known: prompts, and a model inside."""
+    settings = settings_of_any(model)
+    if task_metadata.prompt:
+        settings["task_prompt"] = task_metadata.prompt
+    instruction = _instruction(model, task_metadata, prompt_type)
+    if instruction:
+        settings["instruction"] = instruction
+    return settings
+
+
+def settings_of_any(model: Any) -> dict[str, Any]:
+    """Return what is known to change the vectors of any encoder, whatever the task."""
     from sentence_transformers import SentenceTransformer
 
     names = ("model_prompts", "prompts_dict", "prompt_priority", "apply_instruction_to_passages")
@@ -152,20 +218,39 @@ def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any) -> dic
     template = getattr(model, "instruction_template", None)
     if template:
         settings["instruction_template"] = template if isinstance(template, str) else _name_of(template)
-    if task_metadata.prompt:
-        settings["task_prompt"] = task_metadata.prompt
-    instruction = _instruction(model, task_metadata, prompt_type)
-    if instruction:
-        settings["instruction"] = instruction
     loaded = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None) or {}
-    plain = {name: value for name, value in loaded.items() if isinstance(value, str | int | float | bool)}
-    if plain:
-        settings["loader"] = plain
+    said = {name: _described(value) for name, value in loaded.items() if value is not None and name != "device"}
+    if said:
+        settings["loader"] = said
     inner = getattr(model, "model", None)
     if isinstance(inner, SentenceTransformer):
         own = {"prompts": inner.prompts, "default_prompt_name": inner.default_prompt_name}
         settings["model"] = {**settings_of_sentence_transformer(inner), **own}
     return settings
+
+
+def experiments_of(model: Any) -> dict[str | None, str | None]:
+    """Return the names that mteb's cache wrapper gives to a model's folders, each with the precision asked for.
+
+    None is the name where nothing is out of the ordinary, and the precision where none is asked for.
+
+    Raises:
+        MissingDependency: If mteb has moved what names them.
+    """
+    from mteb.types import OutputDType
+
+    try:
+        from mteb.models.model_meta import _merge_precision_into_experiment_kwargs as merged
+        from mteb.models.model_meta import _serialize_experiment_kwargs_to_name as name_of
+    except ImportError as err:
+        part = "_serialize_experiment_kwargs_to_name"
+        raise MissingDependency(_moved("mteb.models.model_meta", part, "is not there")) from err
+
+    own = getattr(getattr(model, "mteb_model_meta", None), "experiment_kwargs", None)
+    names: dict[str | None, str | None] = {name_of(own): None}
+    for precision in OutputDType:
+        names.setdefault(name_of(merged(own, {"precision": precision.value})), precision.value)
+    return names
 
 
 def _instruction(model: Any, task_metadata: Any, prompt_type: Any) -> str | None:
@@ -183,16 +268,19 @@ def _instruction(model: Any, task_metadata: Any, prompt_type: Any) -> str | None
     return instruction
 
 
+def _described(value: Any) -> Any:
+    """Plain JSON for what a loader was given; of what has no values of its own, such as a function, the name."""
+    if isinstance(value, Mapping):
+        return {repr(k): _described(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_described(v) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value) if type(value).__module__ == "torch" else _name_of(value)
+
+
 def _name_of(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-
-
-def quantized(vectors: NDArray[Any], precision: str) -> NDArray[Any]:
-    """Return a call's float vectors in a precision of `QUANTIZED`, as sentence-transformers does it."""
-    from sentence_transformers.util import quantize_embeddings
-
-    answer: NDArray[Any] = quantize_embeddings(vectors, precision=precision)
-    return answer
 
 
 def column_names(dataset: Any) -> list[str]:
@@ -202,9 +290,16 @@ def column_names(dataset: Any) -> list[str]:
     return list(dataset[0]) if len(dataset) else []
 
 
-def batch_of_dataset(dataset: Any, fields: tuple[str, ...]) -> Batch:
-    """Return a loader's dataset as a batch of items: whole columns at a time where it has columns."""
-    return Batch(len(dataset), lambda: _keys_of_dataset(dataset, fields), _digest_of_dataset(dataset, fields))
+def batch_of_dataset(dataset: Any, fields: tuple[str, ...], tell: Callable[[int], None] | None = None) -> Batch:
+    """Return a loader's dataset as a batch of items: whole columns at a time where it has columns.
+
+    Args:
+        dataset: n rows.
+        fields: The fields that reach the encoder.
+        tell: Told of rows whose keys are made.
+    """
+    tell = tell or (lambda _: None)
+    return Batch(len(dataset), lambda: _keys_of_dataset(dataset, fields, tell), _digest_of_dataset(dataset, fields))
 
 
 def ids_of_dataset(dataset: Any) -> list[str] | None:
@@ -242,15 +337,36 @@ def _digest_of_dataset(dataset: Any, fields: tuple[str, ...]) -> bytes | None:
     return digest_of_batch("columns", parts) if parts else None
 
 
-def _keys_of_dataset(dataset: Any, fields: tuple[str, ...]) -> NDArray[np.uint8]:
+class _Told:
+    """A column that tells of each of its rows that was read."""
+
+    def __init__(self, column: Any, tell: Callable[[int], None]) -> None:
+        self._column = column
+        self._tell = tell
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in self._column:
+            yield value
+            self._tell(1)
+
+
+def _keys_of_dataset(dataset: Any, fields: tuple[str, ...], tell: Callable[[int], None]) -> NDArray[np.uint8]:
     present = [field for field in fields if field in column_names(dataset)]
     if hasattr(dataset, "column_names"):
         if not present or LAZY_FIELDS & set(present):
-            return keys_of_rows({f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}, fields)
+            found: dict[str, Any] = {f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}
+            told = next((field for field in present if field in LAZY_FIELDS), None)
+            if told is not None:
+                found[told] = _Told(found[told], tell)
+            return keys_of_rows(found, fields)
         keys = np.empty((len(dataset), KEY_BYTES), np.uint8)
         for first in range(0, len(dataset), ROWS_AT_ONCE):
             columns = {f: dataset[f][first : first + ROWS_AT_ONCE] for f in present}
             keys[first : first + ROWS_AT_ONCE] = keys_of_rows(columns, fields, first)
+            tell(min(ROWS_AT_ONCE, len(dataset) - first))
         return keys
     rows = [dataset[i] for i in range(len(dataset))]
     return keys_of_rows({f: [row[f] for row in rows] for f in present}, fields)

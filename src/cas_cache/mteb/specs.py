@@ -14,6 +14,7 @@ from typing import Any
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
 from cas_cache.mteb import internals
+from cas_cache.mteb.derived import derivation_of
 
 NEUTRAL_KWARGS = frozenset(
     {
@@ -49,6 +50,11 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
 ) -> EncoderSpec:
     """Return the identity of what an mteb encoder computes for one task and role.
 
+    It is that of the vectors which `encode` returns with these arguments, less a ``precision`` that is derived from
+    float vectors. `CachedEmbeddingWrapper` has the encoder return whole vectors wherever it can derive the size from
+    them, so its namespace is that of a model that does not truncate, called without ``truncate_dim`` and
+    ``normalize_embeddings``.
+
     Args:
         model: An mteb encoder.
         task_metadata: The task's `TaskMetadata`.
@@ -70,12 +76,11 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     known_prompt = _known_prompt(model, task_metadata, prompt_type, kwargs.get("prompt_name"))
     if known_prompt is not None:
         kwargs.pop("prompt_name", None)  # its text is in the prompt, or it is overruled
-        if derived_precision(model, kwargs, columns):
-            del kwargs["precision"]
-    params = _common_params(model, kwargs)
+    derivation = derivation_of(model, kwargs, columns)
+    params = common_params(model, derivation.spec_kwargs(kwargs), whole=derivation.whole)
     if known_prompt is None:
         _check_uncalibrated(model, kwargs)
-        params.update(_plain(internals.settings_of_unknown(model, task_metadata, prompt_type), "settings"))
+        params.update(plain(internals.settings_of_unknown(model, task_metadata, prompt_type), "settings"))
         dimension = getattr(getattr(model, "mteb_model_meta", None), "embed_dim", None)
         if isinstance(dimension, int):
             params["embed_dim"] = dimension
@@ -93,6 +98,8 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
             fields=tuple(field for field in CONTENT_FIELDS if field in columns) or ("text",),
         )
     params.update(internals.settings_of_sentence_transformer(model.model))
+    if derivation.whole:
+        params["truncate_dim"] = None  # whatever the attribute says, the argument overrules it
     if kwargs.get("convert_to_tensor") and params["dtype"] != "float32":
         params["convert_to_tensor"] = True  # mteb widens tensors to float32, arrays not
     params.update({s: v for s in MEDIA_SETTINGS if (v := getattr(model, s, None)) is not None})
@@ -132,27 +139,6 @@ def identity_of(model: Any, model_id: str | None, revision: str | None) -> tuple
     return (name or "", pinned or "")
 
 
-def derived_precision(model: Any, encode_kwargs: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
-    """Return the precision to derive from cached float vectors, None if the encoder's answer is kept as it is.
-
-    sentence-transformers takes the range of int8 and uint8 from a whole call, so these are no functions of an item:
-    float vectors are stored, and quantized for each call as the model would.
-
-    Raises:
-        IdentityError: If images, audio or video are to be quantized: mteb does that by the loader's batch.
-    """
-    precision = encode_kwargs.get("precision")
-    known = internals.is_sentence_transformer_wrapper(model) or internals.is_instruct_wrapper(model)
-    if not known or precision not in internals.QUANTIZED:
-        return None
-    if precision in internals.CALIBRATED and any(field in columns for field in internals.LAZY_FIELDS):
-        raise IdentityError(
-            f"precision={precision!r} of images, audio or video depends on the batches they come in. Evaluate without "
-            "the cache, or without precision."
-        )
-    return str(precision)
-
-
 def _check_uncalibrated(model: Any, encode_kwargs: Mapping[str, Any]) -> None:
     """Refuse to store what a model of sentence-transformers, in a class that is not known, quantizes by the call."""
     if encode_kwargs.get("precision") in internals.CALIBRATED and hasattr(getattr(model, "model", None), "encode"):
@@ -171,13 +157,16 @@ def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any, name: str | 
     return None
 
 
-def _common_params(model: Any, encode_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def common_params(model: Any, encode_kwargs: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+    """What mteb and the caller say of how it is encoded; with `whole`, less what sets the size alone."""
     meta = getattr(model, "mteb_model_meta", None)
     params: dict[str, Any] = {"encoder": type(model).__qualname__}
-    experiment = _plain(getattr(meta, "experiment_kwargs", None) or {}, "experiment_kwargs")
+    experiment = plain(getattr(meta, "experiment_kwargs", None) or {}, "experiment_kwargs")
+    if whole and getattr(meta, "loader", None) is type(model):
+        experiment.pop("embed_dim", None)  # these classes hand it to their model as truncate_dim, and to nothing else
     if experiment:
         params["experiment"] = experiment
-    kwargs = {k: _plain(v, k) for k, v in encode_kwargs.items() if k not in NEUTRAL_KWARGS}
+    kwargs = {k: plain(v, k) for k, v in encode_kwargs.items() if k not in NEUTRAL_KWARGS}
     if kwargs.get("precision") in (None, "float32"):
         kwargs.pop("precision", None)  # sentence-transformers' default
     if kwargs:
@@ -185,14 +174,20 @@ def _common_params(model: Any, encode_kwargs: Mapping[str, Any]) -> dict[str, An
     return params
 
 
-def _plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str) -> Any:
     """Plain JSON for what mteb's users pass: enums by value, torch dtypes by name."""
     if isinstance(value, Enum):
-        return _plain(value.value, where)
+        return plain(value.value, where)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise IdentityError(
+                    f"The encode argument {where} has the key {key!r}, which is no string: 1 and '1' would be the same "
+                    "when it is written down. Use strings as keys, or evaluate without the cache."
+                )
+        return {k: plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v, where) for v in value]
+        return [plain(v, where) for v in value]
     if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import errno
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import DataWarning, MirrorWriteError
+from cas_cache.errors import ConfigurationError, DataWarning, MirrorWriteError, NotDense
 from cas_cache.identity.spec import check_pinned
 from cas_cache.mirror import View
 from cas_cache.mteb import internals
-from cas_cache.mteb.specs import derived_precision, identity_of, spec_of
+from cas_cache.mteb.derived import derivation_of
+from cas_cache.mteb.foreign import Call, answers_of
+from cas_cache.mteb.ranges import stored_ranges
+from cas_cache.mteb.specs import identity_of, spec_of
+from cas_cache.progress import counting_if_slow
+from cas_cache.rows import as_array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -35,19 +42,33 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 class CachedEmbeddingWrapper:
     """Wrap an encoder so that `mteb.evaluate` takes its vectors from a cache.
 
+    Models whose answers are no dense vectors, one for each item (sparse, multi-vector, contextual, searching ones), are
+    passed through: their scores are what they are without the cache, nothing is stored, one `DataWarning` says so.
+
     Args:
         model: Anything that implements mteb's `EncoderProtocol`, or a `SentenceTransformer`.
         cache_path: Directory of the mirror, or a remote URL; as `EmbeddingCache`'s `location`.
         remote: URL of the repository that is shared, for example ``"s3://team/emb"``.
         model_id: The model's name, where its own metadata has none.
         revision: What pins its weights, where its own metadata does not: see `weights_fingerprint`.
+        calibration: Ranges of int8 and uint8, where the encode argument ``precision`` asks for these. ``"call"`` takes
+            them from each call, as without a cache. ``"stored"`` takes them once, from the first call of at least 100
+            rows, and keeps them in the mirror: vectors are then functions of the item, and calls can be compared. Or
+            (2, d), the least and the greatest value of each dimension, to keep.
+        cache_backend: What keeps the vectors and answers. None or `MirrorCache`: the mirror. `FaissCache`: the mirror
+            keeps them, FAISS answers. Or a class of mteb's `CacheBackendProtocol`, such as mteb's own backends, or
+            anything else that makes one of a folder: it keeps them in ``<cache_path>/<task>/<namespace>``, and what it
+            answers is proved; nothing can be pushed, and `TextVectorMap` finds nothing.
         **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``push``,
-            ``on_remote_error``, ``chunk_items``, ``progress``.
+            ``on_remote_error``, ``chunk_items``, ``progress``. The encode argument ``show_progress_bar=False`` turns
+            our bars off, too.
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
         TypeError: If the model is no encoder.
-        MissingDependency: If mteb is not installed.
+        ConfigurationError: If `calibration` or `cache_backend` is none of these, or a backend of others is given a
+            remote.
+        MissingDependency: If mteb, or faiss with `FaissCache`, is not installed.
 
     Example:
         >>> model = CachedEmbeddingWrapper(mteb.get_model(name), "cache", remote="s3://team/emb")  # doctest: +SKIP
@@ -55,7 +76,7 @@ class CachedEmbeddingWrapper:
         >>> model.close()  # doctest: +SKIP
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - independent switches, all by name
         self,
         model: Any,
         cache_path: str | Path | None = None,
@@ -63,6 +84,8 @@ class CachedEmbeddingWrapper:
         *,
         model_id: str | None = None,
         revision: str | None = None,
+        calibration: Literal["call", "stored"] | NDArray[Any] = "call",
+        cache_backend: Callable[[Path], Any] | None = None,
         **options: Any,
     ) -> None:
         internals.require_mteb()
@@ -71,8 +94,17 @@ class CachedEmbeddingWrapper:
         self._revision = revision
         self._meta: Any = None
         self._recorded: set[tuple[View, bytes]] = set()
-        check_pinned(*identity_of(self._model, model_id, revision))
+        self._uncached = internals.reason_not_to_cache(self._model)
+        if self._uncached is None:
+            check_pinned(*identity_of(self._model, model_id, revision))
+        self._ranges = stored_ranges(calibration)
         self.cache = EmbeddingCache(cache_path, remote=remote, **options)
+        self._answers = answers_of(cache_backend, self.cache)
+        if self._uncached is not None:
+            self._pass_on(self._uncached)
+        if internals.searches(self._model):
+            # mteb asks for these two by name, and searches with them rather than with `encode`.
+            self.index, self.search = self._model.index, self._model.search
 
     def __repr__(self) -> str:
         return f"CachedEmbeddingWrapper({type(self._model).__name__}, {self.cache!r})"
@@ -106,7 +138,7 @@ class CachedEmbeddingWrapper:
         hf_subset: str,
         prompt_type: Any = None,
         **kwargs: Any,
-    ) -> NDArray[Any]:
+    ) -> Any:
         """Return the vectors of a loader's rows; only what is not cached reaches the encoder.
 
         Args:
@@ -118,9 +150,20 @@ class CachedEmbeddingWrapper:
             **kwargs: Passed on to the encoder.
 
         Returns:
-            (n, d), of the encoder's dtype.
+            (n, d), of the encoder's dtype; whatever the encoder returns if it is passed through.
         """
+        context = {
+            "task_metadata": task_metadata,
+            "hf_split": hf_split,
+            "hf_subset": hf_subset,
+            "prompt_type": prompt_type,
+        }
+        if self._uncached is not None:
+            return self._model.encode(inputs, **context, **kwargs)
+        given = kwargs
         columns = tuple(internals.column_names(inputs.dataset))
+        derivation = derivation_of(self._model, kwargs, columns, by_call=self._ranges is None)
+        kwargs = derivation.encoder_kwargs(kwargs)
         spec = spec_of(
             self._model,
             task_metadata,
@@ -132,25 +175,32 @@ class CachedEmbeddingWrapper:
             model_id=self._model_id,
             revision=self._revision,
         )
-        batch = internals.batch_of_dataset(inputs.dataset, spec.fields)
-        precision = derived_precision(self._model, kwargs, columns)
-        if precision is not None:
-            del kwargs["precision"]
+        progress = False if kwargs.get("show_progress_bar") is False else None
+        shown = self.cache.progress if progress is None else progress
+        tell = counting_if_slow("look up", len(inputs.dataset), shown)
+        batch = internals.batch_of_dataset(inputs.dataset, spec.fields, tell)
+        ranges = None
+        if self._ranges is not None and derivation.calibrated and batch.size:
+            directory = self.cache.mirror.directory
+            self._ranges.check(directory, spec, batch.size)
+            ranges = partial(self._ranges.of, directory, spec, normalized=derivation.normalize)
 
         def encode(positions: NDArray[np.int64]) -> Any:
-            return self._model.encode(
-                internals.rows_of_loader(inputs, positions),
-                task_metadata=task_metadata,
-                hf_split=hf_split,
-                hf_subset=hf_subset,
-                prompt_type=prompt_type,
-                **kwargs,
-            )
+            vectors = as_array(self._model.encode(internals.rows_of_loader(inputs, positions), **context, **kwargs))
+            if vectors.ndim > 2:
+                # mteb's multi-vector models pad to the longest of a call: no function of an item.
+                raise NotDense(f"The encoder returned vectors of shape {vectors.shape[1:]} for each item.")
+            return vectors
 
-        vectors = self.cache.encode_items(batch, spec, encode)
-        if batch.size:
+        call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress)
+        try:
+            vectors = self._answers.encode_items(call, encode)
+        except NotDense as err:
+            self._pass_on(str(err))
+            return self._model.encode(inputs, **context, **given)
+        if batch.size and self._answers.in_mirror:
             self._record(_view(task_metadata, spec, hf_subset, hf_split), batch, inputs.dataset, spec)
-        return vectors if precision is None or not batch.size else internals.quantized(vectors, precision)
+        return derivation.answer(vectors, ranges)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the wrapped model's similarity of all pairs."""
@@ -160,9 +210,28 @@ class CachedEmbeddingWrapper:
         """Return the wrapped model's similarity of corresponding pairs."""
         return self._model.similarity_pairwise(embeddings1, embeddings2)
 
+    def _pass_on(self, reason: str) -> None:
+        """Hand everything to the model from now on.
+
+        Raises:
+            ConfigurationError: If the cache may not encode.
+        """
+        name = type(self._model).__name__
+        if self.cache.only_cached:
+            raise ConfigurationError(f"{name} cannot be cached: {reason}. Evaluate it without only_cached=True.")
+        self._uncached = reason
+        warnings.warn(
+            f"{name} is evaluated without the cache: {reason.rstrip('.')}. Its answers are passed on as they are.",
+            DataWarning,
+            stacklevel=3,
+        )
+
     def close(self) -> None:
-        """Push what waits, if pushing is automatic."""
-        self.cache.close()
+        """Push what waits, if pushing is automatic, and close the backends."""
+        try:
+            self._answers.close()
+        finally:
+            self.cache.close()
 
     def _record(self, view: View, batch: Batch, dataset: Any, spec: EncoderSpec) -> None:
         """Note in the view what was asked for, and the keys of the texts alone, by which `TextVectorMap` finds them."""

@@ -1,0 +1,55 @@
+"""Write docs/cli.md, the reference of the command line, from the commands themselves.
+
+    python docs/reference.py
+
+A test compares the page with what this prints.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+os.environ["COLUMNS"] = "80"
+
+from cas_cache.cli import cli
+
+PAGE = Path(__file__).parent / "cli.md"
+
+HEAD = """# Command line
+
+Made from the code by `python docs/reference.py`.
+
+`cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or a repository's URL, whose
+mirror is then in the user's cache directory; without it the settings say where. `--remote` is a URL, a directory, or a
+name from the settings.
+
+- **Exit codes:** 0 fine; 1 something failed, or was found that should be mended; 2 the command was not understood.
+- **`--json`** prints one document, and nothing else, on standard output. Fields may be added, none is renamed or
+  removed within a major version.
+- **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs what is done on standard error and shows
+  tracebacks, `-vv` every detail.
+- **Ctrl-C** loses nothing: the same command run again goes on where it stopped.
+- **Completion:** `eval "$(_CAS_CACHE_COMPLETE=bash_source cas-cache)"` in `~/.bashrc`; `zsh_source` and `fish_source`
+  for these shells.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return HEAD + "".join(section(command, ("cas-cache", name)) for name, command in sorted(cli.commands.items()))
+
+
+def section(command: click.Command, words: tuple[str, ...]) -> str:
+    """Return a command's part of the page, and those of the commands below it."""
+    if isinstance(command, click.Group):
+        return "".join(section(inner, (*words, name)) for name, inner in sorted(command.commands.items()))
+    context = click.Context(command, info_name=" ".join(words), max_content_width=80)
+    context.help_option_names = ["-h", "--help"]
+    return f"\n## {' '.join(words)}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

@@ -1,0 +1,133 @@
+"""Filters: which namespaces a command is about."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cas_cache.errors import ConfigurationError, RepositoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from cas_cache.cache import EmbeddingCache
+    from cas_cache.identity import EncoderSpec
+    from cas_cache.mirror import Mirror
+    from cas_cache.repository import Repository
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+MOST_NAMED = 10
+"""Models, roles or tasks named in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What was asked for. Several values of one filter are any of them; several filters are all of them.
+
+    Attributes:
+        namespaces: Ids, or beginnings of ids.
+        models: Names, with ``*`` for anything.
+        roles: ``query``, ``document``, or ``none``.
+        tasks: Names of mteb tasks.
+    """
+
+    namespaces: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.namespaces or self.models or self.roles or self.tasks)
+
+    def chosen(self, specs: Mapping[str, EncoderSpec | None], mirror: Mirror) -> list[str]:
+        """Return the ids of the namespaces that pass.
+
+        Args:
+            specs: The namespaces to choose from; None where a spec could not be read.
+            mirror: Whose views say which namespaces a task has used, besides those that name the task.
+
+        Raises:
+            ConfigurationError: If a value of a filter is met by none of them, with what comes near.
+        """
+        viewed = {task: {view.namespace for view in mirror.views.of(task)} for task in mirror.views.tasks()}
+        tasks = {namespace: {task for task, of in viewed.items() if namespace in of} for namespace in specs}
+        for namespace, spec in specs.items():
+            if spec is not None and "task" in spec.scope:
+                tasks[namespace].add(str(spec.scope["task"]))
+        models = {namespace: {spec.model} if spec else set() for namespace, spec in specs.items()}
+        roles = {namespace: {spec.role or "none"} if spec else set() for namespace, spec in specs.items()}
+        found = set(specs)
+        found &= _passing("namespace", self.namespaces, {n: {n} for n in specs}, str.startswith)
+        found &= _passing("model", self.models, models, fnmatchcase)
+        found &= _passing("role", self.roles, roles, str.__eq__)
+        found &= _passing("task", self.tasks, tasks, str.__eq__)
+        return sorted(found)
+
+
+def filter_options(command: _F) -> _F:
+    """Add ``--namespace``, ``--model``, ``--role`` and ``--task`` to a command."""
+    for name, what in (
+        ("task", "Only what this mteb task uses, as far as specs and this mirror's views say."),
+        ("role", "Only vectors of this role: query, document, or none."),
+        ("model", "Only this model; * stands for anything, as in 'org/*'."),
+        ("namespace", "Only this namespace: its id, or the beginning of it."),
+    ):
+        command = click.option(
+            f"--{name}", f"{name}s", multiple=True, metavar=name.upper(), help=f"{what} May be repeated."
+        )(command)
+    return command
+
+
+def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, there: bool) -> list[str] | None:
+    """Return the ids that filters choose from the mirror's namespaces and, if `there`, the repository's; None for all.
+
+    Raises:
+        ConfigurationError: If a value is met by none.
+        RemoteError: If the remote is away or refuses.
+    """
+    if not filters:
+        return None
+    specs: dict[str, EncoderSpec | None] = {ns.spec.namespace: ns.spec for ns in opened.mirror.namespaces()}
+    if there and opened.repository is not None and not opened.offline:
+        opened.repository.must_be_there()
+        for namespace in sorted({namespace for namespace, _ in opened.repository.packs()} - specs.keys()):
+            specs[namespace] = _spec(opened.repository, namespace)
+    return filters.chosen(specs, opened.mirror)
+
+
+def _spec(repository: Repository, namespace: str) -> EncoderSpec | None:
+    try:
+        return repository.spec(namespace)
+    except RepositoryError as err:
+        click.echo(f"cas-cache: {err}", err=True)
+        return None
+
+
+def _passing(
+    name: str, wanted: Iterable[str], values: Mapping[str, set[str]], matches: Callable[[str, str], bool]
+) -> set[str]:
+    """The namespaces of which a value matches any of those wanted; all of them if none is wanted."""
+    wanted = list(wanted)
+    if not wanted:
+        return set(values)
+    found: set[str] = set()
+    for one in wanted:
+        met = {namespace for namespace, has in values.items() if any(matches(value, one) for value in has)}
+        if not met:
+            raise ConfigurationError(_no_such(name, one, sorted(set().union(*values.values()))))
+        found |= met
+    return found
+
+
+def _no_such(name: str, wanted: str, there: list[str]) -> str:
+    by_lower = {value.lower(): value for value in there}
+    near = [by_lower[value] for value in difflib.get_close_matches(wanted.lower(), by_lower, n=3)]
+    if near:
+        return f"There is no {name} {wanted!r}. Did you mean {' or '.join(map(repr, near))}?"
+    named = ", ".join(there[:MOST_NAMED]) + (", ..." if len(there) > MOST_NAMED else "")
+    return f"There is no {name} {wanted!r}. There is {named or 'none at all'}."

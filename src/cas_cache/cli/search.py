@@ -1,0 +1,233 @@
+"""``cas-cache search``: the nearest neighbours of texts that have vectors in the cache, or of vectors from a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from cas_cache.cli.export import one_namespace
+from cas_cache.cli.options import open_mirror, print_json
+from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.identity import keys_of_texts
+from cas_cache.mirror.index import ABSENT
+from cas_cache.search import KINDS, METRICS, open_search
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Mirror, Namespace, View
+    from cas_cache.search import Neighbours
+
+MOST_NAMED = 3
+"""Texts without a vector that an error names."""
+
+SHOWN_CHARACTERS = 100
+"""Of a query, in what people read; ``--json`` has all of it."""
+
+
+@click.command()
+@click.argument("cache")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option(
+    "-n", "--namespace", "wanted", metavar="ID", help="Search this namespace: its id, or the beginning of it."
+)
+@click.option("--from", "source", metavar="ID", help="Where the texts have their vectors; by default the one searched.")
+@click.option(
+    "--input", "file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="One text a line; - is stdin."
+)
+@click.option("--vectors", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Queries: (n, d), .npy.")
+@click.option("--task", help="Search only what this task asked for, and show its ids.")
+@click.option("--role", help="Of the task's: query or document.")
+@click.option("--model", help="Of the task's: a model's name, or name@revision.")
+@click.option("--subset", help="Of the task's.")
+@click.option("--split", help="Of the task's.")
+@click.option("-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each query.")
+@click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
+@click.option("--kind", type=click.Choice(list(KINDS)), default="exact", show_default=True)
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of the index, as faiss names it; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def search(
+    cache: str,
+    texts: tuple[str, ...],
+    *,
+    wanted: str | None,
+    source: str | None,
+    file: TextIOWrapper | None,
+    vectors: str | None,
+    task: str | None,
+    role: str | None,
+    model: str | None,
+    subset: str | None,
+    split: str | None,
+    k: int,
+    metric: str,
+    kind: str,
+    parameters: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Find the nearest neighbours of each TEXT among the vectors of CACHE's mirror.
+
+    Nothing is encoded: a text must have its vector in the cache, in the namespace that is searched or in the one of
+    --from (that of a model's queries, say). Or name the queries' --vectors. Every vector that is compared exactly, and
+    every one that is shown, is proved by its digest.
+    """
+    if sum((bool(texts), file is not None, vectors is not None)) != 1:
+        raise click.UsageError("Say what to look for: TEXT..., --input FILE, or --vectors FILE.")
+    if vectors is not None and source is not None:
+        raise click.UsageError("--from says where texts have their vectors; --vectors are vectors already.")
+    if task is not None and wanted is not None:
+        raise click.UsageError("A task's rows are of one namespace: name the --task, or the --namespace.")
+    asked = {"role": role, "model": model, "subset": subset, "split": split}
+    if task is None and any(value is not None for value in asked.values()):
+        raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
+    mirror = open_mirror(cache, None)
+    view = None if task is None else _one_view(mirror, task, asked)
+    searched = one_namespace(mirror, wanted if view is None else view.namespace)
+    if vectors is not None:
+        labels: list[Any] = []
+        queries = _loaded(vectors)
+        labels = list(range(len(queries)))
+    else:
+        labels = list(texts) if file is None else _lines(file)
+        queries = _vectors_of(labels, searched if source is None else one_namespace(mirror, source), searched)
+    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parsed(parameters))
+    found = searcher.search(queries, k, view=view)
+    lines = _results(found)
+    if as_json:
+        print_json(
+            {
+                "namespace": searched.spec.namespace,
+                "model": searched.spec.model,
+                "metric": metric,
+                "kind": kind,
+                "queries": [{"query": label, "neighbours": line} for label, line in zip(labels, lines, strict=True)],
+            }
+        )
+        return
+    for label, line in zip(labels, lines, strict=True):
+        click.echo(f"query {label}" if vectors is not None else _shown(label))
+        for it in line:
+            name = it["key"][:16] if it.get("id") is None else it["id"]
+            click.echo(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<9} {name}")
+
+
+def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
+    """The view that the options choose.
+
+    Raises:
+        click.UsageError: If they choose none, or several.
+    """
+    views = mirror.views.of(task)
+    chosen = [view for view in views if _is_chosen(view, **asked)]
+    if len(chosen) != 1:
+        shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
+        there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        raise click.UsageError(
+            f"{len(chosen)} views of the task {task} match. {there}. Choose with --role, --model, --subset and --split."
+        )
+    return chosen[0]
+
+
+def _is_chosen(view: View, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
+    return (
+        role in (None, view.role)
+        and model in (None, view.model, f"{view.model}@{view.revision}")
+        and subset in (None, view.subset)
+        and split in (None, view.split)
+    )
+
+
+def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDArray[Any]:
+    """Return the vectors of texts, (n, d).
+
+    Raises:
+        ConfigurationError: If the namespaces are of different models, or vectors of `source` are not found by texts.
+        CacheMiss: If a text has no vector there.
+    """
+    spec = source.spec
+    if (spec.model, spec.revision) != (searched.spec.model, searched.spec.revision):
+        raise ConfigurationError(
+            f"The texts' vectors are of {spec.model}@{spec.revision}, those searched of "
+            f"{searched.spec.model}@{searched.spec.revision}: they cannot be compared. Name namespaces of one model."
+        )
+    if spec.fields != ("text",):
+        raise ConfigurationError(
+            f"The vectors of {spec.namespace} are found by {', '.join(spec.fields)}, not by a text alone. Pass "
+            "--vectors, or --from another namespace."
+        )
+    rows = source.find(keys_of_texts(texts))
+    missing = np.flatnonzero(rows == ABSENT)
+    if len(missing):
+        named = ", ".join(repr(_shown(texts[at])) for at in missing[:MOST_NAMED])
+        raise CacheMiss(
+            f"{len(missing)} of {len(texts)} texts have no vector in the namespace {spec.namespace} ({spec.model}, "
+            f"role {spec.role}): {named}. Nothing was encoded. Name the namespace that has them with --from "
+            "(`cas-cache ls` lists all), encode them with EmbeddingCache.encode first, or pass --vectors.",
+            positions=tuple(int(at) for at in missing[:10]),
+            missing=len(missing),
+        )
+    return source.take(rows)
+
+
+def _loaded(path: str) -> NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as err:
+        raise ConfigurationError(f"{path} is no .npy file ({err}). Write the queries with numpy.save.") from err
+    if not isinstance(loaded, np.ndarray):
+        raise ConfigurationError(f"{path} holds several arrays. Write the queries with numpy.save.")
+    return loaded
+
+
+def _lines(file: TextIOWrapper) -> list[str]:
+    """The texts of a file: what is between line feeds, and nothing else ends a line."""
+    try:
+        texts = file.read().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as err:
+        raise ConfigurationError(f"{file.name} is not UTF-8 ({err}). Convert it first.") from err
+    if texts == [""]:
+        raise click.UsageError(f"{file.name} holds no text.")
+    return texts
+
+
+def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
+    parsed: dict[str, int | str] = {}
+    for pair in parameters:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint="--parameter")
+        parsed[name] = int(value) if value.isdecimal() else value
+    return parsed
+
+
+def _results(found: Neighbours) -> list[list[dict[str, Any]]]:
+    """Each query's neighbours as plain JSON."""
+    return [
+        [
+            {
+                "rank": rank + 1,
+                "score": float(found.scores[line, rank]),
+                "row": int(found.rows[line, rank]),
+                "key": found.keys[line, rank].tobytes().hex(),
+                **({} if found.ids is None else {"id": found.ids[line][rank]}),
+            }
+            for rank in range(found.rows.shape[1])
+        ]
+        for line in range(len(found.rows))
+    ]
+
+
+def _shown(text: str) -> str:
+    """A text on one line."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 3] + "..."

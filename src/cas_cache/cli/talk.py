@@ -1,0 +1,82 @@
+"""How much a command says: ``-q`` and ``-v``, which every command has."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(slots=True)
+class Talk:
+    """What was asked for.
+
+    Attributes:
+        quiet: Print results only as JSON, if that is asked for; errors in any case.
+        verbose: How often ``-v`` was given: once shows what is done, and tracebacks; twice every detail.
+    """
+
+    quiet: bool = False
+    verbose: int = 0
+
+
+def talking(command: click.Command) -> click.Command:
+    """Give a command, or each of a group's, ``-q`` and ``-v``."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            talking(inner)
+        return command
+
+    def quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+        _talk(context).quiet |= value
+
+    def verbose(context: click.Context, _: click.Parameter, value: int) -> None:
+        talk = _talk(context)
+        if value > talk.verbose:
+            talk.verbose = value
+            _log(logging.DEBUG if value > 1 else logging.INFO)
+
+    more = "Say what is done, and show tracebacks; twice: every detail."
+    command.params += [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=quiet, help="Print errors only."),
+        click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=verbose, help=more),
+    ]
+    call = cast("Callable[..., Any]", command.callback)
+
+    @functools.wraps(call)
+    def said(*args: Any, **kwargs: Any) -> Any:
+        if not _talk(click.get_current_context()).quiet or kwargs.get("as_json"):
+            return call(*args, **kwargs)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+            return call(*args, **kwargs)
+
+    command.callback = said
+    return command
+
+
+def bars_wanted() -> bool | None:
+    """Whether the command that runs shows progress bars: not if it is quiet, else as the settings or terminal say."""
+    context = click.get_current_context(silent=True)
+    return False if context is not None and _talk(context).quiet else None
+
+
+def _talk(context: click.Context) -> Talk:
+    return context.ensure_object(Talk)
+
+
+def _log(level: int) -> None:
+    """Send what ``cas_cache`` logs to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("cas_cache")
+    logger.handlers = [handler]
+    logger.setLevel(level)

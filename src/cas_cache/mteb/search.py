@@ -1,0 +1,214 @@
+"""`MirrorSearch`: what mteb's retrieval searches a cached corpus with, in place of multiplying it out.
+
+mteb hands over the corpus as the encoder answered. Of a `CachedEmbeddingWrapper` that is a map of the mirror's file
+wherever the corpus lies there in one piece, so exact search reads the mirror in place; else, after repeats in a corpus
+for example, it is an array in memory. Nothing is inferred from where rows came from: an index is saved under a hash of
+the very bytes that were handed over, so it is found again for the same corpus and for no other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import ConfigurationError
+from cas_cache.rows import as_array
+from cas_cache.search import METRICS, ArrayRows, Design, Finder
+from cas_cache.search.design import design_of
+from cas_cache.search.exact import require_faiss
+from cas_cache.search.finder import checked_queries
+from cas_cache.search.ranking import rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FOLDER = ".faiss"
+"""In the mirror's directory. Whatever is in it can be deleted at any time."""
+
+METRIC_OF = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
+"""What mteb's `ScoringFunction`s are called here."""
+
+CHECKED_QUERIES, CHECKED_DOCUMENTS = 4, 16
+"""Pairs whose scores are compared with the model's own similarity, in each search."""
+
+TOLERANCE = 2e-3
+"""Between a score and the model's own: two roundings of float16. Another function differs by more."""
+
+
+class MirrorSearch:
+    """mteb's `IndexEncoderSearchProtocol` over what a cache answers.
+
+    Args:
+        model: The encoder that is evaluated. Of a `CachedEmbeddingWrapper` indexes are saved in its mirror; of any
+            other they are kept in memory.
+        kind: ``"exact"`` gives the scores of a run without it. The others, as for `open_search`, can miss documents,
+            and scores then differ.
+        metric: ``"cosine"``, ``"ip"`` or ``"l2"``; None takes the model's ``similarity_fn_name``.
+        **parameters: As for `open_search`.
+
+    Raises:
+        MissingDependency: If faiss is not installed.
+        ConfigurationError: If kind, metric or a parameter cannot be, or the model's similarity is none of these.
+
+    Example:
+        >>> cached = CachedEmbeddingWrapper(model, "cache")  # doctest: +SKIP
+        >>> searched = SearchEncoderWrapper(cached, index_backend=MirrorSearch(cached))  # doctest: +SKIP
+        >>> mteb.evaluate(searched, tasks, cache=None)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Any, *, kind: str = "exact", metric: str | None = None, **parameters: int | str) -> None:
+        require_faiss()
+        self.design: Design = design_of(metric or _metric_of(model), kind, parameters)
+        mirror = getattr(getattr(model, "cache", None), "mirror", None)
+        self._folder: Path | None = None if mirror is None else mirror.directory / FOLDER
+        self._parts: list[NDArray[Any]] = []
+        self._ids: list[str] = []
+        self._finder: Finder | None = None
+
+    def __repr__(self) -> str:
+        return f"MirrorSearch({self.design.metric}, {self.design.kind}, documents={len(self._ids)})"
+
+    def add_documents(self, embeddings: Any, idxs: Iterable[str]) -> None:
+        """Take documents, after those that are there.
+
+        Args:
+            embeddings: (n, d). Kept as they are, not copied, so they may not be changed until `clear`.
+            idxs: Their n ids.
+
+        Raises:
+            ConfigurationError: If the ids are not n.
+        """
+        vectors, ids = as_array(embeddings), list(idxs)
+        if len(vectors) != len(ids):
+            raise ConfigurationError(f"{len(vectors)} documents came with {len(ids)} ids. Pass one id for each.")
+        if len(vectors):
+            self._parts.append(vectors)
+            self._ids += ids
+            self._finder = None
+
+    def search(
+        self,
+        embeddings: Any,
+        top_k: int,
+        similarity_fn: Callable[[Any, Any], Any],
+        top_ranked: Mapping[str, list[str]] | None = None,
+        query_idx_to_id: Mapping[int, str] | None = None,
+    ) -> tuple[list[list[float]], list[list[int]]]:
+        """Return the nearest documents of each query, the best first.
+
+        Args:
+            embeddings: (q, d).
+            top_k: How many.
+            similarity_fn: The model's similarity; a few of the scores are compared with it.
+            top_ranked: Documents to rank for each query, by id; None searches all.
+            query_idx_to_id: The ids of the queries, for `top_ranked`.
+
+        Returns:
+            For each query its scores, and the places of the documents: in the order in which they were added, or in the
+            query's list in `top_ranked`.
+
+        Raises:
+            ConfigurationError: If nothing was added, ids are missing or unknown, or the model's similarity is another
+                function than ``metric``.
+            ShapeMismatch: If queries and documents differ in dimension.
+        """
+        vectors = self._vectors()
+        queries = checked_queries(embeddings, vectors.shape[-1])
+        if top_ranked is not None:
+            return self._rerank(queries, top_k, similarity_fn, top_ranked, query_idx_to_id)
+        if self._finder is None:
+            self._finder = self._opened(vectors)
+        scores, rows = self._finder.find(queries, top_k)
+        self._check_scores(queries, scores, rows, similarity_fn)
+        return scores.tolist(), rows.tolist()
+
+    def clear(self) -> None:
+        """Forget the documents; what was saved of them stays."""
+        self._parts, self._ids, self._finder = [], [], None
+
+    def _vectors(self) -> NDArray[Any]:
+        """All documents; one array as it was handed over, several joined."""
+        if not self._parts:
+            raise ConfigurationError("There are no documents to search. Call add_documents first.")
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
+
+    def _opened(self, vectors: NDArray[Any]) -> Finder:
+        rows = ArrayRows(vectors)
+        if self._folder is None or self.design.kind == "exact":
+            return Finder(rows, self.design)
+        return Finder(rows, self.design, self._folder / str(rows.fingerprint(len(vectors)))[:32])
+
+    def _rerank(
+        self,
+        queries: NDArray[Any],
+        top_k: int,
+        similarity_fn: Callable[[Any, Any], Any],
+        top_ranked: Mapping[str, list[str]],
+        query_idx_to_id: Mapping[int, str] | None,
+    ) -> tuple[list[list[float]], list[list[int]]]:
+        if query_idx_to_id is None:
+            raise ConfigurationError("top_ranked names queries by id: pass query_idx_to_id.")
+        vectors = self._vectors()
+        row_of = {one: row for row, one in enumerate(self._ids)}
+        all_scores: list[list[float]] = []
+        all_places: list[list[int]] = []
+        for at in range(len(queries)):
+            ranked = top_ranked.get(query_idx_to_id[at]) or []
+            # A document that is named twice is one; its first place counts.
+            place_of = {self._row(row_of, one): place for place, one in reversed(list(enumerate(ranked)))}
+            candidates = np.fromiter(place_of, np.int64, len(place_of))[None]
+            k = min(top_k, len(place_of))
+            scores, rows = rank(queries[at : at + 1], candidates, k, self.design.metric, lambda rows: vectors[rows])
+            if at < CHECKED_QUERIES and k:
+                self._check_scores(queries[at : at + 1], scores, rows, similarity_fn)
+            all_scores.append(scores[0].tolist())
+            all_places.append([place_of[row] for row in rows[0].tolist()])
+        return all_scores, all_places
+
+    def _row(self, row_of: Mapping[str, int], one: str) -> int:
+        try:
+            return row_of[one]
+        except KeyError:
+            raise ConfigurationError(f"The document {one!r} is to be ranked and was not added.") from None
+
+    def _check_scores(
+        self,
+        queries: NDArray[Any],
+        scores: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        similarity_fn: Callable[[Any, Any], Any],
+    ) -> None:
+        """Compare some scores with the model's own."""
+        vectors = self._vectors()
+        for at in range(min(CHECKED_QUERIES, len(queries))):
+            chosen = rows[at, :CHECKED_DOCUMENTS]
+            own = as_array(similarity_fn(queries[at : at + 1], np.array(vectors[chosen])))[0].astype(np.float64)
+            ours = scores[at, :CHECKED_DOCUMENTS].astype(np.float64)
+            scale = np.maximum(np.abs(own), 1)
+            if not (np.abs(own - ours) <= TOLERANCE * scale).all():
+                worst = int(np.nanargmax(np.abs(own - ours) / scale))
+                raise ConfigurationError(
+                    f"The model's similarity is not {self.design.metric!r}: it says {own[worst]:.6g} where that is "
+                    f"{ours[worst]:.6g}. Pass the right metric= of {', '.join(METRICS)}, or evaluate without "
+                    "MirrorSearch."
+                )
+
+
+def _metric_of(model: Any) -> str:
+    """The metric of a model's metadata; cosine, as in mteb, where that says nothing."""
+    name = getattr(getattr(model, "mteb_model_meta", None), "similarity_fn_name", None)
+    if name is None:
+        return "cosine"
+    value = str(getattr(name, "value", name))
+    if value not in METRIC_OF:
+        raise ConfigurationError(
+            f"The model compares by {value!r}, which cannot be searched; {', '.join(METRIC_OF)} can. Evaluate without "
+            "MirrorSearch."
+        )
+    return METRIC_OF[value]

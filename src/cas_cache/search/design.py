@@ -1,0 +1,154 @@
+"""What a search is: metric, kind of index and parameters. Pure.
+
+Parameters have the names that faiss gives them. Those that shape an index are part of its file's name; those of a
+search are not, so one file serves them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cas_cache.errors import ConfigurationError
+from cas_cache.identity import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+METRICS = ("cosine", "ip", "l2")
+"""Cosine similarity, inner product, Euclidean distance."""
+
+SCALARS = {"8bit": "SQ8", "6bit": "SQ6", "4bit": "SQ4", "fp16": "SQfp16"}
+"""Scalar quantizers, and what faiss' `index_factory` calls them."""
+
+_HNSW: Mapping[str, int | str] = {"M": 32, "efConstruction": 200}
+_IVF: Mapping[str, int | str] = {"nlist": 0}
+
+KINDS: Mapping[str, Mapping[str, int | str]] = {
+    "exact": {},
+    "hnsw": _HNSW,
+    "hnswsq": {**_HNSW, "sq": "8bit"},
+    "ivf": _IVF,
+    "ivfpq": {**_IVF, "m": 0, "nbits": 8},
+    "ivfsq": {**_IVF, "sq": "8bit"},
+}
+"""The kinds, and the parameters that shape an index of each. 0: chosen by the number of rows, or of dimensions."""
+
+SEARCHED_WITH: Mapping[str, Mapping[str, int]] = {
+    "exact": {},
+    "hnsw": {"efSearch": 64, "k_factor": 1},
+    "hnswsq": {"efSearch": 64, "k_factor": 2},
+    "ivf": {"nprobe": 0, "k_factor": 1},
+    "ivfpq": {"nprobe": 0, "k_factor": 8},
+    "ivfsq": {"nprobe": 0, "k_factor": 2},
+}
+"""The parameters of a search in each. ``k_factor``: so many times k rows are ranked anew by their stored vectors."""
+
+ROWS_A_LIST = 39
+"""What faiss asks for, at least, to train a list of an inverted file."""
+
+MOST_HNSW_LINKS = 512
+MOST_BITS = 12
+"""Codebooks of more entries take more rows to train than a namespace has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Metric, kind and parameters of a search, checked. Made by `design_of`.
+
+    Attributes:
+        metric: One of `METRICS`.
+        kind: One of `KINDS`.
+        shape: The parameters that shape the index.
+        search: The parameters of a search in it.
+    """
+
+    metric: str = "cosine"
+    kind: str = "exact"
+    shape: Mapping[str, int | str] = field(default_factory=dict)
+    search: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What its files are called: metric, kind, and a hash of the parameters that shape it."""
+        digest = hashlib.sha256(canonical_json(dict(self.shape))).hexdigest()[:12]
+        return f"{self.metric}-{self.kind}-{digest}"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether an index of this kind is fitted to rows before it takes any."""
+        return self.kind != "hnsw"
+
+    def lists(self, rows: int) -> int:
+        """Return how many lists an inverted file of so many rows has."""
+        given = int(self.shape["nlist"])
+        return given or max(1, min(round(4 * math.sqrt(rows)), rows // ROWS_A_LIST))
+
+    def probes(self, lists: int) -> int:
+        """Return how many of so many lists a search looks into."""
+        return min(lists, self.search["nprobe"] or max(16, lists // 16))
+
+    def factory(self, dimensions: int, rows: int) -> str:
+        """Return what faiss' `index_factory` is asked for.
+
+        Args:
+            dimensions: Of a vector.
+            rows: How many there are to train on.
+
+        Raises:
+            ConfigurationError: If vectors of so many dimensions cannot be cut into `m` parts.
+        """
+        coarse = f"HNSW{self.shape['M']}" if self.kind.startswith("hnsw") else f"IVF{self.lists(rows)}"
+        if "sq" in self.shape:
+            return f"{coarse},{SCALARS[str(self.shape['sq'])]}"
+        if self.kind == "ivfpq":
+            return f"{coarse},PQ{self._parts(dimensions)}x{self.shape['nbits']}"
+        return f"{coarse},Flat"
+
+    def _parts(self, dimensions: int) -> int:
+        """Parts of a vector that are quantized on their own: of 4 dimensions or, if it cannot be, a few more."""
+        given = int(self.shape["m"])
+        if given and dimensions % given:
+            raise ConfigurationError(
+                f"m={given} does not divide the {dimensions} dimensions of these vectors. Choose a divisor."
+            )
+        return given or max(m for m in range(1, max(1, dimensions // 4) + 1) if dimensions % m == 0)
+
+
+def design_of(metric: str, kind: str, parameters: Mapping[str, int | str]) -> Design:
+    """Check metric, kind and parameters.
+
+    Raises:
+        ConfigurationError: If one is not known or cannot be.
+    """
+    if metric not in METRICS:
+        raise ConfigurationError(f"metric={metric!r} is none of {', '.join(METRICS)}.")
+    if kind not in KINDS:
+        raise ConfigurationError(f"kind={kind!r} is none of {', '.join(KINDS)}.")
+    known = {**KINDS[kind], **SEARCHED_WITH[kind]}
+    foreign = sorted(parameters.keys() - known.keys())
+    if foreign:
+        raise ConfigurationError(f"kind={kind!r} has no parameter {foreign[0]}. It has: {', '.join(known) or 'none'}.")
+    for name, value in parameters.items():
+        _check(name, value, known[name])
+    chosen = {**known, **parameters}
+    return Design(
+        metric,
+        kind,
+        {name: chosen[name] for name in KINDS[kind]},
+        {name: int(chosen[name]) for name in SEARCHED_WITH[kind]},
+    )
+
+
+def _check(name: str, value: int | str, default: int | str) -> None:
+    """Refuse what faiss would answer with an error of its own, or an abort."""
+    if name == "sq":
+        if value not in SCALARS:
+            raise ConfigurationError(f"sq={value!r} is none of {', '.join(SCALARS)}.")
+        return
+    least = {"M": 2, "nlist": 0, "nprobe": 0, "m": 0}.get(name, 1)
+    most = {"M": MOST_HNSW_LINKS, "nbits": MOST_BITS}.get(name, 1 << 30)
+    if type(value) is not int or not least <= value <= most:
+        raise ConfigurationError(f"{name}={value!r} must be a whole number from {least} to {most} (default {default}).")

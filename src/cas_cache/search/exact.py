@@ -1,0 +1,123 @@
+"""Exact search: every row is compared with every query, by `faiss.knn`, with bounded memory.
+
+float32 rows are read where they lie, without a copy, for the inner product and L2; for cosine too, if all of them have
+unit length, as most encoders' do. All other rows are converted, and for cosine normalised, a block at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_BYTES = 32 << 20
+"""float32 that a block takes: small against any matrix whose search takes long, large enough for matrix products."""
+
+UNIT_TOLERANCE = 1e-6
+"""How far from 1 the squared length of a unit vector may be: 8 ulp of float32, as their product may waver."""
+
+
+def require_faiss() -> Any:
+    """Return the package faiss.
+
+    Raises:
+        MissingDependency: If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as err:
+        raise MissingDependency(
+            "Searching needs faiss, which is not installed. Do: pip install 'cas_cache[faiss]'"
+        ) from err
+    return faiss
+
+
+def block_rows(dimensions: int) -> int:
+    """Return how many rows a block has."""
+    return max(1, BLOCK_BYTES // (4 * dimensions))
+
+
+def as_searched(vectors: NDArray[Any], metric: str) -> NDArray[np.float32]:
+    """Return vectors as faiss is given them: float32, C-contiguous, for cosine of unit length (zeros stay zeros).
+
+    Args:
+        vectors: (n, d).
+        metric: One of `METRICS`.
+
+    Returns:
+        (n, d), for cosine always a copy.
+    """
+    if metric != "cosine":
+        return np.ascontiguousarray(vectors, np.float32)
+    # In float64, where the square of no float16 or float32 underflows or overflows.
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    wide /= np.where(lengths > 0, lengths, 1)[:, None]
+    return wide.astype(np.float32)
+
+
+def are_unit(vectors: NDArray[Any]) -> bool:
+    """Whether all of (n, d) vectors have unit length, as near as float32 can tell."""
+    step = block_rows(vectors.shape[1])
+    for start in range(0, len(vectors), step):
+        block = vectors[start : start + step].astype(np.float64)
+        if (np.abs(np.einsum("ij,ij->i", block, block) - 1) > UNIT_TOLERANCE).any():
+            return False
+    return True
+
+
+def nearest(
+    queries: NDArray[np.float32],
+    vectors: NDArray[Any],
+    k: int,
+    metric: str,
+    *,
+    rows: NDArray[np.int64] | slice | None = None,
+    in_place: bool = False,
+) -> NDArray[np.int64]:
+    """Return the rows that are nearest to each query, the best first.
+
+    Args:
+        queries: (q, d), as `as_searched` makes them.
+        vectors: (n, d), of any numeric dtype; a memory map is not loaded.
+        k: How many; at most as many as there are to choose from.
+        metric: One of `METRICS`.
+        rows: Search only these, ascending; None searches all.
+        in_place: `vectors` are what `as_searched` would make of them.
+
+    Returns:
+        (q, k) int64. Ranked in float32: rows whose scores differ by less than its rounding may change places.
+    """
+    faiss = require_faiss()
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    first = rows.start if isinstance(rows, slice) else 0
+    if isinstance(rows, slice) or rows is None:
+        vectors = vectors if rows is None else vectors[rows]
+        if in_place:
+            found: NDArray[np.int64] = faiss.knn(queries, vectors, k, kind)[1]
+            return found + first
+        chosen = None
+    else:
+        chosen = rows
+    count, step = len(vectors) if chosen is None else len(chosen), block_rows(vectors.shape[1])
+    best, at = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start in range(0, count, step):
+        part: Any = slice(start, min(start + step, count))
+        block = as_searched(vectors[part if chosen is None else chosen[part]], metric)
+        scores, where = faiss.knn(queries, block, min(k, len(block)), kind)
+        best, at = _merge(best, at, scores if metric == "l2" else -scores, where + start, k)
+    return at + first if chosen is None else chosen[at]
+
+
+def _merge(
+    best: NDArray[np.float32], at: NDArray[np.int64], scores: NDArray[np.float32], where: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k least of two lists a query, in order."""
+    best, at = np.concatenate([best, scores], axis=1), np.concatenate([at, where], axis=1)
+    order = np.argsort(best, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(at, order, axis=1)

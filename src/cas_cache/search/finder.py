@@ -1,0 +1,329 @@
+"""Find the nearest of some rows: exactly, or by an index that is built once, saved, and extended.
+
+Where an index leaves something open, it is searched exactly: rows that came since it was saved, few rows, a small part
+of many, and queries for which it finds too few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch
+from cas_cache.rows import as_array
+from cas_cache.search import approximate
+from cas_cache.search.exact import are_unit, as_searched, nearest, require_faiss
+from cas_cache.search.ranking import ABSENT, rank
+from cas_cache.search.saved import IndexFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Namespace
+    from cas_cache.search.design import Design
+
+logger = logging.getLogger(__name__)
+
+SEARCHED_DTYPES = ("float16", "float32", "float64", "int8", "uint8")
+"""Of which a vector can be that is compared by number."""
+
+TAIL_SHARE = 1 / 16
+"""An index is extended when it is opened if it lacks more than this share of the rows; fewer are searched exactly."""
+
+TRAINED_SHARE = 1 / 4
+"""An index is fitted anew when it was fitted to fewer rows than this share."""
+
+SMALL_SHARE = 1 / 10
+"""A part of the rows that is smaller is searched exactly: at most a tenth of an exact search of all."""
+
+
+class Rows(Protocol):
+    """What is searched."""
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """(n, d), as of now; a map."""
+
+    def prove(self, rows: NDArray[np.int64] | slice) -> None:
+        """Raise `DamagedMirror` if one of the rows is not what was stored."""
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the vectors of rows, proved."""
+
+    def fingerprint(self, count: int) -> str | None:
+        """What tells the first `count` rows from any others; None if there are fewer."""
+
+
+class NamespaceRows:
+    """The rows of a namespace of the mirror."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self.prove = namespace.prove
+        self.take = namespace.take
+
+    def __repr__(self) -> str:
+        return f"NamespaceRows({self._namespace!r})"
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """(n, d), mapped, with what other processes have committed."""
+        ns = self._namespace
+        ns.refresh()
+        if not ns.rows:
+            raise MirrorError(
+                f"The namespace {ns.spec.namespace} ({ns.spec.model}) holds no rows to search. Pull, or encode first."
+            )
+        return next(ns.columns(ns.rows))[2]
+
+    def fingerprint(self, count: int) -> str | None:
+        """A hash of the rows' digests, each of which is of a key and its vector."""
+        if not 0 < count <= self._namespace.rows:
+            return None
+        digests = next(self._namespace.columns(count))[3]
+        return hashlib.sha256(np.ascontiguousarray(digests).data).hexdigest()
+
+
+class ArrayRows:
+    """The rows of an array, which may not change."""
+
+    def __init__(self, vectors: NDArray[Any]) -> None:
+        self.vectors = vectors
+        self._fingerprints: dict[int, str] = {}
+
+    def __repr__(self) -> str:
+        return f"ArrayRows({self.vectors.dtype}, {self.vectors.shape})"
+
+    def prove(self, rows: NDArray[np.int64] | slice) -> None:
+        """Nothing to prove: the array is what was given."""
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return (n, d) vectors of (n,) rows."""
+        taken: NDArray[Any] = self.vectors[rows]
+        return taken
+
+    def fingerprint(self, count: int) -> str | None:
+        """A hash of the first rows' bytes."""
+        if not 0 < count <= len(self.vectors):
+            return None
+        if count not in self._fingerprints:
+            first = np.ascontiguousarray(self.vectors[:count])
+            kind = f"{first.dtype.str} {first.shape} ".encode()
+            self._fingerprints[count] = hashlib.sha256(kind + hashlib.sha256(first.data).digest()).hexdigest()
+        return self._fingerprints[count]
+
+
+class Finder:
+    """Nearest neighbours among rows.
+
+    Args:
+        rows: What is searched.
+        design: How.
+        folder: Where an index is saved; None keeps it in memory.
+
+    Raises:
+        MissingDependency: If faiss is not installed.
+        ConfigurationError: If rows of this dtype or shape cannot be searched, or not by this design.
+        MirrorError: If there are none.
+        DamagedMirror: If a row that goes into an index does not agree with its digest.
+    """
+
+    def __init__(self, rows: Rows, design: Design, folder: Path | None = None) -> None:
+        require_faiss()
+        self._rows = rows
+        self._design = design
+        self._index: Any = None
+        self._covered = 0
+        self._unit = True
+        self._unit_rows = 0
+        vectors = rows.vectors
+        check_searchable(vectors)
+        self._files = None if folder is None else IndexFiles(folder, design, vectors.shape[1])
+        self.update()
+
+    def __repr__(self) -> str:
+        return f"Finder({self._design.metric}, {self._design.kind}, {self._rows!r})"
+
+    @property
+    def covered(self) -> int:
+        """How many rows the index covers, the first ones; the others are searched exactly."""
+        return self._covered
+
+    def update(self) -> None:
+        """Open the index, or build it, or extend it over rows that have come since, as the number of rows asks for."""
+        vectors = self._rows.vectors
+        if self._design.kind == "exact" or len(vectors) < approximate.LEAST_ROWS:
+            return
+        if self._index is not None and self._covers(len(vectors), self._covered):
+            return
+        found = None if self._files is None else self._files.read(self._rows.fingerprint)
+        if found is not None and self._covers(len(vectors), found[1].rows):
+            self._index, self._covered = found[0], found[1].rows
+            return
+        if self._files is None:
+            self._build(vectors)
+            return
+        try:
+            with self._files.locked():
+                self._build(vectors)
+        except OSError as err:
+            if isinstance(err, MirrorError):
+                raise
+            logger.warning("The index of %r cannot be saved (%s); it is kept in memory", self._rows, err)
+            if self._index is None or not self._covers(len(vectors), self._covered):
+                self._build(vectors, save=False)
+
+    def find(
+        self, queries: Any, k: int | np.integer[Any], among: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the nearest rows of each query, the best first; of equal ones the lower row.
+
+        Args:
+            queries: (q, d).
+            k: How many, at least 1.
+            among: Only these rows, ascending, each once; None is all.
+
+        Returns:
+            (q, j) float32 scores, larger is nearer (L2: the negative distance), and (q, j) int64 rows, where j is k,
+            or the number of rows if there are fewer.
+
+        Raises:
+            ConfigurationError: If k is less than 1, or a query is not finite.
+            ShapeMismatch: If queries are not (q, d).
+            DamagedMirror: If a row does not agree with its digest. Nothing is returned.
+        """
+        vectors = self._rows.vectors
+        asked = checked_queries(queries, vectors.shape[1])
+        if k < 1:
+            raise ConfigurationError(f"k is {k!r}; ask for at least 1 neighbour.")
+        k = min(int(k), len(vectors) if among is None else len(among))
+        if not k or not len(asked):
+            return np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
+        prepared = as_searched(asked, self._design.metric)
+        small = among is not None and len(among) < SMALL_SHARE * len(vectors)
+        if self._index is None or small:
+            candidates = self._exactly(prepared, vectors, k, among)
+            return rank(asked, candidates, k, self._design.metric, self._rows.take)
+        scores, rows = rank(asked, self._nearly(prepared, vectors, k, among), k, self._design.metric, self._rows.take)
+        short = np.flatnonzero((rows == ABSENT).any(axis=1))
+        if len(short):
+            candidates = self._exactly(prepared[short], vectors, k, among)
+            scores[short], rows[short] = rank(asked[short], candidates, k, self._design.metric, self._rows.take)
+        return scores, rows
+
+    def _covers(self, rows: int, covered: int) -> bool:
+        """Whether an index of the first `covered` rows will do."""
+        return 0 <= rows - covered <= TAIL_SHARE * rows
+
+    def _build(self, vectors: NDArray[Any], *, save: bool = True) -> None:
+        """Make an index of all rows, from the saved one if that can be extended."""
+        rows = len(vectors)
+        found = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
+        trained = rows
+        if found is not None and (not self._design.is_trained or found[1].trained >= TRAINED_SHARE * rows):
+            index, said = found
+            if self._covers(rows, said.rows):  # another process was faster
+                self._index, self._covered = index, said.rows
+                return
+            trained = said.trained
+            self._rows.prove(slice(said.rows, rows))
+            approximate.extend(index, self._design, vectors)
+        else:
+            self._rows.prove(slice(0, rows))
+            index = approximate.build(self._design, vectors)
+        self._index, self._covered = index, rows
+        if self._files is None or not save:
+            return
+        fingerprint = self._rows.fingerprint(rows)
+        if fingerprint is not None:
+            self._files.write(index, trained=trained, fingerprint=fingerprint)
+            mapped = self._files.read(self._rows.fingerprint)
+            self._index = index if mapped is None else mapped[0]
+
+    def _nearly(
+        self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
+    ) -> NDArray[np.int64]:
+        """Candidates from the index, and from the rows that it does not cover."""
+        found = approximate.propose(self._index, self._design, queries, k, among)
+        rows = len(vectors)
+        tail: NDArray[np.int64] | slice = slice(self._covered, rows)
+        count = rows - self._covered
+        if among is not None:
+            tail = among[among >= self._covered]
+            count = len(tail)
+        if not count:
+            return found
+        self._rows.prove(tail)
+        late = nearest(queries, vectors, min(k, count), self._design.metric, rows=tail)
+        return np.concatenate([found, late], axis=1)
+
+    def _exactly(
+        self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
+    ) -> NDArray[np.int64]:
+        """The k nearest rows, compared with every one."""
+        rows: NDArray[np.int64] | slice = slice(0, len(vectors))
+        if among is not None:
+            run = int(among[-1]) - int(among[0]) == len(among) - 1
+            rows = slice(int(among[0]), int(among[-1]) + 1) if run else among
+        self._rows.prove(rows)
+        in_place = self._in_place(vectors)
+        return nearest(queries, vectors, k, self._design.metric, rows=rows, in_place=in_place)
+
+    def _in_place(self, vectors: NDArray[Any]) -> bool:
+        """Whether the rows are what faiss compares as they lie."""
+        if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+            return False
+        if self._design.metric != "cosine":
+            return True
+        if self._unit and self._unit_rows < len(vectors):
+            self._unit = are_unit(vectors[self._unit_rows :])
+            self._unit_rows = len(vectors)
+        return self._unit
+
+
+def check_searchable(vectors: NDArray[Any]) -> None:
+    """Refuse rows that have no distance to a query.
+
+    Raises:
+        ConfigurationError: If they are not (n, d), or of a dtype that is not in `SEARCHED_DTYPES`.
+    """
+    if vectors.ndim != 2:
+        raise ConfigurationError(
+            f"A vector here has the shape {vectors.shape[1:]}; only plain vectors of one dimension can be searched."
+        )
+    if vectors.dtype.name not in SEARCHED_DTYPES:
+        raise ConfigurationError(
+            f"Vectors of {vectors.dtype} cannot be searched; of {', '.join(SEARCHED_DTYPES)} they can. Search the "
+            "namespace of the float vectors."
+        )
+
+
+def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:
+    """Return queries as an array.
+
+    Raises:
+        WrongAnswer: If they are no array.
+        ShapeMismatch: If they are not (q, d).
+        ConfigurationError: If they are not numbers, or one is NaN or infinite.
+    """
+    asked = as_array(queries)
+    if asked.ndim != 2 or asked.shape[1] != dimensions:
+        raise ShapeMismatch(
+            f"Queries of shape {asked.shape} cannot be compared with vectors of {dimensions} dimensions. Pass an array "
+            f"of shape (n, {dimensions}), by the encoder that made the vectors."
+        )
+    if asked.dtype.kind not in "fiu":
+        raise ConfigurationError(f"Queries of {asked.dtype} are no vectors of numbers.")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(asked.astype(np.float32)).all(axis=1)
+    if not finite.all():
+        raise ConfigurationError(
+            f"Query {int(np.flatnonzero(~finite)[0])} holds NaN or infinity, or what is that in float32: it has no "
+            "neighbours. Leave it out."
+        )
+    return asked

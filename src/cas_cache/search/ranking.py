@@ -1,0 +1,96 @@
+"""Scores of candidates, computed from the stored rows: what a search answers with, whatever proposed the rows.
+
+In float64, one pair at a time, so a score depends on nothing but the two vectors: not on the index, the number of
+threads, or the other queries of the call. Larger is nearer, for every metric.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+ABSENT = -1
+"""The row of a place that no candidate fills."""
+
+PAIRS_BYTES = 32 << 20
+"""float64 of the candidates that are scored at a time."""
+
+
+def rank(
+    queries: NDArray[Any],
+    candidates: NDArray[np.int64],
+    k: int,
+    metric: str,
+    take: Callable[[NDArray[np.int64]], NDArray[Any]],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the best k candidates of each query, the best first; of equal ones the lower row.
+
+    Args:
+        queries: (q, d), as they were asked.
+        candidates: (q, c) int64, rows, or `ABSENT`. One that is there twice counts once.
+        k: How many.
+        metric: One of `METRICS`.
+        take: Returns the vectors of rows, (n,) int64 to (n, d), or raises if one cannot be trusted.
+
+    Returns:
+        (q, k) float32 scores and (q, k) int64 rows; where candidates were too few, -inf and `ABSENT`.
+    """
+    scores = np.full(candidates.shape, -np.inf)
+    wide = queries.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    across = max(1, min(candidates.shape[1], PAIRS_BYTES // (8 * max(1, queries.shape[1]))))
+    down = max(1, PAIRS_BYTES // (8 * max(1, queries.shape[1]) * across))
+    for top in range(0, len(queries), down):
+        here = slice(top, top + down)
+        for left in range(0, candidates.shape[1], across):
+            there = slice(left, left + across)
+            block = candidates[here, there]
+            known = block != ABSENT
+            if known.all():
+                vectors = take(block.ravel())
+            elif known.any():
+                # A place without a candidate is scored by another's vector, and not counted.
+                vectors = take(np.where(known, block, block[known][0]).ravel())
+            else:
+                continue
+            found = _scores(wide[here], lengths[here], vectors.reshape(*block.shape, -1).astype(np.float64), metric)
+            scores[here, there] = np.where(known, found, -np.inf)
+    return _best(scores, candidates, k)
+
+
+def _scores(
+    queries: NDArray[np.float64], lengths: NDArray[np.float64], vectors: NDArray[np.float64], metric: str
+) -> NDArray[np.float64]:
+    """(q, c) scores of (q, d) queries and (q, c, d) vectors."""
+    if metric == "l2":
+        vectors -= queries[:, None, :]
+        squares: NDArray[np.float64] = np.einsum("qcd,qcd->qc", vectors, vectors)
+        return -np.sqrt(squares)
+    # einsum adds the same terms in the same order for every pair; a matrix product of BLAS would not.
+    products: NDArray[np.float64] = np.einsum("qcd,qd->qc", vectors, queries)
+    if metric == "cosine":
+        both = lengths[:, None] * np.sqrt(np.einsum("qcd,qcd->qc", vectors, vectors))
+        products /= np.where(both > 0, both, 1)
+    return products
+
+
+def _best(
+    scores: NDArray[np.float64], rows: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    order = np.lexsort((rows, -scores), axis=-1)
+    scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    # The same row has the same score, so repeats are neighbours.
+    repeated = np.zeros(rows.shape, np.bool_)
+    repeated[:, 1:] = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] != ABSENT)
+    if repeated.any():
+        return _best(np.where(repeated, -np.inf, scores), np.where(repeated, ABSENT, rows), k)
+    short = max(0, k - rows.shape[1])
+    scores = np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf)
+    rows = np.pad(rows, ((0, 0), (0, short)), constant_values=ABSENT)
+    return scores[:, :k].astype(np.float32), rows[:, :k]

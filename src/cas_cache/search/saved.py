@@ -1,0 +1,184 @@
+"""Index files, kept beside what they index.
+
+::
+
+    <folder>/<metric>-<kind>-<hash>.json             what the index is of: the commit point, written last
+            /<metric>-<kind>-<hash>.<random>.index   as `faiss.write_index` writes it
+
+An index file never changes and its name is never used again, so what the JSON names is whole, or gone because a newer
+one took its place. The JSON has the SHA-256 of each 64 MiB of the file, and they are compared before faiss reads it:
+faiss follows the links of a graph wherever they lead, in memory too. And it has a fingerprint of the rows that are
+covered: rows that moved, by `evict`, or another mirror's rows are not these. What does not agree is built anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from cas_cache.disk import TEMP_PREFIX, sync_folder, write_atomically
+from cas_cache.search.approximate import is_sound
+from cas_cache.search.exact import require_faiss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cas_cache.search.design import Design
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+HASHED_AT_ONCE = 64 << 20
+"""Bytes under one SHA-256, so that threads share the work."""
+
+HASH_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What is said of an index file.
+
+    Attributes:
+        file: Its name.
+        rows: How many rows it covers: the first ones.
+        trained: How many rows there were when it was fitted to them.
+        fingerprint: Of the rows covered.
+        sha256: Of each 64 MiB of the file, hex.
+        faiss: The version that wrote it, for people.
+        parameters: That shaped it, for people: the file's name has their hash.
+        version: Of this format.
+    """
+
+    file: str
+    rows: int
+    trained: int
+    fingerprint: str
+    sha256: tuple[str, ...]
+    faiss: str
+    parameters: dict[str, int | str]
+    version: int = VERSION
+
+
+class IndexFiles:
+    """The saved index of one design in one folder."""
+
+    def __init__(self, folder: Path, design: Design, dimensions: int) -> None:
+        self._folder = folder
+        self._design = design
+        self._dimensions = dimensions
+        self._path = folder / f"{design.name}.json"
+
+    def __repr__(self) -> str:
+        return f"IndexFiles({str(self._path)!r})"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one who builds: others wait, and find what was built.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / f".{self._design.name}.lock"):
+            yield
+
+    def read(self, fingerprint: Callable[[int], str | None], *, mapped: bool = True) -> tuple[Any, Saved] | None:
+        """Return the index and what is said of it; None if there is none, or it is not to be trusted.
+
+        Args:
+            fingerprint: Of so many first rows; None if there are fewer.
+            mapped: Leave it in its file, as far as faiss can; such an index takes no rows.
+        """
+        saved = self._said()
+        if saved is None or fingerprint(saved.rows) != saved.fingerprint:
+            return None
+        path = self._folder / saved.file
+        faiss = require_faiss()
+        # Before 1.10 faiss maps inverted lists only.
+        flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
+        try:
+            if _hashes(path) != saved.sha256:
+                logger.warning("%s is damaged, and is built anew", path)
+                return None
+            index = faiss.read_index(str(path), flags)
+        except (OSError, RuntimeError) as err:
+            logger.info("%s is not used (%s)", path, err)
+            return None
+        return (index, saved) if is_sound(index, self._design, self._dimensions, saved.rows) else None
+
+    def write(self, index: Any, *, trained: int, fingerprint: str) -> None:
+        """Save an index in the place of what was saved; the caller holds the lock.
+
+        Raises:
+            OSError: If the disk is full or refuses; what was saved stays.
+        """
+        faiss = require_faiss()
+        name = f"{self._design.name}.{secrets.token_hex(8)}.index"
+        temp = self._folder / f"{TEMP_PREFIX}{name}"
+        try:
+            try:
+                faiss.write_index(index, str(temp))
+            except RuntimeError as err:
+                raise OSError(str(err)) from err
+            _flush(temp)
+            hashes = _hashes(temp)
+            temp.replace(self._folder / name)
+        finally:
+            temp.unlink(missing_ok=True)
+        sync_folder(self._folder)
+        saved = Saved(
+            name, index.ntotal, trained, fingerprint, hashes, str(faiss.__version__), dict(self._design.shape)
+        )
+        write_atomically(self._path, json.dumps(asdict(saved), indent=2).encode())
+        for other in self._folder.glob(f"*{self._design.name}.*.index"):
+            if other.name != name:
+                with contextlib.suppress(OSError):
+                    other.unlink()
+
+    def _said(self) -> Saved | None:
+        try:
+            document = json.loads(self._path.read_bytes())
+            saved = Saved(**{**document, "sha256": tuple(document["sha256"])})
+            plain = all(type(value) is int and value > 0 for value in (saved.rows, saved.trained))
+            own = saved.file.startswith(f"{self._design.name}.") and "/" not in saved.file
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+            if not isinstance(err, FileNotFoundError):
+                logger.info("%s is not used (%s)", self._path, err)
+            return None
+        return saved if plain and own and saved.version == VERSION else None
+
+
+def _hashes(path: Path) -> tuple[str, ...]:
+    """The SHA-256 of each `HASHED_AT_ONCE` bytes of a file."""
+
+    def one(start: int) -> str:
+        digest, left = hashlib.sha256(), HASHED_AT_ONCE
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while left and (data := file.read(min(left, 1 << 20))):
+                digest.update(data)
+                left -= len(data)
+        return digest.hexdigest()
+
+    starts = range(0, path.stat().st_size, HASHED_AT_ONCE)
+    with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
+        return tuple(threads.map(one, starts))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,209 @@
+"""`open_search`: nearest neighbours in a namespace of a mirror, with keys, and the ids of a view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cas_cache.errors import ConfigurationError, MirrorError
+from cas_cache.identity import EncoderSpec
+from cas_cache.mirror import ids_in, keys_in
+from cas_cache.mirror.index import ABSENT
+from cas_cache.search.design import design_of
+from cas_cache.search.finder import Finder, NamespaceRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Mirror, Namespace, View
+    from cas_cache.search.design import Design
+
+FOLDER = "faiss"
+"""Beside a namespace's columns. Whatever is in it can be deleted at any time."""
+
+PACKED = ("binary", "ubinary")
+"""Precisions whose numbers are eight bits each of a vector: no number that could be compared."""
+
+
+class Neighbours(NamedTuple):
+    """What a search found, for q queries and j neighbours: k, or all there are if they are fewer.
+
+    Attributes:
+        scores: (q, j) float32, descending: cosine, inner product, or the negative Euclidean distance.
+        rows: (q, j) int64, rows of the namespace.
+        keys: (q, j, 32) uint8, the keys of these rows.
+        positions: (q, j) int64, places in the view; None without one.
+        ids: q lists of j ids that the task has for these places; None without a view, or if the task gave none.
+    """
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    keys: NDArray[np.uint8]
+    positions: NDArray[np.int64] | None = None
+    ids: list[list[str | None]] | None = None
+
+
+class _Viewed(NamedTuple):
+    """A view's rows.
+
+    Attributes:
+        asked: How many keys it had.
+        distinct: (u,) int64, its rows that are here, ascending.
+        positions: (p,) int64, its places by row, those of one row ascending.
+        starts: (u + 1,) int64, where each row's places begin in `positions`.
+        ids: By place.
+    """
+
+    asked: int
+    distinct: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ids: list[str | None] | None
+
+
+def open_search(
+    mirror: Mirror,
+    namespace: str | EncoderSpec,
+    *,
+    metric: str = "cosine",
+    kind: str = "exact",
+    **parameters: int | str,
+) -> Searcher:
+    """Open the search among a namespace's rows; an index that is not there yet is built and saved.
+
+    Args:
+        mirror: The mirror, for example ``EmbeddingCache(...).mirror``.
+        namespace: Whose vectors: the encoder spec, or the namespace's id.
+        metric: ``"cosine"``, ``"ip"`` (inner product) or ``"l2"``.
+        kind: ``"exact"``, or the index: ``"hnsw"``, ``"hnswsq"``, ``"ivf"``, ``"ivfpq"``, ``"ivfsq"``.
+        **parameters: As faiss names them: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``; ``m``,
+            ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: so many times k rows
+            are ranked anew by their stored vectors.
+
+    Raises:
+        MissingDependency: If faiss is not installed.
+        ConfigurationError: If metric, kind or a parameter cannot be, or vectors of this kind cannot be searched.
+        MirrorError: If the namespace is not in the mirror, or has no rows.
+        DamagedMirror: If a row that goes into an index does not agree with its digest.
+    """
+    design = design_of(metric, kind, parameters)
+    name = namespace.namespace if isinstance(namespace, EncoderSpec) else namespace
+    ns = mirror.get(name)
+    if ns is None:
+        raise MirrorError(
+            f"The namespace {name} is not in the mirror {mirror.directory}. `cas-cache ls` lists those that are; "
+            "`cas-cache pull` fetches the others."
+        )
+    precision = ns.spec.params.get("precision")
+    if precision in PACKED:
+        raise ConfigurationError(
+            f"The vectors of {name} are of precision {precision!r}: packed bits, not numbers that could be compared. "
+            "Search the namespace of the float vectors."
+        )
+    return Searcher(mirror, ns, design)
+
+
+class Searcher:
+    """Nearest neighbours among a namespace's rows. Made by `open_search`.
+
+    Rows that others commit are found from the next search on. As long as it is open nothing is evicted from the
+    namespace.
+
+    Attributes:
+        namespace: Whose rows.
+        design: Metric, kind and parameters.
+    """
+
+    def __init__(self, mirror: Mirror, namespace: Namespace, design: Design) -> None:
+        self.namespace = namespace
+        self.design = design
+        self._mirror = mirror
+        self._viewed: dict[View, tuple[int, _Viewed]] = {}
+        self._finder = Finder(NamespaceRows(namespace), design, namespace.folder / FOLDER)
+
+    def __repr__(self) -> str:
+        return f"Searcher({self.design.metric}, {self.design.kind}, {self.namespace!r})"
+
+    @property
+    def covered(self) -> int:
+        """How many rows are in the index, the first ones; 0 where there is none. All others are searched exactly."""
+        return self._finder.covered
+
+    def update(self) -> None:
+        """Extend the index over rows that came since it was opened, if they are more than a sixteenth of all."""
+        self._finder.update()
+
+    def search(self, queries: Any, k: int = 10, *, view: View | None = None) -> Neighbours:
+        """Return the nearest rows of each query, the best first; of equal ones the lower row.
+
+        Args:
+            queries: (q, d), of the encoder that made the rows. A vector of zeros has the cosine 0 with all.
+            k: How many; all there are, if they are fewer.
+            view: Search only what a task asked for. What it asked for twice is two places of one row, and both are
+                found, each with its own id.
+
+        Raises:
+            ConfigurationError: If k is less than 1, a query is not finite, or the view is of another namespace.
+            ShapeMismatch: If queries are not (q, d).
+            DamagedMirror: If a row does not agree with its digest. Nothing is returned.
+        """
+        if view is None:
+            scores, rows = self._finder.find(queries, k)
+            return Neighbours(scores, rows, self._keys(rows))
+        viewed = self._rows_of(view)
+        scores, rows = self._finder.find(queries, k, viewed.distinct)
+        places = len(viewed.positions)
+        scores, rows, positions = _placed(scores, rows, min(k, places), viewed)
+        known = viewed.ids
+        ids = None if known is None else [[known[place] for place in line] for line in positions.tolist()]
+        return Neighbours(scores, rows, self._keys(rows), positions, ids)
+
+    def _keys(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        keys: NDArray[np.uint8] = np.asarray(self.namespace.keys)[rows]
+        return keys
+
+    def _rows_of(self, view: View) -> _Viewed:
+        """A view's rows, read again when it or the namespace has grown."""
+        if view.namespace != self.namespace.spec.namespace:
+            raise ConfigurationError(
+                f"The view of {view.task} is of the namespace {view.namespace}; this searches "
+                f"{self.namespace.spec.namespace}. Open the search of that one."
+            )
+        folder = self._mirror.views.folder(view.task)
+        keys, _ = keys_in(folder, view)
+        self.namespace.refresh()
+        known = self._viewed.get(view)
+        if known is not None and known[0] == self.namespace.rows and known[1].asked == len(keys):
+            return known[1]
+        ids = ids_in(folder, view)
+        count = self.namespace.rows
+        found = self.namespace.find(keys)
+        places = np.flatnonzero(found != ABSENT)
+        if not len(places):
+            raise MirrorError(
+                f"No row of the view of {view.task} is in the mirror {self._mirror.directory}. Pull, or evaluate again."
+            )
+        order = np.argsort(found[places], kind="stable")
+        distinct, starts = np.unique(found[places][order], return_index=True)
+        viewed = _Viewed(len(keys), distinct, places[order], np.append(starts, len(places)), ids)
+        self._viewed[view] = (count, viewed)
+        return viewed
+
+
+def _placed(
+    scores: NDArray[np.float32], rows: NDArray[np.int64], k: int, viewed: _Viewed
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Give rows their places in a view: a row that has several is there for each, as long as there is room."""
+    at = np.searchsorted(viewed.distinct, rows)
+    if len(viewed.positions) == len(viewed.distinct):
+        return scores, rows, viewed.positions[at]
+    counts = viewed.starts[at + 1] - viewed.starts[at]
+    chosen = np.empty((len(rows), k), np.int64)
+    positions = np.empty((len(rows), k), np.int64)
+    for line, each in enumerate(counts):
+        column = np.repeat(np.arange(len(each)), each)[:k]
+        within = (np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each))[:k]
+        chosen[line] = column
+        positions[line] = viewed.positions[viewed.starts[at[line, column]] + within]
+    return np.take_along_axis(scores, chosen, axis=1), np.take_along_axis(rows, chosen, axis=1), positions

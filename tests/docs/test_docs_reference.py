@@ -1,0 +1,39 @@
+"""docs/cli.md is what the code says."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from cas_cache.cli import cli
+from cas_cache.settings import KINDS, VARIABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """If this fails: `python docs/reference.py`, and read what changed."""
+    script = "import sys; sys.path.insert(0, 'docs'); import reference; print(reference.page(), end='')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for name in cli.commands:
+        assert f"## cas-cache {name}" in done.stdout
+
+
+def test_completion_is_there() -> None:
+    """What the page says to put into ~/.bashrc prints a script."""
+    environment = {"_CAS_CACHE_COMPLETE": "bash_source", "PATH": "/usr/bin:/bin"}
+    command = str(Path(sys.executable).with_name("cas-cache"))
+    done = subprocess.run([command], env=environment, capture_output=True, text=True, check=True)
+    assert "complete " in done.stdout
+    assert "cas-cache" in done.stdout
+
+
+def test_every_setting_is_documented() -> None:
+    """By its name in a file and in the environment; the example is one that is read."""
+    text = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    for name, variable in VARIABLES.items():
+        assert f"| `{name}` | `{variable}` |" in text
+    example = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    assert set(example) <= {*KINDS, "remotes"}
+    assert example["remotes"][example["remote"]].startswith("s3://")
