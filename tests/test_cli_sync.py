@@ -153,3 +153,18 @@ def test_a_damaged_manifest_is_a_finding(run: Any, team: Team) -> None:
     assert done.code == 1
     assert len(document["namespaces"]) == 3
     assert path.stem in document["problems"][0]["message"]
+
+
+def test_status_counts_a_merge_once(run: Any, tmp_path: Path) -> None:
+    """Superseded packs are not there to be pulled, and a merge of what is here gives nothing new."""
+    team = Team(tmp_path / "mirror", tmp_path / "remote")
+    with EmbeddingCache(team.mirror, remote=team.remote, push="manual") as cache:
+        for number in range(20):
+            cache.put(texts(2, start=10 * number), truth(texts(2, start=10 * number)), SPEC)
+            cache.push()
+    EmbeddingCache(tmp_path / "new", remote=team.remote, push="manual")
+    assert run("compact", "--remote", team.remote).code == 0
+    (here,) = status(run, team).values()
+    assert (here["packs_there"], here["packs_to_pull"], here["in_step"]) == (1, 0, True)
+    (new,) = status(run, Team(tmp_path / "new", team.remote)).values()
+    assert (new["packs_there"], new["packs_to_pull"], new["rows_to_pull"]) == (1, 1, 40)
