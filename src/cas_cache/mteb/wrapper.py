@@ -59,9 +59,9 @@ class CachedEmbeddingWrapper:
             keeps them, FAISS answers. Or a class of mteb's `CacheBackendProtocol`, such as mteb's own backends, or
             anything else that makes one of a folder: it keeps them in ``<cache_path>/<task>/<namespace>``, and what it
             answers is proved; nothing can be pushed, and `TextVectorMap` finds nothing.
-        **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``push``,
-            ``on_remote_error``, ``chunk_items``, ``progress``. The encode argument ``show_progress_bar=False`` turns
-            our bars off, too.
+        **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``,
+            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``. The encode argument
+            ``show_progress_bar=False`` turns our bars off, too.
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
