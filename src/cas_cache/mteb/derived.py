@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import IdentityError
-from cas_cache.mteb import internals, steps
+from cas_cache.mteb import internals, loaders, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ def derivation_of(
     precision = encode_kwargs.get("precision")
     if precision not in internals.QUANTIZED:
         precision = None
-    if by_call and precision in internals.CALIBRATED and any(field in columns for field in internals.LAZY_FIELDS):
+    if by_call and precision in internals.CALIBRATED and any(field in columns for field in loaders.LAZY_FIELDS):
         raise IdentityError(
             f"precision={precision!r} of images, audio or video depends on the batches they come in. Evaluate without "
             "the cache, without precision, or with calibration='stored'."

@@ -13,7 +13,7 @@ from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
-from cas_cache.mteb import internals
+from cas_cache.mteb import internals, loaders
 from cas_cache.mteb.derived import derivation_of
 
 NEUTRAL_KWARGS = frozenset(
@@ -120,7 +120,7 @@ def _fields_of_known(model: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
         IdentityError: If it hands over none of them.
     """
     present = tuple(field for field in MODALITIES if field in columns)
-    if not any(field in internals.LAZY_FIELDS for field in present):
+    if not any(field in loaders.LAZY_FIELDS for field in present):
         return ("text",)
     if internals.is_sentence_transformer_wrapper(model):
         # With images, audio or video it drops what its metadata does not name.

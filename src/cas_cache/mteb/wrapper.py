@@ -16,7 +16,7 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, DataWarning, MirrorWriteError, NotDense
 from cas_cache.identity.spec import check_pinned
 from cas_cache.mirror import View
-from cas_cache.mteb import internals
+from cas_cache.mteb import internals, loaders
 from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.foreign import Call, answers_of
 from cas_cache.mteb.ranges import stored_ranges
@@ -161,7 +161,7 @@ class CachedEmbeddingWrapper:
         if self._uncached is not None:
             return self._model.encode(inputs, **context, **kwargs)
         given = kwargs
-        columns = tuple(internals.column_names(inputs.dataset))
+        columns = tuple(loaders.column_names(inputs.dataset))
         derivation = derivation_of(self._model, kwargs, columns, by_call=self._ranges is None)
         kwargs = derivation.encoder_kwargs(kwargs)
         spec = spec_of(
@@ -178,7 +178,7 @@ class CachedEmbeddingWrapper:
         progress = False if kwargs.get("show_progress_bar") is False else None
         shown = self.cache.progress if progress is None else progress
         tell = counting_if_slow("look up", len(inputs.dataset), shown)
-        batch = internals.batch_of_dataset(inputs.dataset, spec.fields, tell)
+        batch = loaders.batch_of_dataset(inputs.dataset, spec.fields, tell)
         ranges = None
         if self._ranges is not None and derivation.calibrated and batch.size:
             directory = self.cache.mirror.directory
@@ -186,7 +186,7 @@ class CachedEmbeddingWrapper:
             ranges = partial(self._ranges.of, directory, spec, normalized=derivation.normalize)
 
         def encode(positions: NDArray[np.int64]) -> Any:
-            vectors = as_array(self._model.encode(internals.rows_of_loader(inputs, positions), **context, **kwargs))
+            vectors = as_array(self._model.encode(loaders.rows_of_loader(inputs, positions), **context, **kwargs))
             if vectors.ndim > 2:
                 # mteb's multi-vector models pad to the longest of a call: no function of an item.
                 raise NotDense(f"The encoder returned vectors of shape {vectors.shape[1:]} for each item.")
@@ -240,10 +240,10 @@ class CachedEmbeddingWrapper:
         if spec.fields == ("text",):
             text_keys: NDArray[np.uint8] | None = batch.keys
         else:
-            has_text = "text" in internals.column_names(dataset)
-            text_keys = internals.batch_of_dataset(dataset, ("text",)).keys if has_text else None
+            has_text = "text" in loaders.column_names(dataset)
+            text_keys = loaders.batch_of_dataset(dataset, ("text",)).keys if has_text else None
         try:
-            self.cache.mirror.views.record(view, batch.keys, text_keys, internals.ids_of_dataset(dataset))
+            self.cache.mirror.views.record(view, batch.keys, text_keys, loaders.ids_of_dataset(dataset))
         except MirrorWriteError as err:
             if not (isinstance(err.__cause__, OSError) and err.__cause__.errno in READ_ONLY):
                 raise
