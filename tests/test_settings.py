@@ -1,7 +1,10 @@
 """Settings: environment and files are read when asked, and what is not a value of a setting is an error."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,27 @@ def test_info_shows_what_is_in_force(files: tuple[Path, Path], run: Any, monkeyp
     document = json.loads(run("info", "--settings", "--json").out)["settings"]
     assert document["self_check"] == {"value": None, "source": "default"}
     assert document["offline"] == {"value": True, "source": "CAS_CACHE_OFFLINE"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's home directory")
+def test_the_home_directory_of_another_is_no_obstacle(tmp_path: Path) -> None:
+    """A service that may not look into it has no settings there; nor has one whose working directory is gone."""
+    home, gone = tmp_path / "home", tmp_path / "gone"
+    (home / ".config" / "cas_cache").mkdir(parents=True)
+    (home / ".config" / "cas_cache" / "config.toml").write_text("offline = true")
+    gone.mkdir()
+    script = f"""
+import os, shutil
+from cas_cache.settings import Settings
+assert Settings.read().offline
+os.chdir({str(gone)!r})
+shutil.rmtree({str(gone)!r})
+assert Settings.read().offline
+os.setuid(65534)
+print(Settings.read().offline)
+"""
+    home.chmod(0o700)
+    environment = {**os.environ, "HOME": str(home)}
+    del environment["XDG_CONFIG_HOME"]
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

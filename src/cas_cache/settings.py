@@ -8,6 +8,7 @@ Credentials are not ours: fsspec and the clouds' SDKs find their own.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import tomllib
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"", "0", "false", "no", "off"}
@@ -105,15 +108,28 @@ def _files() -> list[tuple[Path, dict[str, Any]]]:
     """The files that there are, the strongest last."""
     found = []
     path = user_file()
-    if path.is_file():
+    if _is_there(path):
         found.append((path, _parsed(path)))
-    working = Path.cwd()
-    project = next((f for folder in (working, *working.parents) if (f := folder / "pyproject.toml").is_file()), None)
+    try:
+        working = Path.cwd()
+    except FileNotFoundError:
+        return found  # the working directory was deleted
+    folders = (working, *working.parents)
+    project = next((f for folder in folders if _is_there(f := folder / "pyproject.toml")), None)
     if project is not None:
         table = _parsed(project).get("tool", {}).get("cas_cache")
         if table is not None:
             found.append((project, table))
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, as far as this user may look: a service often has the home directory of another."""
+    try:
+        return path.is_file()
+    except PermissionError as err:
+        logger.info("no settings are taken from %s: %s", path, err)
+        return False
 
 
 def _parsed(path: Path) -> dict[str, Any]:
