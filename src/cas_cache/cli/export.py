@@ -84,7 +84,7 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
 def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
     """The task's views that the options choose: all of one namespace."""
     views = mirror.views.of(task)
-    chosen = [view for view in views if _is_chosen(view, **asked)]
+    chosen = [view for view in views if view.matches(**asked)]
     if not chosen:
         there = f"It has {_shown(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         raise click.UsageError(f"Nothing that the task {task} asked for matches. {there}.")
@@ -94,15 +94,6 @@ def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[V
             "--subset and --split, or name the --namespace."
         )
     return chosen
-
-
-def _is_chosen(view: View, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
-    return (
-        role in (None, view.role)
-        and model in (None, view.model, f"{view.model}@{view.revision}")
-        and subset in (None, view.subset)
-        and split in (None, view.split)
-    )
 
 
 def _shown(views: list[View]) -> str:

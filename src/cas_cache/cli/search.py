@@ -128,7 +128,7 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
         click.UsageError: If they choose none, or several.
     """
     views = mirror.views.of(task)
-    chosen = [view for view in views if _is_chosen(view, **asked)]
+    chosen = [view for view in views if view.matches(**asked)]
     if len(chosen) != 1:
         shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
         there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
@@ -136,15 +136,6 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
             f"{len(chosen)} views of the task {task} match. {there}. Choose with --role, --model, --subset and --split."
         )
     return chosen[0]
-
-
-def _is_chosen(view: View, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
-    return (
-        role in (None, view.role)
-        and model in (None, view.model, f"{view.model}@{view.revision}")
-        and subset in (None, view.subset)
-        and split in (None, view.split)
-    )
 
 
 def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDArray[Any]:

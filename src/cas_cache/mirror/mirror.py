@@ -217,14 +217,8 @@ class Mirror:
             ConfigurationError: If there are several, with what tells them apart.
             DamagedMirror: If a row does not agree with its digest.
         """
-        views = [
-            view
-            for view in self.views.of(task)
-            if role in (None, view.role)
-            and model in (None, view.model, f"{view.model}@{view.revision}")
-            and subset in (None, view.subset)
-            and split in (None, view.split)
-        ]
+        asked = {"role": role, "model": model, "subset": subset, "split": split}
+        views = [view for view in self.views.of(task) if view.matches(**asked)]
         if len(views) != 1:
             raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), some=bool(views))
         (view,) = views

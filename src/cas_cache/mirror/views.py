@@ -72,6 +72,15 @@ class View:
         """The folder's name: a hash of what the view is of."""
         return hashlib.sha256(canonical_json(asdict(self))).hexdigest()[:16]
 
+    def matches(self, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
+        """Whether it is one of those asked for: None takes any; a model is a name, or ``name@revision``."""
+        return (
+            role in (None, self.role)
+            and model in (None, self.model, f"{self.model}@{self.revision}")
+            and subset in (None, self.subset)
+            and split in (None, self.split)
+        )
+
 
 class Views:
     """The views in a mirror's directory."""
