@@ -47,13 +47,13 @@ def write_atomically(path: Path, data: bytes | memoryview, *, create_only: bool 
             temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    flush(path.parent)
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import TEMP_PREFIX, sync_folder
+from cas_cache.disk import TEMP_PREFIX, flush
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
 from cas_cache.exchange.arrow_files import write_arrow, write_parquet
 from cas_cache.exchange.plain_files import write_mteb, write_npy, write_safetensors
@@ -234,7 +234,7 @@ def _settle(temp: Path) -> int:
         finally:
             os.close(descriptor)
     if temp.is_dir():
-        sync_folder(temp)
+        flush(temp)
     return sum(file.stat().st_size for file in files)
 
 
@@ -251,7 +251,7 @@ def _move(temp: Path, place: Path) -> None:
         raise ConfigurationError(
             f"{place} was made meanwhile, and nothing is written over. Name another target."
         ) from err
-    sync_folder(place.parent)
+    flush(place.parent)
 
 
 FORMATS: dict[str, Callable[[Selection, Path], None]] = {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock
 
-from cas_cache.disk import sync_folder, write_atomically
+from cas_cache.disk import flush, write_atomically
 from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
@@ -158,7 +158,7 @@ class Mirror:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "spec.json", spec.canonical())
             for parent in (folder.parent, self.directory):
-                sync_folder(parent)
+                flush(parent)
         except OSError as err:
             raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import sync_folder, write_atomically
+from cas_cache.disk import flush, write_atomically
 from cas_cache.errors import DamagedMirror, MirrorWriteError
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
@@ -192,7 +192,7 @@ class Table:
                     new.path.replace(column.path)
                 elif not self.state.rows:
                     column.path.unlink(missing_ok=True)
-            sync_folder(self.folder)
+            flush(self.folder)
         except OSError as err:
             raise _write_error(self.folder, err, self.state.rows) from err
         self.commit(replace(self.state, rewriting=False))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.cache import EmbeddingCache
-from cas_cache.disk import TEMP_PREFIX, sync_folder
+from cas_cache.disk import TEMP_PREFIX, flush
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
@@ -252,7 +252,7 @@ class FaissCache(MirrorCache):
             with temp.open("rb") as file:
                 os.fsync(file.fileno())
             temp.replace(self.directory / f"{self.spec.namespace}.{suffix}")
-            sync_folder(self.directory)
+            flush(self.directory)
         finally:
             temp.unlink(missing_ok=True)
 

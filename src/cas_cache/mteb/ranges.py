@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import sync_folder, write_atomically
+from cas_cache.disk import flush, write_atomically
 from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorWriteError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _keep(path: Path, spec: EncoderSpec, ranges: NDArray[np.float32]) -> None:
         write_atomically(folder / "spec.json", _encoder(spec).canonical(), create_only=True)
         write_atomically(path, _npy(ranges), create_only=True)
         for parent in (folder.parent, folder.parent.parent):
-            sync_folder(parent)
+            flush(parent)
     except OSError as err:
         raise MirrorWriteError(
             f"Keeping the calibration ranges {path} failed ({err}). Make room, use another directory, or pass "

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, sync_folder, write_atomically
+from cas_cache.disk import TEMP_PREFIX, flush, write_atomically
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
 
@@ -75,7 +75,7 @@ class LocalStorage:
         file = self._root / path
         with self._translated(path), suppress(FileNotFoundError):
             file.unlink()
-            sync_folder(file.parent)
+            flush(file.parent)
             for folder in file.parents:
                 if folder == self._root or not _removed(folder):
                     break

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from cas_cache.disk import TEMP_PREFIX, sync_folder, write_atomically
+from cas_cache.disk import TEMP_PREFIX, flush, write_atomically
 from cas_cache.search.approximate import is_sound
 from cas_cache.search.exact import require_faiss
 
@@ -131,12 +131,12 @@ class IndexFiles:
                 faiss.write_index(index, str(temp))
             except RuntimeError as err:
                 raise OSError(str(err)) from err
-            _flush(temp)
+            flush(temp)
             hashes = _hashes(temp)
             temp.replace(self._folder / name)
         finally:
             temp.unlink(missing_ok=True)
-        sync_folder(self._folder)
+        flush(self._folder)
         saved = Saved(
             name, index.ntotal, trained, fingerprint, hashes, str(faiss.__version__), dict(self._design.shape)
         )
@@ -174,11 +174,3 @@ def _hashes(path: Path) -> tuple[str, ...]:
     starts = range(0, path.stat().st_size, HASHED_AT_ONCE)
     with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
         return tuple(threads.map(one, starts))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
