@@ -1,4 +1,4 @@
-"""docs/mteb.md: every Python block runs as printed, in order, in one folder.
+"""docs/how-to/mteb.md: every Python block runs as printed, in order, in one folder.
 
 The hub is not reachable here, so `mteb.get_model` and `mteb.get_tasks` give mteb's own offline encoder and a local task
 under the name that the page uses.
@@ -32,8 +32,8 @@ def test_every_python_block_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     printed = []
-    for block in BLOCK.findall((ROOT / "docs" / "mteb.md").read_text("utf-8")):
-        exec(compile(block, "docs/mteb.md", "exec"), names)
+    for block in BLOCK.findall((ROOT / "docs" / "how-to" / "mteb.md").read_text("utf-8")):
+        exec(compile(block, "docs/how-to/mteb.md", "exec"), names)
         printed.append(capsys.readouterr().out)
     assert "encoded=48" in printed[0]
     assert "'main'" in printed[1]

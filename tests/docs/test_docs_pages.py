@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "printed"), [("self-check.md", "0 2\n")])
+@pytest.mark.parametrize(("page", "printed"), [("explanation/self-check.md", "0 2\n")])
 def test_every_python_block_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str, printed: str
 ) -> None:

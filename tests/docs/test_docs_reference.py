@@ -1,4 +1,4 @@
-"""docs/cli.md is what the code says."""
+"""docs/reference/cli.md is what the code says."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_reference_is_up_to_date() -> None:
-    """If this fails: `python docs/reference.py`, and read what changed."""
-    script = "import sys; sys.path.insert(0, 'docs'); import reference; print(reference.page(), end='')"
+    """If this fails: `python docs/reference/make.py`, and read what changed."""
+    script = "import sys; sys.path.insert(0, 'docs/reference'); import make; print(make.page(), end='')"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert done.stdout == (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
     for name in cli.commands:
         assert f"## cas-cache {name}" in done.stdout
 
@@ -31,7 +31,7 @@ def test_completion_is_there() -> None:
 
 def test_every_setting_is_documented() -> None:
     """By its name in a file and in the environment; the example is one that is read."""
-    text = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
     for name, variable in VARIABLES.items():
         assert f"| `{name}` | `{variable}` |" in text
     example = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])

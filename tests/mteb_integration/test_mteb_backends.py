@@ -105,7 +105,9 @@ def test_namespaces_are_apart_from_our_wrappers(cls, tmp_path):
     encoder, task = HashEncoder(), tasks.misleading_titles()
     plain = tasks.scores(encoder, task)
     wrong = tasks.scores(MtebsOwn(encoder, tmp_path, cache_backend=backend(encoder, cls=cls)), task)
-    assert tasks.main_score(wrong) < tasks.main_score(plain), "mteb has mended its wrapper: say so in docs/mteb.md"
+    assert tasks.main_score(wrong) < tasks.main_score(plain), (
+        "mteb has mended its wrapper: say so in docs/how-to/mteb.md"
+    )
     encoder.forget()
     with CachedEmbeddingWrapper(encoder, tmp_path) as ours:
         assert tasks.scores(ours, task) == plain
@@ -264,7 +266,7 @@ def test_duplicates_in_a_call(cls, tmp_path):
     texts, given = items("a", "a", "b", "c", "b"), vectors(1, 9, 2, 3, 9)
     theirs = MtebsFaiss(tmp_path / "theirs")
     theirs.add(texts, given)
-    assert theirs.get_vector({"text": "b"})[0] == 3, "mteb has mended it: say so in docs/mteb.md"
+    assert theirs.get_vector({"text": "b"})[0] == 3, "mteb has mended it: say so in docs/how-to/mteb.md"
     one = cls(tmp_path / "ours", spec=SPEC)
     one.add(texts, given)
     for text, value in zip("abc", (1, 2, 3), strict=True):

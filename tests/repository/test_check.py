@@ -35,7 +35,7 @@ from repository.storages import (
     texts,
 )
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "check.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "check.md"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "v1" / "repository"
 
 
@@ -289,7 +289,7 @@ def test_names_that_are_not_ours(memory: Memory, path: str, expected: list[str])
 
 
 def test_every_finding_is_explained() -> None:
-    """What it costs and how it is mended, in sentences; and docs/check.md names every kind with its severity."""
+    """What it costs and how it is mended; docs/reference/check.md names every kind with its severity."""
     for _, cost, repair in KINDS.values():
         assert cost.endswith(".")
         assert repair.endswith(".")

@@ -1,4 +1,4 @@
-"""docs/search.md: every block runs as printed, in order, in one folder; every kind and parameter is named."""
+"""docs/how-to/search.md: every block runs as printed, in order, in one folder; every kind and parameter is named."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import pytest
 from cas_cache.search import KINDS
 from cas_cache.search.design import SEARCHED_WITH
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "search.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "search.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
-"""Write docs/cli.md, the reference of the command line, from the commands themselves.
+"""Write docs/reference/cli.md, the reference of the command line, from the commands themselves.
 
-    python docs/reference.py
+    python docs/reference/make.py
 
 A test compares the page with what this prints.
 """
@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent / "cli.md"
 
 HEAD = """# Command line
 
-Made from the code by `python docs/reference.py`.
+Made from the code by `python docs/reference/make.py`.
 
 `cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or a repository's URL, whose
 mirror is then in the user's cache directory; without it the settings say where. `--remote` is a URL, a directory, or a
