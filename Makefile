@@ -8,7 +8,7 @@ REMOTE ?= local
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench docs clean
 
 help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
@@ -16,6 +16,7 @@ help:
 	@echo "make check                     formatting, lint, types, layers, spelling"
 	@echo "make format                    rewrite the code as make check wants it"
 	@echo "make bench                     the benchmarks, each with its peer"
+	@echo "make docs                      the documentation as a site, in site/"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +44,8 @@ format: $(READY)
 bench: $(READY)
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .localstack .azurite path_to_cache_dir .demo
+	rm -rf $(VENV) .localstack .azurite path_to_cache_dir .demo site

@@ -1,40 +1,77 @@
-"""How long ``import cas_cache`` takes in a new process, beside ``import numpy`` and ``import zarr``.
+"""How long a new process takes to import things, and to answer ``cas-cache --help`` and ``cas-cache ls``.
 
-    python benchmarks/import_time.py [--runs 15]
+    python benchmarks/import_time.py [--runs 15] [--namespaces 12]
 
-Prints medians and, as its last line, one JSON object with milliseconds.
+Imports are timed inside a new interpreter, its start not counted, beside ``import numpy`` and ``import zarr``. Commands
+are timed as whole processes, from start to end, beside an interpreter that does nothing. Prints medians and, as its
+last line, one JSON object with milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
-MODULES = ("numpy", "cas_cache", "zarr")
+import numpy as np
+
+from cas_cache import EmbeddingCache, EncoderSpec
+
+MODULES = ("numpy", "cas_cache", "cas_cache.cache", "zarr")
+ROWS = 1000
+"""Of a namespace that `ls` lists."""
 
 
-def milliseconds(module: str) -> float:
-    """Return the time of one import in a new interpreter, its start not counted."""
+def import_of(module: str) -> float:
+    """Return the milliseconds of one import in a new interpreter."""
     code = f"import time; t = time.perf_counter(); import {module}; print((time.perf_counter() - t) * 1000)"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def process_of(words: list[str]) -> float:
+    """Return the milliseconds of one process of this interpreter."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    return (time.perf_counter() - started) * 1000
+
+
+def make_mirror(directory: str, namespaces: int) -> None:
+    """Make what is listed."""
+    cache = EmbeddingCache(directory)
+    texts, vectors = [f"text {row}" for row in range(ROWS)], np.ones((ROWS, 8), np.float32)
+    for number in range(namespaces):
+        cache.put(texts, vectors, EncoderSpec(model=f"org/model-{number}", revision="1", prompt="query: "))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
-    runs = parser.parse_args().runs
-    times: dict[str, list[float]] = {module: [] for module in MODULES}
-    for _ in range(runs):  # in turn, so that a busy moment hits all of them
-        for module in MODULES:
-            times[module].append(milliseconds(module))
-    medians = {module: round(statistics.median(values), 1) for module, values in times.items()}
-    for module, value in medians.items():
-        print(f"import {module:<12}{value:>8.1f} ms")
-    print(json.dumps({"runs": runs, "milliseconds": medians}))
+    parser.add_argument("--namespaces", type=int, default=12)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        make_mirror(directory, arguments.namespaces)
+        commands = {
+            "python -c pass": ["-c", "pass"],
+            "cas-cache --help": ["-m", "cas_cache", "--help"],
+            "cas-cache ls": ["-m", "cas_cache", "ls", directory],
+        }
+        os.environ["COLUMNS"] = "80"
+        times: dict[str, list[float]] = {}
+        for _ in range(arguments.runs):  # in turn, so that a busy moment hits all of them
+            for module in MODULES:
+                times.setdefault(f"import {module}", []).append(import_of(module))
+            for name, words in commands.items():
+                times.setdefault(name, []).append(process_of(words))
+    medians = {name: round(statistics.median(values), 1) for name, values in times.items()}
+    for name, value in medians.items():
+        print(f"{name:<24}{value:>8.1f} ms")
+    print(json.dumps({"runs": arguments.runs, "namespaces": arguments.namespaces, "milliseconds": medians}))
 
 
 if __name__ == "__main__":

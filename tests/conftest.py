@@ -5,6 +5,9 @@ Purpose: give tests an S3 remote that is real enough, and keep the developer's o
 Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; `run`, the command line;
 and the marker `localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
 
+With CAS_CACHE_TEST_REMOTE=s3://bucket/prefix, `s3_remote` is a new prefix there instead, with the user's AWS_*
+variables; tests that make buckets, or look into the server, are skipped.
+
 Turns the self-check off: most tests count what is encoded, and their encoders are made up. Its own tests turn it on.
 
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
@@ -23,8 +26,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from cas_cache.cli import main
+from user_remote import VARIABLE, UserRemote
 
 RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
+USER_REMOTE = UserRemote.of_environment()
 
 
 class Result(NamedTuple):
@@ -37,21 +42,35 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class S3Remote:
-    """A bucket of its own for one test."""
+    """A place of its own for one test: a bucket, or a prefix in the user's.
 
-    bucket: str
+    Attributes:
+        url: The remote URL.
+        storage_options: The s3fs options that reach it.
+        own_bucket: The bucket, if that is the test's own too.
+    """
+
+    url: str
     storage_options: dict[str, Any]
+    own_bucket: str | None = None
 
     @property
-    def url(self) -> str:
-        """Return the remote URL inside the bucket."""
-        return f"s3://{self.bucket}/emb"
+    def bucket(self) -> str:
+        """Return the bucket, for a test that may do with it what it likes."""
+        if self.own_bucket is None:
+            pytest.skip(f"needs a whole bucket; {VARIABLE} gives it a prefix of one")
+        return self.own_bucket
+
+
+def pytest_report_header() -> str | None:
+    """Say which S3 the tests use, if it is not their own."""
+    return None if USER_REMOTE is None else f"S3: {USER_REMOTE.url}, {USER_REMOTE.storage_options or 'at Amazon'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the LocalStack server."""
+    """Mark every test that uses the LocalStack server, or what stands for it."""
     for item in items:
-        if "localstack" in getattr(item, "fixturenames", ()):
+        if {"localstack", "s3_remote"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("localstack")
 
 
@@ -79,16 +98,26 @@ def localstack_module() -> ModuleType:
 @pytest.fixture(scope="session")
 def localstack(localstack_module: ModuleType) -> Iterator[Any]:
     """Run one LocalStack server for the session, on a free port."""
+    if USER_REMOTE is not None:
+        pytest.skip(f"makes buckets or looks into the server, which {VARIABLE} is not for")
     with localstack_module.running(port=0, buckets=()) as server:
         yield server
 
 
 @pytest.fixture
-def s3_remote(localstack: Any) -> S3Remote:
-    """Return a new, empty bucket and the s3fs options that reach it."""
-    bucket = f"test-{uuid.uuid4().hex}"
-    localstack.create_bucket(bucket)
-    return S3Remote(bucket=bucket, storage_options=localstack.storage_options())
+def s3_remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Remote]:
+    """Return a place with nothing in it and the s3fs options that reach it."""
+    if USER_REMOTE is None:
+        localstack = request.getfixturevalue("localstack")
+        bucket = f"test-{uuid.uuid4().hex}"
+        localstack.create_bucket(bucket)
+        yield S3Remote(f"s3://{bucket}/emb", localstack.storage_options(), own_bucket=bucket)
+        return
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    for name, value in USER_REMOTE.environment.items():
+        monkeypatch.setenv(name, value)
+    with USER_REMOTE.prefix() as url:
+        yield S3Remote(f"{url}/emb", USER_REMOTE.storage_options)
 
 
 @pytest.fixture

@@ -391,6 +391,7 @@ def test_stats(tmp_path: Path) -> None:
     assert far.stats.bytes_pulled == sizes - metadata
     assert far.stats.as_json() == {
         "hits": 3, "misses": 0, "encoded": 0, "checked": 0, "bytes_pushed": 0, "bytes_pulled": sizes - metadata,
+        "bytes_served": 48, "encoder_seconds": 0.0, "hit_rate": 1.0, "seconds_saved": None,
     }  # fmt: skip
 
 

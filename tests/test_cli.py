@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.cli.options import human_bytes
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
 LONG = EncoderSpec(
@@ -21,6 +20,10 @@ LONG = EncoderSpec(
     prompt="Instruct: Given a web search query, retrieve relevant passages\nQuery: ",
     role="document",
 )
+PROMPT_LINES = [
+    f"{'':14}prompt 'Instruct: Given a web search query, retrieve relevant pass",
+    f"{'':14}ages\\nQuery: '",
+]
 COMMANDS = ("ls", "info", "pull", "push", "check", "compact", "prune", "drop", "evict", "doctor", "import", "export")
 BRACKETS = EncoderSpec(model="org/[bold]model", revision="1")
 
@@ -36,7 +39,7 @@ def mirror(tmp_path: Path) -> Path:
 
 
 def test_ls(run: Any, mirror: Path) -> None:
-    """Two lines a namespace, whole names, nothing wider than 80 columns."""
+    """Two lines a namespace, three where it has a prompt; whole names, nothing wider than 80 columns."""
     result = run("ls", mirror)
     assert (result.code, result.err) == (0, "")
     lines = [line.rstrip() for line in result.out.splitlines()]
@@ -46,13 +49,13 @@ def test_ls(run: Any, mirror: Path) -> None:
         line
         for spec, shown, counts in sorted(
             [
-                (SPEC, "org/model@a1b2c3d, query", r"3 rows           3 to push          float32[4]     48 B"),
+                (SPEC, "org/model@a1b2c3d, query", r"3 rows           only here          float32[4]     48 B"),
                 (
                     LONG,
                     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@c9745e",
-                    r"1,200 rows       1,200 to push      float16[384]   921.6 kB",
+                    r"1,200 rows       only here          float16[384]   921.6 kB",
                 ),
-                (BRACKETS, "org/[bold]model@1", r"1 rows           1 to push          int8[4]        4 B"),
+                (BRACKETS, "org/[bold]model@1", r"1 rows           only here          int8[4]        4 B"),
             ],
             key=lambda item: item[0].namespace,
         )
@@ -60,6 +63,7 @@ def test_ls(run: Any, mirror: Path) -> None:
             f"{spec.namespace[:12]}  {shown}",
             *([f"{'':14}d13fe8, document"] if spec is LONG else []),
             f"{'':14}{counts}",
+            *({SPEC: [f"{'':14}prompt 'query: '"], LONG: PROMPT_LINES}.get(spec, [])),
         )
     ]
 
@@ -73,7 +77,7 @@ def test_ls_json(run: Any, mirror: Path) -> None:
     assert set(found) == {SPEC.namespace, LONG.namespace, BRACKETS.namespace}
     assert found[SPEC.namespace] == {
         "namespace": SPEC.namespace, "model": "org/model", "revision": "a1b2c3d", "role": "query", "prompt": "query: ",
-        "rows": 3, "waiting": 3, "dtype": "float32", "shape": [4], "bytes": 48,
+        "rows": 3, "waiting": 3, "where": "only here", "dtype": "float32", "shape": [4], "bytes": 48,
     }  # fmt: skip
 
 
@@ -127,7 +131,7 @@ def test_push_and_pull(run: Any, mirror: Path, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("pushed 3 packs, 1204 rows, ")
     assert json.loads(run("push", mirror, "--remote", repo, "--json").out) == {
-        "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [],
+        "dry_run": False, "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [],
     }  # fmt: skip
     document = json.loads(run("pull", tmp_path / "far", "--remote", repo, "--json").out)
     assert (document["packs"], document["rows"], document["problems"]) == (3, 1204, [])
@@ -244,10 +248,3 @@ def test_as_a_program(mirror: Path, tmp_path: Path) -> None:
     failed = subprocess.run([*command, "pull", str(tmp_path / "new")], capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.count("\n") == 1
-
-
-def test_sizes_read_well() -> None:
-    """Three digits and a unit."""
-    assert [human_bytes(n) for n in (0, 999, 1000, 1_500_000, 2 * 10**9, 3 * 10**12)] == [
-        "0 B", "999 B", "1.0 kB", "1.5 MB", "2.0 GB", "3.0 TB",
-    ]  # fmt: skip

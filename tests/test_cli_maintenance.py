@@ -12,6 +12,13 @@ from cas_cache.cli.evict import _bytes
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts
 
 
+class Terminal:
+    """Standard input of somebody who can be asked."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """Return a mirror that pushed four small packs of one namespace and one of another to `repo` beside it."""
@@ -83,7 +90,7 @@ def test_a_damaged_pack_is_told(run: Any, cache: Path, repo: Path) -> None:
 def test_prune(run: Any, cache: Path, repo: Path) -> None:
     """Nothing young goes; what is old goes, and every row is still there for a new mirror."""
     run("compact", cache, "--remote", repo, "--at-least", 2)
-    result = run("prune", cache, "--remote", repo)
+    result = run("prune", cache, "--remote", repo, "--yes")
     assert (result.code, result.err) == (0, "")
     assert result.out == "deleted 0 packs, 0 B; 4 are not old enough\n"
     age(repo, 8)
@@ -91,9 +98,9 @@ def test_prune(run: Any, cache: Path, repo: Path) -> None:
     dry = run("prune", cache, "--remote", repo, "--dry-run")
     assert dry.out.startswith(f"would delete 4 superseded of {SPEC.namespace}: ")
     assert files(repo) == before
-    some = run("prune", cache, "--remote", repo, "--most-packs", 3)
+    some = run("prune", cache, "--remote", repo, "--yes", "--most-packs", 3)
     assert some.out.splitlines()[-1].endswith("0 are not old enough, 1 more at the next run")
-    document = json.loads(run("prune", cache, "--remote", repo, "--json").out)
+    document = json.loads(run("prune", cache, "--remote", repo, "--yes", "--json").out)
     assert [deletion["reason"] for deletion in document["deletions"]] == ["superseded"]
     new = run("pull", cache.parent / "new", "--remote", repo, "--json")
     assert json.loads(new.out)["rows"] == 45
@@ -105,11 +112,11 @@ def test_prune_asks_for_force(run: Any, cache: Path, repo: Path) -> None:
     """Less than a day is an error that says so; forced it goes at once."""
     run("compact", cache, "--remote", repo, "--at-least", 2)
     for grace in ("0s", "23h", "90m"):
-        result = run("prune", cache, "--remote", repo, "--grace", grace)
+        result = run("prune", cache, "--remote", repo, "--yes", "--grace", grace)
         assert (result.code, "--force" in result.err) == (1, True)
-    assert run("prune", cache, "--remote", repo, "--grace", "1d").code == 0
-    assert run("prune", cache, "--remote", repo, "--grace", "week").code == 2
-    forced = run("prune", cache, "--remote", repo, "--grace", "0s", "--force")
+    assert run("prune", cache, "--remote", repo, "--yes", "--grace", "1d").code == 0
+    assert run("prune", cache, "--remote", repo, "--yes", "--grace", "week").code == 2
+    forced = run("prune", cache, "--remote", repo, "--yes", "--grace", "0s", "--force")
     assert forced.out.startswith("deleted 4 superseded of ")
 
 
@@ -118,15 +125,15 @@ def test_prune_believes_the_mirror(run: Any, cache: Path, repo: Path) -> None:
     age(repo, 8)
     next(repo.glob(f"manifests/{SPEC.namespace}/*.json")).unlink()
     before = files(repo)
-    result = run("prune", cache, "--remote", repo)
+    result = run("prune", cache, "--remote", repo, "--yes")
     assert (result.code, "known to be there" in result.err) == (1, True)
     assert files(repo) == before
     stranger = cache.parent / "stranger"
     with EmbeddingCache(stranger, remote=cache.parent / "other") as opened:
         opened.encode(texts(1), SPEC, Encoder())
-    other = run("prune", stranger, "--remote", repo)
+    other = run("prune", stranger, "--remote", repo, "--yes")
     assert (other.code, "belongs to the repository at" in other.err) == (1, True)
-    assert run("prune", cache.parent / "none", "--remote", repo).out.startswith("deleted 1 orphan: ")
+    assert run("prune", cache.parent / "none", "--remote", repo, "--yes").out.startswith("deleted 1 orphan: ")
 
 
 def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +144,7 @@ def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
     before = files(repo)
     dry = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace[:8], "--dry-run")
     assert dry.out.startswith(f"would delete namespace {SPEC.namespace}: 4 packs, ")
+    monkeypatch.setattr("cas_cache.cli.asking.sys.stdin", Terminal())
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     refused = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace)
     assert (refused.code, files(repo)) == (1, before)
@@ -161,7 +169,7 @@ def test_drop_with_json(run: Any, cache: Path, repo: Path) -> None:
 @pytest.mark.parametrize("command", ["compact", "prune", "drop"])
 def test_offline_and_without_a_remote(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """One line that says what to name, or that the cache is offline; nothing is made."""
-    arguments = ["--namespace", SPEC.namespace, "--yes"] if command == "drop" else []
+    arguments = {"drop": ["--namespace", SPEC.namespace, "--yes"], "prune": ["--yes"]}.get(command, [])
     assert run(command, tmp_path / "mirror", *arguments).code == 2
     gone = run(command, tmp_path / "mirror", "--remote", tmp_path / "repo", *arguments)
     assert (gone.code, "There is no repository" in gone.err) == (1, True)
@@ -189,20 +197,20 @@ def test_push_passes_the_hint_on(run: Any, tmp_path: Path) -> None:
 def test_evict(run: Any, cache: Path, repo: Path) -> None:
     """A dry run says what goes; what has gone comes back with a pull; what waits keeps it too large: exit code 1."""
     row = 4 * 4 + 32 + 8 + 16
-    dry = run("evict", cache, "--max-size", f"{25 * row}B", "--dry-run", "--json")
+    dry = run("evict", cache, "--yes", "--max-size", f"{25 * row}B", "--dry-run", "--json")
     assert dry.code == 0
     document = json.loads(dry.out)
     assert (document["bytes_before"], document["bytes_after"], document["in_use"]) == (45 * row, 25 * row, [])
     assert len(document["evicted"]) == 2
-    result = run("evict", cache, "--max-size", f"{25 * row} B")
+    result = run("evict", cache, "--yes", "--max-size", f"{25 * row} B")
     assert (result.code, result.err) == (0, "")
     assert result.out.endswith("evicted 2 packs: 3.2 kB before, 1.8 kB after, of which 0 B wait to be pushed\n")
     assert json.loads(run("pull", cache, "--remote", repo, "--json").out)["rows"] == 20
     with EmbeddingCache(cache) as opened:
         opened.encode(texts(3, 500), SPEC, Encoder())
     del opened
-    assert run("evict", cache, "--max-size", "0").code == 1
-    assert "of which 216 B wait" in run("evict", cache, "--max-size", "1k").out
+    assert run("evict", cache, "--yes", "--max-size", "0").code == 1
+    assert "of which 216 B wait" in run("evict", cache, "--yes", "--max-size", "1k").out
 
 
 @pytest.mark.parametrize(
@@ -216,9 +224,9 @@ def test_sizes(text: str, expected: int) -> None:
 def test_wrong_sizes_are_usage(run: Any, cache: Path) -> None:
     """So is none at all; a directory that is no mirror is one line."""
     for size in ("", "many", "5 XB", "-1", "50"):
-        assert run("evict", cache, f"--max-size={size}").code == 2
-    assert run("evict", cache).code == 2
-    gone = run("evict", cache.parent / "none", "--max-size", "1G")
+        assert run("evict", cache, "--yes", f"--max-size={size}").code == 2
+    assert run("evict", cache, "--yes").code == 2
+    gone = run("evict", cache.parent / "none", "--yes", "--max-size", "1G")
     assert (gone.code, gone.err.count("\n")) == (1, 1)
 
 
@@ -227,7 +235,7 @@ def test_read_only_is_heeded(run: Any, cache: Path, repo: Path, monkeypatch: pyt
     """Nothing is written or deleted; looking is allowed."""
     monkeypatch.setenv("CAS_CACHE_READ_ONLY", "1")
     before = files(repo)
-    arguments = ["--namespace", SPEC.namespace, "--yes", "--force"] if command == "drop" else []
+    arguments = {"drop": ["--namespace", SPEC.namespace, "--yes", "--force"], "prune": ["--yes"]}.get(command, [])
     refused = run(command, cache, "--remote", repo, *arguments)
     assert (refused.code, "Unset CAS_CACHE_READ_ONLY" in refused.err) == (1, True)
     assert files(repo) == before
@@ -245,8 +253,8 @@ def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, rep
     result = run("pull", colleague, "--remote", repo)
     assert (result.code, result.out.startswith("pulled 1 packs, 7 rows")) == (1, True)
     assert f"delete {colleague / 'namespaces' / SPEC.namespace}" in result.err
-    assert run("prune", cache, "--remote", repo).code == 0
-    kept = run("evict", colleague, "--max-size", "0")
+    assert run("prune", cache, "--remote", repo, "--yes").code == 0
+    kept = run("evict", colleague, "--yes", "--max-size", "0")
     assert (kept.code, "40 rows" in run("ls", colleague).out) == (1, True), "the only copy is not evicted"
     for path in sorted((colleague / "namespaces" / SPEC.namespace).rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()

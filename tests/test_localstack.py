@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import s3fs
+import yaml
 
-RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
+FOLDER = Path(__file__).resolve().parent.parent / "localstack"
+RUN_SCRIPT = FOLDER / "run.py"
 
 PARENT = """
 import importlib.util, sys, time
@@ -42,12 +45,13 @@ def wait_until_gone(port: int, directory: Path) -> None:
 def test_bucket_round_trip(s3_remote: Any) -> None:
     fs = s3fs.S3FileSystem(**s3_remote.storage_options, skip_instance_cache=True, use_listings_cache=False)
     try:
-        path = f"{s3_remote.bucket}/emb/one"
-        assert fs.ls(s3_remote.bucket) == []
+        folder = s3_remote.url.removeprefix("s3://")
+        path = f"{folder}/one"
+        assert fs.find(folder) == []
         fs.pipe_file(path, b"\x00vector\xff" * 10_000)
         assert fs.cat_file(path) == b"\x00vector\xff" * 10_000
         assert fs.cat_file(path, start=1, end=7) == b"vector"
-        assert fs.ls(f"{s3_remote.bucket}/emb", detail=False) == [path]
+        assert fs.ls(folder, detail=False) == [path]
         # The create-if-absent that a shared store is built on.
         with pytest.raises(FileExistsError):
             fs.pipe_file(path, b"other", mode="create")
@@ -89,6 +93,43 @@ def test_keeps_its_files_in_its_own_directory(s3_remote: Any, localstack: Any) -
     assert (localstack.log.parent / "var/lib/localstack/cache").is_dir()
     assert (localstack.log.parent / "objects" / s3_remote.bucket).is_dir()
     assert not Path("/tmp/localstack-s3-storage", s3_remote.bucket).exists()
+
+
+def test_the_compose_file_is_the_same_server(localstack: Any, localstack_module: ModuleType) -> None:
+    """On this machine only, on the same port; healthy when the bucket of the same name has been made."""
+    composed = yaml.safe_load((FOLDER / "docker-compose.yml").read_text("utf-8"))["services"]["localstack"]
+    assert composed["ports"] == [f"127.0.0.1:{localstack_module.DEFAULT_PORT}:4566"]
+    assert composed["image"].endswith(localstack_module.REQUIREMENTS[0].rpartition("==")[2].removesuffix(".0"))
+    (volume,) = composed["volumes"]
+    scripts, there, mode = volume.split(":")
+    assert (there, mode) == ("/etc/localstack/init/ready.d", "ro")
+    assert all(os.access(script, os.X_OK) for script in (FOLDER / scripts).iterdir())
+    # The container asks itself; here the same command asks the Docker-free server.
+    kind, command = composed["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    command = command.replace("4566", str(localstack.port))
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert subprocess.run(["sh", "-c", command.replace("true", "false")], check=False).returncode != 0
+
+
+def test_the_script_of_the_container_makes_the_bucket(
+    localstack: Any, localstack_module: ModuleType, tmp_path: Path
+) -> None:
+    """Run against the Docker-free server, with a stand-in for `awslocal`."""
+    bucket = f"ready-{uuid.uuid4().hex}"
+    script = (FOLDER / "init" / "ready.d" / "bucket.sh").read_text("utf-8")
+    assert f"s3 mb s3://{localstack_module.DEFAULT_BUCKET}\n" in script
+    stand_in = f'#!/bin/sh\n[ "$1 $2" = "s3 mb" ] && curl -sSf -X PUT "{localstack.endpoint_url}/${{3#s3://}}"\n'
+    (tmp_path / "awslocal").write_text(stand_in, "utf-8")
+    (tmp_path / "awslocal").chmod(0o755)
+    script = script.replace(localstack_module.DEFAULT_BUCKET, bucket)
+    environment = {"PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", script], env=environment, check=True, capture_output=True)
+    fs = s3fs.S3FileSystem(**localstack.storage_options(), skip_instance_cache=True, use_listings_cache=False)
+    try:
+        assert fs.ls(bucket) == []
+    finally:
+        s3fs.S3FileSystem.close_session(fs.loop, fs.s3)
 
 
 def test_a_taken_port_is_an_error(localstack: Any, localstack_module: ModuleType) -> None:

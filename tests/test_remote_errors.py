@@ -200,7 +200,10 @@ def test_errors_of_the_sdk_are_shown_without_secrets(closed_port: dict[str, Any]
     nested = {**closed_port, "client_kwargs": {"aws_session_token": "hunter2hunter2"}}
     storage = open_storage("s3://team/emb", nested)
     err = OSError(f"no answer of http://me:hunter2@host:9/x for {KEY} with {SECRET} and hunter2hunter2\nsecond line")
-    assert storage._shown(err) == "OSError: no answer of http://host:9/x for *** with *** and ***"
+    with pytest.raises(RemoteUnavailable) as caught, storage._translated("x", "read"):
+        raise err
+    assert "(OSError: no answer of http://host:9/x for *** with *** and ***)" in str(caught.value)
+    assert caught.value.__cause__ is None, "a traceback would show it"
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def test_defaults() -> None:
         remote=None,
         offline=False,
         read_only=False,
+        only_cached=False,
+        lazy=False,
         self_check=None,
         progress=None,
     )
@@ -42,9 +44,11 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAS_CACHE_REMOTE", "s3://team/emb")
     monkeypatch.setenv("CAS_CACHE_OFFLINE", "1")
     monkeypatch.setenv("CAS_CACHE_READ_ONLY", "on")
+    monkeypatch.setenv("CAS_CACHE_ONLY_CACHED", "true")
+    monkeypatch.setenv("CAS_CACHE_LAZY", "yes")
     monkeypatch.setenv("CAS_CACHE_SELF_CHECK", " 3 ")
     monkeypatch.setenv("CAS_CACHE_PROGRESS", "0")
-    assert Settings.read() == Settings(Path("/home/someone/emb"), "s3://team/emb", True, True, 3, False)
+    assert Settings.read() == Settings(Path("/home/someone/emb"), "s3://team/emb", True, True, True, True, 3, False)
 
 
 def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +122,8 @@ def test_the_stronger_source_wins(files: tuple[Path, Path], monkeypatch: pytest.
         "remote": str(user),
         "offline": "CAS_CACHE_OFFLINE",
         "read_only": str(project),
+        "only_cached": DEFAULT,
+        "lazy": DEFAULT,
         "self_check": str(project),
         "progress": DEFAULT,
         "remotes.team": str(user),

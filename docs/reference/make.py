@@ -26,12 +26,19 @@ Made from the code by `python docs/reference/make.py`.
 mirror is then in the user's cache directory; without it the settings say where. `--remote` is a URL, a directory, or a
 name from the settings.
 
-- **Exit codes:** 0 fine; 1 something failed, or was found that should be mended; 2 the command was not understood.
-- **`--json`** prints one document, and nothing else, on standard output. Fields may be added, none is renamed or
-  removed within a major version.
+- **Exit codes:** 0 fine; 1 something failed, or was found that should be mended; 2 the command was not understood, or
+  would delete something and nobody could be asked; 130 stopped by Ctrl-C, 143 by SIGTERM.
+- **`--json`** prints one document, and nothing else, on standard output: [its fields](json.md). Fields may be added,
+  none is renamed or removed within a major version.
+- **`--dry-run`**, on every command that writes, says what would be done and writes nothing, here or there.
+- **`--yes`**, on every command that deletes: without it the plan is shown and a person is asked. Where standard input
+  is no terminal, or with `--json`, nobody can be asked: the command ends with 2 before it does anything.
 - **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs what is done on standard error and shows
   tracebacks, `-vv` every detail.
-- **Ctrl-C** loses nothing: the same command run again goes on where it stopped.
+- **Ctrl-C** and SIGTERM stop a command at once and lose nothing: the same command run again goes on where it stopped,
+  in the middle of a pack too. A second one does not even wait for temporary files to go.
+- **Progress** is a bar on a terminal; in a log, a line every ten seconds for what takes longer; with `-q` or
+  `CAS_CACHE_PROGRESS=0` neither. `CAS_CACHE_PROGRESS=1` shows bars everywhere.
 - **Completion:** `eval "$(_CAS_CACHE_COMPLETE=bash_source cas-cache)"` in `~/.bashrc`; `zsh_source` and `fish_source`
   for these shells.
 """

@@ -1,8 +1,31 @@
 """A shared cache of embeddings on object storage that never returns a wrong vector."""
 
-from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import CacheMiss, CasCacheError
-from cas_cache.identity import EncoderSpec
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cas_cache.cache import EmbeddingCache
+    from cas_cache.errors import CacheMiss, CasCacheError
+    from cas_cache.identity import EncoderSpec
 
 __all__ = ["CacheMiss", "CasCacheError", "EmbeddingCache", "EncoderSpec"]
 __version__ = "0.1.0"
+
+# Quiet by default: what is logged is seen by whoever asks for it. What nobody may miss is a warning or an error.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+if not TYPE_CHECKING:
+    # Imported when first asked for: the command line asks for little of it, and `cas-cache --help` for none.
+    _HOMES = {"CacheMiss": "errors", "CasCacheError": "errors", "EmbeddingCache": "cache", "EncoderSpec": "identity"}
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from importlib import import_module
+
+        globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,26 +1,103 @@
 """Pushing while an evaluation goes on, and before the process ends.
 
-A push runs in a thread of its own as soon as a chunk's worth of rows waits; `flush` waits for it and pushes the rest.
-At the end of the process every `BackgroundPush` that is left is flushed. What never happens here: a row is not
-lost if a push fails or the process is killed, because it waits in the mirror.
+A push runs in a thread of its own as soon as a chunk's worth of rows waits. `flush` runs one more and waits for it, so
+that Ctrl-C ends the waiting at once, whatever a request takes. At the end of the process every `BackgroundPush` is
+flushed that was told of rows since it was closed. What never happens here: a row is not lost if a push fails or the
+process is killed, because it waits in the mirror; and that rows wait is said on stderr, not kept to a log.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
+import shlex
+import signal
+import sys
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from cas_cache.amounts import counted, size
+from cas_cache.errors import NotAMirror
+from cas_cache.mirror import Mirror
+from cas_cache.progress import bar_of
+from cas_cache.sync.meeting import selected
+from cas_cache.sync.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cas_cache.progress import Bar
+    from cas_cache.repository import Repository
 
 logger = logging.getLogger(__name__)
 
 ENOUGH_BYTES = 48 << 20
 """Waiting vectors that make a push worth while: one full chunk, so that packs are not small."""
+
+PATIENCE = 1.0
+"""Seconds after which a flush says on a terminal what it does, besides its bar."""
+
+LONG_PATIENCE = 15.0
+"""The same where there is no terminal: a process that seems to hang at its end says why."""
+
+BESIDES = 40
+"""Bytes of a row besides its vector: key and digest."""
+
+FIRST_TICK, TICK = 0.02, 0.2
+"""Seconds between two looks at what was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits to be pushed.
+
+    Attributes:
+        rows: How many rows.
+        bytes: What they take on the wire.
+        where: The mirror.
+        command: What pushes them.
+        sent: Returns the bytes that were sent so far, by whatever push.
+    """
+
+    rows: int
+    bytes: int
+    where: str
+    command: str
+    sent: Callable[[], int]
+
+    def __str__(self) -> str:
+        verb = "waits" if self.rows == 1 else "wait"
+        return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
+
+
+def what_waits(mirror: Mirror, repository: Repository) -> Waiting | None:
+    """Return what waits in a mirror to be pushed to a repository; None if nothing does, or the mirror is gone."""
+    again = opened_again(mirror)
+    waiting = [] if again is None else [ns for ns in selected(again, None, Report()) if ns.waiting_rows]
+    if not waiting:
+        return None
+    where = str(mirror.directory)
+    return Waiting(
+        rows=sum(ns.waiting_rows for ns in waiting),
+        bytes=sum(ns.waiting_rows * (ns.row_bytes + BESIDES) for ns in waiting),
+        where=where,
+        command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
+        sent=lambda: repository.storage.traffic.up,
+    )
+
+
+def opened_again(mirror: Mirror) -> Mirror | None:
+    """Return the mirror with handles of its own, for another thread; None if its directory was deleted."""
+    try:
+        return Mirror(mirror.directory, create=False)
+    except NotAMirror:
+        return None
 
 
 class BackgroundPush:
@@ -28,25 +105,52 @@ class BackgroundPush:
 
     Args:
         push: Pushes all that waits. Its exceptions are kept and raised by the next `check` or `flush`.
+        waiting: Returns what waits, None if nothing does; no request is made for it. None if that is not known.
+        progress: Whether `flush` shows a bar; None shows it on a terminal only.
     """
 
-    def __init__(self, push: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        push: Callable[[], None],
+        waiting: Callable[[], Waiting | None] | None = None,
+        progress: Callable[[], bool | None] = lambda: None,
+    ) -> None:
         self._push = push
-        self._waiting = 0
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._what_waits = waiting
+        self._progress = progress
+        self._settled = False
+        self.forked()
         _flush_at_exit(self)
+
+    def forked(self) -> None:
+        """Forget what a thread is doing: in a forked process there is none."""
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._ended.set()
+        self._error: Exception | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was closed, and told of no rows since: nothing is left to do, or somebody said to leave it."""
+        return self._settled
+
+    @property
+    def running(self) -> bool:
+        """Whether a push runs now."""
+        # Not is_alive(): a join that Ctrl-C interrupts marks a running thread as stopped (seen in CPython 3.11).
+        return not self._ended.is_set()
 
     def notify(self, waiting: int) -> None:
         """Say that `waiting` more bytes wait."""
-        self._waiting += waiting
-        if waiting:
-            _WITH_ROWS.add(self)
-        running = self._thread is not None and self._thread.is_alive()
-        if self._waiting >= ENOUGH_BYTES and not running:
-            self._waiting = 0
-            self._thread = threading.Thread(target=self._run, name="cas-cache-push", daemon=True)
-            self._thread.start()
+        with self._lock:
+            self._waiting += waiting
+            if waiting:
+                self._settled = False
+                _WITH_ROWS.add(self)
+            if self._waiting >= ENOUGH_BYTES and not self.running:
+                self._start()
 
     def check(self) -> None:
         """Raise what the last push raised, once."""
@@ -55,26 +159,126 @@ class BackgroundPush:
             raise error
 
     def flush(self) -> None:
-        """Wait for a push that is running, push what still waits, and raise what went wrong."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self._waiting = 0
-        # What an earlier push left undone is done now, or fails again.
-        self._error = None
-        self._run()
+        """Wait for a push that is running, push what still waits, and raise what went wrong.
+
+        Where rows are left waiting, for whatever reason, one line on stderr says how many, where, and what pushes them.
+
+        Raises:
+            KeyboardInterrupt: At once. What is on its way goes on in the background as long as the process does.
+        """
+        try:
+            self._run_to_the_end()
+        except KeyboardInterrupt:
+            self.say_what_is_left("interrupted")
+            raise
+        if self._error is not None:
+            self.say_what_is_left("not everything was pushed")
         self.check()
 
     def close(self) -> None:
-        """Flush, and let go until there are more rows."""
+        """Flush, and let go until there are more rows: what fails now is not tried again when the process ends."""
+        self._settled = True
         _WITH_ROWS.discard(self)
         self.flush()
 
-    def _run(self) -> None:
+    def finish(self) -> None:
+        """Close, when the process ends and nobody is left to catch anything but Ctrl-C."""
+        self._settled = True
+        try:
+            self._run_to_the_end()
+        except KeyboardInterrupt:
+            self.say_what_is_left("interrupted")
+            raise
+        except Exception as err:  # noqa: BLE001 - the process ends as it would have
+            self._error = err
+        if self._error is not None:
+            logger.info("the last push failed", exc_info=self._error)
+            self.say_what_is_left(f"the last push failed ({type(self._error).__name__}): {self._error}")
+
+    def say_what_is_left(self, why: str) -> None:
+        """Say on stderr that rows wait, if there are any."""
+        try:
+            waits = None if self._what_waits is None else self._what_waits()
+        except Exception as err:  # noqa: BLE001 - a mirror that is damaged, or gone: the reason is what can be said
+            _say(f"{why} What waits cannot be told: {err}")
+            return
+        if waits is not None:
+            _say(f"{why.rstrip('.')}. {waits}. To push what waits: {waits.command}")
+        elif self._what_waits is None:
+            _say(why)
+
+    def _run_to_the_end(self) -> None:
+        """Wait for a push that is running, then push what still waits."""
+        waits = None if self._what_waits is None else self._what_waits()
+        with _Watch(waits, self._progress()) as watch:
+            watch.wait(self._ended)
+            # What an earlier push left undone is done now, or fails again.
+            self._error = None
+            if self._what_waits is None or self._what_waits() is not None:
+                with self._lock:
+                    ended = self._start()
+                watch.wait(ended)
+
+    def _start(self) -> threading.Event:
+        self._waiting = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._ended,), name="cas-cache-push", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            self._ended.set()
+            raise
+        return self._ended
+
+    def _run(self, ended: threading.Event) -> None:
         try:
             self._push()
         except Exception as err:  # noqa: BLE001 - kept, and raised on the caller's thread
             self._error = err
+        finally:
+            ended.set()
+
+
+class _Watch:
+    """Waits for pushes in a way that Ctrl-C ends, and shows what is sent meanwhile."""
+
+    def __init__(self, waits: Waiting | None, progress: bool | None) -> None:
+        self._waits = waits
+        self._sent = 0 if waits is None else waits.sent()
+        self._bar: Bar | None = None
+        self._is_said = False
+        self._began = time.monotonic()
+        if waits is not None:
+            logger.info("pushing: %s", waits)
+            self._bar = bar_of("push", waits.bytes, progress if sys.stderr is not None else False)
+        self._said_after = PATIENCE if self._is_shown else math.inf if progress is False else LONG_PATIENCE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def wait(self, ended: threading.Event) -> None:
+        """Wait until a push has ended."""
+        tick = FIRST_TICK
+        while not ended.wait(tick):
+            self._look()
+            tick = TICK
+
+    @property
+    def _is_shown(self) -> bool:
+        return self._bar is not None and not self._bar.disable
+
+    def _look(self) -> None:
+        if self._waits is None or self._bar is None:
+            return
+        if not self._is_said and time.monotonic() - self._began > self._said_after:
+            self._is_said = True
+            self._bar.clear()
+            _say(f"pushing: {self._waits}. Ctrl-C leaves them there.")
+        self._bar.update(min(self._waits.sent() - self._sent, self._waits.bytes) - self._bar.n)
 
 
 _registered = False
@@ -85,6 +289,8 @@ _WITH_ROWS: set[BackgroundPush] = set()
 
 def _forget() -> None:
     # A forked worker runs threading's hook when it ends; what waits is its parent's to push.
+    for pusher in list(_OPEN):
+        pusher.forked()
     _OPEN.clear()
     _WITH_ROWS.clear()
 
@@ -105,8 +311,44 @@ def _flush_at_exit(pusher: BackgroundPush) -> None:
 
 
 def _flush_open() -> None:
-    for pusher in list(_OPEN):
-        try:
-            pusher.close()
-        except Exception as err:  # noqa: BLE001 - nobody is left to catch it; the rows are in the mirror
-            logger.warning("the last push failed, its rows wait in the mirror: %s", err)
+    """Flush what nobody has closed. Ctrl-C leaves the rest, and ends the process."""
+    open_ = list(_OPEN)
+    todo = [pusher for pusher in open_ if not pusher.settled]
+    try:
+        while todo:
+            todo.pop(0).finish()
+    except KeyboardInterrupt:
+        for pusher in todo:
+            pusher.say_what_is_left("interrupted")
+        _end_as_interrupted()
+    # Ctrl-C while the program closed a cache, and nobody caught it.
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and any(pusher.running for pusher in open_):
+        _end_as_interrupted()
+
+
+def _end_as_interrupted() -> None:
+    """End the process as Ctrl-C does, without the requests that are on their way.
+
+    The interpreter would wait for the threads that send them: minutes, with 48 MiB an object and a slow line. Nothing
+    is lost by that: a pack that is not published yet is pushed again, under the same name.
+    """
+    # Private, and what the interpreter would call next; where it is missing, handlers of others do not run.
+    run_exit_handlers = getattr(atexit, "_run_exitfuncs", None)
+    if run_exit_handlers is not None:
+        with suppress(BaseException):
+            run_exit_handlers()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    os._exit(130)
+
+
+def _say(line: str) -> None:
+    """Write a line to stderr: at the end of a process warnings and logs may reach nobody any more."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"cas_cache: {line}\n")
+            sys.stderr.flush()

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from cas_cache import html, sync
 from cas_cache import self_check as checking
-from cas_cache import sync
-from cas_cache.background import BackgroundPush
+from cas_cache.background import BackgroundPush, Waiting, opened_again, what_waits
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
@@ -33,6 +33,8 @@ from cas_cache.identity import NAMESPACE_ID, Batch, EncoderSpec, batch_of_texts,
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
+from cas_cache.mirror.overview import html_of_mirror
+from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.progress import counting
 from cas_cache.repository import Repository, open_storage
 from cas_cache.rows import as_array, finite_rows, storable
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.memo import Rows
+    from cas_cache.sync import Report
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,9 @@ class EmbeddingCache:
         storage_options: Handed to fsspec. Credentials are its business, or the cloud SDK's.
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
         offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
-        only_cached: Raise `CacheMiss` rather than encode.
+        only_cached: Raise `CacheMiss` rather than encode. None takes ``CAS_CACHE_ONLY_CACHED``.
+        lazy: Pull the keys of a namespace when it is first asked for, and of its vectors only those that are asked for,
+            each proved by its digest. None takes ``CAS_CACHE_LAZY``. `pull` still takes all.
         self_check: How many of the rows that others have pushed are encoded anew and compared, before the first of a
             namespace's (and later the first of each pack's) are served. 0 trusts everybody. None takes
             ``CAS_CACHE_SELF_CHECK``, or 8. With `only_cached`, nothing is encoded.
@@ -110,7 +115,8 @@ class EmbeddingCache:
         storage_options: Mapping[str, Any] | None = None,
         read_only: bool | None = None,
         offline: bool | None = None,
-        only_cached: bool = False,
+        only_cached: bool | None = None,
+        lazy: bool | None = None,
         self_check: int | None = None,
         push: Literal["background", "manual"] = "background",
         on_remote_error: Literal["warn", "raise"] = "warn",
@@ -127,27 +133,43 @@ class EmbeddingCache:
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
-        self.repository = None if url is None else Repository(open_storage(url, storage_options))
+        self.offline = settings.offline if offline is None else offline
+        storage = None if url is None else open_storage(url, storage_options, later=self.offline)
+        self.repository = None if storage is None else Repository(storage)
         self.mirror = Mirror(directory)
         self.stats = Stats()
         self.read_only = settings.read_only if read_only is None else read_only
-        self.offline = settings.offline if offline is None else offline
-        self.only_cached = only_cached
+        self.only_cached = settings.only_cached if only_cached is None else only_cached
+        self.lazy = settings.lazy if lazy is None else lazy
         asked = settings.self_check if self_check is None else self_check
         self.self_check = SELF_CHECK if asked is None else asked
         self.on_remote_error = on_remote_error
         self.chunk_items = chunk_items
         self.progress = settings.progress if progress is None else progress
         self._pulled: set[str] = set()
+        self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
         self._pusher = None
         if push == "background" and self.repository is not None and not (self.offline or self.read_only):
-            self._pusher = BackgroundPush(self._push_waiting)
+            self._pusher = BackgroundPush(self._push_waiting, self._what_waits, lambda: self.progress)
 
     def __repr__(self) -> str:
         remote = f", remote={self.repository.url!r}" if self.repository else ""
         return f"EmbeddingCache({str(self.mirror.directory)!r}{remote})"
+
+    def _repr_html_(self) -> str:
+        remote = None if self.repository is None else self.repository.url
+        switches = [name for name in ("offline", "read_only", "only_cached", "lazy") if getattr(self, name)]
+        where = [("mirror", self.mirror.directory), ("remote", remote), ("switches", ", ".join(switches) or None)]
+        # Of the mirror what is here; of the repository its address: a notebook's cell asks nobody.
+        return html.facts("EmbeddingCache", where) + html_of_mirror(self.mirror) + self.stats._repr_html_()
+
+    def summary(self) -> str:
+        """Return what the cache did, and what waits to be pushed: two or three lines."""
+        waits = self._what_waits()
+        did = self.stats.summary()
+        return did if waits is None else f"{did}\n{waits}. To push what waits: {waits.command}"
 
     def __enter__(self) -> Self:
         return self
@@ -200,14 +222,14 @@ class EmbeddingCache:
         remembered = ns.remembered(batch)
         if remembered is not None:
             self._check_others(ns, remembered, encode)
-            self.stats.hits += batch.size
+            self._note_hits(ns, batch.size)
             return ns.take(remembered)
         keys = batch.keys
         rows = self._find(ns, keys, progress)
         self._check_others(ns, rows, encode)
         missing = np.flatnonzero(rows == ABSENT)
-        self.stats.hits += len(keys) - len(missing)
-        self.stats.misses += len(missing)
+        self._note_hits(ns, len(keys) - len(missing))
+        self.stats.add(misses=len(missing))
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
             positions = tuple(int(p) for p in missing[distinct][:10])
@@ -246,8 +268,8 @@ class EmbeddingCache:
         ns = self._namespace(spec)
         rows = self._find(ns, keys, self.progress)
         found = rows != ABSENT
-        self.stats.hits += int(found.sum())
-        self.stats.misses += int((~found).sum())
+        self._note_hits(ns, int(found.sum()))
+        self.stats.add(misses=int((~found).sum()))
         vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
         if found.any():
             vectors[found] = ns.take(rows[found])
@@ -288,8 +310,19 @@ class EmbeddingCache:
         repository = self._remote("pull from")
         wanted = _checked(namespaces)
         report = sync.pull(self.mirror, repository, wanted, progress=progress)
-        self.stats.bytes_pulled += report.bytes
+        self.stats.add(bytes_pulled=report.bytes)
         self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
+        return report
+
+    def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+        """Take the keys of what the repository has: of some namespaces, or of all. For a `lazy` cache, ahead of a run.
+
+        Raises:
+            As `pull`.
+        """
+        wanted = _checked(namespaces)
+        report = sync.pull_keys(self.mirror, self._remote("pull from"), wanted, progress=self.progress)
+        self.stats.add(bytes_pulled=report.bytes)
         return report
 
     def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> sync.Report:
@@ -315,7 +348,7 @@ class EmbeddingCache:
             self.mirror.rebind()
         sync.meet(self.mirror, repository)
         report = sync.push(self.mirror, repository, wanted, progress=self.progress)
-        self.stats.bytes_pushed += report.bytes
+        self.stats.add(bytes_pushed=report.bytes)
         return report
 
     def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
@@ -336,18 +369,39 @@ class EmbeddingCache:
         return self.mirror.namespace(spec)
 
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
-        """Rows of keys; the repository is asked once for each namespace, when something is missing."""
+        """Rows of keys; the repository is asked once for each namespace, when something is missing.
+
+        If the cache is lazy, that gives the keys that it has, and then vectors are asked for whenever they are missing.
+        """
         rows = ns.find(keys)
         namespace = ns.spec.namespace
-        reachable = self.repository is not None and not self.offline and time.monotonic() >= self._retry_at
-        if reachable and namespace not in self._pulled and (rows == ABSENT).any():
+        if namespace not in self._pulled and self._reachable and (rows == ABSENT).any():
             self._automatic(lambda: self._pull_one(namespace, progress), PULL_PROBLEMS)
+            rows = ns.find(keys)
+        if self.lazy and self._reachable and (rows == ABSENT).any():
+            self._automatic(lambda: self._pull_rows(namespace, keys[rows == ABSENT], progress), PULL_PROBLEMS)
             rows = ns.find(keys)
         return rows
 
+    @property
+    def _reachable(self) -> bool:
+        return self.repository is not None and not self.offline and time.monotonic() >= self._retry_at
+
     def _pull_one(self, namespace: str, progress: bool | None) -> None:
-        report = self._pull([namespace], progress)
+        if self.lazy:
+            report = sync.pull_keys(self.mirror, self._remote("pull from"), [namespace], progress=progress)
+            self.stats.add(bytes_pulled=report.bytes)
+        else:
+            report = self._pull([namespace], progress)
         self._pulled.add(namespace)
+        self._tell_problems(report)
+
+    def _pull_rows(self, namespace: str, keys: NDArray[np.uint8], progress: bool | None) -> None:
+        report = sync.pull_rows(self.mirror, self._remote("pull from"), namespace, keys, progress=progress)
+        self.stats.add(bytes_pulled=report.bytes)
+        self._tell_problems(report)
+
+    def _tell_problems(self, report: Report) -> None:
         if report.problems:
             if self.on_remote_error == "raise":
                 raise report.problems[0]
@@ -355,7 +409,7 @@ class EmbeddingCache:
                 f"{len(report.problems)} packs were passed over, their rows are encoded anew. The first: "
                 f"{report.problems[0]}",
                 DataWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def _check_others(self, ns: Namespace, rows: Rows, encode: Callable[[NDArray[np.int64]], Any]) -> None:
@@ -370,8 +424,10 @@ class EmbeddingCache:
         compared = np.arange(rows.start, rows.stop)[at] if isinstance(rows, slice) else rows[at]
         _, first = np.unique(compared, return_index=True)  # an item that is asked for twice is compared once
         at, compared, chosen = (values[np.sort(first)] for values in (at, compared, chosen))
-        fresh = storable(as_array(encode(at)), len(at))
-        self.stats.checked += len(at)
+        began = time.perf_counter()
+        answer = as_array(encode(at))
+        self.stats.add(checked=len(at), encoder_seconds=time.perf_counter() - began)
+        fresh = storable(answer, len(at))
         logger.debug("compared %d rows of %s with the encoder's", len(at), ns.spec.namespace)
         checking.compare(ns.spec, ns.take(compared), fresh, compared, [packs[n] for n in origins[chosen].tolist()])
         ns.vouch({packs[n] for n in np.unique(origins).tolist()})
@@ -391,8 +447,10 @@ class EmbeddingCache:
         while start < len(positions):
             began, chunk = time.monotonic(), positions[start : start + size]
             start += size
-            vectors = storable(as_array(encode(chunk)), len(chunk))
-            self.stats.encoded += len(chunk)
+            answer = as_array(encode(chunk))
+            measured = Pace(len(chunk), time.monotonic() - began)
+            vectors = storable(answer, len(chunk))
+            self._note_encoded(ns, measured)
             kind = kind or (vectors.dtype, vectors.shape[1:])
             if kind != (vectors.dtype, vectors.shape[1:]):
                 raise ShapeMismatch(
@@ -418,11 +476,26 @@ class EmbeddingCache:
             self._pusher.notify(new * ns.row_bytes)
         return new
 
+    def _note_hits(self, ns: Namespace, hits: int) -> None:
+        if hits:
+            self.stats.note_hits(ns.spec.namespace, hits, ns.row_bytes, self._pace_of(ns).pace)
+
+    def _note_encoded(self, ns: Namespace, measured: Pace) -> None:
+        pace = self._pace_of(ns)
+        pace.add(measured)
+        self.stats.note_encoded(ns.spec.namespace, measured, pace.pace)
+
+    def _pace_of(self, ns: Namespace) -> PaceFile:
+        known = self._paces.get(ns.spec.namespace)
+        return known or self._paces.setdefault(ns.spec.namespace, PaceFile(ns.folder))
+
     def _push_waiting(self) -> None:
         """Push from handles of its own: it runs in the pusher's thread."""
-        if self.repository is not None:
-            report = sync.push(Mirror(self.mirror.directory), self.repository, progress=False)
-            self.stats.bytes_pushed += report.bytes
+        if self.repository is not None and (mirror := opened_again(self.mirror)) is not None:
+            self.stats.add(bytes_pushed=sync.push(mirror, self.repository, progress=False).bytes)
+
+    def _what_waits(self) -> Waiting | None:
+        return None if self.repository is None else what_waits(self.mirror, self.repository)
 
     def _remote(self, verb: str) -> Repository:
         if self.repository is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from pathlib import Path
@@ -25,7 +26,7 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
         settings: What is in force.
 
     Raises:
-        ConfigurationError: If two remotes are named, or the location is empty.
+        ConfigurationError: If two remotes are named, the location is empty, or a remote's name is misspelt.
         InvalidURL: If something looks like a URL and is none.
     """
     if location is not None and not str(location).strip():
@@ -38,10 +39,29 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
             )
         location, remote = None, str(location)
     remote = settings.remote if remote is None else remote
-    remote = remote if remote is None else settings.remotes.get(remote, remote)
+    remote = remote if remote is None else _named(remote, settings)
     if location is not None:
         return location, remote
     return settings.directory / ("local" if remote is None else _slug(remote)), remote
+
+
+def _named(remote: str, settings: Settings) -> str:
+    """The URL or directory that a remote is called by.
+
+    Raises:
+        ConfigurationError: If it is nearly one of the names, and neither a path nor a directory that is there.
+    """
+    if remote in settings.remotes:
+        return settings.remotes[remote]
+    near = difflib.get_close_matches(remote.lower(), {name.lower(): name for name in settings.remotes}, n=1, cutoff=0.7)
+    is_word = not re.search(r"[/\\:.~]", remote)
+    if near and is_word and not Path(remote).exists():
+        meant = next(name for name in settings.remotes if name.lower() == near[0])
+        raise ConfigurationError(
+            f"No remote is called {remote!r}, and no directory. Did you mean {meant}? For a new directory write "
+            f"./{remote}."
+        )
+    return remote
 
 
 def _slug(url: str) -> str:

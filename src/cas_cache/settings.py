@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ KINDS: Mapping[str, type] = {
     "remote": str,
     "offline": bool,
     "read_only": bool,
+    "only_cached": bool,
+    "lazy": bool,
     "self_check": int,
     "progress": bool,
 }
@@ -51,6 +54,8 @@ class Settings:
         remote: The repository's URL or the name of one, or None.
         offline: Never touch the network.
         read_only: Never write to the repository.
+        only_cached: Never encode.
+        lazy: Of vectors, pull only those that are asked for.
         self_check: How many rows that others pushed are compared; None leaves the default.
         progress: Show progress bars; None leaves it to the terminal.
         remotes: URLs by name.
@@ -62,6 +67,8 @@ class Settings:
     remote: str | None
     offline: bool
     read_only: bool
+    only_cached: bool
+    lazy: bool
     self_check: int | None
     progress: bool | None
     remotes: Mapping[str, str] = field(default_factory=dict)
@@ -92,6 +99,8 @@ class Settings:
             remote=remote[0] if remote else None,
             offline=bool(found.get("offline", (False,))[0]),
             read_only=bool(found.get("read_only", (False,))[0]),
+            only_cached=bool(found.get("only_cached", (False,))[0]),
+            lazy=bool(found.get("lazy", (False,))[0]),
             self_check=found.get("self_check", (None,))[0],
             progress=found.get("progress", (None,))[0],
             remotes=remotes,
@@ -179,3 +188,16 @@ def _of_environment(name: str, variable: str) -> Any:
 
 
 _WHAT = {str: "a text in quotes", bool: "true or false", int: "a number, 0 or more"}
+
+_CLOUD_SECRET = re.compile(
+    r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|AZURE_.*(KEY|TOKEN|SECRET|PASSWORD|CONNECTION_STRING)"
+    r"|FSSPEC_.*(KEY|SECRET|TOKEN|PASS|CREDENTIAL|CONNECTION_STRING).*"
+)
+_SHORTEST_SECRET = 6
+"""Shorter ones are placeholders such as "test", found in any text."""
+
+
+def cloud_secrets() -> tuple[str, ...]:
+    """Return the values of the clouds' variables that must not be printed. They are read for nothing else."""
+    values = (value for name, value in os.environ.items() if _CLOUD_SECRET.fullmatch(name))
+    return tuple(value for value in values if len(value) >= _SHORTEST_SECRET)

@@ -140,8 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway(s3_remote: Any) -> Iterator[Gateway]:
-    """Run a gateway before LocalStack."""
+def gateway(localstack: Any, s3_remote: Any) -> Iterator[Gateway]:
+    """Run a gateway before LocalStack, which checks no signature, so that it may stand in between."""
     with Gateway(s3_remote.storage_options["endpoint_url"]) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+import botocore.utils
 import pytest
+from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository import open_storage
@@ -149,3 +151,34 @@ def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -
     ):
         with pytest.raises(expected):
             attempt()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-23T14:10:51.000Z",
+        "2026-11-23T14:10:51Z",
+        "2026-11-23T14:10:51.123456Z",
+        "2026-11-23T14:10:51+02:00",
+        "Mon, 23 Nov 2026 14:10:51 GMT",
+        "1795443051",
+        1795443051.5,
+    ],
+)
+def test_times_of_s3_are_those_that_botocore_reads(text: Any) -> None:
+    """The quick way of one form, botocore's own of all others."""
+    found = storage_module._time_of(text)
+    assert found.tzinfo is not None
+    assert found == botocore.utils.parse_timestamp(text)
+
+
+def test_s3_listings_are_read_the_quick_way() -> None:
+    """With the session that s3fs would make; one that was given stays as it is."""
+    opened = open_storage("s3://bucket/emb", {"profile": "some"})._fs
+    assert opened.session.profile == "some"
+    parser = opened.session.get_component("response_parser_factory").create_parser("rest-xml")
+    assert parser._timestamp_parser is storage_module._time_of
+    given = AioSession()
+    assert open_storage("s3://bucket/emb", {"session": given})._fs.session is given
+    parser = given.get_component("response_parser_factory").create_parser("rest-xml")
+    assert parser._timestamp_parser is not storage_module._time_of

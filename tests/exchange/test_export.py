@@ -360,7 +360,7 @@ def test_the_command_line(run: Any, tmp_path: Path) -> None:
     assert read_npy(tmp_path / "npy")[0] == [HEX[3]]
     result = run("export", tmp_path / "mirror", tmp_path / "two", "--format", "arrow", *chosen, "--json")
     assert json.loads(result.out) == {
-        "target": str(tmp_path / "two"), "format": "arrow", "namespace": SPEC.namespace, "rows": 2,
+        "dry_run": False, "target": str(tmp_path / "two"), "format": "arrow", "namespace": SPEC.namespace, "rows": 2,
         "bytes": (tmp_path / "two").stat().st_size, "missing": 1,
     }  # fmt: skip
     assert pa.ipc.open_file(tmp_path / "two").read_all()["id"].to_pylist() == ["a", "c"]

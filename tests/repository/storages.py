@@ -6,6 +6,7 @@ and `truth`, the one right vector of every text, against which every answer can 
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,30 @@ class Machine:
         if here:
             np.testing.assert_array_equal(ns.take(rows[rows != ABSENT]), truth(here, ns.dtype.name))
         return here
+
+
+class Slow:
+    """A storage in which the PUT of an object of a pack takes so many seconds, until mended."""
+
+    def __init__(self, inner: Storage, seconds: float) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.traffic = inner.traffic
+        self.seconds = seconds
+        self.begun = threading.Event()
+        self._mended = threading.Event()
+        self.get, self.list, self.delete = inner.get, inner.list, inner.delete
+        if hasattr(inner, "capabilities"):
+            self.capabilities = inner.capabilities
+
+    def mend(self) -> None:
+        self._mended.set()
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        if path.startswith("packs/"):
+            self.begun.set()
+            self._mended.wait(self.seconds)
+        self.inner.put(path, data, create_only=create_only)
 
 
 def truth(texts: list[str], dtype: str = "float32", width: int = 4) -> NDArray[Any]:

@@ -57,9 +57,10 @@ def test_order(memory: Memory) -> None:
 
 
 def test_dry_run(memory: Memory) -> None:
-    """Nothing but the probe is written or deleted."""
-    before = dict(memory.objects)
-    report = drop(Repository(memory), MINE, dry_run=True)
+    """Nothing is written or deleted, not even a probe of the clock."""
+    before, counting = dict(memory.objects), Counting(memory)
+    report = drop(Repository(counting), MINE, dry_run=True)
+    assert {verb for verb, _ in counting.calls} == {"get", "list"}
     assert memory.objects == before
     wet = drop(Repository(memory), MINE)
     assert wet.as_json() == report.as_json()

@@ -8,11 +8,13 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cas_cache.errors import DamagedPack
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Repository, layout, open_storage, pack
+from cas_cache.repository import Manifest, Repository, layout, open_storage, pack
 from cas_cache.rows import DTYPES, digest_rows, row_bytes, storable
 from repository.storages import SPEC, Memory, manifest_of, packs, reseal, texts, truth
 
@@ -185,3 +187,72 @@ def test_zeros_under_a_new_manifest_are_noticed(array: str) -> None:
     name = reseal(memory, SPEC.namespace, name)
     with pytest.raises(DamagedPack, match="do not agree with their digests"):
         read_all(memory, SPEC.namespace, name)
+
+
+# Some rows of a pack -------------------------------------------------------------------------------------------------
+
+
+def some_rows(memory: Memory, name: str, rows: list[int]) -> NDArray[Any]:
+    """Return rows of a pack of `texts`, by ranges."""
+    asked, manifest = np.array(rows, np.int64), manifest_of(memory, SPEC.namespace, name)
+    repository = Repository(memory)
+    digests = repository.digests(name, manifest)[asked]
+    parts = list(repository.read_rows(name, manifest, asked, keys_of_texts([f"text {row}" for row in rows]), digests))
+    assert [part.stop for part in parts] == np.cumsum([len(part.keys) for part in parts]).tolist()
+    return np.concatenate([part.vectors for part in parts])
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("rows", [[0], [9], [4, 5], [0, 2, 9], list(range(10))])
+def test_some_rows(rows: list[int]) -> None:
+    """They are read by ranges of chunks, and are the rows that were asked for."""
+    memory = Memory()
+    name = published(memory)
+    np.testing.assert_array_equal(some_rows(memory, name, rows), truth([f"text {row}" for row in rows]))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("data", [b"", b"\0" * 95, b"\0" * 96])
+def test_rows_of_a_damaged_object_are_refused(data: bytes) -> None:
+    """Cut or filled with zeros, and whatever its manifest said."""
+    memory = Memory()
+    name = published(memory)
+    memory.objects[f"packs/{name}/vectors/c/0/0"] = data
+    np.testing.assert_array_equal(some_rows(memory, name, [7]), truth(["text 7"]))
+    with pytest.raises(DamagedPack):
+        some_rows(memory, name, [4, 7])
+
+
+@given(
+    rows=st.sets(st.integers(0, 4999), min_size=1, max_size=200),
+    of_chunk=st.integers(1, 5000),
+    width=st.integers(1, 4000),
+)
+def test_ranges_cover_what_was_asked_for(rows: set[int], of_chunk: int, width: int) -> None:
+    """Each row is in exactly one range, ranges lie within a chunk and do not overlap; gaps and lengths are bounded."""
+    manifest = Manifest(
+        namespace="0" * 32,
+        rows=5000,
+        dtype="float32",
+        shape=(width,),
+        chunk_rows={"vectors": of_chunk},
+        objects={},
+        nonce="0" * 32,
+    )
+    asked = np.array(sorted(rows), np.int64)
+    ranges = pack.plan_ranges(manifest, asked)
+    assert [row for part in ranges for row in asked[part.asked].tolist()] == asked.tolist()
+    end = 0
+    for part in ranges:
+        mine = asked[part.asked]
+        assert (part.start, part.stop) == (mine[0], mine[-1] + 1)
+        assert part.start >= end
+        end = part.stop
+        number = part.start // of_chunk
+        assert part.first == number * of_chunk
+        assert part.stop <= part.first + of_chunk
+        assert part.name == f"vectors/c/{number}/0"
+        gap = max(1, pack.GAP_BYTES // (4 * width))
+        assert (np.diff(mine) <= gap).all()
+        assert part.stop - part.start <= max(1, pack.RANGE_BYTES // (4 * width))
+    assert sum(part.stop - part.start for part in ranges) <= 5000

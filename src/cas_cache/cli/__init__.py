@@ -1,36 +1,26 @@
 """``cas-cache``: one file a command; each parses, calls the library, and prints.
 
-Exit codes: 0 fine, 1 failure or findings, 2 usage.
+Exit codes: 0 fine, 1 failure or findings, 2 usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import traceback
 import warnings
 
 import click
 
-from cas_cache.cli.check import check
-from cas_cache.cli.compact import compact
-from cas_cache.cli.doctor import doctor
-from cas_cache.cli.drop import drop
-from cas_cache.cli.evict import evict
-from cas_cache.cli.export import export
-from cas_cache.cli.import_ import import_
-from cas_cache.cli.info import info
-from cas_cache.cli.ls import ls
-from cas_cache.cli.prune import prune
-from cas_cache.cli.pull import pull
-from cas_cache.cli.push import push
-from cas_cache.cli.search import search
-from cas_cache.cli.status import status
-from cas_cache.cli.sync import sync
-from cas_cache.cli.talk import Talk, talking
+from cas_cache.cli.commands import Group
+from cas_cache.cli.stopping import STOPPED, stopping
+from cas_cache.cli.talk import Talk, libraries_are_quiet
 from cas_cache.errors import CasCacheError
+from cas_cache.progress import plain_lines
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cas-cache", prog_name="cas-cache")
 def cli() -> None:
     """Look at and move a shared cache of embeddings.
@@ -39,30 +29,47 @@ def cli() -> None:
     """
 
 
-COMMANDS = (
-    *(ls, info, status, pull, push, sync, search),
-    *(check, doctor, compact, prune, drop, evict, import_, export),
-)
-for command in COMMANDS:
-    cli.add_command(talking(command))
-
-
 def main() -> None:
-    """Run the command line: errors of ours are one line on stderr, not a traceback."""
+    """Run the command line: what goes wrong is said on stderr, with a traceback only if ``-v`` asks for it."""
     warnings.simplefilter("ignore", ResourceWarning)
     talk = Talk()
-    try:
-        # Without standalone mode, click returns the code of an Exit instead of exiting.
-        code = cli(standalone_mode=False, obj=talk)
-    except CasCacheError as err:
-        if talk.verbose:
-            traceback.print_exc()
-        click.echo(f"cas-cache: {err}", err=True)
-        sys.exit(1)
-    except click.ClickException as err:
-        err.show()
-        sys.exit(err.exit_code)
-    except click.exceptions.Abort:
-        click.echo("cas-cache: stopped. Nothing is lost; the same command run again goes on.", err=True)
-        sys.exit(1)
+    with stopping() as stop, plain_lines(), libraries_are_quiet():
+        try:
+            # Without standalone mode, click returns the code of an Exit instead of exiting.
+            code = cli(standalone_mode=False, obj=talk)
+        except click.ClickException as err:
+            from cas_cache.cli.secrecy import printable
+
+            shown = io.StringIO()
+            err.show(shown)
+            click.echo(printable(shown.getvalue()), err=True, nl=False)
+            sys.exit(err.exit_code)
+        except (click.exceptions.Abort, KeyboardInterrupt):
+            click.echo(f"cas-cache: {STOPPED}", err=True)
+            stop.end()
+        except Exception as err:  # noqa: BLE001 - whoever uses a command is told, in a sentence or two
+            from cas_cache.cli.secrecy import printable
+
+            if talk.verbose:
+                click.echo(printable(traceback.format_exc()), err=True, nl=False)
+            click.echo(f"cas-cache: {printable(told(err))}", err=True)
+            sys.exit(1)
     sys.exit(code or 0)
+
+
+def told(err: Exception) -> str:
+    """Return what happened, and what to do about it."""
+    if isinstance(err, CasCacheError):
+        return str(err)
+    if not isinstance(err, OSError):
+        from cas_cache.repository.failures import first_line
+
+        return (
+            f"This should not have happened ({first_line(err)}). Nothing that was stored is lost. Please report it, "
+            "with what the same command prints with -v."
+        )
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full ({err}). Make room and run the same command again: it goes on."
+    if isinstance(err, PermissionError) or err.errno == errno.EROFS:
+        return f"The system refuses access ({err}). Check who may read and write there."
+    return f"The system reports an error ({err}). Check the path, and run the same command again: it goes on."

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.options import cache_options, human_bytes, open_mirror, open_repository, print_json
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
+from cas_cache.cli.talk import bars_wanted
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
@@ -64,7 +66,9 @@ def check(
     if sample is not None and not read_data:
         raise click.UsageError("--sample is a part of the data; add --read-data.")
     repository = open_repository(cache, remote, storage_options, verb="check", writes=False)
-    report = check_repository(repository, read_data=read_data, sample=1.0 if sample is None else sample)
+    report = check_repository(
+        repository, read_data=read_data, sample=1.0 if sample is None else sample, progress=bars_wanted()
+    )
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
     else:
@@ -93,5 +97,5 @@ def _print(url: str, report: CheckReport) -> None:
     counts = ", ".join(f"{report.count(severity)} {severity}" for severity in Severity)
     click.echo(
         f"checked {report.packs} packs, {report.rows} rows, of {report.packs_read} packs the data: {counts}; "
-        f"{human_bytes(report.bytes)} read"
+        f"{size_of(report.bytes)} read"
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from cas_cache.amounts import size as size_of
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
     full_namespace,
-    human_bytes,
     open_repository,
     print_json,
 )
+from cas_cache.cli.talk import bars_wanted
 from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 
@@ -49,16 +50,16 @@ def compact(
 
     Exit codes: 0 fine, 1 packs that do not verify were left as they are, or a failure, 2 usage.
     """
-    repository = open_repository(cache, remote, storage_options, verb="compact", writes=True)
+    repository = open_repository(cache, remote, storage_options, verb="compact", writes=not dry_run)
     wanted = [full_namespace(repository, namespace) for namespace in namespaces] or None
-    report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run)
+    report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run, progress=bars_wanted())
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
         for merge in report.merges:
             would = "would merge" if dry_run else "merge"
             click.echo(
-                f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {human_bytes(merge.bytes)}"
+                f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {size_of(merge.bytes)}"
             )
         for problem in report.problems:
             click.echo(f"left as it is: {problem}", err=True)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
     full_namespace,
-    human_bytes,
     open_repository,
     print_json,
 )
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 @click.command()
 @cache_options
 @dry_run_option
+@yes_option
 @click.option("--namespace", required=True, metavar="ID", help="Which: its id, or how it begins.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also if a pack was added in the last day.")
 def drop(
     cache: str | None,
@@ -39,16 +40,16 @@ def drop(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Delete a namespace, with all its vectors, from CACHE's repository. Mirrors keep what they have."""
-    if as_json and not (yes or dry_run):
-        raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
-    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=True)
+    """Delete a namespace, with all its vectors, from CACHE's repository. Mirrors keep what they have.
+
+    It asks first; where nobody can be asked it needs --yes.
+    """
+    asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
+    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
     namespace = full_namespace(repository, namespace)
     report = drop_namespace(repository, namespace, dry_run=True)
-    ask = not (dry_run or yes) and (report.is_idle or force)
-    if ask and not click.confirm(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?"):
-        click.echo("Nothing was deleted.")
-        raise click.exceptions.Exit(1)
+    if asks and (report.is_idle or force):
+        ask(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?")
     if not dry_run:
         report = drop_namespace(repository, namespace, force=force)
     if as_json:
@@ -67,4 +68,4 @@ def _spec(repository: Repository, namespace: str) -> str:
 
 
 def _told(report: DropReport) -> str:
-    return f"namespace {report.namespace}: {len(report.packs)} packs, {human_bytes(report.bytes)}"
+    return f"namespace {report.namespace}: {len(report.packs)} packs, {size_of(report.bytes)}"

@@ -6,7 +6,10 @@ import re
 
 import click
 
-from cas_cache.cli.options import dry_run_option, human_bytes, mirror_options, open_mirror, print_json
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
+from cas_cache.mirror.evict import EvictReport
 from cas_cache.mirror.evict import evict as evict_mirror
 
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -27,30 +30,42 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.command()
 @mirror_options
 @dry_run_option
+@yes_option
 @click.option("--max-size", required=True, metavar="SIZE", callback=_bytes, help="What may stay, such as 50GB.")
-def evict(cache: str | None, remote: str | None, *, max_size: int, dry_run: bool, as_json: bool) -> None:
+def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Make CACHE's mirror smaller: the packs that were used longest ago go.
 
     What is in the repository comes back when a run misses it; `cas-cache pull` says before whether something is not
-    there any more. Rows that wait to be pushed stay; so do
-    namespaces that other processes have open.
+    there any more. Rows that wait to be pushed stay; so do namespaces that other processes have open.
+
+    If something is to go it asks first; where nobody can be asked it needs --yes.
 
     Exit codes: 0 fine, 1 the mirror is still larger, or a failure, 2 usage.
     """
-    report = evict_mirror(open_mirror(cache, remote), max_size, dry_run=dry_run)
+    asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
+    mirror = open_mirror(cache, remote)
+    report = evict_mirror(mirror, max_size, dry_run=dry_run or asks)
+    if asks and report.evicted:
+        _print(report, "would evict")
+        ask(f"Evict {len(report.evicted)} packs from {mirror.directory}?")
+        report = evict_mirror(mirror, max_size)
     if as_json:
         print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
     else:
-        did = "would evict" if dry_run else "evicted"
-        for namespace in dict.fromkeys(it.namespace for it in report.evicted):
-            mine = [it for it in report.evicted if it.namespace == namespace]
-            rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
-            click.echo(f"{did} {len(mine)} packs of {namespace}: {rows} rows, {human_bytes(size)}")
-        for namespace in report.in_use:
-            click.echo(f"left as it is, because others have it open: {namespace}", err=True)
-        click.echo(
-            f"{did} {len(report.evicted)} packs: {human_bytes(report.before)} before, {human_bytes(report.after)} "
-            f"after, of which {human_bytes(report.waiting)} wait to be pushed"
-        )
+        _print(report, "would evict" if dry_run else "evicted")
     if report.after > max_size:
         raise click.exceptions.Exit(1)
+
+
+def _print(report: EvictReport, did: str) -> None:
+    """One line a namespace, and a sum."""
+    for namespace in dict.fromkeys(it.namespace for it in report.evicted):
+        mine = [it for it in report.evicted if it.namespace == namespace]
+        rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
+        click.echo(f"{did} {len(mine)} packs of {namespace}: {rows} rows, {size_of(size)}")
+    for namespace in report.in_use:
+        click.echo(f"left as it is, because others have it open: {namespace}", err=True)
+    click.echo(
+        f"{did} {len(report.evicted)} packs: {size_of(report.before)} before, {size_of(report.after)} "
+        f"after, of which {size_of(report.waiting)} wait to be pushed"
+    )

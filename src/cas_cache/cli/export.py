@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.options import human_bytes, open_mirror, print_json
-from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, select_namespace, select_views
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.options import dry_run_option, open_mirror, print_json
+from cas_cache.cli.talk import bars_wanted
+from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("cache")
 @click.argument("target")
+@dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
 @click.option(
     "-n", "--namespace", "wanted", metavar="ID", help="All of this namespace: its id, or the beginning of it."
@@ -38,6 +41,7 @@ def export(
     model: str | None,
     subset: str | None,
     split: str | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Write vectors of CACHE's mirror to TARGET, which must not be there.
@@ -56,12 +60,16 @@ def export(
         chosen = select_namespace(one_namespace(mirror, wanted))
     else:
         chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
-    report = write_export(chosen, target, format_name)
+    if dry_run:
+        report = plan_export(chosen, target, format_name)
+    else:
+        report = write_export(chosen, target, format_name, progress=bars_wanted())
     if as_json:
-        print_json(report.as_json())
+        print_json({"dry_run": dry_run, **report.as_json()})
         return
-    click.echo(f"exported {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
-    click.echo(human_bytes(report.bytes))
+    did = "would export" if dry_run else "exported"
+    click.echo(f"{did} {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
+    click.echo(size_of(report.bytes))
     if report.missing:
         click.echo(f"left out: {report.missing} rows that the task asked for and that are not here", err=True)
 

@@ -24,6 +24,9 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 MOST_NAMED = 10
 """Models, roles or tasks named in an error."""
 
+MOST_MEANT = 3
+"""Guesses at what was meant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -44,17 +47,18 @@ class Filters:
     def __bool__(self) -> bool:
         return bool(self.namespaces or self.models or self.roles or self.tasks)
 
-    def chosen(self, specs: Mapping[str, EncoderSpec | None], mirror: Mirror) -> list[str]:
+    def chosen(self, specs: Mapping[str, EncoderSpec | None], mirror: Mirror | None) -> list[str]:
         """Return the ids of the namespaces that pass.
 
         Args:
             specs: The namespaces to choose from; None where a spec could not be read.
-            mirror: Whose views say which namespaces a task has used, besides those that name the task.
+            mirror: Whose views say which namespaces a task has used, besides those that name the task; None of none.
 
         Raises:
             ConfigurationError: If a value of a filter is met by none of them, with what comes near.
         """
-        viewed = {task: {view.namespace for view in mirror.views.of(task)} for task in mirror.views.tasks()}
+        views = None if mirror is None else mirror.views
+        viewed = {task: {view.namespace for view in views.of(task)} for task in views.tasks()} if views else {}
         tasks = {namespace: {task for task, of in viewed.items() if namespace in of} for namespace in specs}
         for namespace, spec in specs.items():
             if spec is not None and "task" in spec.scope:
@@ -125,9 +129,20 @@ def _passing(
 
 
 def _no_such(name: str, wanted: str, there: list[str]) -> str:
+    asked = wanted.lower().strip("*")
     by_lower = {value.lower(): value for value in there}
-    near = [by_lower[value] for value in difflib.get_close_matches(wanted.lower(), by_lower, n=3)]
+    # A name without its organisation, then what is spelt alike; of ids only the beginning is named.
+    near = [value for lower, value in by_lower.items() if asked and asked in lower][:MOST_MEANT]
+    if not near and name == "namespace":
+        by_lower = {value[: len(asked)]: value for value in there}
+    near = near or [by_lower[value] for value in difflib.get_close_matches(asked, by_lower, n=MOST_MEANT)]
     if near:
         return f"There is no {name} {wanted!r}. Did you mean {' or '.join(map(repr, near))}?"
+    if name == "task" and not there:
+        return (
+            f"There is no task {wanted!r}: no spec here names a task, and this mirror has not seen one. Models that "
+            "share vectors across tasks are pulled with --model; a lazy cache (CAS_CACHE_LAZY=1) takes just what a "
+            "task asks for."
+        )
     named = ", ".join(there[:MOST_NAMED]) + (", ..." if len(there) > MOST_NAMED else "")
     return f"There is no {name} {wanted!r}. There is {named or 'none at all'}."

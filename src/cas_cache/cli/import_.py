@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cas_cache.cli.export import one_namespace
-from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
-from cas_cache.errors import ConfigurationError, NotAMirror
+from cas_cache.cli.options import dry_run_option, mirror_if_there, mirror_options, open_mirror, print_json
+from cas_cache.cli.talk import bars_wanted
+from cas_cache.errors import ConfigurationError
 from cas_cache.exchange import ImportReport, find_folders, plan_import
 from cas_cache.identity import EncoderSpec, canonical_json
 from cas_cache.location import places
@@ -28,7 +29,7 @@ def import_() -> None:
     """Take vectors that something else stored."""
 
 
-@import_.command()
+@import_.command(short_help="Take the vectors of mteb's own caches.")
 @click.argument("directory", metavar="DIR")
 @mirror_options
 @dry_run_option
@@ -73,14 +74,14 @@ def mteb(
         spec = one_namespace(open_mirror(cache, remote), wanted).spec
     else:
         spec = _spec_of(folders, **identity) if spec_file is None else _spec_in(Path(spec_file))
-    mirror = _mirror_at(place)
+    mirror = mirror_if_there(place)
     found = None if mirror is None else mirror.get(spec.namespace)
     plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:
         click.echo("\n".join(plan.lines()))
     report = ImportReport(plan)
     if plan.taken and not dry_run:
-        report = plan.run((mirror or Mirror(place)).namespace(spec))
+        report = plan.run((mirror or Mirror(place)).namespace(spec), progress=bars_wanted())
     if as_json:
         print_json({**report.as_json(), "dry_run": dry_run, "mirror": str(place)})
     else:
@@ -96,17 +97,6 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     click.echo(f"{verb} {count} vectors of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
         click.echo("If you know better than the folders can show: --accept-unsafe.", err=True)
-
-
-def _mirror_at(place: Path | str) -> Mirror | None:
-    """The mirror if it is there; a dry run, or a refusal, makes none."""
-    try:
-        return Mirror(place, create=False)
-    except NotAMirror:
-        directory = Path(place).expanduser()
-        if directory.is_dir() and any(directory.iterdir()):
-            raise
-        return None
 
 
 def _spec_in(path: Path) -> EncoderSpec:

@@ -1,4 +1,4 @@
-"""``cas-cache ls``: the namespaces of a mirror."""
+"""``cas-cache ls``: the namespaces of a mirror, or those of a repository."""
 
 from __future__ import annotations
 
@@ -6,24 +6,39 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.cli.options import human_bytes, mirror_options, open_mirror, print_json
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
+from cas_cache.cli.table import name_of, print_namespaces
 
 if TYPE_CHECKING:
+    from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
+    from cas_cache.repository.inventory import Held
 
 
 @click.command()
-@mirror_options
-def ls(cache: str | None, remote: str | None, *, as_json: bool) -> None:
-    """List the namespaces of CACHE's mirror: whose vectors, how many, how many wait to be pushed."""
+@cache_options
+@click.option("--there", is_flag=True, help="List the repository's, not the mirror's: one listing and its manifests.")
+def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
+    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
+
+    Where they are is what the mirror knows, without asking: `cas-cache status` compares with the repository.
+
+    Exit codes: 0 fine, 1 something could not be read, 2 usage.
+    """
+    if there:
+        _list_there(cache, remote, storage_options, as_json=as_json)
+        return
+    if storage_options:
+        raise click.UsageError("--storage-option is for a repository: add --there.")
     mirror = open_mirror(cache, remote)
-    found = [describe(ns) for ns in mirror.namespaces()]
+    found = mirror.namespaces()
     if as_json:
-        print_json({"mirror": str(mirror.directory), "namespaces": found})
+        print_json({"mirror": str(mirror.directory), "namespaces": [describe(ns) for ns in found]})
     elif not found:
         click.echo(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
     else:
-        _print_table(found)
+        print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in found)
 
 
 def describe(ns: Namespace) -> dict[str, Any]:
@@ -36,26 +51,55 @@ def describe(ns: Namespace) -> dict[str, Any]:
         "prompt": ns.spec.prompt,
         "rows": ns.rows,
         "waiting": ns.waiting_rows,
+        "where": _where(ns.rows, ns.waiting_rows),
         "dtype": None if ns.dtype is None else ns.dtype.name,
         "shape": list(ns.shape),
         "bytes": ns.rows * ns.row_bytes,
     }
 
 
-def _print_table(found: list[dict[str, Any]]) -> None:
-    """Two lines a namespace: model names are long, and eight columns leave them five characters of eighty."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _where(rows: int, waiting: int) -> str | None:
+    """Where rows are, as far as the mirror knows: those that do not wait came from packs, or went into some."""
+    if not rows:
+        return None
+    if waiting == 0:
+        return "also there"
+    return "only here" if waiting == rows else "partly there"
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("namespace", no_wrap=True)
-    table.add_column("model@revision, role", overflow="fold")
-    for ns in found:
-        vector = f"{ns['dtype']}[{','.join(map(str, ns['shape']))}]" if ns["dtype"] else "-"
-        role = f", {ns['role']}" if ns["role"] else ""
-        rows, waiting = f"{ns['rows']:,} rows", f"{ns['waiting']:,} to push"
-        counts = f"{rows:<17}{waiting:<19}{vector:<15}{human_bytes(ns['bytes'])}"
-        # Text, because square brackets in a plain string are markup.
-        table.add_row(ns["namespace"][:12], Text(f"{ns['model']}@{ns['revision'][:12]}{role}\n{counts}"))
-    Console(highlight=False).print(table)
+
+def _counts(ns: Namespace) -> str:
+    where = _where(ns.rows, ns.waiting_rows)
+    where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
+    vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
+    return f"{f'{ns.rows:,} rows':<17}{where:<19}{vector:<15}{size_of(ns.rows * ns.row_bytes)}"
+
+
+def _prompt(spec: EncoderSpec | None) -> list[str]:
+    """The prompt on a line of its own, where there is one; quoted, because blanks at its end count."""
+    return [f"prompt {spec.prompt!r}"] if spec is not None and spec.prompt else []
+
+
+def _list_there(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+    """List a repository's; exit with 1 if something could not be read."""
+    from cas_cache.repository.inventory import inventory
+
+    repository = open_repository(cache, remote, storage_options, verb="list", writes=False)
+    found, problems = inventory(repository)
+    if as_json:
+        shown = [{"error": type(problem).__name__, "message": str(problem)} for problem in problems]
+        print_json({"repository": repository.url, "namespaces": [held.as_json() for held in found], "problems": shown})
+    elif not found:
+        click.echo(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
+    else:
+        print_namespaces((held.namespace, [name_of(held.spec), _held(held), *_prompt(held.spec)]) for held in found)
+    if problems and not as_json:
+        for problem in problems:
+            click.echo(f"passed over: {problem}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _held(held: Held) -> str:
+    vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
+    packs = f"{held.packs:,} pack{'' if held.packs == 1 else 's'}"
+    return f"{f'{held.rows:,} rows':<17}{packs:<19}{vector:<15}{size_of(held.bytes)}"

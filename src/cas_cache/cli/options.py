@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cas_cache.cache import EmbeddingCache
+from cas_cache.amounts import size as size_of
 from cas_cache.cli.talk import bars_wanted
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
 from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
+    from cas_cache.cache import EmbeddingCache
+    from cas_cache.repository import Repository
     from cas_cache.sync import Report
 
 MOST_NAMED = 10
@@ -35,19 +37,25 @@ def mirror_options(command: _F) -> _F:
 
 def cache_options(command: _F) -> _F:
     """Add what `mirror_options` adds, and ``--storage-option``."""
-    option = click.option(
+    return mirror_options(storage_option(command))
+
+
+def storage_option(command: _F) -> _F:
+    """Add ``--storage-option`` to a command."""
+    return click.option(
         "--storage-option",
         "storage_options",
         multiple=True,
         metavar="KEY=VALUE",
         help="Handed to fsspec, for example endpoint_url=http://127.0.0.1:4566. May be repeated.",
-    )
-    return mirror_options(option(command))
+    )(command)
 
 
 def dry_run_option(command: _F) -> _F:
     """Add ``--dry-run`` to a command."""
-    return click.option("--dry-run", is_flag=True, help="Only say what would be done.")(command)
+    return click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing, here or there.")(
+        command
+    )
 
 
 def open_repository(
@@ -59,6 +67,8 @@ def open_repository(
         click.UsageError: If they name none.
         ConfigurationError: If the cache is offline, or read-only and the command `writes`.
     """
+    from cas_cache.repository import Repository, open_storage
+
     settings = Settings.read()
     _, url = places(cache, remote, settings)
     if url is None:
@@ -123,6 +133,8 @@ def open_cache(
     **options: Any,
 ) -> EmbeddingCache:
     """Open the cache that the options name. Nothing is pushed unless a command pushes."""
+    from cas_cache.cache import EmbeddingCache
+
     return EmbeddingCache(
         cache,
         remote=remote,
@@ -142,17 +154,32 @@ def open_mirror(cache: str | None, remote: str | None) -> Mirror:
     return Mirror(places(cache, remote, Settings.read())[0], create=False)
 
 
+def mirror_if_there(place: Path | str) -> Mirror | None:
+    """Open a mirror if it is there; a dry run, or a refusal, makes none.
+
+    Raises:
+        NotAMirror: If something else is there.
+    """
+    try:
+        return Mirror(place, create=False)
+    except NotAMirror:
+        directory = Path(place).expanduser()
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise
+        return None
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_report(verb: str, report: Report, *, as_json: bool) -> None:
-    """Print what a push or pull did; exit with 1 if something was passed over."""
+def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
+    """Print what a push or pull did, or would do; exit with 1 if something was passed over."""
     if as_json:
-        print_json(report.as_json())
+        print_json({"dry_run": dry_run, **report.as_json()})
     else:
-        click.echo(f"{verb} {report.packs} packs, {report.rows} rows, {human_bytes(report.bytes)}")
+        click.echo(f"{verb} {report.packs} packs, {report.rows} rows, {size_of(report.bytes)}")
         for problem in report.problems:
             click.echo(f"passed over: {problem}", err=True)
         for hint in report.hints:
@@ -161,27 +188,17 @@ def print_report(verb: str, report: Report, *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def human_bytes(count: int) -> str:
-    """Return a count of bytes as people read it."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def parsed_options(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return ``KEY=VALUE`` pairs as a mapping.
+def parsed_options(pairs: tuple[str, ...]) -> dict[str, str | bool]:
+    """Return ``KEY=VALUE`` pairs as a mapping; ``true`` and ``false`` are no text: s3fs takes "false" for true.
 
     Raises:
         click.BadParameter: If one is no such pair.
     """
-    parsed = {}
+    parsed: dict[str, str | bool] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             # Not shown: it may be a secret.
             raise click.BadParameter("expected KEY=VALUE", param_hint="--storage-option")
-        parsed[key] = value
+        parsed[key] = {"true": True, "false": False}.get(value.lower(), value)
     return parsed

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import click
 
-from cas_cache.cli.options import cache_options, dry_run_option, human_bytes, known_packs, open_repository, print_json
-from cas_cache.repository.prune import DAY, MOST_PACKS
+from cas_cache.amounts import size as size_of
+from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
+from cas_cache.cli.talk import bars_wanted
+from cas_cache.repository.prune import DAY, MOST_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 
 UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -24,6 +28,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
 @click.command()
 @cache_options
 @dry_run_option
+@yes_option
 @click.option(
     "--grace", default="7d", show_default=True, callback=_seconds, metavar="TIME", help="Age before anything goes."
 )
@@ -43,32 +48,45 @@ def prune(
     grace: float,
     most_packs: int,
     force: bool,
+    yes: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Delete from CACHE's repository what nothing refers to: merged packs, and objects that no manifest names.
 
-    Ages are by the storage's clock; to read it, an empty object is written and deleted, also with --dry-run.
+    If something is to go it asks first; where nobody can be asked it needs --yes.
+
+    Ages are by the storage's clock; to read it, an empty object is written and deleted. With --dry-run they are by this
+    machine's.
     """
-    repository = open_repository(cache, remote, storage_options, verb="prune", writes=True)
-    report = prune_repository(
+    asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
+    repository = open_repository(cache, remote, storage_options, verb="prune", writes=not dry_run)
+    run = functools.partial(
+        prune_repository,
         repository,
         grace=grace,
         most_packs=most_packs,
         known=known_packs(cache, remote, repository),
         force=force,
-        dry_run=dry_run,
+        progress=bars_wanted(),
     )
+    report = run(dry_run=dry_run or asks)
+    if asks and report.deletions:
+        _print(report, "would delete")
+        ask(f"Delete {len(report.deletions)} packs from {repository.url}?")
+        report = run()
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
-        return
-    did = "would delete" if dry_run else "deleted"
+    else:
+        _print(report, "would delete" if dry_run else "deleted")
+
+
+def _print(report: PruneReport, did: str) -> None:
+    """One line for each kind of what goes in a namespace, and a sum."""
     for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
         mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
         size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
         of = f" of {namespace}" if namespace else ""
-        click.echo(f"{did} {len(mine)} {reason}{of}: {human_bytes(size)}, up to {oldest:.1f} days old")
+        click.echo(f"{did} {len(mine)} {reason}{of}: {size_of(size)}, up to {oldest:.1f} days old")
     more = f", {report.postponed} more at the next run" if report.postponed else ""
-    click.echo(
-        f"{did} {len(report.deletions)} packs, {human_bytes(report.bytes)}; {report.young} are not old enough{more}"
-    )
+    click.echo(f"{did} {len(report.deletions)} packs, {size_of(report.bytes)}; {report.young} are not old enough{more}")

@@ -6,29 +6,45 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.cli.dry_run import Named, would_pull
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
-from cas_cache.cli.options import cache_options, open_cache, print_report
+from cas_cache.cli.options import cache_options, dry_run_option, open_cache, print_report
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
+
+KEY_AND_DIGEST_BYTES = 40
+"""Of a row, without its vector."""
 
 
 @click.command()
 @cache_options
 @filter_options
+@dry_run_option
+@click.option("--keys-only", is_flag=True, help="Take keys only, for a lazy cache that reads vectors when asked for.")
 def pull(
     cache: str | None,
     remote: str | None,
     storage_options: tuple[str, ...],
     *,
+    keys_only: bool,
+    dry_run: bool,
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
     """Take what the repository has and CACHE's mirror has not: all of it, or what the filters choose."""
+    what = " the keys of" if keys_only else ""
+    if dry_run:
+        report = would_pull(Named(cache, remote, storage_options, Filters(**filters)))
+        if keys_only:
+            report.bytes = report.rows * KEY_AND_DIGEST_BYTES
+        print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
+        return
     with open_cache(cache, remote, storage_options) as opened:
         must_be_there_if_new(opened)
         wanted = chosen_namespaces(opened, Filters(**filters), there=True)
-        print_report("pulled", opened.pull(wanted), as_json=as_json)
+        report = opened.pull_keys(wanted) if keys_only else opened.pull(wanted)
+        print_report(f"pulled{what}", report, as_json=as_json)
 
 
 def must_be_there_if_new(opened: EmbeddingCache) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from cas_cache.cli.dry_run import Named, would_push
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
-from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_report
+from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_report
 
 
 @click.command()
 @cache_options
 @filter_options
+@dry_run_option
 @click.option(
     "--rebind",
     is_flag=True,
@@ -22,10 +24,15 @@ def push(
     storage_options: tuple[str, ...],
     *,
     rebind: bool,
+    dry_run: bool,
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
     """Publish what waits in CACHE's mirror: all of it, or what the filters choose."""
+    if dry_run:
+        report = would_push(Named(cache, remote, storage_options, Filters(**filters)), rebind=rebind)
+        print_report("would push", report, dry_run=True, as_json=as_json)
+        return
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
         wanted = chosen_namespaces(opened, Filters(**filters), there=False)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import size as size_of
 from cas_cache.cli.filters import Filters, filter_options
-from cas_cache.cli.options import cache_options, human_bytes, open_cache, open_mirror, print_json
+from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
 from cas_cache.cli.pull import must_be_there_if_new
+from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.errors import ConfigurationError
-from cas_cache.sync import standing
 
 if TYPE_CHECKING:
     from cas_cache.sync import Standing
@@ -31,6 +32,8 @@ def status(
 
     Exit code 1 if something could not be read.
     """
+    from cas_cache.sync import standing
+
     mirror = open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
         if opened.repository is None or opened.offline:
@@ -63,29 +66,20 @@ def status(
 
 def _print(found: list[Standing]) -> None:
     """Two lines a namespace, as `ls` has them, and a sum."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("namespace", no_wrap=True)
-    table.add_column("model@revision, role", overflow="fold")
-    for one in found:
-        spec = one.spec
-        role = f", {spec.role}" if spec is not None and spec.role else ""
-        name = "(its spec cannot be read)" if spec is None else f"{spec.model}@{spec.revision[:12]}{role}"
-        counts = "in step" if one.in_step else _moves(one)
-        table.add_row(one.namespace[:12], Text(f"{name}\n{one.rows_here:,} rows here; {counts}"))
     if found:
-        Console(highlight=False).print(table)
+        print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
     click.echo(
         f"{len(found)} namespaces, {sum(one.in_step for one in found)} in step; "
-        f"{human_bytes(up)} to push, {human_bytes(down)} to pull"
+        f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
+def _line(one: Standing) -> str:
+    return f"{one.rows_here:,} rows here; {'in step' if one.in_step else _moves(one)}"
+
+
 def _moves(one: Standing) -> str:
-    push = f"{one.rows_to_push:,} to push ({human_bytes(one.bytes_to_push)})"
-    pull = f"{one.rows_to_pull:,} in {one.packs_to_pull} packs to pull ({human_bytes(one.bytes_to_pull)})"
+    push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
+    pull = f"{one.rows_to_pull:,} in {one.packs_to_pull} packs to pull ({size_of(one.bytes_to_pull)})"
     return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from cas_cache.cli.dry_run import Named, would_sync
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
-from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json, print_report
+from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_json, print_report
+
+if TYPE_CHECKING:
+    from cas_cache.sync import Report
 
 
 @click.command()
 @cache_options
 @filter_options
+@dry_run_option
 def sync(
     cache: str | None,
     remote: str | None,
     storage_options: tuple[str, ...],
     *,
+    dry_run: bool,
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
@@ -23,17 +31,25 @@ def sync(
 
     A repository that is not there yet is made, as `push` does.
     """
+    if dry_run:
+        reports = would_sync(Named(cache, remote, storage_options, Filters(**filters)))
+        _print(*reports, dry_run=True, as_json=as_json)
+        return
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
         there = opened.repository is not None and not opened.offline and opened.repository.open()
         wanted = chosen_namespaces(opened, Filters(**filters), there=there)
-        pulled, pushed = opened.sync(wanted)
-        if as_json:
-            print_json({"pulled": pulled.as_json(), "pushed": pushed.as_json()})
-            if pulled.problems or pushed.problems:
-                raise click.exceptions.Exit(1)
-            return
-        try:
-            print_report("pulled", pulled, as_json=False)
-        finally:
-            print_report("pushed", pushed, as_json=False)
+        _print(*opened.sync(wanted), dry_run=False, as_json=as_json)
+
+
+def _print(pulled: Report, pushed: Report, *, dry_run: bool, as_json: bool) -> None:
+    """Print what was moved; exit with 1 if something was passed over."""
+    if as_json:
+        print_json({"dry_run": dry_run, "pulled": pulled.as_json(), "pushed": pushed.as_json()})
+        if pulled.problems or pushed.problems:
+            raise click.exceptions.Exit(1)
+        return
+    try:
+        print_report("would pull" if dry_run else "pulled", pulled, as_json=False)
+    finally:
+        print_report("would push" if dry_run else "pushed", pushed, as_json=False)

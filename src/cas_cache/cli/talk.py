@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cas_cache.settings import Settings
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(slots=True)
@@ -64,9 +66,23 @@ def talking(command: click.Command) -> click.Command:
 
 
 def bars_wanted() -> bool | None:
-    """Whether the command that runs shows progress bars: not if it is quiet, else as the settings or terminal say."""
+    """Whether the command that runs shows how far it is: not if it is quiet, else as the settings say.
+
+    None, if they say nothing: bars on a terminal, lines elsewhere.
+    """
     context = click.get_current_context(silent=True)
-    return False if context is not None and _talk(context).quiet else None
+    return False if context is not None and _talk(context).quiet else Settings.read().progress
+
+
+@contextlib.contextmanager
+def libraries_are_quiet() -> Iterator[None]:
+    """Keep warnings that others log off stderr, where Python prints them if nobody has said what to do with them."""
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _talk(context: click.Context) -> Talk:
@@ -75,8 +91,10 @@ def _talk(context: click.Context) -> Talk:
 
 def _log(level: int) -> None:
     """Send what ``cas_cache`` logs to stderr."""
+    from cas_cache.cli.secrecy import PrintableFormatter
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("cas_cache")
     logger.handlers = [handler]
     logger.setLevel(level)

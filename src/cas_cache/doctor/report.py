@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
 from cas_cache.doctor.policies import Role, grant, permission
 from cas_cache.repository.failures import codes_of
 
@@ -98,7 +99,7 @@ class Report:
 
     role: Role = Role.WRITER
     heard: Callable[[Finding], None] | None = None
-    secrets: Iterable[str] = ()
+    secrets: Iterable[str] = field(default=(), repr=False)
     findings: list[Finding] = field(default_factory=list)
     policy: str = ""
 
@@ -164,6 +165,10 @@ class Report:
     def fails(self) -> bool:
         """Whether a check failed."""
         return self.count(Status.FAIL) > 0
+
+    def _repr_html_(self) -> str:
+        rows = [(it.status, it.name, it.what, it.repair or None) for it in self.findings]
+        return html.grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

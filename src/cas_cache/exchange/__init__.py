@@ -9,6 +9,7 @@ from cas_cache.exchange.exporting import (
     ExportReport,
     Selection,
     export,
+    plan_export,
     select_namespace,
     select_views,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "export",
     "find_folders",
     "import_mteb",
+    "plan_export",
     "plan_import",
     "select_namespace",
     "select_views",

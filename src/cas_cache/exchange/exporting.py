@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from cas_cache.exchange.plain_files import write_mteb, write_npy, write_safetens
 from cas_cache.identity import first_of_each
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
+from cas_cache.progress import counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,12 +44,14 @@ class Selection:
         rows: (n,) int64, rows of it.
         ids: n ids that the task has for the rows, None where it gave none; or None, if they are not asked for.
         missing: How many rows a view names that are not here; they are not in `rows`.
+        tell: Told how many rows a chunk had, when the next is asked for.
     """
 
     namespace: Namespace
     rows: NDArray[np.int64]
     ids: tuple[str | None, ...] | None = None
     missing: int = 0
+    tell: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -66,6 +69,8 @@ class Selection:
             rows = self.rows[start : start + step]
             vectors = self.namespace.take(rows)
             yield self.namespace.keys[rows], vectors, None if self.ids is None else self.ids[start : start + step]
+            if self.tell is not None:
+                self.tell(len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,13 @@ def _asked(mirror: Mirror, view: View, *, with_ids: bool) -> tuple[NDArray[np.ui
     return keys, ids + [None] * (len(keys) - len(ids))
 
 
-def export(selection: Selection, target: str | Path, format: str) -> ExportReport:  # noqa: A002 - the option's name
+def export(
+    selection: Selection,
+    target: str | Path,
+    format: str,  # noqa: A002 - the option's name
+    *,
+    progress: bool | None = False,
+) -> ExportReport:
     """Write rows to a new file or directory.
 
     Args:
@@ -162,6 +173,7 @@ def export(selection: Selection, target: str | Path, format: str) -> ExportRepor
         target: Must not be there. A directory for ``npy`` and ``mteb``, a file for the others.
         format: ``npy`` (``vectors.npy``, ``keys.npy``, ``spec.json``), ``mteb`` (what its `NumpyCache` opens),
             ``parquet``, ``arrow`` (the IPC file format), or ``safetensors``.
+        progress: Show how many rows were written; None where there is a terminal.
 
     Raises:
         ConfigurationError: If the target is there, the format cannot hold these vectors, or there are none.
@@ -169,22 +181,13 @@ def export(selection: Selection, target: str | Path, format: str) -> ExportRepor
         MirrorWriteError: If the disk is full or refuses.
         MissingDependency: If the format's package is not installed.
     """
-    place = Path(target).expanduser().absolute()
-    if format not in FORMATS:
-        raise ConfigurationError(f"{format!r} is no format. Choose one of {', '.join(FORMATS)}.")
-    if place.exists() or place.is_symlink():
-        raise ConfigurationError(f"{place} is there already, and nothing is written over. Name another target.")
-    if not len(selection.rows):
-        raise ConfigurationError(
-            f"There is nothing to export: no row of {selection.namespace.spec.namespace} is here. Pull, or evaluate "
-            "again."
-        )
-    _check_format(selection, format)
+    place = _checked(selection, target, format)
     temp = place.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            FORMATS[format](selection, temp)
+            with counting("export", len(selection.rows), progress, "rows") as tell:
+                FORMATS[format](replace(selection, tell=tell), temp)
             size = _settle(temp)
             _move(temp, place)
         finally:
@@ -196,8 +199,37 @@ def export(selection: Selection, target: str | Path, format: str) -> ExportRepor
         raise
     except OSError as err:
         raise MirrorWriteError(f"Writing {place} failed ({err}). Make room, or name another target.") from err
-    spec = selection.namespace.spec
-    return ExportReport(place, format, spec.namespace, len(selection.rows), size, selection.missing)
+    return _report(selection, place, format, size)
+
+
+def plan_export(selection: Selection, target: str | Path, format: str) -> ExportReport:  # noqa: A002 - as in `export`
+    """Return what `export` would write; its `bytes` are those of the vectors. Nothing is written, and no row is proved.
+
+    Raises:
+        ConfigurationError: As `export` does.
+    """
+    place = _checked(selection, target, format)
+    return _report(selection, place, format, len(selection.rows) * selection.namespace.row_bytes)
+
+
+def _report(selection: Selection, place: Path, format: str, size: int) -> ExportReport:  # noqa: A002 - as in `export`
+    return ExportReport(place, format, selection.namespace.spec.namespace, len(selection.rows), size, selection.missing)
+
+
+def _checked(selection: Selection, target: str | Path, format: str) -> Path:  # noqa: A002 - as in `export`
+    """Refuse what cannot be written, before anything is; return where it goes."""
+    place = Path(target).expanduser().absolute()
+    if format not in FORMATS:
+        raise ConfigurationError(f"{format!r} is no format. Choose one of {', '.join(FORMATS)}.")
+    if place.exists() or place.is_symlink():
+        raise ConfigurationError(f"{place} is there already, and nothing is written over. Name another target.")
+    if not len(selection.rows):
+        raise ConfigurationError(
+            f"There is nothing to export: no row of {selection.namespace.spec.namespace} is here. Pull, or evaluate "
+            "again."
+        )
+    _check_format(selection, format)
+    return place
 
 
 def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as in `export`

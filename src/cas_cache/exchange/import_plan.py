@@ -10,6 +10,7 @@ import numpy as np
 from cas_cache.errors import ConfigurationError
 from cas_cache.exchange.folders import OldFolder, OldRows, stamp_of
 from cas_cache.identity import KEY_BYTES, EncoderSpec
+from cas_cache.progress import counting
 from cas_cache.rows import storable
 
 if TYPE_CHECKING:
@@ -121,15 +122,19 @@ class ImportPlan:
         found = any(plan.rows is not None for plan in self.folders)
         return found and not any(plan.broken or plan.left.keys() & {"refused", "differs"} for plan in self.folders)
 
-    def run(self, namespace: Namespace) -> ImportReport:
+    def run(self, namespace: Namespace, *, progress: bool | None = False) -> ImportReport:
         """Store what is taken, a chunk at a time, each committed before the next.
+
+        Args:
+            namespace: Where to.
+            progress: Show how many vectors were stored; None where there is a terminal.
 
         Raises:
             ConfigurationError: If a folder has changed since it was read. What was stored before stays.
             MirrorWriteError: If the disk is full or refuses.
         """
-        for plan in self.folders:
-            for part in chunks_of(plan):
+        with counting("import", self.taken, progress, "vectors") as tell:
+            for plan, part in [(of, part) for of in self.folders for part in chunks_of(of)]:
                 if plan.rows is None or stamp_of(plan.folder.path) != plan.rows.stamp:
                     raise ConfigurationError(
                         f"{plan.folder.path} has changed since it was read, and nothing more of it was taken. Stop "
@@ -137,6 +142,7 @@ class ImportPlan:
                     )
                 vectors = storable(plan.rows.take(plan.at[part]).astype(self.dtype), part.stop - part.start)
                 plan.stored += namespace.append(plan.keys[part], vectors)
+                tell(part.stop - part.start)
         return ImportReport(self, sum(plan.stored for plan in self.folders))
 
     def lines(self) -> Iterator[str]:

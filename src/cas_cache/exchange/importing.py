@@ -61,7 +61,7 @@ HALF = (
 )
 
 
-def import_mteb(
+def import_mteb(  # noqa: PLR0913 - independent switches, all by name
     into: EmbeddingCache | Mirror,
     directory: str | Path,
     spec: EncoderSpec,
@@ -69,6 +69,7 @@ def import_mteb(
     accept_unsafe: bool = False,
     mteb_1: bool = False,
     dry_run: bool = False,
+    progress: bool | None = False,
 ) -> ImportReport:
     """Take the vectors of mteb's caches at and below a directory. Nothing is changed there.
 
@@ -80,6 +81,7 @@ def import_mteb(
         accept_unsafe: Also take folders that cannot prove what they hold.
         mteb_1: mteb 1.x wrote the folders, which cannot be seen.
         dry_run: Only say what would be done.
+        progress: Show how many vectors were stored; None where there is a terminal.
 
     Raises:
         ConfigurationError: If there is no cache of mteb, or it changes meanwhile.
@@ -91,7 +93,7 @@ def import_mteb(
     plan = plan_import(find_folders(directory), spec, namespace, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if dry_run or not plan.taken:
         return ImportReport(plan)
-    return plan.run(mirror.namespace(spec))
+    return plan.run(mirror.namespace(spec), progress=progress)
 
 
 def plan_import(

@@ -5,7 +5,18 @@ Look-ups are always answered here. A mirror may lose rows, it never invents one:
 
 from cas_cache.mirror.mirror import Mirror, ViewRows
 from cas_cache.mirror.namespace import Namespace
-from cas_cache.mirror.plan import PlannedPack
+from cas_cache.mirror.plan import PlannedPack, WholePack
 from cas_cache.mirror.views import View, Views, ids_in, keys_in, views_in
 
-__all__ = ["Mirror", "Namespace", "PlannedPack", "View", "ViewRows", "Views", "ids_in", "keys_in", "views_in"]
+__all__ = [
+    "Mirror",
+    "Namespace",
+    "PlannedPack",
+    "View",
+    "ViewRows",
+    "Views",
+    "WholePack",
+    "ids_in",
+    "keys_in",
+    "views_in",
+]

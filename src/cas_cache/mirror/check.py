@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache import html
 from cas_cache.errors import DamagedMirror, UnsupportedFormat
 from cas_cache.identity import first_of_each
 from cas_cache.rows import digest_rows
@@ -57,6 +58,14 @@ class MirrorCheckReport:
     def clean(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+    def _repr_html_(self) -> str:
+        counts = [("namespaces", self.namespaces), ("rows proved", self.rows), ("findings", len(self.findings))]
+        table = html.facts("Check of a mirror", counts)
+        if not self.findings:
+            return table
+        rows = [(it.namespace[:12], it.kind, it.rows, it.what) for it in self.findings]
+        return table + html.grid("Findings", ("namespace", "kind", "rows", "what"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

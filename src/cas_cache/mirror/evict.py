@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
+from cas_cache.amounts import size
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -57,6 +59,18 @@ class EvictReport:
     after: int = 0
     waiting: int = 0
     in_use: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"EvictReport(evicted={len(self.evicted)} packs, before={self.before}, after={self.after})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("packs evicted", len(self.evicted)),
+            ("before", size(self.before)),
+            ("after", size(self.after)),
+            ("waits to be pushed, and stays", size(self.waiting)),
+        ]
+        return html.facts("What was evicted", rows) + html.lines("left as they are, because in use", self.in_use)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

@@ -33,6 +33,7 @@ from cas_cache.errors import (
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
+from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class ViewRows(NamedTuple):
     ids: list[str | None] | None
     missing: int
 
+    def __repr__(self) -> str:
+        shape = f"{self.vectors.dtype}{list(self.vectors.shape)}"
+        return f"ViewRows({self.view}, rows={len(self.keys)}, vectors={shape}, missing={self.missing})"
+
 
 class Mirror:
     """A directory of namespaces.
@@ -95,6 +100,9 @@ class Mirror:
 
     def __repr__(self) -> str:
         return f"Mirror({str(self.directory)!r})"
+
+    def _repr_html_(self) -> str:
+        return html_of_mirror(self)
 
     @property
     def repository(self) -> str | None:

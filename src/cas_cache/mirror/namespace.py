@@ -23,8 +23,10 @@ from filelock import FileLock
 
 from cas_cache.errors import MirrorError, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
+from cas_cache.mirror.catalogue import Catalogue
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
+from cas_cache.mirror.overview import html_of_namespace
 from cas_cache.mirror.plan import PlannedPack
 from cas_cache.mirror.proof import Proof
 from cas_cache.mirror.table import Table
@@ -33,13 +35,15 @@ from cas_cache.mirror.vouched import Vouched
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.plan import WholePack
+    from cas_cache.mirror.state import State
 
 NONCE_BYTES = 16
 
@@ -59,11 +63,13 @@ class Namespace:
     Attributes:
         spec: Whose vectors these are.
         folder: Where they are.
+        catalogue: Which rows the repository has, as far as that was asked for.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
         self.spec = spec
         self.folder = folder
+        self.catalogue = Catalogue(folder / "catalogue", spec.namespace)
         # Before anything is read: rows may move until it is held.
         self._use = UseLock(folder)
         self._table = Table(folder, spec.namespace)
@@ -80,6 +86,9 @@ class Namespace:
 
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
+
+    def _repr_html_(self) -> str:
+        return html_of_namespace(self)
 
     @property
     def rows(self) -> int:
@@ -252,13 +261,60 @@ class Namespace:
             ShapeMismatch: If dtype or row shape are not the namespace's.
             MirrorWriteError: If the disk is full or refuses.
         """
+
+        def advanced(state: State, new: NDArray[np.int64]) -> State:
+            state = state.appended(len(new), pack)
+            if pack is None or upto is None:
+                return state
+            return state.read(pack, upto[0], complete=upto[0] == upto[1], supersedes=supersedes)
+
+        new = self._append(keys, vectors, digests, advanced)
+        if pack is not None and upto is not None and upto[0] == upto[1]:
+            self._usage.note_packs([pack])
+        return new
+
+    def append_packs(self, packs: Sequence[WholePack]) -> int:
+        """Store the rows of whole packs whose keys are not here yet, one pack after the other, with one commit.
+
+        Returns:
+            How many rows were new.
+
+        Raises:
+            ShapeMismatch: If dtype or row shape are not the namespace's, or not the same in all of them.
+            MirrorWriteError: If the disk is full or refuses.
+        """
+        if not packs:
+            return 0
+        for pack in packs:
+            self._check_fact(pack.vectors)
+        ends = np.cumsum([len(pack.keys) for pack in packs])
+
+        def advanced(state: State, new: NDArray[np.int64]) -> State:
+            counts = np.diff(np.searchsorted(new, ends), prepend=0).tolist()
+            return state.with_packs(
+                [(it.pack, count, len(it.keys), it.supersedes) for it, count in zip(packs, counts, strict=True)]
+            )
+
+        keys, vectors, digests = (
+            np.concatenate([getattr(it, name) for it in packs]) for name in ("keys", "vectors", "digests")
+        )
+        new = self._append(keys, vectors, digests, advanced)
+        self._usage.note_packs([it.pack for it in packs])
+        return new
+
+    def _append(
+        self,
+        keys: NDArray[np.uint8],
+        vectors: NDArray[Any],
+        digests: NDArray[np.uint64] | None,
+        advanced: Callable[[State, NDArray[np.int64]], State],
+    ) -> int:
+        """Store the rows whose keys are not here yet, and commit; `advanced` is told which of them are new."""
         with self._locked():
             self._check_fact(vectors)
             distinct, _ = first_of_each(keys)
             new = distinct[self.find(keys[distinct]) == ABSENT]
-            state = self._table.state.appended(len(new), pack)
-            if pack is not None and upto is not None:
-                state = state.read(pack, upto[0], complete=upto[0] == upto[1], supersedes=supersedes)
+            state = advanced(self._table.state, new)
             if state is not self._table.state:
                 # All new, the usual case, is stored as it is: a copy would double the memory of a chunk.
                 whole = len(new) == len(keys)
@@ -273,8 +329,6 @@ class Namespace:
                 self.refresh()
                 self._proof.note(first)
             self._save_index()
-        if pack is not None and upto is not None and upto[0] == upto[1]:
-            self._usage.note_packs([pack])
         return len(new)
 
     def applied_rows(self, pack: str) -> int:
@@ -314,11 +368,18 @@ class Namespace:
         """Let every row wait to be pushed again, as if no pack were known."""
         with self._locked():
             self._table.commit(self._table.state.unpublished())
+        self.catalogue.forget()
 
     def skip(self, pack: str, rows: int, supersedes: tuple[str, ...] = ()) -> None:
         """Note that a pack of `rows` rows need not be read: every key of it is here, and of those it supersedes."""
         with self._locked():
             self._table.commit(self._table.state.read(pack, rows, complete=True, supersedes=supersedes))
+
+    def skip_packs(self, packs: Sequence[tuple[str, int]]) -> None:
+        """Note the same of several packs, (id, rows) each, with one commit."""
+        if packs:
+            with self._locked():
+                self._table.commit(self._table.state.with_packs([(pack, 0, rows, ()) for pack, rows in packs]))
 
     def supersede(self, packs: Iterable[str]) -> None:
         """Note that the rows of packs are all here by way of another: they need not be read, and may go."""

@@ -1,8 +1,31 @@
-"""Which waiting rows will be one pack. Pure."""
+"""Which waiting rows will be one pack, and packs on their way in. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class WholePack(NamedTuple):
+    """A pack that was read to its end and verified.
+
+    Attributes:
+        pack: Its id.
+        keys: (n, 32) uint8.
+        vectors: (n, *shape).
+        digests: (n,) uint64.
+        supersedes: The packs whose rows it has.
+    """
+
+    pack: str
+    keys: NDArray[np.uint8]
+    vectors: NDArray[Any]
+    digests: NDArray[np.uint64]
+    supersedes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from cas_cache.errors import DamagedMirror, UnsupportedFormat
 from cas_cache.rows import DTYPES, row_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 VERSION = 1
 
@@ -106,6 +106,26 @@ class State:
         # Two processes may read one pack at a time; the slower one takes nothing back.
         rows = max(rows, self.applied.get(pack, 0))
         return replace(self, applied={**self.applied, pack: rows}, complete=done, superseded=superseded)
+
+    def with_packs(self, packs: Sequence[tuple[str, int, int, Iterable[str]]]) -> State:
+        """Return the state after whole packs were read, one after the other.
+
+        Args:
+            packs: For each: its id, how many of its rows were new, how many it has, and what it supersedes.
+        """
+        rows, extents = self.rows, list(self.extents)
+        for pack, new, _, _ in packs:
+            if new:
+                extents.append(Extent(rows, new, pack))
+                rows += new
+        return replace(
+            self,
+            rows=rows,
+            extents=_joined(extents),
+            applied={**self.applied, **{pack: count for pack, _, count, _ in packs}},
+            complete=self.complete.union(pack for pack, _, _, _ in packs),
+            superseded=self.superseded.union(*(supersedes for _, _, _, supersedes in packs)),
+        )
 
     def superseding(self, packs: Iterable[str]) -> State:
         """Return the state after the rows of packs were found to be all in another."""

@@ -7,6 +7,7 @@ loses entries or is written by two processes costs encodings, never a score.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 from cas_cache.cache import CHUNK_ITEMS
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import first_of_each
+from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import Backend
 from cas_cache.mteb.kept import Kept
@@ -148,6 +150,7 @@ class InForeign:
         self._make = make
         self._cache = cache
         self._opened: dict[tuple[str, str], Kept] = {}
+        self._paces: dict[tuple[str, str], PaceFile] = {}
 
     def encode_items(self, call: Call, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the (n, d) vectors of a call.
@@ -158,9 +161,10 @@ class InForeign:
             WrongAnswer: If the encoder does not return one vector for each item.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
-        place = (call.task, call.spec.namespace)
+        name = call.spec.namespace
+        place = (call.task, name)
         if place not in self._opened:
-            folder = self._cache.mirror.views.folder(call.task) / call.spec.namespace
+            folder = self._cache.mirror.views.folder(call.task) / name
             self._opened[place] = Kept(self._make, folder, call.spec)
         kept, stats = self._opened[place], self._cache.stats
         keys = call.batch.keys
@@ -171,8 +175,9 @@ class InForeign:
         vectors = kept.find(keys[distinct], items)
         missing = np.array([at for at, vector in enumerate(vectors) if vector is None], np.int64)
         misses = int(np.isin(which, missing).sum())
-        stats.hits += len(keys) - misses
-        stats.misses += misses
+        pace = self._paces.setdefault(place, PaceFile(kept.folder))
+        stats.note_hits(name, len(keys) - misses, kept.row_bytes, pace.pace)
+        stats.add(misses=misses)
         if len(missing) and self._cache.only_cached:
             raise CacheMiss(
                 f"{len(missing)} of {len(distinct)} distinct items are not in {kept.folder}, and only_cached=True "
@@ -185,8 +190,12 @@ class InForeign:
         with counting("encode", len(missing), progress) as tell:
             for first in range(0, len(missing), size):
                 chunk = missing[first : first + size]
-                fresh = storable(as_array(encode(distinct[chunk])), len(chunk))
-                stats.encoded += len(chunk)
+                began = time.monotonic()
+                answer = as_array(encode(distinct[chunk]))
+                measured = Pace(len(chunk), time.monotonic() - began)
+                fresh = storable(answer, len(chunk))
+                pace.add(measured)
+                stats.note_encoded(name, measured, pace.pace)
                 kept.add(keys[distinct[chunk]], [items[at] for at in chunk], fresh)
                 for at, vector in zip(chunk.tolist(), fresh, strict=True):
                     vectors[at] = vector

@@ -25,7 +25,7 @@ from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror import Namespace
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mteb.backends import bits_of
-from cas_cache.rows import as_array, finite_rows
+from cas_cache.rows import as_array, finite_rows, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +82,11 @@ class Kept:
                     f"{self._name} cannot load what is in {folder} ({err!r}). Delete that folder: its vectors are "
                     "encoded anew."
                 ) from err
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector, 0 while there is none."""
+        return 0 if self._kind is None else row_bytes(*self._kind)
 
     def nothing(self, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the answer to a call of no items."""

@@ -8,10 +8,13 @@ chunk is committed before the next; the dtype is the encoder's on every run.
 from __future__ import annotations
 
 import errno
+import logging
+import sys
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from cas_cache import html
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, DataWarning, MirrorWriteError, NotDense
 from cas_cache.identity.spec import check_pinned
@@ -21,7 +24,7 @@ from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.foreign import Call, answers_of
 from cas_cache.mteb.ranges import stored_ranges
 from cas_cache.mteb.specs import identity_of, spec_of
-from cas_cache.progress import counting_if_slow
+from cas_cache.progress import counting_if_slow, is_shown
 from cas_cache.rows import as_array
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.stats import Stats
 
+
+logger = logging.getLogger(__name__)
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What a mirror answers that may be read and not written."""
@@ -59,7 +64,7 @@ class CachedEmbeddingWrapper:
             keeps them, FAISS answers. Or a class of mteb's `CacheBackendProtocol`, such as mteb's own backends, or
             anything else that makes one of a folder: it keeps them in ``<cache_path>/<task>/<namespace>``, and what it
             answers is proved; nothing can be pushed, and `TextVectorMap` finds nothing.
-        **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``,
+        **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``lazy``,
             ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``. The encode argument
             ``show_progress_bar=False`` turns our bars off, too.
 
@@ -94,6 +99,8 @@ class CachedEmbeddingWrapper:
         self._revision = revision
         self._meta: Any = None
         self._recorded: set[tuple[View, bytes]] = set()
+        self._quiet = False
+        self._told = 0
         self._uncached = internals.reason_not_to_cache(self._model)
         if self._uncached is None:
             check_pinned(*identity_of(self._model, model_id, revision))
@@ -108,6 +115,9 @@ class CachedEmbeddingWrapper:
 
     def __repr__(self) -> str:
         return f"CachedEmbeddingWrapper({type(self._model).__name__}, {self.cache!r})"
+
+    def _repr_html_(self) -> str:
+        return html.facts("CachedEmbeddingWrapper", [("model", type(self._model).__name__)]) + self.cache._repr_html_()
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +186,7 @@ class CachedEmbeddingWrapper:
             revision=self._revision,
         )
         progress = False if kwargs.get("show_progress_bar") is False else None
+        self._quiet = progress is False
         shown = self.cache.progress if progress is None else progress
         tell = counting_if_slow("look up", len(inputs.dataset), shown)
         batch = loaders.batch_of_dataset(inputs.dataset, spec.fields, tell)
@@ -227,11 +238,33 @@ class CachedEmbeddingWrapper:
         )
 
     def close(self) -> None:
-        """Push what waits, if pushing is automatic, and close the backends."""
+        """Push what waits, if pushing is automatic, close the backends, and tell what the cache did.
+
+        That is logged as INFO, and written to stderr where progress bars are shown.
+        """
+        progress = self.cache.progress
+        if self._quiet:
+            self.cache.progress = False
         try:
-            self._answers.close()
+            try:
+                self._answers.close()
+            finally:
+                self.cache.close()
+            self._tell()
         finally:
-            self.cache.close()
+            self.cache.progress = progress
+
+    def _tell(self) -> None:
+        asked = self.stats.hits + self.stats.misses
+        if asked == self._told:
+            return  # nothing was asked for since
+        self._told = asked
+        lines = self.stats.summary().splitlines()
+        for line in lines:
+            logger.info("%s", line)
+        if is_shown(self.cache.progress) and sys.stderr is not None:
+            sys.stderr.write("".join(f"cas_cache: {line}\n" for line in lines))
+            sys.stderr.flush()
 
     def _record(self, view: View, batch: Batch, dataset: Any, spec: EncoderSpec) -> None:
         """Note in the view what was asked for, and the keys of the texts alone, by which `TextVectorMap` finds them."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import DamagedPack, NotARepository, ObjectNotFound, RepositoryError, UnsupportedFormat
+from cas_cache.progress import BYTES, counting
 from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
@@ -82,7 +83,9 @@ def _sort(plan: Plan, entry: Listed) -> None:
         plan.foreign.append(entry.path)
 
 
-def check(repository: Repository, *, read_data: bool = False, sample: float = 1.0) -> CheckReport:
+def check(
+    repository: Repository, *, read_data: bool = False, sample: float = 1.0, progress: bool | None = False
+) -> CheckReport:
     """Compare what a repository holds with what it says; nothing is written.
 
     Args:
@@ -90,11 +93,12 @@ def check(repository: Repository, *, read_data: bool = False, sample: float = 1.
         read_data: Also read the objects: hashes, row digests, ``zarr.json``, padding, duplicate keys. A few chunks are
             in memory at a time.
         sample: With `read_data`, the part of the packs that is read; see `plan_check`.
+        progress: Show how many packs, or bytes of them, were looked at; None where there is a terminal.
 
     Raises:
         RemoteError: If the storage is away or refuses; then nothing is known.
     """
-    run = _Run(repository)
+    run = _Run(repository, progress)
     before = repository.storage.traffic.down
     if run.marker():
         run.whole(sample if read_data else 0.0)
@@ -107,8 +111,9 @@ def check(repository: Repository, *, read_data: bool = False, sample: float = 1.
 class _Run:
     """One check: the report so far, and the second looks."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, progress: bool | None = False) -> None:
         self.repository = repository
+        self.progress = progress
         self.storage = repository.storage
         self.report = CheckReport()
         self.marked = False
@@ -174,25 +179,32 @@ class _Run:
                 return
 
     def _packs(self, plan: Plan) -> None:
-        manifests = list(in_order(self._manifest, plan.packs))
-        known = {pack: found for (_, pack), found in zip(plan.packs, manifests, strict=True) if found is not None}
+        manifests = []
+        with counting("check", len(plan.packs), self.progress, "packs") as tell:
+            for found in in_order(self._manifest, plan.packs):
+                manifests.append(found)
+                tell(1)
+        known = {pack: it for (_, pack), it in zip(plan.packs, manifests, strict=True) if it is not None}
         superseded = superseders(known)
         seen = _Namespace("")
-        for of, manifest in zip(plan.packs, manifests, strict=True):
-            if of[0] != seen.id:
-                self._namespace_ends(seen)
-                seen = _Namespace(of[0])
-            if manifest is not None:
-                self.report.packs += 1
-                self.report.rows += manifest.rows
-                seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
-                seen.superseded += of[1] in superseded
-                # The keys of a superseded pack are in another, as they should be.
-                count = KeyCount() if of[1] in superseded else seen.keys
-                keys = count if of[1] in plan.to_read else None
-                self.report.packs_read += keys is not None
+        to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
+        with counting("read", to_read, self.progress, BYTES) as tell:
+            for of, manifest in zip(plan.packs, manifests, strict=True):
+                if of[0] != seen.id:
+                    self._namespace_ends(seen)
+                    seen = _Namespace(of[0])
                 sizes = plan.objects.get(of[1], {})
-                self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
+                if manifest is not None:
+                    self.report.packs += 1
+                    self.report.rows += manifest.rows
+                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
+                    seen.superseded += of[1] in superseded
+                    # The keys of a superseded pack are in another, as they should be.
+                    count = KeyCount() if of[1] in superseded else seen.keys
+                    keys = count if of[1] in plan.to_read else None
+                    self.report.packs_read += keys is not None
+                    self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
+                tell(sum(sizes.values()) if of[1] in plan.to_read else 0)
         self._namespace_ends(seen)
 
     def _manifest(self, of: tuple[str, str]) -> Manifest | None:

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from cas_cache import html
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError
 from cas_cache.identity import KEY_BYTES, first_of_each
+from cas_cache.progress import BYTES, counting
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -79,6 +81,17 @@ class CompactReport:
     rows: int = 0
     taken_back: int = 0
     problems: list[CasCacheError] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("merges planned", len(self.merges)),
+            ("packs merged", sum(len(merge.packs) for merge in self.merges)),
+            ("packs written", len(self.written)),
+            ("rows", self.rows),
+            ("taken back", self.taken_back or None),
+        ]
+        problems = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
+        return html.facts("What was compacted", rows) + html.lines("left as they are", problems)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
@@ -137,6 +150,7 @@ def compact(
     *,
     at_least: int = AT_LEAST,
     dry_run: bool = False,
+    progress: bool | None = False,
 ) -> CompactReport:
     """Merge small packs; nothing is deleted but what this call wrote and took back.
 
@@ -147,6 +161,7 @@ def compact(
         namespaces: Ids of those to compact; None for all.
         at_least: See `plan_compact`.
         dry_run: Plan only; nothing is written.
+        progress: Show how many bytes were read and written; None where there is a terminal.
 
     Raises:
         NotARepository: If there is none.
@@ -166,20 +181,33 @@ def compact(
             by_namespace.setdefault(namespace, {})[pack] = manifest
         elif not repository.has_gone((namespace, pack), manifest):
             report.problems.append(manifest)
-    for manifests in by_namespace.values():
-        for merge in plan_compact(manifests, at_least=at_least):
-            report.merges.append(merge)
-            if not dry_run:
-                _run(repository, merge, manifests, report)
+    plans = [
+        (merge, manifests)
+        for manifests in by_namespace.values()
+        for merge in plan_compact(manifests, at_least=at_least)
+    ]
+    report.merges += [merge for merge, _ in plans]
+    if not dry_run:
+        # What is read is written.
+        with counting("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as tell:
+            for merge, manifests in plans:
+                _run(repository, merge, manifests, report, tell)
     return report
 
 
-def _run(repository: Repository, merge: Merge, manifests: Mapping[str, Manifest], report: CompactReport) -> None:
+def _run(
+    repository: Repository,
+    merge: Merge,
+    manifests: Mapping[str, Manifest],
+    report: CompactReport,
+    tell: Callable[[int], object],
+) -> None:
     """Write one merge."""
     with _Spool(manifests[merge.packs[0]]) as spool:
         for pack in merge.packs:
             try:
                 spool.add(repository, pack, manifests[pack])
+                tell(manifests[pack].rows * manifests[pack].vector_bytes)
             except DamagedPack as problem:
                 logger.warning("left pack %s as it is: %s", pack, problem)
                 if not repository.has_gone((merge.namespace, pack), problem):
@@ -188,6 +216,7 @@ def _run(repository: Repository, merge: Merge, manifests: Mapping[str, Manifest]
             return
         spool.seal()
         written = repository.write(merge.namespace, spool, secrets.token_hex(16), tuple(spool.packs))
+        tell(merge.bytes)
         if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
             report.taken_back += 1
             try:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
+from cas_cache.amounts import size
 from cas_cache.errors import ConfigurationError, SuspiciousListing
 from cas_cache.repository import layout
 
@@ -52,6 +55,13 @@ class DropReport:
     def is_idle(self) -> bool:
         """Whether no pack was added in the last day."""
         return self.idle >= QUIET_SECONDS
+
+    def __repr__(self) -> str:
+        return f"DropReport({self.namespace}, packs={len(self.packs)}, objects={len(self.objects)}, bytes={self.bytes})"
+
+    def _repr_html_(self) -> str:
+        rows = [("packs", len(self.packs)), ("objects", len(self.objects)), ("bytes", size(self.bytes))]
+        return html.facts(f"What is dropped of namespace {self.namespace}", rows)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
@@ -102,7 +112,8 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
         repository: Which.
         namespace: Its id.
         force: Also if a pack was added in the last day.
-        dry_run: Delete nothing. A probe of the clock is still written and deleted.
+        dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
+            written.
 
     Raises:
         NotARepository: If there is none.
@@ -114,7 +125,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     """
     repository.must_be_there()
     repository.writable()
-    now = repository.now()
+    now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
     if all(entry.path != layout.MARKER for entry in listed):
         raise SuspiciousListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")

@@ -7,27 +7,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus
+
+from cas_cache.errors import AccessDenied, BucketNotFound, CasCacheError, InvalidURL, ObjectNotFound, RemoteUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-CREDENTIAL_ERRORS = {
+NO_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
     "ProfileNotFound",
     "CredentialRetrievalError",
+    "NoAuthInformation",
+}
+"""Nothing was sent: nobody knows as whom to ask."""
+
+EXPIRED = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError",
+    "RefreshError",
+}
+
+UNKNOWN_CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "AccessDenied",
+    "InvalidToken",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
     "ClientAuthenticationError",
+    "AuthenticationFailed",
     "401",
-    "403",
 }
+
+CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+
+REFUSED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationFailure", "403"}
+
+CREDENTIAL_ERRORS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS | CLOCK | REFUSED
 """Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would mend."""
 
 FORBIDDEN = re.compile("Forbidden: ")
@@ -38,17 +60,153 @@ NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 
 NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
 
-_SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
-SHORTEST_SECRET = 6
-"""Shorter values of secret options are placeholders such as "test", found in any text."""
+THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "ServerBusy", "429"}
+
+ENDLESS = "RecursionError"
+ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", ENDLESS}
+"""`ENDLESS` is how botocore ends when a service sends it to another region and names none."""
+
+UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "ConnectionRefusedError",
+    "gaierror",
+    "ServiceRequestError",
+    "ProxyConnectionError",
+}
+SILENT = {
+    "Unanswered",
+    "TimeoutError",
+    "FSTimeoutError",
+    "ReadTimeoutError",
+    "ServerTimeoutError",
+    "ServiceResponseTimeoutError",
+}
+SERVER_ERRORS = {"InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
+NOT_THE_SERVICE = {"ResponseParserError", "ExpatError", "ParseError", "DecodeError", "ContentTypeError"}
+"""Answers that are none of the service's: HTML of a proxy or a login page."""
+
+
+class Unanswered(ConnectionError):
+    """Nothing came back in time. No TimeoutError: fsspec drops what those say."""
+
+
+Doing = Literal["read", "list", "write", "delete"]
+
+_CREDENTIALS = {
+    "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID, or key and secret in storage_options",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, or token in storage_options",
+    "azure": "AZURE_STORAGE_ACCOUNT_NAME and its key, or account_name and credential in storage_options",
+}
+_LOGIN = {"s3": "`aws sso login`", "gcs": "`gcloud auth application-default login`", "azure": "`az login`"}
+_ENDPOINT = {"s3": "AWS_ENDPOINT_URL, or endpoint_url in storage_options"}
+_PERMISSIONS: dict[str, dict[Doing, str]] = {
+    "s3": {
+        # Without the second, S3 answers 403 for what is not there.
+        "read": "s3:GetObject and s3:ListBucket",
+        "list": "s3:ListBucket",
+        "write": "s3:PutObject",
+        "delete": "s3:DeleteObject",
+    },
+    "gcs": {
+        "read": "storage.objects.get and storage.objects.list",
+        "list": "storage.objects.list",
+        "write": "storage.objects.create and storage.objects.delete",
+        "delete": "storage.objects.delete",
+    },
+    "azure": {
+        "read": "Storage Blob Data Reader",
+        "list": "Storage Blob Data Reader",
+        "write": "Storage Blob Data Contributor",
+        "delete": "Storage Blob Data Contributor",
+    },
+}
+
+
+def error_of(
+    err: Exception, secrets: tuple[str, ...], *, url: str, path: str, doing: Doing, service: str
+) -> CasCacheError | None:
+    """Return our error for what a file system raised, or None for what is a bug.
+
+    Args:
+        err: What was raised.
+        secrets: What must not be printed.
+        url: Of the storage, as it may be shown.
+        path: Of the object or folder.
+        doing: What was asked.
+        service: ``"s3"``, ``"gcs"``, ``"azure"``, or another protocol.
+    """
+    codes, reason = codes_of(err), reason_of(err, secrets)
+    if isinstance(err, FileNotFoundError) or codes & NO_BUCKET:
+        if doing == "read" and not codes & NO_BUCKET:
+            return ObjectNotFound(f"{path} is not in {url}.")
+        return BucketNotFound(
+            f"The bucket of {url} does not exist. Check its name and region, or create it: cas_cache never makes "
+            "buckets."
+        )
+    if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
+        return AccessDenied(_refused(codes, reason, url, doing, service))
+    if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
+        # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
+        return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
+    known = type(err).__module__.partition(".")[0] in NETWORK_PACKAGES or isinstance(err, OSError | RecursionError)
+    return RemoteUnavailable(_away(codes, reason, url, service)) if known else None
+
+
+def _refused(codes: set[str], reason: str, url: str, doing: Doing, service: str) -> str:
+    where = _CREDENTIALS.get(service, "storage_options")
+    if codes & NO_CREDENTIALS:
+        return f"No credentials were found for {url} ({reason}). Set {where}."
+    if codes & EXPIRED:
+        login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
+        return f"The credentials for {url} have expired ({reason}). Get new ones{login}, and do the same again."
+    if codes & CLOCK:
+        return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock."
+    if codes & UNKNOWN_CREDENTIALS:
+        return f"{url} does not accept the credentials ({reason}). Check {where}, and the endpoint they are for."
+    needs = _PERMISSIONS.get(service, {}).get(doing)
+    return f"{url} refuses a {doing} ({reason}). Check the credentials that are found ({where})" + (
+        f", and that they have {needs}." if needs else f", and that they may {doing}."
+    )
+
+
+def _away(codes: set[str], reason: str, url: str, service: str) -> str:
+    setting = f" ({_ENDPOINT[service]})" if service in _ENDPOINT else ""
+    check = f"Check the network and the endpoint{setting}"
+    if ENDLESS in codes:
+        reason = "it is redirected without end"
+    if not reason:
+        codes, reason = codes | NOT_THE_SERVICE, "an answer without an error code"
+    told = (
+        (THROTTLED, "{url} asks for fewer requests ({reason}). Wait a little, then do the same again: it goes on."),
+        (
+            ELSEWHERE,
+            (
+                "The bucket of {url} is in another region or at another endpoint ({reason}). Set AWS_REGION to the "
+                "bucket's region, or the endpoint{setting}."
+            ),
+        ),
+        (UNREACHABLE, "{url} cannot be reached ({reason}). {check}."),
+        (SILENT, "{url} does not answer ({reason}). {check}, then do the same again: what was done is kept."),
+        (SERVER_ERRORS, "The service of {url} failed ({reason}). Do the same again later: what was done is kept."),
+        (
+            NOT_THE_SERVICE,
+            "What answers for {url} is not the service, but perhaps a proxy or a login page ({reason}). {check}.",
+        ),
+        (codes, "{url} did not answer as it should ({reason}). {check}, then try again."),
+    )
+    text = next(text for of, text in told if codes & of)
+    return text.format(url=url, reason=reason, check=check, setting=setting)
 
 
 def codes_of(err: BaseException) -> set[str]:
     """The names of an error and its causes, and what services called them."""
-    return {type(e).__name__ for e in _causes(err)}.union(*(_service_codes(e) for e in _causes(err)))
+    return {type(e).__name__ for e in causes_of(err)}.union(*(_service_codes(e) for e in causes_of(err)))
 
 
-def _causes(err: BaseException) -> Iterator[BaseException]:
+def causes_of(err: BaseException) -> Iterator[BaseException]:
     """An error and what led to it, each once: causes and contexts can form a ring."""
     seen: list[BaseException] = []
     following: BaseException | None = err
@@ -66,14 +224,57 @@ def _service_codes(err: BaseException) -> set[str]:
     return {str(getattr(named, "value", named)), str(getattr(err, "status_code", None) or getattr(err, "code", ""))}
 
 
-def first_line(err: BaseException) -> str:
-    """Return kind and first line of an error, without user names and passwords in URLs."""
-    line = f"{type(err).__name__}: {err}".splitlines()[0][:200]
-    return re.sub(r"(?<=://)[^/\s@]*@", "", line)
+def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return one line without secrets: what the service said, where it did, else kind and first line of the error.
+
+    Empty where a service answered with nothing.
+    """
+    if isinstance(err, Unanswered):
+        return str(err)
+    for one in causes_of(err):
+        response = getattr(one, "response", None)
+        said = response.get("Error") if isinstance(response, dict) else None
+        if isinstance(said, dict):
+            parts = (str(said.get(name) or "").strip() for name in ("Code", "Message"))
+            return _one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
+    return first_line(err, secrets).rstrip(". ")
+
+
+def first_line(err: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return kind and first line of an error, without secrets."""
+    return _one_line(f"{type(err).__name__}: {err}", secrets)
+
+
+MOST_CHARACTERS = 200
+"""Of what others say, in a message of ours."""
+
+
+def _one_line(text: str, secrets: Iterable[str]) -> str:
+    # Cut last: a part of a secret is not recognised, and tells nearly as much.
+    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MOST_CHARACTERS]
+
+
+_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
+_NAMED = re.compile(
+    r"(?i)\b(sig|signature|x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|"
+    r"access_token|refresh_token|token|secret|password|account_?key|shared_?access_?signature|"
+    r"aws_secret_access_key|aws_session_token|client_secret)(['\"]?\s*[=:]\s*['\"]?)[^&\s'\",;)]{4,}"
+)
+_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
+
+
+def without_signatures(text: str) -> str:
+    """Return a text without what is secret by its form: passwords and signatures in URLs, key ids of AWS."""
+    return _KEY_ID.sub("***", _NAMED.sub(r"\1\2***", _IN_URL.sub("", text)))
+
+
+_SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
+SHORTEST_SECRET = 6
+"""Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
 def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
-    """Values in storage options that must not be printed."""
+    """Values in storage options, or in an environment, that must not be printed."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)

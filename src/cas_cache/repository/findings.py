@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cas_cache import html
+from cas_cache.amounts import size
 from cas_cache.repository import layout
 
 
@@ -173,6 +175,20 @@ class CheckReport:
     def clean(self) -> bool:
         """Whether there is nothing but notes."""
         return self.count(Severity.NOTE) == len(self.findings)
+
+    def _repr_html_(self) -> str:
+        counts = [
+            ("packs", self.packs),
+            ("rows", self.rows),
+            ("packs read", self.packs_read),
+            ("read", size(self.bytes)),
+        ]
+        table = html.facts("Check of a repository", [*counts, ("findings", len(self.findings))])
+        if not self.findings:
+            return table
+        rows = [(it.severity, it.kind, it.path, it.rows or None, it.what) for it in self.findings]
+        headings = ("severity", "kind", "object", "rows", "what")
+        return table + html.grid("Findings", headings, rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

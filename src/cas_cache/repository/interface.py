@@ -131,6 +131,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
 
     pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache")
     running: set[Future[None]] = set()
+    join = True
     try:
         for path, make in objects:
             if len(running) == IN_FLIGHT:
@@ -140,25 +141,35 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
             running.add(pool.submit(put, path, make))
         for done in as_completed(running):
             done.result()
+    except KeyboardInterrupt:
+        # Whoever stops does not wait for what is on its way: an upload can take minutes, and half of one is no object.
+        join = False
+        raise
     finally:
-        pool.shutdown()
+        pool.shutdown(wait=join, cancel_futures=not join)
 
 
-def in_order(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+def in_order(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
     """Yield function(item) for each item, in order, with a few computed ahead in threads."""
-    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache")
+    if len(items) == 1:
+        yield function(items[0])
+        return
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="cas-cache")
     join = True
     try:
-        ahead = [pool.submit(function, item) for item in items[:IN_FLIGHT]]
+        ahead = [pool.submit(function, item) for item in items[:in_flight]]
         for position in range(len(items)):
             result = ahead.pop(0).result()
-            following = position + IN_FLIGHT
+            following = position + in_flight
             if following < len(items):
                 ahead.append(pool.submit(function, items[following]))
             yield result
     except GeneratorExit:
         # Left before its end, perhaps by the garbage collector, which may run in any thread and under any lock: to
         # wait for other threads there is to wait for ever.
+        join = False
+        raise
+    except KeyboardInterrupt:
         join = False
         raise
     finally:

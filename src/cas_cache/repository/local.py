@@ -5,6 +5,7 @@ fsspec's local file system promises neither, which is why this one does not use 
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,7 +98,21 @@ class LocalStorage:
         except PermissionError as err:
             raise AccessDenied(f"{self.url}: no permission for {path}. Check who owns the directory.") from err
         except OSError as err:
-            raise RemoteUnavailable(f"{self.url}: {path} could not be read or written ({err}).") from err
+            if err.errno == errno.EROFS:
+                raise AccessDenied(
+                    f"{self.url} is on a file system that may only be read ({err}). Name another directory, or read "
+                    "it with read_only=True (CAS_CACHE_READ_ONLY=1)."
+                ) from err
+            raise RemoteUnavailable(f"{self.url}: {_told(err, path)}") from err
+
+
+def _told(err: OSError, path: str) -> str:
+    """What happened, and what to do."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({err}). Make room and do the same again: it goes on."
+    if isinstance(err, NotADirectoryError | FileExistsError):
+        return f"a file is where a directory should be ({err}). Name a directory for the repository."
+    return f"{path} could not be read or written ({err}). Check the disk, then do the same again: it goes on."
 
 
 def _removed(folder: Path) -> bool:

@@ -124,9 +124,10 @@ class Manifest:
             raise ValueError(msg)
         unknown = sorted(set(_strings(document.get("features", []))) - KNOWN_FEATURES)
         if document.get("version") != VERSION or unknown:
+            asks = f" with features {unknown}" if unknown else ""
             raise UnsupportedFormat(
-                f"A pack has version {document.get('version')!r} and features {unknown} that this cas_cache does not "
-                "know. Update cas_cache to read it."
+                f"A pack was written by a newer cas_cache, in format version {document.get('version')!r}{asks}. Update "
+                "cas_cache to read it."
             )
         manifest = cls(
             namespace=_matching(document.get("namespace"), r"[0-9a-f]{32}"),

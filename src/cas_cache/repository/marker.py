@@ -42,12 +42,18 @@ def checked_marker(data: bytes, url: str) -> dict[str, Any]:
                     msg = f"{name} is {marker[name]!r}"
                     raise TypeError(msg)
     except (ValueError, KeyError, TypeError, RecursionError) as err:
+        if data.lstrip()[:1] == b"<":
+            raise NotARepository(
+                f"What answers for {url} sends HTML or XML instead of {layout.MARKER}, as a proxy or a login page "
+                "does. Check the network and the endpoint."
+            ) from err
         raise NotARepository(
             f"{layout.MARKER} at {url} is not a repository's ({err!r}). Name another prefix, or restore that file."
         ) from err
     if version != VERSION or reader:
+        asks = f" and asks readers for {reader}" if reader else ""
         raise UnsupportedFormat(
-            f"{url} has version {version!r} and asks readers for {reader}; this cas_cache reads version {VERSION} "
-            "without those. Update cas_cache."
+            f"{url} was written by a newer cas_cache: it has format version {version!r}{asks}, and this one reads "
+            f"version {VERSION} alone. Update cas_cache."
         )
     return dict(marker)

@@ -17,10 +17,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from cas_cache import html
+from cas_cache.amounts import size
 from cas_cache.errors import ConfigurationError, ObjectNotFound, SuspiciousListing
+from cas_cache.progress import counting
 from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import Manifest, superseders
@@ -85,6 +89,21 @@ class PruneReport:
     def bytes(self) -> int:
         """Bytes of all deletions."""
         return sum(deletion.bytes for deletion in self.deletions)
+
+    def __repr__(self) -> str:
+        return (
+            f"PruneReport(deletions={len(self.deletions)} packs, bytes={self.bytes}, young={self.young}, "
+            f"postponed={self.postponed})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("packs deleted", len(self.deletions)),
+            ("bytes", size(self.bytes)),
+            ("too young", self.young),
+            ("postponed", self.postponed),
+        ]
+        return html.facts("What was pruned", rows)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
@@ -161,7 +180,7 @@ def _is_whole(manifest: Manifest, objects: Mapping[str, Listed]) -> bool:
     return all(name in objects and objects[name].size == record.size for name, record in manifest.objects.items())
 
 
-def prune(
+def prune(  # noqa: PLR0913 - independent switches, all by name
     repository: Repository,
     *,
     grace: float = GRACE,
@@ -169,6 +188,7 @@ def prune(
     known: Mapping[str, str] | None = None,
     force: bool = False,
     dry_run: bool = False,
+    progress: bool | None = False,
 ) -> PruneReport:
     """Delete superseded packs and orphans that are older than the grace period.
 
@@ -179,7 +199,9 @@ def prune(
         known: Packs that must be in the listing, such as those of a mirror, each with its namespace. What the listing
             shows nothing of, neither manifest nor spec, was dropped, and is not missed.
         force: Allow a grace period below `LEAST_GRACE`, and a repository of orphans alone. Nobody may be writing.
-        dry_run: Delete nothing. A probe of the clock is still written and deleted.
+        dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
+            written.
+        progress: Show how many packs were deleted; None where there is a terminal.
 
     Raises:
         NotARepository: If there is none.
@@ -196,7 +218,7 @@ def prune(
         )
     repository.must_be_there()
     repository.writable()
-    now = repository.now()
+    now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
     _check_listing(repository, listed, now, force=force)
     packs = [of for of in (layout.parse_manifest_path(entry.path) for entry in listed) if of]
@@ -223,10 +245,12 @@ def prune(
             "Nothing was deleted. Check the storage and the permission to list."
         )
     if not dry_run:
-        for deletion in report.deletions:
-            repository.delete(deletion.paths[:1])
-            repository.delete(deletion.paths[1:])
-            logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
+        with counting("prune", len(report.deletions), progress, "packs") as tell:
+            for deletion in report.deletions:
+                repository.delete(deletion.paths[:1])
+                repository.delete(deletion.paths[1:])
+                logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
+                tell(1)
     return report
 
 

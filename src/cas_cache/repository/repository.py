@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
 from cas_cache.errors import (
     AccessDenied,
     DamagedPack,
@@ -27,7 +28,16 @@ from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order, put_all
 from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
 from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker, new_marker
-from cas_cache.repository.pack import PackChunk, PackRows, contents, describe, read, read_keys
+from cas_cache.repository.pack import (
+    PackChunk,
+    PackRows,
+    contents,
+    describe,
+    read,
+    read_digests,
+    read_keys,
+    read_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +55,9 @@ from there to the manifest. Together a day, and `prune` deletes nothing younger 
 
 SPEC_SECONDS = 600
 """A push writes the spec again after this, should somebody have dropped the namespace: one request more."""
+
+SMALL_IN_FLIGHT = 12
+"""Requests for what is small that are on their way at once: aiobotocore has 10 connections, the others wait there."""
 
 MIRROR_MARKER = "cas-cache-mirror.json"
 """What a mirror has at its root: the two directories are easily taken for each other."""
@@ -86,6 +99,10 @@ class Repository:
 
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        # What it holds only requests would tell, and a notebook's cell makes none.
+        return html.facts("Repository", [("url", self.url)])
 
     @property
     def url(self) -> str:
@@ -180,7 +197,7 @@ class Repository:
         Raises:
             RemoteError: If the storage is away or refuses.
         """
-        return in_order(self._manifest_or_problem, packs)
+        return in_order(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
     def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UnsupportedFormat:
         try:
@@ -225,6 +242,21 @@ class Repository:
     def read(self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0) -> Iterator[PackChunk]:
         """Yield the rows of a pack, verified; see `pack.read`."""
         return read(self.storage, pack, manifest, keys, first)
+
+    def digests(self, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
+        """Return the digests of a pack, verified; see `pack.read_digests`."""
+        return read_digests(self.storage, pack, manifest)
+
+    def read_rows(
+        self,
+        pack: str,
+        manifest: Manifest,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.uint8],
+        digests: NDArray[np.uint64],
+    ) -> Iterator[PackChunk]:
+        """Yield some rows of a pack, proved by their digests; see `pack.read_rows`."""
+        return read_rows(self.storage, pack, manifest, rows, keys, digests)
 
     def spec(self, namespace: str) -> EncoderSpec:
         """Return the spec of a namespace, verified against its id.

@@ -28,7 +28,9 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
         RemoteError: If the remote is away or refuses.
     """
     if repository.open():
-        mirror.bind(repository.id, repository.url)
+        # Where they have met before, nothing is locked or written: looking goes through here too.
+        if mirror.repository != repository.id:
+            mirror.bind(repository.id, repository.url)
         return True
     if mirror.repository is not None:
         raise SuspiciousListing(
@@ -37,6 +39,15 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
             "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
         )
     return False
+
+
+def look(mirror: Mirror | None, repository: Repository) -> bool:
+    """As `meet`, for who changes nothing: a mirror that belongs to no repository does not belong to this one for it.
+
+    Returns:
+        Whether there is a repository.
+    """
+    return repository.open() if mirror is None or mirror.repository is None else meet(mirror, repository)
 
 
 def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:

@@ -1,18 +1,19 @@
 """Pull: take the packs that the mirror does not know.
 
-Rows are appended a chunk at a time, each committed; an interrupted pull goes on at the next chunk. A merge is read
-rather than the packs that it supersedes, and these only where it cannot be read.
+Rows are appended a chunk at a time, each committed; an interrupted pull goes on at the next chunk. Small packs are read
+side by side and committed together. A merge is read rather than the packs that it supersedes, and these only where it
+cannot be read.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
     CasCacheError,
     DamagedMirror,
-    DamagedPack,
     RepositoryError,
     ShapeMismatch,
     SuspiciousListing,
@@ -21,13 +22,13 @@ from cas_cache.errors import (
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet, selected
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from tqdm import tqdm
+    from collections.abc import Iterable, Iterator
 
     from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def pull(
         for _ in range(MOST_LISTINGS):
             # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
             known = {ns.spec.namespace: ns.lasting_packs for ns in selected(mirror, wanted, report)}
-            listed = _listed(repository, wanted)
-            _check_listing(mirror, repository, listed, known, report, every=wanted is None)
+            listed = listed_packs(repository, wanted)
+            check_listing(mirror, repository, listed, known, report, every=wanted is None)
             gone = [_pull_namespace(mirror, repository, of, report, bar) for of in listed.items()]
             if not any(gone):
                 break
@@ -78,7 +79,7 @@ def pull(
 
 
 def _pull_namespace(
-    mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: tqdm[Any]
+    mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar
 ) -> bool:
     """Read the packs of a namespace that are not here, merges rather than what they supersede.
 
@@ -100,20 +101,36 @@ def _pull_namespace(
         if isinstance(manifest, Manifest):
             manifests[pack] = manifest
         else:
-            gone |= _is_gone(repository, (namespace, pack), manifest, report)
-    later = superseders(manifests)
+            gone |= is_gone(repository, (namespace, pack), manifest, report)
+    later = superseders(manifests).keys()
+    # Told at once, so that the time left is that of the namespace and not of a pack.
+    bar.total = (bar.total or 0) + sum(it.rows * it.vector_bytes for pack, it in manifests.items() if pack not in later)
     # What is superseded is read only if what supersedes it could not be.
-    for pack in sorted(manifests, key=lambda pack: pack in later):
-        ns = mirror.get(namespace)
-        if ns is not None and pack in ns.packs:
-            continue
-        wrong = _pull_pack(mirror, repository, (namespace, pack, manifests[pack]), report, bar)
-        if wrong is not None:
-            gone |= _is_gone(repository, (namespace, pack), wrong, report)
+    order = sorted(manifests, key=lambda pack: pack in later)
+    ns = mirror.get(namespace)
+    begun = frozenset() if ns is None else frozenset(pack for pack in order if ns.applied_rows(pack))
+    for small, group in groupby(order, lambda pack: pack not in later | begun and is_small(manifests[pack])):
+        read = pull_small if small else _pull_each
+        for pack, wrong in read(mirror, repository, (namespace, {it: manifests[it] for it in group}), report, bar):
+            gone |= is_gone(repository, (namespace, pack), wrong, report)
     return gone
 
 
-def _is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
+def _pull_each(
+    mirror: Mirror, repository: Repository, of: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+) -> Iterator[tuple[str, CasCacheError]]:
+    """Read packs one after the other; yield those that could not be read, and what is wrong with them."""
+    namespace, manifests = of
+    for pack, manifest in manifests.items():
+        ns = mirror.get(namespace)
+        if ns is not None and pack in ns.packs:
+            continue
+        problem = _pull_pack(mirror, repository, (namespace, pack, manifest), report, bar)
+        if problem is not None:
+            yield pack, problem
+
+
+def is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
     """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
     if repository.has_gone(of, problem):
         return True
@@ -122,15 +139,16 @@ def _is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError
 
 
 def _pull_pack(
-    mirror: Mirror, repository: Repository, named: tuple[str, str, Manifest], report: Report, bar: tqdm[Any]
+    mirror: Mirror, repository: Repository, named: tuple[str, str, Manifest], report: Report, bar: Bar
 ) -> CasCacheError | None:
     """Read one pack into the mirror; return what is wrong with it."""
     namespace, pack, manifest = named
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-        _check_kind(ns, manifest, pack)
+        check_kind(ns, manifest, pack)
         if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
             ns.skip(pack, manifest.rows, manifest.supersedes)
+            bar.total -= manifest.rows * manifest.vector_bytes
         else:
             _pull_rows(ns, repository, (pack, manifest), report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch) as problem:
@@ -140,17 +158,16 @@ def _pull_pack(
     return None
 
 
-def _pull_rows(
-    ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: tqdm[Any]
-) -> None:
+def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: Bar) -> None:
     """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
     pack, manifest = named
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
+        bar.total -= manifest.rows * manifest.vector_bytes
         return
     done = ns.applied_rows(pack)
-    bar.total = (bar.total or 0) + (manifest.rows - done) * manifest.vector_bytes
+    bar.total -= done * manifest.vector_bytes
     bar.refresh()
     for chunk in repository.read(pack, manifest, keys, done):
         upto = (chunk.stop, manifest.rows)
@@ -165,17 +182,7 @@ def _pull_rows(
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
-def _check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
-    if ns.dtype is not None and (ns.dtype.name, ns.shape) != (manifest.dtype, manifest.shape):
-        raise DamagedPack(
-            f"The pack {pack} holds {manifest.dtype} vectors of shape {manifest.shape}; the namespace "
-            f"{ns.spec.namespace} ({ns.spec.model}) has {ns.dtype.name} of shape {ns.shape} here. One of the two was "
-            "made by another model or setting under the same name. The pack is passed over.",
-            pack=pack,
-        )
-
-
-def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
+def listed_packs(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
     """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
     listed: dict[str, list[str]] = {}
     for part in [None] if wanted is None else wanted:
@@ -184,7 +191,7 @@ def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[
     return listed
 
 
-def _check_listing(
+def check_listing(
     mirror: Mirror,
     repository: Repository,
     listed: dict[str, list[str]],

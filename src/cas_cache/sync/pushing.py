@@ -57,7 +57,7 @@ def push(
         repository.create()
         mirror.bind(repository.id, repository.url)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
-    with metered(repository, report), bar_of("push", total, progress) as bar:
+    with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
         for ns in waiting:
             repository.publish_spec(ns.spec)
             most_rows = most_rows_of_a_pack(ns.row_bytes)

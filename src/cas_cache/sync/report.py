@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
+from cas_cache.amounts import size
+from cas_cache.progress import bar_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tqdm import tqdm
-
     from cas_cache.errors import CasCacheError
     from cas_cache.repository import Repository
+
+__all__ = ["Report", "bar_of", "metered", "pass_over"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,12 @@ class Report:
     problems: list[CasCacheError] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
 
+    def _repr_html_(self) -> str:
+        rows = [("packs", self.packs), ("rows", self.rows), ("bytes", size(self.bytes))]
+        passed_over = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
+        below = html.lines("passed over", passed_over) + html.lines("hints", self.hints)
+        return html.facts("What was pushed or pulled", rows) + below
+
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
         return {
@@ -55,19 +65,14 @@ def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
 
 
 @contextmanager
-def metered(repository: Repository, report: Report) -> Iterator[None]:
-    """Count the bytes that pass while the block runs."""
+def metered(repository: Repository, report: Report, *, up: bool = False) -> Iterator[None]:
+    """Count the bytes that are read, or those that are written (`up`), while the block runs.
+
+    Not both: a push in the background runs beside pulls.
+    """
     traffic = repository.storage.traffic
-    before = traffic.up + traffic.down
+    before = traffic.up if up else traffic.down
     try:
         yield
     finally:
-        report.bytes = traffic.up + traffic.down - before
-
-
-def bar_of(what: str, total: int, progress: bool | None) -> tqdm[Any]:
-    """Return a progress bar that counts bytes; None shows it on a terminal only."""
-    from tqdm import tqdm
-
-    disable = None if progress is None else not progress
-    return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=disable, leave=False)
+        report.bytes = (traffic.up if up else traffic.down) - before

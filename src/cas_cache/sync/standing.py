@@ -1,16 +1,23 @@
-"""Where mirror and repository stand: what is only here, what is only there. Nothing is changed."""
+"""Where mirror and repository stand: what is only here, what is only there. Nothing is changed.
+
+What a push would send and a pull would take is read off it: `pull_of` and `push_of`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cas_cache import html
+from cas_cache.amounts import size
 from cas_cache.errors import RepositoryError
-from cas_cache.repository import Manifest, superseders
-from cas_cache.sync.meeting import meet, selected
+from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
+from cas_cache.sync.meeting import look, selected
 from cas_cache.sync.report import Report, pass_over
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.repository import Repository
@@ -25,6 +32,7 @@ class Standing:
         spec: Whose vectors these are; None if the repository cannot say.
         rows_here: Rows in the mirror.
         rows_to_push: Those of them that are in no pack yet.
+        packs_to_push: Packs that they make, at least: what an interrupted push has planned stays as it was planned.
         packs_there: Packs in the repository, superseded ones aside.
         packs_to_pull: Those of them that the mirror has not read.
         rows_to_pull: The rows of these; some of them may be here already.
@@ -35,19 +43,32 @@ class Standing:
 
     namespace: str
     spec: EncoderSpec | None
-    rows_here: int
-    rows_to_push: int
-    packs_there: int
-    packs_to_pull: int
-    rows_to_pull: int
-    bytes_here: int
-    bytes_to_push: int
-    bytes_to_pull: int
+    rows_here: int = 0
+    rows_to_push: int = 0
+    packs_to_push: int = 0
+    packs_there: int = 0
+    packs_to_pull: int = 0
+    rows_to_pull: int = 0
+    bytes_here: int = 0
+    bytes_to_push: int = 0
+    bytes_to_pull: int = 0
 
     @property
     def in_step(self) -> bool:
         """Whether neither a push nor a pull would move a row."""
         return not (self.rows_to_push or self.packs_to_pull)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("model", None if self.spec is None else self.spec.model),
+            ("rows here", self.rows_here),
+            ("rows to push", self.rows_to_push),
+            ("packs there", self.packs_there),
+            ("packs to pull", self.packs_to_pull),
+            ("rows to pull", self.rows_to_pull),
+            ("size here", size(self.bytes_here)),
+        ]
+        return html.facts(f"Namespace {self.namespace}, here and there", rows)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -64,10 +85,46 @@ class Standing:
         }
 
 
-def standing(mirror: Mirror, repository: Repository) -> tuple[list[Standing], Report]:
+def pull_of(found: Iterable[Standing], problems: Report) -> Report:
+    """Return what a pull of these namespaces would take, at most; `bytes` are those of the vectors."""
+    report = Report(problems=problems.problems)
+    for one in found:
+        report.packs += one.packs_to_pull
+        report.rows += one.rows_to_pull
+        report.bytes += one.bytes_to_pull
+    return report
+
+
+def push_of(found: Iterable[Standing], problems: Report, *, rebind: bool = False) -> Report:
+    """Return what a push of these namespaces would send; `bytes` are those of the vectors.
+
+    Args:
+        found: Which.
+        problems: What could not be read.
+        rebind: Every row is sent, whatever was pushed before.
+    """
+    report = Report(problems=problems.problems)
+    for one in found:
+        report.packs += _packs(one.rows_here, one.bytes_here // max(1, one.rows_here)) if rebind else one.packs_to_push
+        report.rows += one.rows_here if rebind else one.rows_to_push
+        report.bytes += one.bytes_here if rebind else one.bytes_to_push
+    return report
+
+
+def standing_here(mirror: Mirror) -> tuple[list[Standing], Report]:
+    """Return where each namespace of a mirror stands, as far as the mirror knows: no request."""
+    report = Report()
+    return [_here(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
+
+
+def standing(mirror: Mirror | None, repository: Repository) -> tuple[list[Standing], Report]:
     """Return where each namespace of either side stands, by id, and what could not be read.
 
     Costs one listing, the manifests of packs that the mirror does not know, and the specs of such namespaces.
+
+    Args:
+        mirror: The one; None where there is none yet.
+        repository: The other.
 
     Raises:
         RemoteError: If the remote is away or refuses.
@@ -75,10 +132,9 @@ def standing(mirror: Mirror, repository: Repository) -> tuple[list[Standing], Re
         SuspiciousListing: If the repository that the mirror belongs to is not there.
     """
     report = Report()
-    here = {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
+    here = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
     there: dict[str, list[str]] = {}
-    # A mirror that has met no repository does not belong to this one for having been looked at.
-    if repository.open() if mirror.repository is None else meet(mirror, repository):
+    if look(mirror, repository):
         for namespace, pack in repository.packs():
             there.setdefault(namespace, []).append(pack)
     found = [_of(repository, name, here.get(name), there.get(name, []), report) for name in sorted({*here, *there})]
@@ -102,18 +158,34 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
         for pack, m in manifests.items()
         if pack not in later and not (m.supersedes and known.issuperset(m.supersedes))
     }
-    return Standing(
-        namespace=namespace,
-        spec=ns.spec if ns is not None else _spec(repository, namespace, report),
-        rows_here=0 if ns is None else ns.rows,
-        rows_to_push=0 if ns is None else ns.waiting_rows,
+    return replace(
+        _here(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
         packs_there=sum(pack not in later and pack not in merged for pack in packs),
         packs_to_pull=len(new),
         rows_to_pull=sum(m.rows for m in new.values()),
-        bytes_here=0 if ns is None else ns.rows * ns.row_bytes,
-        bytes_to_push=0 if ns is None else ns.waiting_rows * ns.row_bytes,
         bytes_to_pull=sum(m.rows * m.vector_bytes for m in new.values()),
     )
+
+
+def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> Standing:
+    """What the mirror knows."""
+    if ns is None:
+        return Standing(namespace, spec)
+    return Standing(
+        namespace,
+        spec,
+        rows_here=ns.rows,
+        rows_to_push=ns.waiting_rows,
+        packs_to_push=_packs(ns.waiting_rows, ns.row_bytes),
+        packs_there=len(ns.lasting_packs),
+        bytes_here=ns.rows * ns.row_bytes,
+        bytes_to_push=ns.waiting_rows * ns.row_bytes,
+    )
+
+
+def _packs(rows: int, row_bytes: int) -> int:
+    """How many packs rows make."""
+    return -(-rows // most_rows_of_a_pack(row_bytes)) if rows else 0
 
 
 def _spec(repository: Repository, namespace: str, report: Report) -> EncoderSpec | None:

@@ -1,0 +1,150 @@
+"""What pushing in the background costs an evaluation: the time inside `encode`, without a remote, and with slow ones.
+
+    python benchmarks/background.py [--texts 60000] [--dimensions 768] [--repeat 3] [--slow 2.0]
+
+An encoder that takes a fixed time for a chunk and leaves the processor alone (a GPU, a web service), and one that takes
+as much of every core as it can get (a CPU). For each: no remote, pushing left to the end (``push="manual"``), a
+repository in a local folder, and the same folder behind a storage in which every PUT takes ``--slow`` seconds more.
+Each run is a process of its own, in turns, so that a machine that slows down slows all of them.
+
+Prints, of the best of each: seconds inside `encode`, their ratio to the run without a remote, seconds that the encoder
+itself took of these, seconds in the push at the end, and how much of the vectors had gone up by then. Its last line is
+one JSON object. What remains of the ratio where the encoder is idle is the price of committing next to a push; where
+it is not, hashing and sending take part of the processor that the encoder would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cas_cache import EmbeddingCache, EncoderSpec
+from cas_cache.repository import Repository, open_storage
+
+SPEC = EncoderSpec(model="bench/encoder", revision="1")
+CASES = ("no remote", "push at the end", "local folder", "slow remote")
+ENCODERS = ("idle", "busy")
+CALL = 5_000
+"""Texts of one call."""
+
+
+class SlowStorage:
+    """A storage in which every PUT takes longer."""
+
+    def __init__(self, inner: Any, seconds: float) -> None:
+        self._inner = inner
+        self._seconds = seconds
+        self.url, self.traffic, self.capabilities = inner.url, inner.traffic, inner.capabilities
+        self.get, self.list, self.delete = inner.get, inner.list, inner.delete
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        """Sleep, then write."""
+        time.sleep(self._seconds)
+        self._inner.put(path, data, create_only=create_only)
+
+
+class Encoder:
+    """Takes about 50 microseconds an item: asleep, or multiplying matrices on every core."""
+
+    def __init__(self, kind: str, dimensions: int) -> None:
+        self._kind = kind
+        self._random = np.random.default_rng(0)
+        self._dimensions = dimensions
+        self._work = self._random.standard_normal((512, 512), dtype=np.float32)
+        self.seconds = 0.0
+
+    def __call__(self, texts: list[str]) -> Any:
+        """Return a random vector for each text, after its time."""
+        began = time.perf_counter()
+        vectors = self._random.standard_normal((len(texts), self._dimensions), dtype=np.float32)
+        if self._kind == "idle":
+            time.sleep(max(0.0, len(texts) * 50e-6 - (time.perf_counter() - began)))
+        else:
+            for _ in range(len(texts) // 400):
+                np.matmul(self._work, self._work)
+        self.seconds += time.perf_counter() - began
+        return vectors
+
+
+def measure(case: str, kind: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run one case in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        remote = None if case == "no remote" else str(Path(folder, "repository"))
+        push: Any = "manual" if case == "push at the end" else "background"
+        cache = EmbeddingCache(Path(folder, "mirror"), remote=remote, push=push, progress=False)
+        if case == "slow remote":
+            cache.repository = Repository(SlowStorage(open_storage(str(remote)), options.slow))
+        texts = [f"text {n}" for n in range(options.texts)]
+        encoder = Encoder(kind, options.dimensions)
+        cache.get(texts[:1], SPEC)  # the first look at the repository is a pull, and no push
+        began = time.perf_counter()
+        for first in range(0, len(texts), CALL):
+            cache.encode(texts[first : first + CALL], SPEC, encoder)
+        inside = time.perf_counter() - began
+        up = 0 if cache.repository is None else cache.repository.storage.traffic.up
+        began = time.perf_counter()
+        if push == "manual" and remote is not None:
+            cache.push()
+        cache.close()
+        return {
+            "inside": inside,
+            "encoder": encoder.seconds,
+            "end": time.perf_counter() - began,
+            "up": up / (options.texts * options.dimensions * 4),
+        }
+
+
+def in_a_process(case: str, kind: str, arguments: list[str]) -> dict[str, float]:
+    """Run one case in a process of its own."""
+    command = [sys.executable, __file__, *arguments, "--case", case, "--encoder", kind]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=60_000)
+    parser.add_argument("--dimensions", type=int, default=768)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--slow", type=float, default=2.0, help="seconds that a PUT takes more")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--encoder", choices=ENCODERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(options.case, options.encoder, options)))
+        return
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for _ in range(options.repeat):
+        for kind in ENCODERS:
+            for case in CASES:
+                runs.setdefault((kind, case), []).append(in_a_process(case, kind, sys.argv[1:]))
+    best = {of: min(found, key=lambda run: run["inside"]) for of, found in runs.items()}
+    table = Table(title=f"{options.texts:,} texts, {options.dimensions} dimensions, best of {options.repeat}")
+    for column in ("encoder", "case", "inside encode", "ratio", "encoder alone", "at the end", "up by then"):
+        table.add_column(column, justify="left" if column in ("encoder", "case") else "right")
+    ratios: dict[str, dict[str, float]] = {}
+    for (kind, case), run in best.items():
+        ratio = run["inside"] / best[kind, CASES[0]]["inside"]
+        ratios.setdefault(kind, {})[case] = round(ratio, 3)
+        table.add_row(
+            kind, case, f"{run['inside']:.2f} s", f"{ratio:.2f}", f"{run['encoder']:.2f} s", f"{run['end']:.2f} s",
+            f"{run['up']:.0%}",
+        )  # fmt: skip
+    Console().print(table)
+    print(json.dumps({"ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""``cas-cache demo``: the thing itself, in seconds."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cas_cache.cli.options import parsed_options, print_json, storage_option
+from cas_cache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cas_cache.demo import Run
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--remote", metavar="URL", help="Share by way of this repository, and leave it there.")
+@storage_option
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the files in DIR.")
+def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | None, as_json: bool) -> None:
+    """Encode the docstrings of Python's standard library: without a cache, cold, warm, and on a second machine.
+
+    The encoder is a few lines of NumPy; nothing is downloaded. The second machine is a new process with an empty mirror
+    and the same remote. By default all is in a temporary directory, which is deleted at the end.
+
+    Exit codes: 0 every vector is the same in every bit and none was encoded twice, 1 if not, or a failure, 2 usage.
+    """
+    from cas_cache.demo import read_texts, run_cached, run_elsewhere, run_plain, what_is_wrong
+
+    url, shown = _remote(remote)
+    options = parsed_options(storage_options)
+    if options and url is None:
+        raise click.UsageError("--storage-option is for a remote: name one with --remote.")
+    with _directory(keep) as directory:
+        where = url or str(directory / "remote")
+        texts = read_texts()
+        runs = [
+            run_plain(texts),
+            run_cached("cold cache", texts, directory / "mirror", where, options),
+            run_cached("warm cache", texts, directory / "mirror", where, options),
+            run_elsewhere("second machine", directory / "second_mirror", where, options),
+        ]
+    wrong = what_is_wrong(runs, texts)
+    following = _next(keep, shown)
+    if as_json:
+        print_json(
+            {
+                "texts": len(texts),
+                "distinct": texts.distinct,
+                "remote": shown or (None if keep is None else where),
+                "kept": None if keep is None else str(directory),
+                "runs": [asdict(run) for run in runs],
+                "wrong": wrong,
+                "next": following,
+            }
+        )
+    else:
+        click.echo(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
+        _print(runs)
+        click.echo("\n".join(wrong) or "\nEvery run gave the same vectors, bit for bit. Nothing was encoded twice.")
+        if keep is not None:
+            click.echo(f"The mirrors are {directory / 'mirror'} and {directory / 'second_mirror'}.")
+        click.echo(f"The repository {'was temporary' if keep is None and shown is None else f'is {shown or where}'}.")
+        click.echo("\nTry next:\n" + "\n".join(f"  {line}" for line in following))
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+def _remote(remote: str | None) -> tuple[str | None, str | None]:
+    """The repository's URL, as it is and as it may be shown; None if the demo makes one of its own.
+
+    Raises:
+        ConfigurationError: If the settings forbid to use it.
+    """
+    from cas_cache.location import places
+    from cas_cache.repository import is_url, without_credentials
+    from cas_cache.settings import Settings
+
+    if remote is None:
+        return None, None
+    settings = Settings.read()
+    if settings.offline or settings.read_only:
+        name = "CAS_CACHE_OFFLINE" if settings.offline else "CAS_CACHE_READ_ONLY"
+        raise ConfigurationError(
+            f"{name} is on, and the demo writes to the remote that it is given. Unset it, or leave out --remote."
+        )
+    url = places(".", remote, settings)[1] or remote
+    return url, without_credentials(url) if is_url(url) else url
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    """A directory for the mirrors, gone at the end unless it is to be kept.
+
+    Raises:
+        ConfigurationError: If something is in the one to keep: the first run would not be a cold one.
+    """
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="cas-cache-demo-") as temporary:
+            yield Path(temporary)
+        return
+    if keep.exists() and any(keep.iterdir()):
+        raise ConfigurationError(f"{keep} is not empty. Name a new directory with --keep.")
+    yield keep.absolute()
+
+
+def _next(keep: Path | None, remote: str | None) -> list[str]:
+    """What to type to look at what was made; first what makes it, if nothing was kept."""
+    mirror = shlex.quote(str((keep or Path("demo")) / "mirror"))
+    url = shlex.quote(remote or str((keep or Path("demo")) / "remote"))
+    first = [] if keep is not None else ["cas-cache demo --keep demo" + (f" --remote {url}" if remote else "")]
+    return [
+        *first,
+        f"cas-cache ls {mirror}",
+        f"cas-cache ls --there --remote {url}",
+        f"cas-cache status {mirror} --remote {url}",
+        *([f"cas-cache check --remote {url} --read-data"] if keep is not None else []),
+    ]
+
+
+def _print(runs: Sequence[Run]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("run")
+    for column in ("items encoded", "compared", "seconds", "bytes up", "bytes down"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        counts = (f"{run.encoded:,}", f"{run.compared:,}", f"{run.seconds:.2f}", f"{run.bytes_up:,}")
+        table.add_row(run.name, *counts, f"{run.bytes_down:,}")
+    Console(highlight=False).print(table)

@@ -1,0 +1,97 @@
+"""Tables for notebooks: what every ``_repr_html_`` is made of.
+
+Small, and nothing but text: all of it is escaped, no style sheet, script, picture or colour, so a table looks like its
+page, dark or light, and loads nothing. Pure: what is shown is handed over, nothing is looked up.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MOST_ROWS = 20
+"""A table has no more rows; how many more there are is said below it."""
+
+MOST_CHARACTERS = 160
+"""Of one cell; prompts can be pages long."""
+
+_TABLE = "border-collapse:collapse;margin:.3em 0;font-size:90%"
+_CELL = "padding:.15em .8em .15em 0;text-align:{};vertical-align:top;border-bottom:1px solid rgba(128,128,128,.35)"
+
+
+def facts(title: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Return a table of names and values.
+
+    Args:
+        title: What it is about.
+        rows: (name, value); a value that is None is left out. Whole numbers get separators.
+    """
+    body = "".join(
+        f'<tr><th scope="row" style="{_CELL.format("left")};font-weight:normal;opacity:.75">{_text(name)}</th>'
+        f"{_cell(value, 'left')}</tr>"
+        for name, value in rows
+        if value is not None
+    )
+    return _table(title, "", body)
+
+
+def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, total: int | None = None) -> str:
+    """Return a table with a row for each thing.
+
+    Args:
+        title: What it is about.
+        headings: One for each column.
+        rows: The cells; None is an empty one. No more than `MOST_ROWS` are taken.
+        total: How many rows there are, where `rows` may be cut short.
+    """
+    shown = list(islice(rows, MOST_ROWS))
+    numbers = [any(_is_number(row[at]) for row in shown) for at in range(len(headings))]
+    aligned = ["right" if number else "left" for number in numbers]
+    head = "".join(
+        f'<th scope="col" style="{_CELL.format(align)}">{_text(heading)}</th>'
+        for heading, align in zip(headings, aligned, strict=True)
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(value, align) for value, align in zip(row, aligned, strict=True))}</tr>" for row in shown
+    )
+    left = (total or 0) - len(shown)
+    note = f'<div style="opacity:.75">and {left:,} more</div>' if left > 0 else ""
+    return _table(title, f"<thead><tr>{head}</tr></thead>", body) + note
+
+
+def lines(title: str, texts: Sequence[str]) -> str:
+    """Return a list under a title; nothing if there is nothing to list."""
+    if not texts:
+        return ""
+    shown = "".join(f"<li>{_text(text, MOST_CHARACTERS * 4)}</li>" for text in texts[:MOST_ROWS])
+    more = f"<li>and {len(texts) - MOST_ROWS:,} more</li>" if len(texts) > MOST_ROWS else ""
+    return f'<div>{_text(title)}</div><ul style="margin:.2em 0">{shown}{more}</ul>'
+
+
+def _table(title: str, head: str, body: str) -> str:
+    caption = (
+        f'<caption style="text-align:left;caption-side:top;font-weight:bold;color:inherit">{_text(title)}</caption>'
+    )
+    return f'<table style="{_TABLE}">{caption}{head}<tbody>{body}</tbody></table>'
+
+
+def _cell(value: object, align: str) -> str:
+    return f'<td style="{_CELL.format(align)}">{_text(value)}</td>'
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: object, most: int = MOST_CHARACTERS) -> str:
+    """A value as HTML: cut, escaped, and with characters that do not print (or turn the line round) as their codes."""
+    if value is None:
+        return ""
+    text = f"{value:,}" if _is_number(value) else str(value)
+    if len(text) > most:
+        text = f"{text[:most]}…"
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), quote=True)

@@ -1,0 +1,277 @@
+"""The catalogue of a namespace: which rows the repository has, known here without their vectors.
+
+Keys and digests of whole packs, appended to two columns, and the manifests of these packs. It is derived from the
+repository and belongs to nobody: whatever is wrong with it is forgotten and read anew. A key that is damaged here is
+a miss, and a digest that is damaged refuses a vector; neither can let a wrong one through, because the digest of a row
+covers the very key that was asked for.
+
+``catalogue/catalogue.json`` is the one commit point; the columns lie in a folder that it names, which is never used
+again once it was forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from cas_cache.disk import write_atomically
+from cas_cache.errors import DamagedMirror, MirrorWriteError
+from cas_cache.identity import KEY_BYTES
+from cas_cache.mirror.column import Column
+from cas_cache.mirror.index import ABSENT, KeyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+
+STATE_FILE = "catalogue.json"
+
+READS = 3
+"""Another process may forget the catalogue between the reading of its state and that of its columns."""
+
+
+class Listed(NamedTuple):
+    """A pack on its way into the catalogue.
+
+    Attributes:
+        pack: Its id.
+        manifest: Its manifest, as it is stored.
+        keys: (n, 32) uint8.
+        digests: (n,) uint64.
+    """
+
+    pack: str
+    manifest: bytes
+    keys: NDArray[np.uint8]
+    digests: NDArray[np.uint64]
+
+
+class Located(NamedTuple):
+    """Rows of one pack that were asked for.
+
+    Attributes:
+        pack: Its id.
+        manifest: Its manifest, as it is stored.
+        at: (m,) int64, positions among the keys that were asked for.
+        rows: (m,) int64, rows of the pack, ascending.
+        digests: (m,) uint64.
+    """
+
+    pack: str
+    manifest: bytes
+    at: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+
+
+class _State(NamedTuple):
+    folder: str
+    packs: dict[str, tuple[int, int, bytes]]
+    """By pack: first row, rows, manifest."""
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows, _ in self.packs.values())
+
+
+class Catalogue:
+    """What the repository has of one namespace.
+
+    Args:
+        folder: Where it is kept; made when it is first written.
+        namespace: The id of the namespace.
+    """
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self.folder = folder
+        self._namespace = namespace
+        self._handle = threading.RLock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._forgotten()
+
+    def __repr__(self) -> str:
+        return f"Catalogue({self._namespace}, packs={len(self._state.packs)})"
+
+    @property
+    def packs(self) -> frozenset[str]:
+        """The packs whose keys are here."""
+        with self._handle:
+            self._refresh()
+            return frozenset(self._state.packs)
+
+    @property
+    def rows(self) -> int:
+        """How many rows these packs have, repeats included."""
+        with self._handle:
+            self._refresh()
+            return self._state.rows
+
+    def locate(self, keys: NDArray[np.uint8]) -> list[Located]:
+        """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
+
+        Args:
+            keys: (n, 32) uint8.
+        """
+        with self._handle:
+            self._refresh()
+            if not self._state.packs or not len(keys):
+                return []
+            self._index.extend(self._keys)
+            rows = self._index.find(keys, self._keys)
+            found = np.flatnonzero(rows != ABSENT)
+            found = found[np.argsort(rows[found], kind="stable")]
+            rows = rows[found]
+            located = []
+            for pack, (first, count, manifest) in self._state.packs.items():
+                start, stop = np.searchsorted(rows, [first, first + count])
+                if start < stop:
+                    part = slice(start, stop)
+                    digests = np.array(self._digests[rows[part]])
+                    located.append(Located(pack, manifest, found[part], rows[part] - first, digests))
+            return located
+
+    def add(self, packs: Sequence[Listed]) -> None:
+        """Note packs, with one commit. Those that are noted already are passed over.
+
+        Raises:
+            MirrorWriteError: If the disk is full or refuses; what was noted before stays.
+        """
+        with self._locked():
+            state = self._state
+            fresh = {it.pack: it for it in packs if it.pack not in state.packs}
+            if not fresh:
+                return
+            first = state.rows
+            noted = dict(state.packs)
+            at = first
+            for it in fresh.values():
+                noted[it.pack] = (at, len(it.keys), it.manifest)
+                at += len(it.keys)
+            inner = self.folder / state.folder
+            self._tidy()
+            inner.mkdir(exist_ok=True)
+            values = [np.concatenate([getattr(it, name) for it in fresh.values()]) for name in ("keys", "digests")]
+            for column, rows in zip(_columns(inner), values, strict=True):
+                column.write(first, rows)
+                column.set_rows(at)
+            self._commit(_State(state.folder, noted))
+            self._index.extend(self._keys)
+            self._index.save(self._keys)
+
+    def forget(self) -> None:
+        """Forget all of it: what is asked for next is read from the repository.
+
+        Raises:
+            MirrorWriteError: If the disk refuses.
+        """
+        if not self.folder.exists():
+            return
+        with self._locked():
+            if self._state.packs:
+                self._commit(_State(secrets.token_hex(8), {}))
+            self._tidy()
+
+    def _forgotten(self) -> None:
+        self._state = _State(secrets.token_hex(8), {})
+        self._keys: NDArray[np.uint8] = np.empty((0, KEY_BYTES), np.uint8)
+        self._digests: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._index, self._indexed = KeyIndex(), ""
+
+    def _refresh(self, *, force: bool = False) -> None:
+        """Take in what is committed; what is damaged counts as not there."""
+        for _ in range(READS):
+            try:
+                status = (self.folder / STATE_FILE).stat()
+                stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+                if stamp == self._stamp and not force:
+                    return
+                self._take(_parsed((self.folder / STATE_FILE).read_bytes(), self._namespace))
+                self._stamp = stamp
+            except FileNotFoundError:
+                break
+            except (ValueError, KeyError, TypeError, DamagedMirror, OSError) as err:
+                problem = err
+            else:
+                return
+        else:
+            logger.warning("the catalogue %s is forgotten, it is damaged: %s", self.folder, problem)
+        self._stamp = None
+        self._forgotten()
+
+    def _take(self, state: _State) -> None:
+        inner = self.folder / state.folder
+        keys, digests = (column.map(state.rows) for column in _columns(inner))
+        if state.folder != self._indexed:
+            self._index, self._indexed = KeyIndex(inner), state.folder
+        self._state, self._keys, self._digests = state, keys, digests
+
+    def _commit(self, state: _State) -> None:
+        document = {
+            "version": VERSION,
+            "namespace": self._namespace,
+            "folder": state.folder,
+            "packs": [[pack, rows, manifest.decode()] for pack, (_, rows, manifest) in state.packs.items()],
+        }
+        write_atomically(self.folder / STATE_FILE, json.dumps(document, separators=(",", ":")).encode())
+        self._refresh(force=True)
+
+    def _tidy(self) -> None:
+        """Remove the columns of what was forgotten; who has mapped them keeps them."""
+        for other in self.folder.iterdir():
+            if other.is_dir() and other.name != self._state.folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the one writer, with everybody's commits in view."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with FileLock(self.folder / ".lock"), self._handle:
+                self._refresh(force=True)
+                yield
+        except OSError as err:
+            raise MirrorWriteError(
+                f"{self.folder} cannot be written ({err}). Nothing is lost. Make room, or make it writable, and do "
+                "the same again."
+            ) from err
+
+
+def _columns(folder: Path) -> tuple[Column, Column]:
+    return (
+        Column(folder / "keys.npy", np.dtype(np.uint8), (KEY_BYTES,)),
+        Column(folder / "digests.npy", np.dtype("<u8"), ()),
+    )
+
+
+def _parsed(data: bytes, namespace: str) -> _State:
+    document: dict[str, Any] = json.loads(data)
+    if document["version"] != VERSION or document["namespace"] != namespace:
+        msg = f"version {document['version']!r} of namespace {document['namespace']!r}"
+        raise ValueError(msg)
+    folder = document["folder"]
+    if not isinstance(folder, str) or not folder.isalnum():
+        msg = f"folder {folder!r}"
+        raise ValueError(msg)
+    packs: dict[str, tuple[int, int, bytes]] = {}
+    at = 0
+    for pack, rows, manifest in document["packs"]:
+        if type(rows) is not int or rows < 1:
+            msg = f"{rows!r} rows"
+            raise ValueError(msg)
+        packs[str(pack)] = (at, rows, manifest.encode())
+        at += rows
+    return _State(folder, packs)

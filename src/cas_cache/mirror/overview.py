@@ -1,0 +1,115 @@
+"""What is in a mirror, read from the small files alone: for notebooks, and where nothing may be opened or waited for.
+
+A namespace that is opened takes a lock, and ends what a crash has left undone. Here two small files of each are read,
+of a few namespaces only, and one that cannot be read is shown as damaged.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from cas_cache import html
+from cas_cache.amounts import size
+from cas_cache.errors import CasCacheError
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec
+from cas_cache.mirror.state import State
+from cas_cache.mirror.table import STATE_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cas_cache.mirror.mirror import Mirror
+    from cas_cache.mirror.namespace import Namespace
+
+
+class Line(NamedTuple):
+    """One namespace; the fields are None where it cannot be read.
+
+    Attributes:
+        namespace: Its id.
+        spec: Whose vectors.
+        state: What is committed.
+    """
+
+    namespace: str
+    spec: EncoderSpec | None
+    state: State | None
+
+
+def count_namespaces(mirror: Mirror) -> int | None:
+    """Return how many namespaces a mirror has: one look at one folder. None if it cannot be looked at."""
+    try:
+        return sum(1 for path in (mirror.directory / "namespaces").iterdir() if NAMESPACE_ID.fullmatch(path.name))
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+
+
+def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
+    """Yield the first namespaces of a mirror, in order of their ids."""
+    try:
+        ids = mirror.ids()
+    except OSError:
+        return
+    for namespace in islice(ids, most):
+        folder = mirror.directory / "namespaces" / namespace
+        try:
+            spec = EncoderSpec.from_canonical((folder / "spec.json").read_bytes())
+        except (OSError, CasCacheError):
+            yield Line(namespace, None, None)
+            continue
+        try:
+            state = State.from_bytes((folder / STATE_FILE).read_bytes(), str(folder / STATE_FILE))
+        except FileNotFoundError:
+            state = State(namespace=namespace)
+        except (OSError, CasCacheError):
+            state = None
+        mixed_up = spec.namespace != namespace or (state is not None and state.namespace != namespace)
+        yield Line(namespace, None, None) if mixed_up else Line(namespace, spec, state)
+
+
+def html_of_mirror(mirror: Mirror) -> str:
+    """Return a table of a mirror's namespaces."""
+    headings = ("namespace", "model", "revision", "role", "rows", "to push", "vectors", "size")
+    rows = [_cells(line) for line in lines_of(mirror, html.MOST_ROWS)]
+    total = count_namespaces(mirror)
+    title = f"{'no' if not total else format(total, ',')} namespace{'' if total == 1 else 's'} in {mirror.directory}"
+    return html.grid(title, headings, rows, total=total)
+
+
+def html_of_namespace(ns: Namespace) -> str:
+    """Return a table of what is known of a namespace that is open."""
+    spec = ns.spec
+    rows: list[tuple[str, object]] = [
+        ("model", spec.model),
+        ("revision", spec.revision),
+        ("prompt", spec.prompt or None),
+        ("role", spec.role),
+        ("task", spec.scope.get("task") if spec.scope else None),
+        ("rows", ns.rows),
+        ("to push", ns.waiting_rows),
+        ("packs", len(ns.packs)),
+        ("vectors", None if ns.dtype is None else kind_of(ns.dtype.name, ns.shape)),
+        ("size", size(ns.rows * ns.row_bytes)),
+        ("folder", ns.folder),
+    ]
+    return html.facts(f"Namespace {spec.namespace}", rows)
+
+
+def kind_of(dtype: str, shape: tuple[int, ...]) -> str:
+    """Return what a vector is made of: ``float32[384]``."""
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _cells(line: Line) -> tuple[object, ...]:
+    spec, state = line.spec, line.state
+    if spec is None:
+        return (line.namespace[:12], "(damaged)", *[None] * 6)
+    shown = (line.namespace[:12], spec.model, spec.revision[:12], spec.role)
+    if state is None:
+        return (*shown, "(damaged)", None, None, None)
+    waiting = sum(extent.rows for extent in state.waiting)
+    kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
+    return (*shown, state.rows, waiting, kind, size(state.rows * state.row_bytes))

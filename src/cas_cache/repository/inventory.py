@@ -1,0 +1,126 @@
+"""What a repository holds, namespace by namespace: from one listing, manifests and specs. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import CasCacheError, RepositoryError
+from cas_cache.repository.manifest import Manifest, superseders
+
+if TYPE_CHECKING:
+    from cas_cache.identity import EncoderSpec
+    from cas_cache.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One namespace of a repository. Packs that a merge has replaced are not counted, though they take space.
+
+    Attributes:
+        namespace: Its id.
+        spec: Whose vectors these are; None if that cannot be read.
+        packs: How many.
+        rows: In all of them; a key that is in two packs counts twice.
+        dtype: Of the vectors; None if no manifest can be read.
+        shape: Of one vector.
+        bytes: Of the vectors.
+        superseded: Packs that a merge has replaced and that are still there.
+    """
+
+    namespace: str
+    spec: EncoderSpec | None
+    packs: int = 0
+    rows: int = 0
+    dtype: str | None = None
+    shape: tuple[int, ...] = ()
+    bytes: int = 0
+    superseded: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        spec = self.spec
+        return {
+            "namespace": self.namespace,
+            "model": None if spec is None else spec.model,
+            "revision": None if spec is None else spec.revision,
+            "role": None if spec is None else spec.role,
+            "prompt": None if spec is None else spec.prompt,
+            "packs": self.packs,
+            "rows": self.rows,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "bytes": self.bytes,
+            "superseded": self.superseded,
+            "spec": None if spec is None else spec.document(),
+        }
+
+
+def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
+    """Return what each namespace of a repository holds, by id, and what could not be read.
+
+    Costs one listing, and a request for each manifest and each spec.
+
+    Raises:
+        NotARepository: If there is none.
+        RemoteError: If the storage is away or refuses.
+    """
+    repository.must_be_there()
+    listed = repository.packs()
+    manifests: dict[str, Manifest] = {}
+    problems: list[CasCacheError] = []
+    for of, found in zip(listed, repository.manifests(listed), strict=True):
+        if isinstance(found, Manifest):
+            manifests[of[1]] = found
+        elif not repository.has_gone(of, found):
+            problems.append(found)
+    packs: dict[str, list[str]] = {namespace: [] for namespace, _ in listed}
+    for namespace, pack in listed:
+        packs[namespace].append(pack)
+    return [
+        _held(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
+    ], problems
+
+
+def _held(
+    repository: Repository,
+    namespace: str,
+    packs: list[str],
+    manifests: dict[str, Manifest],
+    problems: list[CasCacheError],
+) -> Held:
+    mine = {pack: manifests[pack] for pack in packs if pack in manifests}
+    replaced = superseders(mine)
+    lasting = [manifest for pack, manifest in mine.items() if pack not in replaced]
+    kinds = Counter((manifest.dtype, manifest.shape) for manifest in lasting)
+    if len(kinds) > 1:
+        problems.append(
+            RepositoryError(
+                f"Packs of the namespace {namespace} differ in what a vector is: {_named(kinds)}. One of them was made "
+                "by another model or setting under the same name. `cas-cache check` tells more."
+            )
+        )
+    dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
+    return Held(
+        namespace,
+        _spec(repository, namespace, problems),
+        packs=sum(pack not in replaced for pack in packs),
+        rows=sum(manifest.rows for manifest in lasting),
+        dtype=dtype,
+        shape=shape,
+        bytes=sum(manifest.rows * manifest.vector_bytes for manifest in lasting),
+        superseded=sum(pack in replaced for pack in packs),
+    )
+
+
+def _named(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{dtype}{list(shape)} in {count}" for (dtype, shape), count in kinds.most_common())
+
+
+def _spec(repository: Repository, namespace: str, problems: list[CasCacheError]) -> EncoderSpec | None:
+    try:
+        return repository.spec(namespace)
+    except RepositoryError as problem:
+        problems.append(problem)
+        return None

@@ -1,0 +1,248 @@
+"""Lazy pulls: the keys of a namespace first, and of the vectors only those that are asked for.
+
+The catalogue of the mirror holds keys and digests of whole packs, verified when they were read. Vectors come by ranged
+reads, so no object is there whole to be hashed: each row is proved by its digest, over the key that was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cas_cache.errors import DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
+from cas_cache.identity import first_of_each
+from cas_cache.mirror.catalogue import Listed
+from cas_cache.mirror.index import ABSENT
+from cas_cache.repository import Manifest, superseders
+from cas_cache.sync.meeting import meet
+from cas_cache.sync.pulling import MOST_LISTINGS, check_listing, is_gone, listed_packs
+from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.small_packs import check_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.mirror.catalogue import Located
+    from cas_cache.progress import Bar
+    from cas_cache.repository import Repository
+    from cas_cache.repository.pack import PackChunk
+
+logger = logging.getLogger(__name__)
+
+COMMIT_BYTES = 32 << 20
+"""Vectors, or keys, that are read between two commits."""
+
+BYTES_OF_A_KEY = 40
+"""A key and a digest."""
+
+
+def pull_keys(
+    mirror: Mirror,
+    repository: Repository,
+    namespaces: Iterable[str] | None = None,
+    *,
+    progress: bool | None = False,
+) -> Report:
+    """Take the keys and digests of the packs that the mirror does not know.
+
+    Args:
+        mirror: Where to.
+        repository: From where.
+        namespaces: Ids of those to look at; None for all.
+        progress: Show a progress bar; None where there is a terminal.
+
+    Returns:
+        Of the packs that were read; `rows` counts their keys.
+
+    Raises:
+        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If packs that are known to be there are not listed.
+    """
+    report = Report()
+    wanted = None if namespaces is None else list(namespaces)
+    with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
+        if not meet(mirror, repository):
+            return report
+        for _ in range(MOST_LISTINGS):
+            known: dict[str, frozenset[str]] = {}
+            for namespace in mirror.ids() if wanted is None else wanted:
+                ns = _namespace(mirror, namespace, report)
+                if ns is not None:
+                    known[namespace] = ns.lasting_packs | ns.catalogue.packs
+            listed = listed_packs(repository, wanted)
+            check_listing(mirror, repository, listed, known, report, every=wanted is None)
+            gone = [_pull_keys_of(mirror, repository, of, report, bar) for of in listed.items()]
+            if not any(gone):
+                break
+            logger.info("packs have gone since they were listed: listing again")
+    return report
+
+
+def pull_rows(
+    mirror: Mirror,
+    repository: Repository,
+    namespace: str,
+    keys: NDArray[np.uint8],
+    *,
+    progress: bool | None = False,
+) -> Report:
+    """Take the vectors of keys that are in the namespace's catalogue.
+
+    Args:
+        mirror: Where to.
+        repository: From where.
+        namespace: Whose.
+        keys: (n, 32) uint8, not in the mirror yet; those that are not in the catalogue are left out.
+        progress: Show a progress bar; None where there is a terminal.
+
+    Raises:
+        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RepositoryMismatch: If the mirror belongs to another repository.
+        SuspiciousListing: If packs have gone and the others are not listed.
+    """
+    report = Report()
+    ns = mirror.get(namespace)
+    if ns is None or not ns.catalogue.rows:
+        return report
+    keys = keys[first_of_each(keys)[0]]
+    with metered(repository, report):
+        for _ in range(MOST_LISTINGS):
+            if not _fetch(ns, repository, keys, report, progress):
+                break
+            logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)
+            report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
+            keys = keys[ns.find(keys) == ABSENT]
+    return report
+
+
+def _fetch(
+    ns: Namespace, repository: Repository, keys: NDArray[np.uint8], report: Report, progress: bool | None
+) -> bool:
+    """Take the vectors of keys; whether the catalogue was forgotten, because packs have gone or it was damaged."""
+    located = ns.catalogue.locate(keys)
+    if not located:
+        return False
+    try:
+        manifests = {it.pack: Manifest.from_bytes(it.manifest) for it in located}
+    except (ValueError, UnsupportedFormat):
+        manifests = {}
+    # A digest covers key and vector and not whose it is.
+    if not manifests or any(manifest.namespace != ns.spec.namespace for manifest in manifests.values()):
+        ns.catalogue.forget()
+        return True
+    total = sum(len(it.rows) * manifests[it.pack].vector_bytes for it in located)
+    forget = False
+    with bar_of("pull", total, progress) as bar:
+        for it in located:
+            manifest = manifests[it.pack]
+            try:
+                _fetch_pack(ns, repository, (it, manifest, keys[it.at]), report, bar)
+            except (RepositoryError, ShapeMismatch) as problem:
+                if repository.has_gone((ns.spec.namespace, it.pack), problem) or not _agrees(repository, it, manifest):
+                    forget = True
+                else:
+                    pass_over(f"pack {it.pack}", problem, report)
+    if forget:
+        ns.catalogue.forget()
+    return forget
+
+
+def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
+    """Whether what the catalogue says of a pack's rows is what the repository says."""
+    try:
+        return bool((repository.digests(it.pack, manifest)[it.rows] == it.digests).all())
+    except RepositoryError:
+        return True  # the pack is damaged, whatever the catalogue is
+
+
+def _fetch_pack(
+    ns: Namespace,
+    repository: Repository,
+    of: tuple[Located, Manifest, NDArray[np.uint8]],
+    report: Report,
+    bar: Bar,
+) -> None:
+    it, manifest, keys = of
+    check_kind(ns, manifest, it.pack)
+    waiting: list[PackChunk] = []
+    for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
+        waiting.append(part)
+        bar.update(len(part.keys) * manifest.vector_bytes)
+        if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
+            report.rows += _commit(ns, it.pack, waiting)
+            waiting = []
+    if waiting:
+        report.rows += _commit(ns, it.pack, waiting)
+    report.packs += 1
+    logger.info("pulled %d rows of pack %s of %s", len(it.rows), it.pack, ns.spec.model)
+
+
+def _commit(ns: Namespace, pack: str, parts: list[PackChunk]) -> int:
+    keys, vectors, digests = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "vectors", "digests")
+    )
+    return ns.append(keys, vectors, digests=digests, pack=pack)
+
+
+def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar) -> bool:
+    """Take the keys of a namespace's packs; whether one of them has gone since it was listed."""
+    namespace, packs = of
+    try:
+        ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
+    except (RepositoryError, DamagedMirror, UnsupportedFormat) as problem:
+        pass_over(f"namespace {namespace}", problem, report)
+        return False
+    if ns.catalogue.packs.difference(packs):
+        # Merged and pruned, or dropped: what is there now is read anew.
+        ns.catalogue.forget()
+    known = set(ns.packs | ns.catalogue.packs)
+    missing = [(namespace, pack) for pack in packs if pack not in known]
+    manifests: dict[str, Manifest] = {}
+    gone = False
+    for (_, pack), manifest in zip(missing, repository.manifests(missing), strict=True):
+        if isinstance(manifest, Manifest):
+            manifests[pack] = manifest
+        else:
+            gone |= is_gone(repository, (namespace, pack), manifest, report)
+    later = superseders(manifests)
+    waiting: list[Listed] = []
+    # What is superseded is read only if what supersedes it could not be.
+    for pack in sorted(manifests, key=lambda pack: pack in later):
+        manifest = manifests[pack]
+        if known.intersection(later.get(pack, ())) or (manifest.supersedes and known.issuperset(manifest.supersedes)):
+            continue
+        bar.total = (bar.total or 0) + manifest.rows * BYTES_OF_A_KEY
+        bar.refresh()
+        try:
+            check_kind(ns, manifest, pack)
+            keys, digests = repository.keys(pack, manifest), repository.digests(pack, manifest)
+        except RepositoryError as problem:
+            gone |= is_gone(repository, (namespace, pack), problem, report)
+            continue
+        known.add(pack)
+        waiting.append(Listed(pack, manifest.to_bytes(), keys, digests))
+        report.packs += 1
+        report.rows += manifest.rows
+        bar.update(manifest.rows * BYTES_OF_A_KEY)
+        if sum(len(it.keys) for it in waiting) * BYTES_OF_A_KEY >= COMMIT_BYTES:
+            ns.catalogue.add(waiting)
+            waiting = []
+    ns.catalogue.add(waiting)
+    return gone
+
+
+def _namespace(mirror: Mirror, namespace: str, report: Report) -> Namespace | None:
+    try:
+        ns = mirror.get(namespace)
+        if ns is not None:
+            ns.refresh()
+    except (DamagedMirror, UnsupportedFormat) as problem:
+        pass_over(f"namespace {namespace}", problem, report)
+        return None
+    return ns

@@ -1,0 +1,121 @@
+"""`ls`: what is in a mirror, and `ls --there`: what is in a repository."""
+
+import json
+from collections import Counter as Count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas_cache.cli.table import visible
+from cas_cache.identity import EncoderSpec
+from cas_cache.repository import Repository, open_storage
+from cas_cache.repository.inventory import inventory
+from cli.places import DOCUMENTS, EMPTY, Places, made, tree
+from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, texts
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return made(tmp_path)
+
+
+def listed(run: Any, *words: object, code: int = 0) -> dict[str, dict[str, Any]]:
+    result = run("ls", *words, "--json")
+    assert result.code == code, result.err
+    return {one["namespace"]: one for one in json.loads(result.out)["namespaces"]}
+
+
+def test_ls_says_where_rows_are(run: Any, places: Places) -> None:
+    """Only here, also there, or some of them, as far as the mirror knows; null where there is none."""
+    found = listed(run, places.mirror)
+    assert {name: one["where"] for name, one in found.items()} == {
+        SPEC.namespace: "partly there", OTHER_SPEC.namespace: "only here", EMPTY.namespace: None,
+    }  # fmt: skip
+    screen = run("ls", places.mirror).out
+    assert "23 rows          3 only here" in screen
+    assert "prompt 'query: '" in screen
+    run("push", places.mirror, "--remote", places.remote)
+    assert {one["where"] for one in listed(run, places.mirror).values()} == {"also there", None}
+    assert "also there" in run("ls", places.mirror).out
+
+
+def test_ls_there(run: Any, places: Places) -> None:
+    """Packs, rows, dtype, shape, bytes and the spec of each namespace; the mirror is not asked, or made."""
+    before = tree(places.mirror.parent)
+    found = listed(run, "--there", "--remote", places.remote)
+    assert listed(run, places.mirror, "--remote", places.remote, "--there") == found
+    assert set(found) == {SPEC.namespace, DOCUMENTS.namespace}
+    mine = found[SPEC.namespace]
+    assert (mine["packs"], mine["rows"], mine["dtype"], mine["shape"], mine["superseded"]) == (4, 20, "float32", [4], 0)
+    assert (mine["bytes"], mine["spec"], mine["prompt"]) == (20 * 16, SPEC.document(), SPEC.prompt)
+    screen = run("ls", "--there", "--remote", places.remote)
+    assert "20 rows          4 packs            float32[4]     320 B" in screen.out
+    assert "7 rows           1 pack             float32[4]     112 B" in screen.out
+    assert all(len(line) <= 80 for line in screen.out.splitlines())
+    assert tree(places.mirror.parent) == before
+
+
+def test_ls_there_counts_a_merge_once(run: Any, places: Places) -> None:
+    """What it has replaced is counted apart, until prune removes it."""
+    run("compact", places.mirror, "--remote", places.remote, "--at-least", "2")
+    mine = listed(run, "--there", "--remote", places.remote)[SPEC.namespace]
+    assert (mine["packs"], mine["rows"], mine["superseded"]) == (1, 20, 4)
+
+
+def test_ls_there_tells_what_it_cannot_read(run: Any, places: Places) -> None:
+    """A damaged manifest counts as a pack without rows, a spec that is missing is null; the exit code is 1."""
+    next((places.remote / "manifests" / DOCUMENTS.namespace).iterdir()).write_bytes(b"{}")
+    (places.remote / "specs" / f"{SPEC.namespace}.json").unlink()
+    found = listed(run, "--there", "--remote", places.remote, code=1)
+    assert (found[DOCUMENTS.namespace]["packs"], found[DOCUMENTS.namespace]["rows"]) == (1, 0)
+    assert (found[SPEC.namespace]["spec"], found[SPEC.namespace]["rows"]) == (None, 20)
+    result = run("ls", "--there", "--remote", places.remote)
+    assert (result.code, result.err.count("passed over: ")) == (1, 2)
+    assert "(its spec cannot be read)" in result.out
+
+
+def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -> None:
+    """None named is usage, a mistyped one an error; an empty one has its sentence."""
+    assert run("ls", places.mirror, "--there").code == 2
+    assert "nothing is there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
+    Repository(open_storage(str(tmp_path / "empty"), None)).create()
+    result = run("ls", "--there", "--remote", tmp_path / "empty")
+    assert (result.code, "is empty" in result.out) == (0, True)
+    assert run("ls", places.mirror, "--storage-option", "a=b").code == 2
+
+
+def test_ls_there_costs_one_listing(tmp_path: Path) -> None:
+    """And a request for the marker, each manifest and each spec."""
+    memory = Memory()
+    for spec, packs in ((SPEC, 5), (OTHER_SPEC, 2)):
+        machine = Machine(tmp_path / spec.namespace, memory)
+        for number in range(packs):
+            machine.encode(texts(2, 10 * number), spec)
+            machine.push()
+    counting = Counting(memory)
+    found, problems = inventory(Repository(counting))
+    assert problems == []
+    assert {one.namespace: (one.packs, one.rows) for one in found} == {
+        SPEC.namespace: (5, 10), OTHER_SPEC.namespace: (2, 4),
+    }  # fmt: skip
+    assert Count(verb for verb, _ in counting.calls) == {"list": 1, "get": 1 + 7 + 2}
+
+
+def test_a_namespace_of_two_kinds_is_told(tmp_path: Path) -> None:
+    """Packs that differ in what a vector is are a problem; the kind of most of them is shown."""
+    memory = Memory()
+    for name, dtype in (("one", "float32"), ("two", "float16")):
+        machine = Machine(tmp_path / name, memory)
+        machine.encode(texts(2, ord(name[0])), dtype=dtype)
+        machine.push()
+    (found,), (problem,) = inventory(Repository(memory))
+    assert "differ in what a vector is" in str(problem)
+    assert (found.packs, found.rows, found.dtype in ("float32", "float16")) == (2, 4, True)
+
+
+def test_what_others_wrote_cannot_command_a_terminal() -> None:
+    """Control characters of a spec are shown, not sent."""
+    spec = EncoderSpec(model="org/\x1b[2Jmodel", revision="1")
+    assert visible(spec.model) == "org/\\x1b[2Jmodel"
+    assert visible("模型 é") == "模型 é"

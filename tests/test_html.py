@@ -1,0 +1,222 @@
+"""Reprs, in notebooks and in text: small, escaped, without requests, secrets or contents."""
+
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from cas_cache import EmbeddingCache, EncoderSpec, html
+from cas_cache.doctor.report import Report as DoctorReport
+from cas_cache.doctor.report import Status
+from cas_cache.errors import DamagedPack
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.check import MirrorCheckReport, MirrorFinding
+from cas_cache.mirror.evict import Candidate, EvictReport
+from cas_cache.mirror.overview import count_namespaces, lines_of
+from cas_cache.mirror.pace import Pace
+from cas_cache.mirror.views import View
+from cas_cache.repository import Repository
+from cas_cache.repository.compact import CompactReport, Merge
+from cas_cache.repository.drop import DropReport
+from cas_cache.repository.findings import CheckReport, Finding, Severity
+from cas_cache.repository.prune import Deletion, PruneReport
+from cas_cache.stats import Stats
+from cas_cache.sync import Report, Standing
+from repository.storages import SPEC, Counting, Encoder, Memory, texts
+
+EVIL = "<script>alert('x')</script>&\"\u202e"
+HOSTILE = EncoderSpec(model=EVIL, revision=EVIL, prompt=f"{EVIL} prompt", role=EVIL, params={"key": "hunter2"})
+
+ALLOWED = {"table", "caption", "thead", "tbody", "tr", "th", "td", "div", "ul", "li"}
+"""Nothing that runs, loads or leads anywhere."""
+
+
+class Strict(HTMLParser):
+    """Reads what a browser would, and refuses what does not close, or is not allowed."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in ALLOWED, tag
+        assert {name for name, _ in attrs} <= {"style", "scope"}, attrs
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(source: str) -> str:
+    """The text of a piece of HTML that keeps the rules."""
+    parser = Strict()
+    parser.feed(source)
+    parser.close()
+    assert parser.open == []
+    assert not re.search(
+        r"url\(|https?://|#[0-9a-f]{3,6}\b|background|[^-]color:(?!inherit)", re.sub(r">[^<]*<", "><", source)
+    )
+    assert "\u202e" not in source, "a character that turns the line round is shown as its code"
+    return " | ".join(parser.text)
+
+
+@pytest.fixture(scope="module")
+def displayed() -> Iterator[Callable[[Any], dict[str, str]]]:
+    """What a notebook's cell shows of an object, by MIME type."""
+    shell = InteractiveShell.instance()
+
+    def show(it: Any) -> dict[str, str]:
+        data, _ = shell.display_formatter.format(it)
+        return data
+
+    yield show
+    InteractiveShell.clear_instance()
+
+
+def reports() -> list[Any]:
+    problem = DamagedPack(f"{EVIL} is damaged", pack=EVIL)
+    stats = Stats(hits=5, misses=2, checked=1)
+    stats.note_hits("n", 10, 16, Pace(100, 2.0))
+    doctor = DoctorReport(secrets=("hunter2",))
+    doctor.add("get", Status.FAIL, f"{EVIL} hunter2", "", EVIL)
+    return [
+        stats,
+        Report(1, 2, 3, [problem], [EVIL]),
+        Standing("n" * 32, HOSTILE, rows_here=7),
+        Standing(EVIL, None),
+        CompactReport([Merge(EVIL, (EVIL, "b"), 3, 4)], [EVIL], 3, 1, [problem]),
+        DropReport(EVIL, [EVIL], [EVIL], EVIL, [EVIL] * 1000, 99),
+        PruneReport([Deletion("orphan", "", EVIL, (EVIL,) * 1000, 9, 8.0)], 1, 2),
+        CheckReport(1, 2, 3, 4),
+        CheckReport(
+            findings=[
+                Finding(
+                    kind=EVIL, severity=Severity.NOTE, path=EVIL, namespace=EVIL, pack=EVIL, rows=1, what=EVIL,
+                    cost=EVIL, repair=EVIL,
+                )
+            ] * 30
+        ),
+        EvictReport([Candidate(EVIL, EVIL, 1, 2, 3.0)] * 1000, 5, 4, 3, [EVIL]),
+        MirrorCheckReport(1, 2),
+        MirrorCheckReport(1, 2, [MirrorFinding(EVIL, EVIL, 3, EVIL)]),
+        doctor,
+    ]  # fmt: skip
+
+
+def filled(tmp_path: Path, counting: Counting | None = None) -> EmbeddingCache:
+    """A cache of two namespaces, one with a hostile name."""
+    cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push="manual")
+    if counting is not None:
+        cache.repository = Repository(counting)
+    cache.encode(texts(40), SPEC, Encoder())
+    cache.encode(texts(3), HOSTILE, Encoder())
+    return cache
+
+
+@pytest.mark.parametrize("it", reports(), ids=lambda it: type(it).__name__)
+def test_reports_in_a_cell(it: Any, displayed: Callable[[Any], dict[str, str]]) -> None:
+    """IPython takes them for HTML and for text; names of others are text in both, and nothing is long."""
+    data = displayed(it)
+    assert set(data) == {"text/html", "text/plain"}
+    shown = read(data["text/html"])
+    assert len(data["text/html"]) < 30_000
+    assert "hunter2" not in shown
+    # The text of a spec has all of it, as the repository does.
+    assert "hunter2" not in data["text/plain"] or isinstance(it, Standing)
+    if not isinstance(it, CheckReport | Report | Standing | CompactReport | MirrorCheckReport | DoctorReport | Stats):
+        assert len(data["text/plain"]) < 500, "counts, not lists"
+
+
+def test_a_cache_in_a_cell(tmp_path: Path, displayed: Callable[[Any], dict[str, str]]) -> None:
+    """Where it is, what is in it, what it did: escaped, and not one request."""
+    counting = Counting(Memory())
+    cache = filled(tmp_path, counting)
+    before = list(counting.calls)
+    for it in (cache, cache.mirror, cache.mirror.namespace(HOSTILE), cache.mirror.namespace(SPEC), cache.repository):
+        shown = read(displayed(it)["text/html"])
+        assert "hunter2" not in shown
+    assert counting.calls == before
+    shown = read(displayed(cache)["text/html"])
+    assert "2 namespaces" in shown
+    assert str(tmp_path / "m") in shown
+    assert "<script>alert('x')</script>" in shown, "as text"
+    assert "float32[4]" in shown
+    assert " | 40 | " in shown
+
+
+def test_nothing_of_the_contents_in_text(tmp_path: Path) -> None:
+    """Text reprs name places and counts: no vector, no key, no id of a document."""
+    cache = filled(tmp_path)
+    keys = np.array(cache.mirror.namespace(SPEC).keys[:3])
+    view = View("Task", SPEC.namespace, SPEC.model, SPEC.revision, SPEC.role, "default", "test")
+    cache.mirror.views.record(view, keys, keys, ["secret-document", "b", "c"])
+    found = cache.mirror.view("Task")
+    assert "secret-document" not in repr(found)
+    assert "array" not in repr(found)
+    assert "rows=3, vectors=float32[3, 4]" in repr(found)
+    assert repr(cache.mirror.namespace(SPEC)) == f"Namespace({SPEC.namespace}, rows=40)"
+
+
+def test_secrets_of_a_remote(tmp_path: Path, displayed: Callable[[Any], dict[str, str]]) -> None:
+    """Neither a password in a URL nor a storage option is in any of it."""
+    cache = EmbeddingCache(
+        tmp_path / "m", remote="memory://user:hunter2@host/x", storage_options={"secret": "hunter3"}, push="manual"
+    )
+    for it in (cache, cache.repository, cache.mirror, cache.repository.storage):
+        shown = "".join(displayed(it).values())
+        assert "hunter" not in shown
+
+
+def test_a_mirror_that_is_damaged_gone_or_busy(tmp_path: Path, displayed: Callable[[Any], dict[str, str]]) -> None:
+    """A cell never raises, waits for a lock or mends anything: what cannot be read is shown as damaged."""
+    cache = filled(tmp_path)
+    one, two = (ns.folder for ns in cache.mirror.namespaces())
+    (one / "state.json").write_bytes(b"{")
+    (two / "spec.json").write_bytes(SPEC.canonical() + b" ")
+    mirror = Mirror(tmp_path / "m")
+    assert read(displayed(mirror)["text/html"]).count("(damaged)") == 2
+    (two / "spec.json").unlink()
+    (two / "spec.json").mkdir()
+    assert read(displayed(mirror)["text/html"]).count("(damaged)") == 2
+    (two / "spec.json").rmdir()
+    (tmp_path / "m").rename(tmp_path / "elsewhere")
+    assert "no namespaces" in read(displayed(mirror)["text/html"])
+    assert (count_namespaces(mirror), list(lines_of(mirror, 3))) == (0, [])
+
+
+def test_folders_that_were_swapped_are_not_shown_under_the_wrong_name(tmp_path: Path) -> None:
+    """A folder says whose it is; one that holds another's spec or state is damaged."""
+    cache = filled(tmp_path)
+    one, two = (ns.folder for ns in cache.mirror.namespaces())
+    (one / "state.json").write_bytes((two / "state.json").read_bytes())
+    assert [line.spec is None for line in lines_of(cache.mirror, 9)] == [True, False]
+
+
+def test_many_namespaces_are_cut_short(tmp_path: Path) -> None:
+    """Twenty lines, and how many more there are: a mirror of thousands does not fill a notebook, or read for long."""
+    mirror = Mirror(tmp_path)
+    for n in range(html.MOST_ROWS + 5):
+        mirror.namespace(EncoderSpec(model="org/m", revision=f"r{n}"))
+    source = mirror._repr_html_()
+    assert source.count("<tr>") == html.MOST_ROWS + 1
+    assert read(source).endswith("and 5 more")
+
+
+def test_cells() -> None:
+    """None is left out or empty, numbers have separators, long texts are cut, what does not print is shown as code."""
+    source = html.facts("t", [("a", None), ("b", 1234567), ("c", True), ("d", "x" * 1000), ("e", "a\nb\x00")])
+    shown = read(source).split(" | ")
+    assert shown[1:5] == ["b", "1,234,567", "c", "True"]
+    assert shown[6] == "x" * html.MOST_CHARACTERS + "…"
+    assert shown[8] == "a\\nb\\x00"
+    assert html.lines("nothing", []) == ""
+    assert read(html.lines("some", ["a"] * 25)).endswith("and 5 more")
