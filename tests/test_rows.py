@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cas_cache.errors import NotDense, WrongAnswer
 from cas_cache.rows import BLOCK_BYTES, DTYPES, as_array, digest_rows, finite_rows, row_bytes, storable
+from naming import named
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 
@@ -213,7 +214,7 @@ def test_as_array_of_lists() -> None:
         [[1.0], [1.0, 2.0]],
         [np.zeros(2), {"a": 1}],
     ],
-    ids=repr,
+    ids=named,
 )
 def test_as_array_refuses(answer: object) -> None:
     """Generators, mappings, holes and ragged rows are no matrix."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import canonical_json
+from naming import named
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 SCALARS = (
@@ -87,7 +88,7 @@ def test_order_of_insertion_does_not_matter(value: dict[str, Any], random: Any) 
         {Texty("a"): 1},
         [[[math.nan]]],
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_is_not_plain_json_is_refused(value: object) -> None:
     """Nothing is coerced, rounded or turned into a string."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.identity import EncoderSpec
+from naming import named
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 SCALARS = (
@@ -169,7 +170,7 @@ def test_is_not_equal_to_what_it_is_made_of() -> None:
     assert spec != spec.namespace
 
 
-@pytest.mark.parametrize("model", [None, "", " ", "no_model_name/available", 7, b"org/model"], ids=repr)
+@pytest.mark.parametrize("model", [None, "", " ", "no_model_name/available", 7, b"org/model"], ids=named)
 def test_model_without_a_name_is_refused(model: object) -> None:
     """The message says how to name the model."""
     with pytest.raises(UnpinnedModel, match=r"model_id="):
@@ -179,7 +180,7 @@ def test_model_without_a_name_is_refused(model: object) -> None:
 @pytest.mark.parametrize(
     "revision",
     [None, "", " ", "no_revision_available", "main", "Main", " main ", "master", "HEAD", "latest", 3],
-    ids=repr,
+    ids=named,
 )
 def test_revision_that_pins_nothing_is_refused(revision: object) -> None:
     """The message says how to pin the weights."""
@@ -225,7 +226,7 @@ class Texty(str):
         {"fields": None},
         {"fields": ("\ud800",)},
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_json_cannot_hold_is_refused(change: dict[str, Any]) -> None:
     """Nothing doubtful becomes part of an identity, and the error is ours."""

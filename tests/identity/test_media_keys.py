@@ -11,6 +11,7 @@ import pytest
 
 from cas_cache.errors import InvalidItem
 from cas_cache.identity import keys_of_rows
+from naming import named
 
 
 def key(kind: str, value: Any) -> str:
@@ -172,7 +173,7 @@ def test_audio_layout_in_memory_does_not_matter() -> None:
         {"array": ["a"], "sampling_rate": 8000},
         {"array": None, "sampling_rate": 8000},
     ],
-    ids=str,
+    ids=named,
 )
 def test_audio_that_is_none_is_refused(audio: Any) -> None:
     """Above all an array of objects: its bytes are addresses, which other objects get later."""

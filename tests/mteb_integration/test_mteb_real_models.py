@@ -15,6 +15,7 @@ from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of, weights_fingerprint
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_tasks import loader, metadata
+from naming import named
 
 pytestmark = [
     # mteb asks sentence-transformers for a model's metadata by its old names.
@@ -164,7 +165,7 @@ def test_the_prompt_in_the_spec_is_the_one_that_arrives(prompts, default, model)
 
 
 @pytest.mark.parametrize("given", [{"query": "q: ", "document": "d: "}, {"STS12": "t: "}, {"Retrieval-query": "rq: "}])
-@pytest.mark.parametrize("own", [{}, {"query": "own query: ", "document": "own document: "}], ids=str)
+@pytest.mark.parametrize("own", [{}, {"query": "own query: ", "document": "own document: "}], ids=named)
 def test_prompts_given_to_mteb_arrive_as_the_spec_says(given, own, model):
     """Prompts that mteb is given overrule the model's own."""
     model.prompts, model.default_prompt_name = dict(own), None
@@ -189,7 +190,7 @@ def test_a_prompt_by_name_is_known_by_its_text(model):
 
 @pytest.mark.parametrize("passages", [True, False])
 @pytest.mark.parametrize(
-    "template", ["Instruct: {instruction}\nQuery: ", lambda text, role: f"{role}|{text}: ", None], ids=str
+    "template", ["Instruct: {instruction}\nQuery: ", lambda text, role: f"{role}|{text}: ", None], ids=named
 )
 def test_the_instruction_in_the_spec_is_the_one_that_arrives(passages, template):
     """For the instruction wrapper, with and without instructions to passages, and by every source of instructions."""
