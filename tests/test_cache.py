@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cas_cache.cache
+import cas_cache.chunks
 from cas_cache import CacheMiss, EmbeddingCache
 from cas_cache.errors import (
     ConfigurationError,
@@ -118,9 +118,9 @@ def test_chunks_grow_only_for_a_quick_encoder(tmp_path: Path, monkeypatch: pytes
             now += self.seconds
             return super().__call__(batch)
 
-    monkeypatch.setattr(cas_cache.cache, "CHUNK_ITEMS", 4)
-    monkeypatch.setattr(cas_cache.cache, "MOST_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
-    monkeypatch.setattr(cas_cache.cache.time, "monotonic", lambda: now)
+    monkeypatch.setattr(cas_cache.chunks, "CHUNK_ITEMS", 4)
+    monkeypatch.setattr(cas_cache.chunks, "MOST_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
+    monkeypatch.setattr(cas_cache.chunks.time, "monotonic", lambda: now)
 
     def sizes(seconds: float, **options: Any) -> list[int]:
         encoder = Clocked()

@@ -17,6 +17,7 @@ import numpy as np
 from cas_cache import html, sync
 from cas_cache import self_check as checking
 from cas_cache.background import BackgroundPush, Waiting, opened_again, what_waits
+from cas_cache.chunks import gathered, in_chunks
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
@@ -25,7 +26,6 @@ from cas_cache.errors import (
     RemoteWarning,
     RepositoryError,
     RepositoryMismatch,
-    ShapeMismatch,
     SuspiciousListing,
     UnsupportedFormat,
 )
@@ -52,15 +52,6 @@ if TYPE_CHECKING:
     from cas_cache.sync import Report
 
 logger = logging.getLogger(__name__)
-
-CHUNK_ITEMS = 8192
-"""Items encoded between two commits, to begin with: what a crash costs at most."""
-
-MOST_CHUNK_BYTES = 64 << 20
-"""Chunks do not grow beyond this."""
-
-QUICK_SECONDS = 0.5
-"""An encoder that takes less than this for a chunk is given twice as many next; a crash costs it a second at most."""
 
 SELF_CHECK = 8
 """Rows that others pushed and that are compared with the encoder's before the first of them are served."""
@@ -247,7 +238,7 @@ class EmbeddingCache:
             return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(missing))
         rows[missing] = ns.find(keys[missing])
         if kept_out:
-            return _gathered(
+            return gathered(
                 ns, rows, dict(zip(missing.tolist(), missing[distinct][which].tolist(), strict=True)), kept_out
             )
         ns.remember(batch, rows)
@@ -442,21 +433,7 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
-        kind: tuple[Any, ...] | None = None
-        start, size = 0, self.chunk_items or CHUNK_ITEMS
-        while start < len(positions):
-            began, chunk = time.monotonic(), positions[start : start + size]
-            start += size
-            answer = as_array(encode(chunk))
-            measured = Pace(len(chunk), time.monotonic() - began)
-            vectors = storable(answer, len(chunk))
-            self._note_encoded(ns, measured)
-            kind = kind or (vectors.dtype, vectors.shape[1:])
-            if kind != (vectors.dtype, vectors.shape[1:]):
-                raise ShapeMismatch(
-                    f"The encoder answered with {kind[0]} vectors of shape {kind[1]} first and with {vectors.dtype} of "
-                    f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
-                )
+        for chunk, vectors in in_chunks(positions, encode, self.chunk_items, lambda it: self._note_encoded(ns, it)):
             finite = finite_rows(vectors)
             if finite.all():  # the usual case: no copy of the chunk
                 self._store(ns, keys[chunk], vectors)
@@ -464,9 +441,6 @@ class EmbeddingCache:
                 self._store(ns, keys[chunk[finite]], vectors[finite])
                 kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
             tell(len(chunk))
-            quick = time.monotonic() - began < QUICK_SECONDS
-            if quick and self.chunk_items is None and 2 * vectors.nbytes <= MOST_CHUNK_BYTES:
-                size *= 2
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
 
@@ -526,27 +500,6 @@ class EmbeddingCache:
                     RemoteWarning,
                     stacklevel=4,
                 )
-
-
-def _gathered(
-    ns: Namespace, rows: NDArray[np.int64], encoded_at: Mapping[int, int], kept_out: Mapping[int, NDArray[Any]]
-) -> NDArray[Any]:
-    """The rows' vectors, and those that were not stored in their places.
-
-    Args:
-        ns: Where the rows are.
-        rows: (n,) int64.
-        encoded_at: For each position that was missing, the one whose item was encoded for it.
-        kept_out: Vectors that were not stored, by the position that they were encoded for.
-    """
-    some = next(iter(kept_out.values()))
-    vectors = np.empty((len(rows), *some.shape), some.dtype)
-    stored = rows != ABSENT
-    if stored.any():
-        vectors[stored] = ns.take(rows[stored])
-    for at in np.flatnonzero(~stored).tolist():
-        vectors[at] = kept_out[encoded_at[at]]
-    return vectors
 
 
 def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cas_cache.cache import CHUNK_ITEMS
+from cas_cache.chunks import CHUNK_ITEMS
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.pace import Pace, PaceFile
