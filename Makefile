@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 REMOTE ?= local
+JOBS   ?= 2
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -12,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
-	@echo "make test                      the test-suite, LocalStack included"
+	@echo "make test [JOBS=2]             the test-suite, LocalStack included, in so many processes"
 	@echo "make check                     formatting, lint, types, layers, spelling"
 	@echo "make format                    rewrite the code as make check wants it"
 	@echo "make bench                     the benchmarks, each with its peer"
@@ -28,7 +29,7 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py --remote $(REMOTE)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
