@@ -141,7 +141,7 @@ def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -
         def __getattr__(self, name: str) -> Any:
             raise raised
 
-    storage._opened = dict.fromkeys(storage._opened, Refusing())
+    storage._opened = dict.fromkeys(storage._opened, (Refusing(), "root"))
     for attempt in (
         lambda: storage.get("x", 0, 1),
         lambda: storage.list(""),

@@ -456,6 +456,7 @@ def test_progress_bars(kind, tmp_path, capsys, monkeypatch):
     assert "look up" in shown
     assert "0/3" in shown
     assert "2/3" in shown
+    assert "items from the cache" in capsys.readouterr().err  # at its end it says what it did, where bars are shown
     with wrapped(HashEncoder(), tmp_path, kind) as model:
         model.encode(loader(["new"]), **CALL)
     assert capsys.readouterr().err == ""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +18,6 @@ from cas_cache.repository.failures import secrets_in
 from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cas_cache.doctor import Finding
 
 
@@ -66,8 +62,7 @@ def doctor(
         opener = functools.partial(open_storage, url, options or None)
         # s3fs closes connections of forked and forgotten file systems late, and asyncio logs that at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        with _terminated_as_interrupted():
-            examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
+        examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
     if as_json:
         print_json(
             {"url": None if url is None else without_credentials(url), "mirror": str(directory), **report.as_json()}
@@ -87,13 +82,3 @@ def _print_end(report: Report) -> None:
     if report.policy:
         click.echo(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
     click.echo(", ".join(f"{report.count(status)} {status}" for status in Status))
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that what was written is removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
