@@ -58,8 +58,7 @@ def pull_small(
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, UnsupportedFormat) as problem:
-        for pack in manifests:
-            yield pack, problem
+        yield next(iter(manifests)), problem  # that of the namespace, once
         return
     group = _Group(ns, report)
     try:
