@@ -171,6 +171,18 @@ def test_repeats_count_once(tmp_path: Path) -> None:
     assert encoder.asked == texts(1)
 
 
+def test_repeats_take_no_place_in_the_sample(tmp_path: Path) -> None:
+    """However often an item is asked for, eight distinct ones are compared, in the order that they were asked in."""
+    remote = filled(tmp_path, 12)
+    asked = [text for text in reversed(texts(12)) for _ in range(1 + 30 * (text == "text 3"))]
+    for n in range(5):
+        encoder = Encoder()
+        cache = EmbeddingCache(tmp_path / f"theirs {n}", remote=remote)
+        np.testing.assert_array_equal(cache.encode(asked, SPEC, encoder), truth(asked))
+        assert cache.stats.checked == len(set(encoder.asked)) == 8
+        assert encoder.asked == sorted(encoder.asked, key=asked.index)
+
+
 def test_an_answer_of_the_wrong_length_is_an_error(tmp_path: Path) -> None:
     """Also while comparing."""
     remote = filled(tmp_path)

@@ -410,11 +410,12 @@ class EmbeddingCache:
         positions, origins, packs = ns.from_others(rows)
         if not len(positions):
             return
+        rows_of = np.arange(rows.start, rows.stop)[positions] if isinstance(rows, slice) else rows[positions]
+        rows_of, first = np.unique(rows_of, return_index=True)  # an item that is asked for twice is compared once
+        positions, origins = positions[first], origins[first]
         chosen = checking.sample(origins, self.self_check)
-        at = positions[chosen]
-        compared = np.arange(rows.start, rows.stop)[at] if isinstance(rows, slice) else rows[at]
-        _, first = np.unique(compared, return_index=True)  # an item that is asked for twice is compared once
-        at, compared, chosen = (values[np.sort(first)] for values in (at, compared, chosen))
+        chosen = chosen[np.argsort(positions[chosen])]
+        at, compared = positions[chosen], rows_of[chosen]
         began = time.perf_counter()
         answer = as_array(encode(at))
         self.stats.add(checked=len(at), encoder_seconds=time.perf_counter() - began)
