@@ -17,7 +17,7 @@ from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet
-from cas_cache.sync.pulling import MOST_LISTINGS, check_listing, is_gone, listed_packs
+from cas_cache.sync.pulling import MOST_LISTINGS, is_gone, manifests_of, read_what_is_listed
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind
 
@@ -69,18 +69,14 @@ def pull_keys(
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
         if not meet(mirror, repository):
             return report
-        for _ in range(MOST_LISTINGS):
-            known: dict[str, frozenset[str]] = {}
-            for namespace in mirror.ids() if wanted is None else wanted:
-                ns = _namespace(mirror, namespace, report)
-                if ns is not None:
-                    known[namespace] = ns.lasting_packs | ns.catalogue.packs
-            listed = listed_packs(repository, wanted)
-            check_listing(mirror, repository, listed, known, report, every=wanted is None)
-            gone = [_pull_keys_of(mirror, repository, of, report, bar) for of in listed.items()]
-            if not any(gone):
-                break
-            logger.info("packs have gone since they were listed: listing again")
+        read_what_is_listed(
+            mirror,
+            repository,
+            wanted,
+            report,
+            known=lambda ns: ns.lasting_packs | ns.catalogue.packs,
+            read=lambda of: _pull_keys_of(mirror, repository, of, report, bar),
+        )
     return report
 
 
@@ -202,14 +198,7 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
         # Merged and pruned, or dropped: what is there now is read anew.
         ns.catalogue.forget()
     known = set(ns.packs | ns.catalogue.packs)
-    missing = [(namespace, pack) for pack in packs if pack not in known]
-    manifests: dict[str, Manifest] = {}
-    gone = False
-    for (_, pack), manifest in zip(missing, repository.manifests(missing), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[pack] = manifest
-        else:
-            gone |= is_gone(repository, (namespace, pack), manifest, report)
+    manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
     waiting: list[Listed] = []
     # What is superseded is read only if what supersedes it could not be.
@@ -235,14 +224,3 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
             waiting = []
     ns.catalogue.add(waiting)
     return gone
-
-
-def _namespace(mirror: Mirror, namespace: str, report: Report) -> Namespace | None:
-    try:
-        ns = mirror.get(namespace)
-        if ns is not None:
-            ns.refresh()
-    except (DamagedMirror, UnsupportedFormat) as problem:
-        pass_over(f"namespace {namespace}", problem, report)
-        return None
-    return ns

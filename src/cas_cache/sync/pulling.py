@@ -25,7 +25,7 @@ from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.progress import Bar
@@ -65,17 +65,71 @@ def pull(
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
         if not meet(mirror, repository):
             return report
-        for _ in range(MOST_LISTINGS):
-            # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
-            known = {ns.spec.namespace: ns.lasting_packs for ns in selected(mirror, wanted, report)}
-            listed = listed_packs(repository, wanted)
-            check_listing(mirror, repository, listed, known, report, every=wanted is None)
-            gone = [_pull_namespace(mirror, repository, of, report, bar) for of in listed.items()]
-            if not any(gone):
-                break
-            logger.info("packs have gone since they were listed: listing again")
+        listed, known = read_what_is_listed(
+            mirror,
+            repository,
+            wanted,
+            report,
+            known=lambda ns: ns.lasting_packs,
+            read=lambda of: _pull_namespace(mirror, repository, of, report, bar),
+        )
         _note_gone(mirror, repository, listed, known, report)
     return report
+
+
+def read_what_is_listed(
+    mirror: Mirror,
+    repository: Repository,
+    wanted: list[str] | None,
+    report: Report,
+    *,
+    known: Callable[[Namespace], frozenset[str]],
+    read: Callable[[tuple[str, list[str]]], bool],
+) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
+    """List the repository and read each namespace; list again if packs have gone meanwhile.
+
+    Args:
+        mirror: Where to.
+        repository: From where.
+        wanted: Ids of the namespaces to look at; None for all.
+        report: What was passed over is noted there.
+        known: Returns the packs that a namespace knows to be in the repository.
+        read: Given (namespace, packs), reads what is not here; returns whether one of them has gone since.
+
+    Returns:
+        The packs of the last listing, and those that were known before it, by namespace.
+
+    Raises:
+        As `pull`.
+    """
+    for _ in range(MOST_LISTINGS):
+        # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
+        packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, wanted, report)}
+        listed = _listed(repository, wanted)
+        _check_listing(mirror, repository, listed, packs, report, every=wanted is None)
+        gone = [read(of) for of in listed.items()]
+        if not any(gone):
+            break
+        logger.info("packs have gone since they were listed: listing again")
+    return listed, packs
+
+
+def manifests_of(
+    repository: Repository, namespace: str, packs: list[str], report: Report
+) -> tuple[dict[str, Manifest], bool]:
+    """Return the manifests of packs, in their order, and whether one of these has gone since it was listed.
+
+    Those that cannot be read for another reason go into the report.
+    """
+    asked = [(namespace, pack) for pack in packs]
+    manifests: dict[str, Manifest] = {}
+    gone = False
+    for of, manifest in zip(asked, repository.manifests(asked), strict=True):
+        if isinstance(manifest, Manifest):
+            manifests[of[1]] = manifest
+        else:
+            gone |= is_gone(repository, of, manifest, report)
+    return manifests, gone
 
 
 def _pull_namespace(
@@ -93,23 +147,15 @@ def _pull_namespace(
     except (DamagedMirror, UnsupportedFormat) as problem:
         pass_over(f"namespace {namespace}", problem, report)
         return False
-    missing = [pack for pack in packs if pack not in known]
-    found = zip(missing, repository.manifests([(namespace, pack) for pack in missing]), strict=True)
-    manifests: dict[str, Manifest] = {}
-    gone = False
-    for pack, manifest in found:
-        if isinstance(manifest, Manifest):
-            manifests[pack] = manifest
-        else:
-            gone |= is_gone(repository, (namespace, pack), manifest, report)
+    manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests).keys()
     # Told at once, so that the time left is that of the namespace and not of a pack.
     bar.total = (bar.total or 0) + sum(it.rows * it.vector_bytes for pack, it in manifests.items() if pack not in later)
     # What is superseded is read only if what supersedes it could not be.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
-    begun = frozenset() if ns is None else frozenset(pack for pack in order if ns.applied_rows(pack))
-    for small, group in groupby(order, lambda pack: pack not in later | begun and is_small(manifests[pack])):
+    alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
+    for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
         read = pull_small if small else _pull_each
         for pack, wrong in read(mirror, repository, (namespace, {it: manifests[it] for it in group}), report, bar):
             gone |= is_gone(repository, (namespace, pack), wrong, report)
@@ -182,7 +228,7 @@ def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
-def listed_packs(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
+def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
     """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
     listed: dict[str, list[str]] = {}
     for part in [None] if wanted is None else wanted:
@@ -191,7 +237,7 @@ def listed_packs(repository: Repository, wanted: list[str] | None) -> dict[str, 
     return listed
 
 
-def check_listing(
+def _check_listing(
     mirror: Mirror,
     repository: Repository,
     listed: dict[str, list[str]],
