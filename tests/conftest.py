@@ -8,6 +8,8 @@ and the marker `localstack` on every test that uses them, so `-m "not localstack
 With CAS_CACHE_TEST_REMOTE=s3://bucket/prefix, `s3_remote` is a new prefix there instead, with the user's AWS_*
 variables; tests that make buckets, or look into the server, are skipped.
 
+Prints, after the last test, the figures that tests noted with `figure`: crash points, schedules, damages.
+
 Turns the self-check off: most tests count what is encoded, and their encoders are made up. Its own tests turn it on.
 
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
@@ -17,8 +19,10 @@ import importlib.util
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -29,6 +33,7 @@ from cas_cache.cli import main
 from user_remote import VARIABLE, UserRemote
 
 RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
+FIGURE = "figure "
 USER_REMOTE = UserRemote.of_environment()
 
 
@@ -72,6 +77,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"localstack", "s3_remote"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("localstack")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests noted with `figure`, of both processes."""
+    totals: Counter[str] = Counter()
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if getattr(report, "when", None) == "call":
+            for name, amount in report.user_properties:
+                totals[name] += amount if name.startswith(FIGURE) else 0
+    totals = +totals
+    if totals:
+        terminalreporter.section("figures")
+        for name, amount in sorted(totals.items()):
+            terminalreporter.line(f"{amount:>12,}  {name.removeprefix(FIGURE)}")
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Return a function that notes a number of this test: of one name, the sum over all tests is printed."""
+
+    def note(name: str, amount: int) -> None:
+        record_property(f"{FIGURE}{name}", amount)
+
+    return note
 
 
 @pytest.fixture(autouse=True)
