@@ -85,8 +85,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for report in chain.from_iterable(terminalreporter.stats.values()):
         if getattr(report, "when", None) == "call":
             for name, amount in report.user_properties:
-                totals[name] += amount if name.startswith(FIGURE) else 0
-    totals = +totals
+                if name.startswith(FIGURE):
+                    totals[name] += amount
     if totals:
         terminalreporter.section("figures")
         for name, amount in sorted(totals.items()):

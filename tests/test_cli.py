@@ -131,7 +131,7 @@ def test_push_and_pull(run: Any, mirror: Path, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("pushed 3 packs, 1204 rows, ")
     assert json.loads(run("push", mirror, "--remote", repo, "--json").out) == {
-        "dry_run": False, "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [],
+        "dry_run": False, "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [], "untrusted": 0,
     }  # fmt: skip
     document = json.loads(run("pull", tmp_path / "far", "--remote", repo, "--json").out)
     assert (document["packs"], document["rows"], document["problems"]) == (3, 1204, [])

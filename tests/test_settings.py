@@ -124,6 +124,8 @@ def test_the_stronger_source_wins(files: tuple[Path, Path], monkeypatch: pytest.
         "read_only": str(project),
         "only_cached": DEFAULT,
         "lazy": DEFAULT,
+        "trust": DEFAULT,
+        "signing_key": DEFAULT,
         "self_check": str(project),
         "progress": DEFAULT,
         "remotes.team": str(user),

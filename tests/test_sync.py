@@ -307,7 +307,7 @@ def test_a_pull_cut_short_anywhere_goes_on_where_it_stopped(tmp_path: Path, memo
     counting = Counting(memory)
     Machine(tmp_path / "count", counting).pull()
     gets = sum(verb == "get" for verb, _ in counting.calls)
-    assert gets == 1 + 1 + 2 * (1 + 4 + 1 + 2)
+    assert gets == 2 + 1 + 2 * (1 + 4 + 1 + 2)
     for at in range(1, gets + 1):
         flaky = Flaky(memory, "get", at)
         reader = Machine(tmp_path / f"reader-{at}", flaky)
@@ -359,11 +359,11 @@ def test_requests_of_a_push(tmp_path: Path) -> None:
 
 
 def test_requests_of_a_pull(tmp_path: Path, memory: Memory) -> None:
-    """A pull is one get to open, one listing, and for each pack its manifest and its chunks; no zarr.json."""
+    """A pull is one get to open, two the first time, one listing, and a pack's manifest and chunks; no zarr.json."""
     counting = Counting(memory)
     reader = Machine(tmp_path / "reader", counting)
     reader.pull()
-    expected = [("get", layout.MARKER), ("list", "manifests"), ("get", layout.spec_path(SPEC.namespace))]
+    expected = [("get", layout.MARKER)] * 2 + [("list", "manifests"), ("get", layout.spec_path(SPEC.namespace))]
     for namespace, name in packs(memory):
         expected.append(("get", layout.manifest_path(namespace, name)))
         data = [path for path in manifest_of(memory, namespace, name).objects if not path.endswith("zarr.json")]

@@ -40,6 +40,7 @@ from cas_cache.repository import Repository, open_storage
 from cas_cache.rows import as_array, finite_rows, storable
 from cas_cache.settings import Settings
 from cas_cache.stats import Stats
+from cas_cache.trust import trust_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -91,8 +92,16 @@ class EmbeddingCache:
             vectors, while a chunk takes less than half a second: with a quick encoder commits are what costs.
         progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
             terminal.
+        trust: Whose packs are read: ``"any"``, or ``"signed-by"`` for those of `trusted_keys` alone. None takes
+            ``CAS_CACHE_TRUST``, or ``"any"``.
+        trusted_keys: Public keys by name, as ``cas-cache keys new`` prints them. None takes those of the settings.
+        signing_key: The private key that signs what is pushed: its name in ``cas-cache keys list``, or its file. None
+            takes ``CAS_CACHE_SIGNING_KEY``; without that, nothing is signed.
 
     Raises:
+        ConfigurationError: If an argument or a setting cannot work; also if only signed packs are trusted, and what the
+            cache would push is not signed by one of these keys.
+        UntrustedMirror: If the mirror has rows of packs that the trusted keys did not sign.
         NotAMirror: If the directory holds something else.
         InvalidURL: If the remote is no URL of a known file system.
         MissingDependency: If the file system's package is not installed.
@@ -113,6 +122,9 @@ class EmbeddingCache:
         on_remote_error: Literal["warn", "raise"] = "warn",
         chunk_items: int | None = None,
         progress: bool | None = None,
+        trust: Literal["any", "signed-by"] | None = None,
+        trusted_keys: Mapping[str, str] | None = None,
+        signing_key: str | Path | None = None,
     ) -> None:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
@@ -125,9 +137,11 @@ class EmbeddingCache:
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
         self.offline = settings.offline if offline is None else offline
+        trusted, signer = trust_of(settings, trust, trusted_keys, signing_key)
         storage = None if url is None else open_storage(url, storage_options, later=self.offline)
-        self.repository = None if storage is None else Repository(storage)
+        self.repository = None if storage is None else Repository(storage, trust=trusted, signer=signer)
         self.mirror = Mirror(directory)
+        self.mirror.check_trust(None if trusted is None else trusted.keys)
         self.stats = Stats()
         self.read_only = settings.read_only if read_only is None else read_only
         self.only_cached = settings.only_cached if only_cached is None else only_cached
@@ -143,6 +157,7 @@ class EmbeddingCache:
         self._warned = False
         self._pusher = None
         if push == "background" and self.repository is not None and not (self.offline or self.read_only):
+            self.repository.must_sign()  # before anything is paid for
             self._pusher = BackgroundPush(self._push_waiting, self._what_waits, lambda: self.progress)
 
     def __repr__(self) -> str:

@@ -208,6 +208,7 @@ def run_cached(
         offline=False,
         on_remote_error="raise",
         progress=False,
+        trust="any",
     ) as cache:
         vectors = (
             cache.encode(texts.queries, QUERY, lambda missing: encoder([QUERY.prompt + text for text in missing])),

@@ -15,11 +15,14 @@
     |- MirrorError                        the local side
     |  |- NotAMirror (ValueError)         the directory holds something else
     |  |- DamagedMirror                   local files do not say what they said when they were committed
+    |  |  `- LinkInMirror                 a symbolic link where a file or folder of a mirror should be
     |  |- MirrorWriteError (OSError)      the disk is full or refuses
-    |  `- RepositoryMismatch (ValueError) the mirror belongs to another repository
+    |  |- RepositoryMismatch (ValueError) the mirror belongs to another repository
+    |  `- UntrustedMirror (ValueError)    the mirror was filled with packs of others than are trusted
     |- RepositoryError                    what the remote holds is not what it should be
     |  |- NotARepository (ValueError)     the prefix holds something else
     |  |- DamagedPack                     an object of a pack does not verify
+    |  |- UntrustedPack                   a pack is not signed by a trusted key
     |  `- SuspiciousListing               a listing lacks what is known to exist
     |- UnsupportedFormat                  written by a newer version of the format
     |- RemoteError (OSError)              the remote is away or refuses; rows wait in the mirror
@@ -38,12 +41,23 @@ second that something was left out of the cache.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return a text that a terminal can only show: others wrote the names and documents that messages quote.
+
+    Control characters, lone surrogates and what turns the direction of text are written as Python escapes; line feeds
+    and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 class CasCacheError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument, OSError may print none: the message is the same everywhere.
-        return str(self.args[0]) if self.args else type(self).__name__
+        return printable(str(self.args[0])) if self.args else type(self).__name__
 
 
 class IdentityError(CasCacheError, ValueError):
@@ -120,12 +134,20 @@ class DamagedMirror(MirrorError):
     """Local files do not hold what was committed."""
 
 
+class LinkInMirror(DamagedMirror):
+    """A symbolic link where a file or folder of a mirror should be; it is not followed."""
+
+
 class MirrorWriteError(MirrorError, OSError):
     """The local disk is full or refuses; everything committed before is intact."""
 
 
 class RepositoryMismatch(MirrorError, ValueError):
     """The mirror is bound to another repository."""
+
+
+class UntrustedMirror(MirrorError, ValueError):
+    """The mirror was filled under another `trust` than is asked for."""
 
 
 class RepositoryError(CasCacheError):
@@ -150,6 +172,20 @@ class DamagedPack(RepositoryError):
     def __init__(self, message: str, *, pack: str) -> None:
         super().__init__(message)
         self.pack = pack
+
+
+class UntrustedPack(RepositoryError):
+    """A pack is not signed by a trusted key, so it counts as not there.
+
+    Attributes:
+        pack: The pack's id.
+        reason: Why it is not trusted.
+    """
+
+    def __init__(self, message: str, *, pack: str, reason: str) -> None:
+        super().__init__(message)
+        self.pack = pack
+        self.reason = reason
 
 
 class SuspiciousListing(RepositoryError):

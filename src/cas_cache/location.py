@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cas_cache.errors import ConfigurationError
 from cas_cache.repository import is_url, without_credentials
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from cas_cache.settings import Settings
@@ -66,6 +67,6 @@ def _named(remote: str, settings: Settings) -> str:
 
 def _slug(url: str) -> str:
     """A folder name for a remote's mirror: readable, and unlike any other remote's."""
-    shown = without_credentials(url) if is_url(url) else str(Path(url).expanduser().absolute())
+    shown = without_credentials(url) if is_url(url) else str(expanded(url).absolute())
     readable = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[:60]
-    return f"{readable}-{hashlib.sha256(shown.rstrip('/').encode()).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(shown.rstrip('/').encode(errors='backslashreplace')).hexdigest()[:8]}"

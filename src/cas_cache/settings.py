@@ -37,12 +37,26 @@ KINDS: Mapping[str, type] = {
     "lazy": bool,
     "self_check": int,
     "progress": bool,
+    "trust": str,
+    "signing_key": str,
 }
 """Each setting, and what it is in a file. In the environment it is ``CAS_CACHE_`` and its name, but for the first."""
 
 VARIABLES = {name: f"CAS_CACHE_{name.upper()}" for name in KINDS} | {"directory": "CAS_CACHE_DIR"}
 
+TABLES: Mapping[str, str] = {
+    "remotes": 'URLs, such as team = "s3://bucket/prefix"',
+    "trusted_keys": 'public keys, such as alice = "ed25519:..."',
+}
+"""Settings that are tables of texts by name, and of what."""
+
+TRUSTED_KEYS = "CAS_CACHE_TRUSTED_KEYS"
+"""The variable for `trusted_keys`: ``alice=ed25519:...,bob=ed25519:...`` instead of those of the files."""
+
 DEFAULT = "default"
+
+MOST_DIGITS = 18
+"""Of a number of rows: no repository has more, and Python refuses to read thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +72,12 @@ class Settings:
         lazy: Of vectors, pull only those that are asked for.
         self_check: How many rows that others pushed are compared; None leaves the default.
         progress: Show progress bars; None leaves it to the terminal.
+        trust: ``"any"`` or ``"signed-by"``; see `Trust`.
+        signing_key: The private key that signs what is written: its name, or its file; None for no signature.
         remotes: URLs by name.
-        sources: For each of these but the last, where it was found: a variable, a file, or ``"default"``; for the URLs
-            under ``remotes.NAME``.
+        trusted_keys: Public keys by name.
+        sources: For each of these but the last, where it was found: a variable, a file, or ``"default"``; for the two
+            tables under ``remotes.NAME`` and ``trusted_keys.NAME``.
     """
 
     directory: Path
@@ -71,7 +88,10 @@ class Settings:
     lazy: bool
     self_check: int | None
     progress: bool | None
+    trust: str = "any"
+    signing_key: str | None = None
     remotes: Mapping[str, str] = field(default_factory=dict)
+    trusted_keys: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -82,20 +102,26 @@ class Settings:
             ConfigurationError: If a value is not what the setting takes, or a file has a setting that is none.
         """
         found: dict[str, tuple[Any, str]] = {}
-        remotes: dict[str, str] = {}
+        tables: dict[str, dict[str, str]] = {name: {} for name in TABLES}
         for path, document in _files():
             for name, value in _checked(path, document).items():
                 found[name] = value, str(path)
-            for name, url in _remotes(path, document).items():
-                remotes[name] = url
-                found[f"remotes.{name}"] = url, str(path)
+            for table in TABLES:
+                for name, text in _table(path, document, table).items():
+                    tables[table][name] = text
+                    found[f"{table}.{name}"] = text, str(path)
         for name, variable in VARIABLES.items():
             value = _of_environment(name, variable)
             if value is not None:
                 found[name] = value, variable
+        keys = _keys_of_environment()
+        if keys is not None:
+            found = {name: of for name, of in found.items() if not name.startswith("trusted_keys.")}
+            found |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
+            tables["trusted_keys"] = keys
         directory, remote = found.get("directory"), found.get("remote")
         return cls(
-            directory=Path(directory[0]).expanduser() if directory else Path(platformdirs.user_cache_dir("cas_cache")),
+            directory=expanded(directory[0]) if directory else Path(platformdirs.user_cache_dir("cas_cache")),
             remote=remote[0] if remote else None,
             offline=bool(found.get("offline", (False,))[0]),
             read_only=bool(found.get("read_only", (False,))[0]),
@@ -103,14 +129,38 @@ class Settings:
             lazy=bool(found.get("lazy", (False,))[0]),
             self_check=found.get("self_check", (None,))[0],
             progress=found.get("progress", (None,))[0],
-            remotes=remotes,
+            trust=found.get("trust", ("any",))[0],
+            signing_key=found.get("signing_key", (None,))[0],
+            remotes=tables["remotes"],
+            trusted_keys=tables["trusted_keys"],
             sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in found.items()}},
         )
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home directory in the place of ``~``.
+
+    Raises:
+        ConfigurationError: If there is no such home directory, or the path has characters that none can have.
+    """
+    try:
+        os.fsencode(path)
+        if "\0" in str(path):
+            msg = "a zero byte"
+            raise ValueError(msg)
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as err:
+        raise ConfigurationError(f"{str(path)!r} cannot be a path ({err}). Name a directory, such as ./cache.") from err
 
 
 def user_file() -> Path:
     """Return where the user's settings are looked for."""
     return Path(platformdirs.user_config_dir("cas_cache")) / "config.toml"
+
+
+def keys_folder() -> Path:
+    """Return where the user's signing keys are kept by name."""
+    return user_file().parent / "keys"
 
 
 def _files() -> list[tuple[Path, dict[str, Any]]]:
@@ -126,7 +176,10 @@ def _files() -> list[tuple[Path, dict[str, Any]]]:
     folders = (working, *working.parents)
     project = next((f for folder in folders if _is_there(f := folder / "pyproject.toml")), None)
     if project is not None:
-        table = _parsed(project).get("tool", {}).get("cas_cache")
+        tool = _parsed(project).get("tool", {})
+        table = tool.get("cas_cache") if isinstance(tool, dict) else None
+        if table is not None and not isinstance(table, dict):
+            raise ConfigurationError(f"{project}: tool.cas_cache must be a table, [tool.cas_cache].")
         if table is not None:
             found.append((project, table))
     return found
@@ -144,28 +197,40 @@ def _is_there(path: Path) -> bool:
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as err:
+    except (ValueError, OSError, RecursionError) as err:
         raise ConfigurationError(f"{path} cannot be read as TOML ({err}). Mend it, or move it away.") from err
 
 
 def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """The settings of one file."""
-    settings = {name: value for name, value in document.items() if name != "remotes"}
+    settings = {name: value for name, value in document.items() if name not in TABLES}
     for name, value in settings.items():
         if name not in KINDS:
-            near = difflib.get_close_matches(name, [*KINDS, "remotes"], n=1)
-            meant = f" Did you mean {near[0]}?" if near else f" There are {', '.join(KINDS)}, and the table remotes."
+            near = difflib.get_close_matches(name, [*KINDS, *TABLES], n=1)
+            there = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
+            meant = f" Did you mean {near[0]}?" if near else there
             raise ConfigurationError(f"{path} has a setting {name!r}, which is none.{meant}")
         if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
             raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")
     return settings
 
 
-def _remotes(path: Path, document: dict[str, Any]) -> dict[str, str]:
-    remotes = document.get("remotes", {})
-    if not isinstance(remotes, dict) or not all(isinstance(url, str) and url for url in remotes.values()):
-        raise ConfigurationError(f'{path}: remotes must be a table of URLs, such as team = "s3://bucket/prefix".')
-    return remotes
+def _table(path: Path, document: dict[str, Any], name: str) -> dict[str, str]:
+    table = document.get(name, {})
+    if not isinstance(table, dict) or not all(isinstance(text, str) and text for text in table.values()):
+        raise ConfigurationError(f"{path}: {name} must be a table of {TABLES[name]}.")
+    return table
+
+
+def _keys_of_environment() -> dict[str, str] | None:
+    """The public keys of the variable by name, or None if it is not set."""
+    text = os.environ.get(TRUSTED_KEYS)
+    if text is None:
+        return None
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if not all(name and key for name, _, key in pairs):
+        raise ConfigurationError(f"{TRUSTED_KEYS} is not of the form alice=ed25519:...,bob=ed25519:... Mend it.")
+    return {name.strip(): key.strip() for name, _, key in pairs}
 
 
 def _of_environment(name: str, variable: str) -> Any:
@@ -182,7 +247,7 @@ def _of_environment(name: str, variable: str) -> Any:
         raise ConfigurationError(f"{variable}={os.environ[variable]!r} is neither on nor off. Set it to 1 or 0.")
     if not text:
         return None
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= MOST_DIGITS:
         return int(text)
     raise ConfigurationError(f"{variable}={os.environ[variable]!r} is no number of rows. Set it to 0 or more.")
 

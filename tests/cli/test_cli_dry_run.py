@@ -13,8 +13,10 @@ from cas_cache.cli import cli
 from cli.places import Places, leaves, made, tree
 from repository.storages import OTHER_SPEC, SPEC, texts, truth
 
-READS = {"ls", "info", "status", "search", "check", "doctor", "demo"}
-"""What writes nothing of the user's: search keeps an index, which is derived; doctor's trial and demo clean up."""
+READS = {"ls", "info", "status", "search", "check", "doctor", "demo", "keys list", "keys new"}
+"""What writes nothing of the user's: search keeps an index, which is derived; doctor's trial and demo clean up.
+
+A new key is a file that was not there; there is nothing to plan."""
 
 
 def old(places: Places) -> list[object]:

@@ -105,6 +105,8 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "ls", ["--there", *there]
     yield "info", [*here, *of_spec]
     yield "info", ["--settings"]
+    yield "keys new", ["alice"]
+    yield "keys list", []
     yield "check", there
     yield "check", ["--mirror", *here]
     yield "export", [*here, places.out / "dry", "--format", "npy", *of_spec, "--dry-run"]

@@ -26,10 +26,12 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
+from cas_cache.repository.signing import Signer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n+", re.DOTALL | re.MULTILINE)
+SHOWN_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # of RFC 8032, 7.1, test 1
 AWS = """#!/bin/sh
 # Makes a bucket, as `aws s3 mb s3://NAME` does.
 [ "$1 $2" = "s3 mb" ] && exec curl -sSf -X PUT "$AWS_ENDPOINT_URL/${3#s3://}"
@@ -84,7 +86,7 @@ class Page:
             elif language == "python" and name:
                 (self.folder / name[1]).write_text(block, "utf-8")
             elif language == "toml":
-                (self.folder / "config" / "cas_cache").mkdir(parents=True)
+                (self.folder / "config" / "cas_cache").mkdir(parents=True, exist_ok=True)
                 (self.folder / "config" / "cas_cache" / "config.toml").write_text(block, "utf-8")
             elif language in {"sh", "python"}:
                 self._run(language, block)
@@ -130,7 +132,7 @@ def play(tmp_path: Path) -> Iterator[Any]:
     pages = []
 
     def play(name: str, replaced: dict[str, str] | None = None, **environment: str) -> Page:
-        page = Page(name, tmp_path, replaced or {})
+        page = Page(name, tmp_path, {} if replaced is None else replaced)
         pages.append(page)
         page.environment |= environment
         page.play()
@@ -158,6 +160,22 @@ def test_share(play: Any, localstack: Any, bucket: str) -> None:
     assert "acme/letters" in pulled
     assert found
     assert status.strip()
+
+
+def test_sign(play: Any, tmp_path: Path) -> None:
+    """A key, a push, and a reader who trusts it. The key that the page shows stands for the one that is made."""
+    file = tmp_path / "config" / "cas_cache" / "keys" / "alice.pem"
+
+    class Replaced(dict[str, str]):
+        def items(self) -> Any:
+            made = Signer(file.read_bytes()).public if file.exists() else ""
+            return [("pip install 'cas_cache[sign]'", "true"), (SHOWN_KEY, made)]
+
+    _, new, _, _, there, _ = play("sign.md", Replaced()).said
+    public = Signer(file.read_bytes()).public
+    assert new.splitlines()[0] == public
+    assert f"alice        {public}  signing trusted" in there
+    assert "pulled 1 packs, 2 rows" in there
 
 
 def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None:

@@ -21,17 +21,20 @@ PLAYED = {
     "tutorial.md": "docs/test_docs_tutorial.py",
     "explanation/self-check.md": "docs/test_docs_pages.py",
     "explanation/identity.md": "docs/test_docs_pages.py",
+    "explanation/threat-model.md": "docs/test_docs_security.py",
     "explanation/derived.md": "docs/test_docs_pages.py",
     "how-to/mteb.md": "docs/test_docs_mteb.py",
     "how-to/search.md": "search/test_search_docs.py",
     "how-to/maintenance.md": "docs/test_docs_maintenance.py",
     "how-to/old-caches.md": "docs/test_docs_pages.py",
     "how-to/share.md": "docs/test_docs_how_to.py",
+    "how-to/sign.md": "docs/test_docs_how_to.py",
     "how-to/ci.md": "test_ci_recipes.py",
     "how-to/laptop.md": "docs/test_docs_how_to.py",
     "how-to/localstack.md": "docs/test_docs_how_to.py",
     "how-to/notebooks-and-logs.md": "docs/test_docs_notebooks.py",
     "how-to/several-machines.md": "docs/test_docs_how_to.py",
+    "how-to/test-with-faults.md": "faults/test_faults_page.py",
 }
 """For each page with blocks of Python or shell, the test that runs them."""
 

@@ -1,15 +1,19 @@
 """docs/spec/v1.md: its JSON blocks are what the code reads, its test vectors what the code computes."""
 
+import base64
 import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
 from cas_cache.repository.manifest import Manifest, pack_id
 from cas_cache.repository.repository import checked_marker
+from cas_cache.repository.signing import Signer
 from cas_cache.rows import digest_rows
 
 SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
@@ -31,6 +35,23 @@ def test_the_manifest_has_the_id_it_says() -> None:
     """The manifest is read back unchanged, and the beginning of its pack id stands in the text."""
     assert Manifest.from_bytes(MANIFEST).to_bytes() == MANIFEST
     assert f"(`{pack_id(MANIFEST)[:8]}...` above)" in SPEC
+
+
+def test_the_signature() -> None:
+    """The key of RFC 8032, 7.1, test 1, and what it makes of the manifest; the signature verifies."""
+    seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    signed = Signer(key.private_bytes(*form)).signed(Manifest.from_bytes(MANIFEST))
+    assert signed.signature is not None
+    assert f"`{signed.signature.key}`" in SPEC
+    assert f"`{signed.signature.value}`" in SPEC
+    assert f"`{pack_id(signed.to_bytes())[:8]}...` then" in SPEC
+    # By the text alone, with nothing of ours.
+    content = b"cas-cache-pack signature version 1\n" + MANIFEST
+    public = base64.b64decode(signed.signature.key.removeprefix("ed25519:"))
+    value = base64.b64decode(signed.signature.value)
+    ed25519.Ed25519PublicKey.from_public_bytes(public).verify(value, content)
 
 
 @pytest.mark.parametrize("text", ["", "apple", "\u00e9", "e\u0301", "\U0001f600"])

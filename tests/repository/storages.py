@@ -70,9 +70,9 @@ class Flaky:
 class Machine:
     """A mirror of its own at a repository that others share."""
 
-    def __init__(self, directory: Path, storage: Storage) -> None:
+    def __init__(self, directory: Path, storage: Storage, **signing: Any) -> None:
         self.mirror = Mirror(directory)
-        self.repository = Repository(storage)
+        self.repository = Repository(storage, **signing)
 
     def encode(self, texts: list[str], spec: EncoderSpec = SPEC, dtype: str = "float32") -> int:
         """Store the right vectors of texts; return how many were new."""

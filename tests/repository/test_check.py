@@ -22,6 +22,7 @@ from cas_cache.repository.check import check, plan_check
 from cas_cache.repository.check_pack import KeyCount
 from cas_cache.repository.findings import KINDS, CheckReport, Severity
 from cas_cache.repository.interface import Listed
+from chaos.faults import DAY, World
 from repository.storages import (
     OTHER_SPEC,
     SPEC,
@@ -406,6 +407,19 @@ def test_half_of_a_prune_before_the_listing(memory: Memory) -> None:
     assert kinds(check(Repository(memory))) == ["orphan"]
     storage = Then(memory, "list", "", lambda: remove(memory, f"packs/{name}"))
     assert check(Repository(storage)).findings == []
+
+
+def test_a_writer_at_work_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects that nothing names are a note in their first day; after it, they want to be looked after."""
+    world, memory = World(monkeypatch), Memory()
+    repository = Repository(memory)
+    repository.create()
+    memory.put(f"packs/{'a' * 64}/keys/c/0/0", b"x")
+    for clean in (True, False):
+        report = check(repository, read_data=True)
+        assert kinds(report) == ["orphan"]
+        assert report.clean is clean
+        world.wait(DAY + 1)
 
 
 @pytest.mark.parametrize("read_data", [False, True])

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from cas_cache.cli.talk import say
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -37,5 +39,5 @@ def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
 def ask(question: str) -> None:
     """Ask on standard error, which ``-q`` does not close; end the command with 1 if the answer is no."""
     if not click.confirm(question, err=True):
-        click.echo("Nothing was deleted.", err=True)
+        say("Nothing was deleted.", err=True)
         raise click.exceptions.Exit(1)

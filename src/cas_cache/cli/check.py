@@ -9,7 +9,7 @@ import click
 
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
@@ -84,8 +84,8 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
         print_json({"mirror": str(mirror.directory), **report.as_json()})
     else:
         for found in report.findings:
-            click.echo(f"{found.kind}: {found.namespace}: {found.what}")
-        click.echo(f"checked {report.namespaces} namespaces, {report.rows} rows: {len(report.findings)} findings")
+            say(f"{found.kind}: {found.namespace}: {found.what}")
+        say(f"checked {report.namespaces} namespaces, {report.rows} rows: {len(report.findings)} findings")
     if not report.clean:
         raise click.exceptions.Exit(1)
 
@@ -93,9 +93,9 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
 def _print(url: str, report: CheckReport) -> None:
     """One line a finding, the worst first; then what was looked at."""
     for found in report.findings:
-        click.echo(f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}")
+        say(f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}")
     counts = ", ".join(f"{report.count(severity)} {severity}" for severity in Severity)
-    click.echo(
+    say(
         f"checked {report.packs} packs, {report.rows} rows, of {report.packs_read} packs the data: {counts}; "
         f"{size_of(report.bytes)} read"
     )

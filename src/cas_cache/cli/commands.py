@@ -27,6 +27,7 @@ SUMMARIES = {
     "export": "Write vectors as files of other tools.",
     "import": "Take vectors that something else stored.",
     "info": "Show what identifies a namespace, or the settings in force.",
+    "keys": "Make signing keys, and list those that sign and are trusted.",
     "ls": "List the namespaces of a mirror, or with --there of a repository.",
     "prune": "Delete from a repository what nothing refers to.",
     "pull": "Take what the repository has and the mirror has not.",

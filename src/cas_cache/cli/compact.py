@@ -12,7 +12,7 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 
@@ -58,12 +58,10 @@ def compact(
     else:
         for merge in report.merges:
             would = "would merge" if dry_run else "merge"
-            click.echo(
-                f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {size_of(merge.bytes)}"
-            )
+            say(f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {size_of(merge.bytes)}")
         for problem in report.problems:
-            click.echo(f"left as it is: {problem}", err=True)
+            say(f"left as it is: {problem}", err=True)
         back = f", {report.taken_back} taken back because others had made them" if report.taken_back else ""
-        click.echo(f"{len(report.merges)} merges planned, {len(report.written)} written, {report.rows} rows{back}")
+        say(f"{len(report.merges)} merges planned, {len(report.written)} written, {report.rows} rows{back}")
     if report.problems:
         raise click.exceptions.Exit(1)

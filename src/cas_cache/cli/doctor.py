@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cas_cache.cli.options import cache_options, parsed_options, print_json
+from cas_cache.cli.talk import say
 from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
 from cas_cache.errors import ConfigurationError
 from cas_cache.location import places
@@ -75,10 +76,10 @@ def doctor(
 
 def _print(finding: Finding) -> None:
     line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
-    click.echo(f"{finding.status:<5} {finding.name}: {line}")
+    say(f"{finding.status:<5} {finding.name}: {line}")
 
 
 def _print_end(report: Report) -> None:
     if report.policy:
-        click.echo(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
-    click.echo(", ".join(f"{report.count(status)} {status}" for status in Status))
+        say(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
+    say(", ".join(f"{report.count(status)} {status}" for status in Status))

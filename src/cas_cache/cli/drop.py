@@ -15,6 +15,7 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
+from cas_cache.cli.talk import say
 from cas_cache.errors import RepositoryError
 from cas_cache.repository.drop import drop as drop_namespace
 
@@ -55,7 +56,7 @@ def drop(
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
-        click.echo(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+        say(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
 
 
 def _spec(repository: Repository, namespace: str) -> str:

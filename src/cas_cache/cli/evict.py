@@ -9,11 +9,14 @@ import click
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
+from cas_cache.cli.talk import say
 from cas_cache.mirror.evict import EvictReport
 from cas_cache.mirror.evict import evict as evict_mirror
 
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 UNITS["TI"] = 2**40
+
+MOST_BYTES = 2**63
 
 
 def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
@@ -24,7 +27,10 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     if not match or unit.removesuffix("B") not in UNITS or not (unit or float(match[1]) == 0):
         raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
     unit = unit.removesuffix("B")
-    return int(float(match[1]) * UNITS[unit])
+    amount = float(match[1]) * UNITS[unit]
+    if not amount < MOST_BYTES:
+        raise click.BadParameter(f"{value[:20]!r} is larger than any disk; write 50GB, 500MB or 20GiB.")
+    return int(amount)
 
 
 @click.command()
@@ -62,10 +68,10 @@ def _print(report: EvictReport, did: str) -> None:
     for namespace in dict.fromkeys(it.namespace for it in report.evicted):
         mine = [it for it in report.evicted if it.namespace == namespace]
         rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
-        click.echo(f"{did} {len(mine)} packs of {namespace}: {rows} rows, {size_of(size)}")
+        say(f"{did} {len(mine)} packs of {namespace}: {rows} rows, {size_of(size)}")
     for namespace in report.in_use:
-        click.echo(f"left as it is, because others have it open: {namespace}", err=True)
-    click.echo(
+        say(f"left as it is, because others have it open: {namespace}", err=True)
+    say(
         f"{did} {len(report.evicted)} packs: {size_of(report.before)} before, {size_of(report.after)} "
         f"after, of which {size_of(report.waiting)} wait to be pushed"
     )

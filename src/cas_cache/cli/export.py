@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cas_cache.amounts import size as size_of
-from cas_cache.cli.options import dry_run_option, open_mirror, print_json
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.options import dry_run_option, open_trusted_mirror, print_json
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
 
@@ -55,7 +55,7 @@ def export(
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
     if wanted is not None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
-    mirror = open_mirror(cache, None)
+    mirror = open_trusted_mirror(cache, None)
     if task is None:
         chosen = select_namespace(one_namespace(mirror, wanted))
     else:
@@ -68,10 +68,10 @@ def export(
         print_json({"dry_run": dry_run, **report.as_json()})
         return
     did = "would export" if dry_run else "exported"
-    click.echo(f"{did} {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
-    click.echo(size_of(report.bytes))
+    say(f"{did} {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
+    say(size_of(report.bytes))
     if report.missing:
-        click.echo(f"left out: {report.missing} rows that the task asked for and that are not here", err=True)
+        say(f"left out: {report.missing} rows that the task asked for and that are not here", err=True)
 
 
 def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError, RepositoryError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _spec(repository: Repository, namespace: str) -> EncoderSpec | None:
     try:
         return repository.spec(namespace)
     except RepositoryError as err:
-        click.echo(f"cas-cache: {err}", err=True)
+        say(f"cas-cache: {err}", err=True)
         return None
 
 

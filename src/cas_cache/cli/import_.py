@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,10 @@ import click
 
 from cas_cache.cli.export import one_namespace
 from cas_cache.cli.options import dry_run_option, mirror_if_there, mirror_options, open_mirror, print_json
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.errors import ConfigurationError
 from cas_cache.exchange import ImportReport, find_folders, plan_import
-from cas_cache.identity import EncoderSpec, canonical_json
+from cas_cache.identity import EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.settings import Settings
@@ -78,7 +77,7 @@ def mteb(
     found = None if mirror is None else mirror.get(spec.namespace)
     plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:
-        click.echo("\n".join(plan.lines()))
+        say("\n".join(plan.lines()))
     report = ImportReport(plan)
     if plan.taken and not dry_run:
         report = plan.run((mirror or Mirror(place)).namespace(spec), progress=bars_wanted())
@@ -94,15 +93,15 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     spec = report.plan.spec
     verb, count = ("would store", report.taken) if dry_run else ("stored", report.stored)
     role = f", {spec.role}" if spec.role else ""
-    click.echo(f"{verb} {count} vectors of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
+    say(f"{verb} {count} vectors of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
-        click.echo("If you know better than the folders can show: --accept-unsafe.", err=True)
+        say("If you know better than the folders can show: --accept-unsafe.", err=True)
 
 
 def _spec_in(path: Path) -> EncoderSpec:
     """The spec of a file: the document itself, or what `cas-cache info --json` prints."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed_json(path.read_bytes())
     except (OSError, ValueError) as err:
         raise ConfigurationError(
             f"{path} cannot be read as JSON ({err}). Write it with `cas-cache info CACHE --namespace ID --json`."
@@ -157,7 +156,7 @@ def _parsed(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
             if not equals or not key:
                 msg = "no ="
                 raise ValueError(msg)
-            parsed[key] = json.loads(value)
+            parsed[key] = parsed_json(value)
         except ValueError as err:
             raise click.BadParameter(
                 f'{pair!r} is not K=JSON, such as truncate_dim=256 or dtype="float32" (with the quotes)',

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cas_cache.cli.ls import describe
-from cas_cache.cli.options import mirror_options, open_mirror, print_json
+from cas_cache.cli.options import json_text, mirror_options, open_mirror, print_json
+from cas_cache.cli.talk import say
 from cas_cache.repository import is_url, without_credentials
-from cas_cache.settings import Settings
+from cas_cache.settings import TABLES, Settings
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
@@ -46,30 +46,32 @@ def info(
         print_json(facts)
         return
     for name in ("namespace", "rows", "waiting", "dtype", "shape", "bytes", "folder", "repository"):
-        click.echo(f"{name:<11}{facts[name]}")
-    click.echo(f"{'packs':<11}{len(ns.packs)}")
-    click.echo("spec")
-    click.echo(json.dumps(facts["spec"], indent=2, ensure_ascii=False))
+        say(f"{name:<11}{facts[name]}")
+    say(f"{'packs':<11}{len(ns.packs)}")
+    say("spec")
+    say(json_text(facts["spec"]))
 
 
 def _print_settings(*, as_json: bool) -> None:
     found = Settings.read()
     values = {name: getattr(found, name, None) for name in found.sources}
-    values |= {f"remotes.{name}": url for name, url in found.remotes.items()}
-    shown = {name: {"value": _shown(value), "source": found.sources[name]} for name, value in values.items()}
+    for table in TABLES:
+        values |= {f"{table}.{name}": text for name, text in getattr(found, table).items()}
+    shown = {name: {"value": _shown(name, value), "source": found.sources[name]} for name, value in values.items()}
     if as_json:
         print_json({"settings": shown})
         return
     width = max(map(len, shown))
     for name, of in shown.items():
-        click.echo(f"{name:<{width}}  {'-' if of['value'] is None else of['value']}  {of['source']}")
+        say(f"{name:<{width}}  {'-' if of['value'] is None else of['value']}  {of['source']}")
 
 
-def _shown(value: object) -> object:
+def _shown(name: str, value: object) -> object:
     """A value that may be printed: a URL may have credentials in it."""
     if isinstance(value, Path):
         return str(value)
-    return without_credentials(value) if isinstance(value, str) and is_url(value) else value
+    is_remote = name.startswith("remote") and isinstance(value, str) and is_url(value)
+    return without_credentials(str(value)) if is_remote else value
 
 
 def _chosen(mirror: Mirror, wanted: str | None) -> Namespace:

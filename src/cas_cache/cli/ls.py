@@ -9,6 +9,8 @@ import click
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
+from cas_cache.cli.talk import say
+from cas_cache.identity import names_of
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
@@ -36,7 +38,7 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
     if as_json:
         print_json({"mirror": str(mirror.directory), "namespaces": [describe(ns) for ns in found]})
     elif not found:
-        click.echo(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
+        say(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
     else:
         print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in found)
 
@@ -45,10 +47,7 @@ def describe(ns: Namespace) -> dict[str, Any]:
     """Return a namespace's line as plain JSON."""
     return {
         "namespace": ns.spec.namespace,
-        "model": ns.spec.model,
-        "revision": ns.spec.revision,
-        "role": ns.spec.role,
-        "prompt": ns.spec.prompt,
+        **names_of(ns.spec),
         "rows": ns.rows,
         "waiting": ns.waiting_rows,
         "where": _where(ns.rows, ns.waiting_rows),
@@ -89,12 +88,12 @@ def _list_there(cache: str | None, remote: str | None, storage_options: tuple[st
         shown = [{"error": type(problem).__name__, "message": str(problem)} for problem in problems]
         print_json({"repository": repository.url, "namespaces": [held.as_json() for held in found], "problems": shown})
     elif not found:
-        click.echo(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
+        say(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
     else:
         print_namespaces((held.namespace, [name_of(held.spec), _held(held), *_prompt(held.spec)]) for held in found)
     if problems and not as_json:
         for problem in problems:
-            click.echo(f"passed over: {problem}", err=True)
+            say(f"passed over: {problem}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.amounts import size as size_of
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID
 from cas_cache.location import places
@@ -68,6 +68,7 @@ def open_repository(
         ConfigurationError: If the cache is offline, or read-only and the command `writes`.
     """
     from cas_cache.repository import Repository, open_storage
+    from cas_cache.trust import trust_of
 
     settings = Settings.read()
     _, url = places(cache, remote, settings)
@@ -80,7 +81,8 @@ def open_repository(
         raise ConfigurationError(f"The cache is offline: there is nothing to {verb}. Unset CAS_CACHE_OFFLINE.")
     if writes and settings.read_only:
         raise ConfigurationError(f"The cache is read-only: there is nothing to {verb}. Unset CAS_CACHE_READ_ONLY.")
-    return Repository(open_storage(url, parsed_options(storage_options) or None))
+    trust, signer = trust_of(settings)
+    return Repository(open_storage(url, parsed_options(storage_options) or None), trust=trust, signer=signer)
 
 
 def full_namespace(repository: Repository, beginning: str) -> str:
@@ -154,6 +156,21 @@ def open_mirror(cache: str | None, remote: str | None) -> Mirror:
     return Mirror(places(cache, remote, Settings.read())[0], create=False)
 
 
+def open_trusted_mirror(cache: str | None, remote: str | None) -> Mirror:
+    """Open the mirror that the options name, for a command that gives out its rows.
+
+    Raises:
+        NotAMirror: If there is none.
+        UntrustedMirror: If it has rows of packs that the trusted keys did not sign.
+    """
+    from cas_cache.trust import trust_of
+
+    mirror = open_mirror(cache, remote)
+    trust, _ = trust_of(Settings.read())
+    mirror.check_trust(None if trust is None else trust.keys)
+    return mirror
+
+
 def mirror_if_there(place: Path | str) -> Mirror | None:
     """Open a mirror if it is there; a dry run, or a refusal, makes none.
 
@@ -171,7 +188,14 @@ def mirror_if_there(place: Path | str) -> Mirror | None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say(json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Return JSON as people can read it: what a terminal would act on is escaped, other letters are as they are."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    # JSON's own escapes: outside of strings there is nothing but printable ASCII and line feeds.
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
@@ -179,11 +203,16 @@ def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = Fa
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
     else:
-        click.echo(f"{verb} {report.packs} packs, {report.rows} rows, {size_of(report.bytes)}")
+        say(f"{verb} {report.packs} packs, {report.rows} rows, {size_of(report.bytes)}")
         for problem in report.problems:
-            click.echo(f"passed over: {problem}", err=True)
+            say(f"passed over: {problem}", err=True)
+        if report.untrusted:
+            say(
+                f"left out: {len(report.untrusted)} packs that no trusted key has signed; `cas-cache check` says why",
+                err=True,
+            )
         for hint in report.hints:
-            click.echo(f"hint: {hint}", err=True)
+            say(f"hint: {hint}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 

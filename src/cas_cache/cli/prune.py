@@ -10,7 +10,7 @@ import click
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
-from cas_cache.cli.talk import bars_wanted
+from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.repository.prune import DAY, MOST_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 
@@ -87,6 +87,6 @@ def _print(report: PruneReport, did: str) -> None:
         mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
         size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
         of = f" of {namespace}" if namespace else ""
-        click.echo(f"{did} {len(mine)} {reason}{of}: {size_of(size)}, up to {oldest:.1f} days old")
+        say(f"{did} {len(mine)} {reason}{of}: {size_of(size)}, up to {oldest:.1f} days old")
     more = f", {report.postponed} more at the next run" if report.postponed else ""
-    click.echo(f"{did} {len(report.deletions)} packs, {size_of(report.bytes)}; {report.young} are not old enough{more}")
+    say(f"{did} {len(report.deletions)} packs, {size_of(report.bytes)}; {report.young} are not old enough{more}")

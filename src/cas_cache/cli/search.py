@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import click
 import numpy as np
 
 from cas_cache.cli.export import one_namespace
-from cas_cache.cli.options import open_mirror, print_json
+from cas_cache.cli.options import open_trusted_mirror, print_json
+from cas_cache.cli.talk import say
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 3
 """Texts without a vector that an error names."""
+
+MOST_DIGITS = 18
+"""Of a parameter of an index; Python refuses to read thousands."""
 
 SHOWN_CHARACTERS = 100
 """Of a query, in what people read; ``--json`` has all of it."""
@@ -90,7 +95,7 @@ def search(
     asked = {"role": role, "model": model, "subset": subset, "split": split}
     if task is None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
-    mirror = open_mirror(cache, None)
+    mirror = open_trusted_mirror(cache, None)
     view = None if task is None else _one_view(mirror, task, asked)
     searched = one_namespace(mirror, wanted if view is None else view.namespace)
     if vectors is not None:
@@ -115,10 +120,10 @@ def search(
         )
         return
     for label, line in zip(labels, lines, strict=True):
-        click.echo(f"query {label}" if vectors is not None else _shown(label))
+        say(f"query {label}" if vectors is not None else _shown(label))
         for it in line:
             name = it["key"][:16] if it.get("id") is None else it["id"]
-            click.echo(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<9} {name}")
+            say(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<9} {name}")
 
 
 def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
@@ -172,8 +177,9 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
 
 def _loaded(path: str) -> NDArray[Any]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as err:
+        # Mapped: room is made for what there is, not for what the header says.
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile) as err:
         raise ConfigurationError(f"{path} is no .npy file ({err}). Write the queries with numpy.save.") from err
     if not isinstance(loaded, np.ndarray):
         raise ConfigurationError(f"{path} holds several arrays. Write the queries with numpy.save.")
@@ -197,7 +203,7 @@ def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint="--parameter")
-        parsed[name] = int(value) if value.isdecimal() else value
+        parsed[name] = int(value) if value.isdecimal() and len(value) <= MOST_DIGITS else value
     return parsed
 
 

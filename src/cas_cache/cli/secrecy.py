@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from cas_cache import errors
 from cas_cache.errors import InvalidURL
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.repository.failures import secrets_in, without_secrets, without_signatures
@@ -15,11 +16,11 @@ from cas_cache.settings import cloud_secrets
 
 
 def printable(text: str) -> str:
-    """Return a text without secrets."""
+    """Return a text without secrets, that a terminal can only show."""
     for argument in sys.argv[1:]:
         if argument in text and argument != _shown(argument):
             text = text.replace(argument, _shown(argument))
-    return without_signatures(without_secrets(text, (*cloud_secrets(), *secrets_in(_options()))))
+    return errors.printable(without_signatures(without_secrets(text, (*cloud_secrets(), *secrets_in(_options())))))
 
 
 class PrintableFormatter(logging.Formatter):

@@ -11,6 +11,7 @@ from cas_cache.cli.filters import Filters, filter_options
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
 from cas_cache.cli.pull import must_be_there_if_new
 from cas_cache.cli.table import name_of, print_namespaces
+from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def status(
         else:
             _print(found)
             for problem in report.problems:
-                click.echo(f"passed over: {problem}", err=True)
+                say(f"passed over: {problem}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 
@@ -69,7 +70,7 @@ def _print(found: list[Standing]) -> None:
     if found:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
-    click.echo(
+    say(
         f"{len(found)} namespaces, {sum(one.in_step for one in found)} in step; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )

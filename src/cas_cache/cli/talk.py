@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cas_cache.errors import printable
 from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def talking(command: click.Command) -> click.Command:
 
     command.callback = said
     return command
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line or more that a terminal can only show: others wrote specs, ids of documents, names of objects."""
+    click.echo(printable(text), err=err)
 
 
 def bars_wanted() -> bool | None:

@@ -8,17 +8,26 @@ this happened are not 0, 1, ..., n - 1, each once.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cas_cache.errors import MissingDependency
 from cas_cache.exchange.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
+from cas_cache.exchange.numpy_cache import LONGEST_VECTOR
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+FLAT = {b"IxF2", b"IxFI"}
+"""What a file of a flat index begins with: Euclidean, which mteb writes, and inner product."""
+
+HEADER = struct.Struct("<4siqqq?iq")
+"""Kind, dimension, rows, two numbers that are not used, trained, metric, and how many float32 follow."""
 
 
 def read_faiss_cache(folder: Path) -> OldRows | Broken:
@@ -38,12 +47,13 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
     if isinstance(index, Broken):
         return index
     names, at = index
+    problem = _problem(folder / FAISS_VECTORS)
+    if problem is not None:
+        return Broken(problem, len(names))
     try:
         vectors = faiss.read_index(str(folder / FAISS_VECTORS))
     except RuntimeError as err:
         return Broken(f"{FAISS_VECTORS} is cut or damaged ({str(err).splitlines()[0]})", len(names))
-    if not isinstance(vectors, faiss.IndexFlat):
-        return Broken(f"{FAISS_VECTORS} is a {type(vectors).__name__}, which mteb never writes", len(names))
     if vectors.ntotal != len(names):
         return Broken(f"{FAISS_VECTORS} has {vectors.ntotal} rows for {len(names)} keys", len(names))
     if not np.array_equal(np.sort(at), np.arange(len(at))):
@@ -56,3 +66,25 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
         return np.asarray(vectors.reconstruct_batch(wanted), np.float32)
 
     return OldRows(names, at, int(vectors.ntotal), int(vectors.d), take, stamp)
+
+
+def _problem(path: Path) -> str | None:
+    """Why a file is not a flat index, whole; None if it is.
+
+    faiss believes what a file says: it would make room for any number of rows, and follow a graph wherever it leads.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+            size = file.seek(0, 2)
+    except OSError as err:
+        return f"{FAISS_VECTORS} cannot be read ({err})"
+    if len(head) < HEADER.size:
+        return f"{FAISS_VECTORS} is cut or damaged ({size} bytes)"
+    kind, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
+    if kind not in FLAT:
+        return f"{FAISS_VECTORS} is no flat index but of the kind {kind!r}, which mteb never writes, or damaged"
+    plausible = 0 < dimension <= LONGEST_VECTOR and rows >= 0 and trained
+    if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
+        return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"
+    return None

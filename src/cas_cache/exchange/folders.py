@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cas_cache.errors import ConfigurationError
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,8 @@ class OldFolder:
         role: ``"query"``, ``"document"``, or None if it is not a role's folder.
         experiment: The name mteb gave to settings that are not the default, or None.
         named: Whether the directory that was given is the experiment's or in it, not above it.
+        leads_out: A file that is a symbolic link out of the directory that was given, or None. Somebody else's files
+            would be read, and pushed to others.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class OldFolder:
     role: str | None = None
     experiment: str | None = None
     named: bool = True
+    leads_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def find_folders(directory: str | Path) -> list[OldFolder]:
     Raises:
         ConfigurationError: If there are none.
     """
-    root = Path(directory).expanduser().absolute()
+    root = expanded(directory).absolute()
     if not root.is_dir():
         raise ConfigurationError(f"{root} is not a directory. Name a cache_path of mteb, or a folder in one.")
     found = []
@@ -107,13 +111,22 @@ def find_folders(directory: str | Path) -> list[OldFolder]:
         folders.sort()
         backend = _backend(files)
         if backend is not None:
-            found.append(_placed(root, Path(place), backend))
+            found.append(replace(_placed(root, Path(place), backend), leads_out=_leads_out(root, Path(place))))
     if not found:
         raise ConfigurationError(
             f"There is no cache of mteb in {root}: no folder has {INDEX} with {NUMPY_VECTORS} or {FAISS_VECTORS}. "
             "Name the cache_path that CachedEmbeddingWrapper was given, or a folder in it."
         )
     return sorted(found, key=lambda folder: folder.path)
+
+
+def _leads_out(root: Path, folder: Path) -> str | None:
+    """The first of a folder's files that is a link out of a directory."""
+    real = Path(os.path.realpath(root))
+    for name in (INDEX, DIMENSION, NUMPY_VECTORS, FAISS_VECTORS):
+        if (folder / name).is_symlink() and not Path(os.path.realpath(folder / name)).is_relative_to(real):
+            return name
+    return None
 
 
 def _backend(files: list[str]) -> Literal["numpy", "faiss", "both"] | None:
@@ -143,7 +156,7 @@ def read_index(folder: Path) -> tuple[list[str], NDArray[np.int64]] | Broken:
         pairs = json.loads((folder / INDEX).read_bytes(), object_pairs_hook=_Pairs)
     except FileNotFoundError:
         return Broken(f"it has no {INDEX}: the run that wrote it was killed before it saved")
-    except (ValueError, RecursionError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         return Broken(f"{INDEX} is cut or damaged ({err})")
     if not isinstance(pairs, _Pairs) or not all(_is_row(row) for _, row in pairs):
         return Broken(f"{INDEX} is not a mapping of keys to row numbers")

@@ -182,6 +182,11 @@ def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
 
 def _rows_of(folder: OldFolder) -> OldRows | Broken:
     """Open a folder."""
+    if folder.leads_out is not None:
+        return Broken(
+            f"{folder.leads_out} is a symbolic link that leads out of the directory that was named; name the one that "
+            "it leads to, or put a copy in its place"
+        )
     if folder.backend == "both":
         return Broken("it has the files of two backends and one index, which cannot be both's")
     return read_faiss_cache(folder.path) if folder.backend == "faiss" else read_numpy_cache(folder.path)
@@ -190,7 +195,7 @@ def _rows_of(folder: OldFolder) -> OldRows | Broken:
 def _spec_in(folder: Path) -> EncoderSpec | None:
     try:
         return EncoderSpec.from_canonical((folder / SPEC_FILE).read_bytes())
-    except IdentityError:
+    except (OSError, IdentityError):
         return None
 
 

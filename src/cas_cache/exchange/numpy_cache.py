@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LONGEST_VECTOR = 10**6
 
+LONGEST_NUMBER = 64
+"""Bytes of the file `dimension` that are looked at."""
+
 
 def read_numpy_cache(folder: Path) -> OldRows | Broken:
     """Return what a folder's files say, or why nothing of it can be trusted."""
@@ -30,10 +33,9 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
     dimension = _dimension(folder)
     if dimension is None:
         return Broken(f"the file {DIMENSION} is missing or holds no length of a vector", len(names))
-    try:
-        size = (folder / NUMPY_VECTORS).stat().st_size
-    except FileNotFoundError:
+    if not (folder / NUMPY_VECTORS).is_file():
         return Broken(f"it has no {NUMPY_VECTORS}", len(names))
+    size = (folder / NUMPY_VECTORS).stat().st_size
     rows, rest = divmod(size, 4 * dimension)
     if rest or not rows:
         return Broken(
@@ -41,7 +43,10 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
             f"{DIMENSION} is another cache's",
             len(names),
         )
-    vectors = np.memmap(folder / NUMPY_VECTORS, "<f4", "r", shape=(rows, dimension))
+    try:
+        vectors = np.memmap(folder / NUMPY_VECTORS, "<f4", "r", shape=(rows, dimension))
+    except OSError as err:
+        return Broken(f"{NUMPY_VECTORS} cannot be read ({err})", len(names))
 
     def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.asarray(vectors[wanted], np.float32)
@@ -51,7 +56,8 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
 
 def _dimension(folder: Path) -> int | None:
     try:
-        dimension = int((folder / DIMENSION).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        with (folder / DIMENSION).open("rb") as file:
+            dimension = int(file.read(LONGEST_NUMBER).decode())
+    except (OSError, ValueError):
         return None
     return dimension if 0 < dimension <= LONGEST_VECTOR else None

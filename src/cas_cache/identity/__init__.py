@@ -1,10 +1,10 @@
 """Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
 
 from cas_cache.identity.batch import LEAST_ITEMS, Batch, batch_of_texts, digest_of_batch
-from cas_cache.identity.canonical import canonical_json
+from cas_cache.identity.canonical import canonical_json, parsed_json, quoted
 from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
-from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec
+from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec, names_of
 
 __all__ = [
     "KEY_BYTES",
@@ -18,5 +18,8 @@ __all__ = [
     "first_of_each",
     "keys_of_rows",
     "keys_of_texts",
+    "names_of",
+    "parsed_json",
     "prefixes_of",
+    "quoted",
 ]

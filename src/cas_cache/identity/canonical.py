@@ -2,12 +2,15 @@
 
 Sorted keys, no spaces, UTF-8 without escapes beyond those JSON demands. Floats are allowed only where JSON gives
 them back unchanged: no NaN, no infinity. Nothing is coerced: what is not plain JSON is an error.
+
+`parsed_json` reads any JSON document, as all of this package does: what is none is one kind of error.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +21,44 @@ MOST = 2**63
 """Whole numbers beyond are no longer whole in most JSON readers."""
 
 
-def plain_json(value: object, where: str) -> Any:
+MOST_DEPTH = 64
+"""Lists and mappings in each other. Python's own limit depends on how deep the caller is."""
+
+LONGEST_SHOWN = 200
+"""Characters of a value that an error shows."""
+
+Where = str | tuple["Where", object]
+"""A place in a value: its name, or the place it is in and the key or position there."""
+
+
+def parsed_json(data: bytes | str) -> Any:
+    """Return what a JSON document in UTF-8 holds.
+
+    Raises:
+        ValueError: If it is none, is nested too deeply, has a name twice in one object, or holds NaN or Infinity, which
+            Python would take and others not.
+    """
+    # Of bytes Python would take other encodings, too, and halves of UTF-16 pairs in UTF-8.
+    text = data if isinstance(data, str) else data.decode()
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
+    except RecursionError as err:
+        msg = "nested too deeply"
+        raise ValueError(msg) from err
+
+
+def quoted(value: object) -> str:
+    """Return the beginning of a value's `repr`, for a message: others wrote it, and it may be long, or deep."""
+    return _QUOTED.repr(value)
+
+
+def plain_json(value: object, where: Where, depth: int = 0) -> Any:
     """Return a deep copy of `value` made of plain JSON types only.
 
     Args:
         value: None, bool, int, float, str, and lists, tuples and mappings of these.
-        where: How to call the value in an error, for example ``params["dtype"]``.
+        where: How to call the value in an error, for example ``params``.
+        depth: In how many lists and mappings it is.
 
     Raises:
         IdentityError: If anything in `value` is not plain JSON. Nothing is turned into a string.
@@ -32,23 +67,27 @@ def plain_json(value: object, where: str) -> Any:
         return value
     if type(value) is int:
         if abs(value) >= MOST:
-            raise IdentityError(f"{where} is a whole number of more than 63 bits. Pass it as a string.")
+            raise IdentityError(f"{_told(where)} is a whole number of more than 63 bits. Pass it as a string.")
         return value
     if type(value) is str:
         _check_encodable(value, where)
         return value
     if type(value) is float:
         if not math.isfinite(value):
-            raise IdentityError(f"{where} is {value!r}, which JSON cannot hold. Leave it out, or give it a name.")
+            raise IdentityError(
+                f"{_told(where)} is {value!r}, which JSON cannot hold. Leave it out, or give it a name."
+            )
         # 1 and 1.0 are the same setting to every encoder, and JSON readers do not agree on telling them apart.
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if isinstance(value, Mapping):
-        return {_key(k, where): plain_json(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping | list | tuple):
+        if depth >= MOST_DEPTH:
+            raise IdentityError(f"{_told(where)} is nested more than {MOST_DEPTH} deep. Pass a name in its place.")
+        if isinstance(value, Mapping):
+            return {_key(k, where): plain_json(v, (where, k), depth + 1) for k, v in value.items()}
+        return [plain_json(v, (where, i), depth + 1) for i, v in enumerate(value)]
     raise IdentityError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be part of "
-        "an encoder's identity. Pass the string, number or mapping that stands for it."
+        f"{_told(where)} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be "
+        "part of an encoder's identity. Pass the string, number or mapping that stands for it."
     )
 
 
@@ -72,15 +111,42 @@ def freeze(value: Any) -> Any:
     return value
 
 
-def _key(key: object, where: str) -> str:
+def _key(key: object, where: Where) -> str:
     if type(key) is not str:
-        raise IdentityError(f"{where} has the key {key!r}; JSON keys are strings.")
+        raise IdentityError(f"{_told(where)} has the key {quoted(key)}; JSON keys are strings.")
     _check_encodable(key, where)
     return key
 
 
-def _check_encodable(text: str, where: str) -> None:
+def _check_encodable(text: str, where: Where) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as err:
-        raise IdentityError(f"{where} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it.") from err
+        raise IdentityError(
+            f"{_told(where)} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it."
+        ) from err
+
+
+def _told(where: Where) -> str:
+    """A place as code would name it. Made only for an error: of every value it would take the square of a document."""
+    if isinstance(where, str):
+        return where
+    return f"{_told(where[0])}[{quoted(where[1])}]"
+
+
+_QUOTED = reprlib.Repr()
+_QUOTED.maxstring = _QUOTED.maxother = LONGEST_SHOWN
+_QUOTED.maxlist = _QUOTED.maxtuple = 10
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        msg = "a name is there twice"
+        raise ValueError(msg)
+    return found
+
+
+def _no_number(literal: str) -> Any:
+    msg = f"{literal} is no JSON"
+    raise ValueError(msg)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import IdentityError, InvalidItem
-from cas_cache.identity.canonical import canonical_json
+from cas_cache.identity.canonical import MOST, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,6 +93,8 @@ def keys_of_rows(
     if tuple(fields) == ("text",) and "text" in columns:
         return keys_of_texts(columns["text"], first)
     present = [field for field in fields if field in columns]
+    for field in present:
+        _digest_text(field, "the name of a field")
     if not present:
         raise InvalidItem(f"The rows have the columns {sorted(columns)}; none of {list(fields)} is among them.")
     counts = {field: len(columns[field]) for field in present}
@@ -157,6 +159,9 @@ def _digest_image(image: Any, where: str) -> bytes:
 def _digest_audio(audio: Any, where: str) -> bytes:
     try:
         samples, rate = np.asarray(audio["array"]), operator.index(audio["sampling_rate"])
+        if abs(rate) >= MOST:
+            msg = "no rate"
+            raise ValueError(msg)
     except (IndexError, KeyError, TypeError, ValueError) as err:
         raise InvalidItem(f"{where}: audio is a row with an 'array' and a whole 'sampling_rate' ({err!r}).") from err
     if samples.dtype.kind not in "biuf":

@@ -8,7 +8,6 @@ A model without a revision, or a parameter that JSON cannot hold, is an error.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from cas_cache.errors import IdentityError, UnpinnedModel
-from cas_cache.identity.canonical import canonical_json, freeze, plain_json
+from cas_cache.identity.canonical import canonical_json, freeze, parsed_json, plain_json, quoted
 
 NAMESPACE_HEX = 32
 """Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
@@ -62,17 +61,17 @@ class EncoderSpec:
         texts: dict[str, object] = {"prompt": self.prompt, "role": "" if self.role is None else self.role}
         for name, value in texts.items():
             if not isinstance(value, str):
-                raise IdentityError(f"{name} is {value!r}; it must be a string. Pass the text itself.")
+                raise IdentityError(f"{name} is {quoted(value)}; it must be a string. Pass the text itself.")
         fields: object = self.fields
         names: tuple[object, ...] = tuple(fields) if isinstance(fields, tuple | list) else ()
         if not names or not all(isinstance(name, str) and name for name in names):
-            raise IdentityError(f"fields is {self.fields!r}; name at least one field, such as ('text',).")
+            raise IdentityError(f"fields is {quoted(self.fields)}; name at least one field, such as ('text',).")
         if len(set(self.fields)) != len(self.fields):
-            raise IdentityError(f"fields is {self.fields!r}; name each field once.")
+            raise IdentityError(f"fields is {quoted(self.fields)}; name each field once.")
         for name in ("params", "scope"):
             value = getattr(self, name)
             if not isinstance(value, Mapping):
-                raise IdentityError(f"{name} is {value!r}; it must be a mapping of strings to plain JSON.")
+                raise IdentityError(f"{name} is {quoted(value)}; it must be a mapping of strings to plain JSON.")
             object.__setattr__(self, name, freeze(plain_json(value, name)))
         object.__setattr__(self, "fields", tuple(self.fields))
         # Encoded once, now: a spec that exists can always be named.
@@ -117,8 +116,8 @@ class EncoderSpec:
             IdentityError: If `data` is anything else, canonical form included.
         """
         try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as err:
+            document = parsed_json(data)
+        except ValueError as err:
             raise IdentityError(f"Not an encoder spec: {err}.") from err
         expected = {f.name for f in dataclass_fields(cls) if f.init}
         if not isinstance(document, dict) or set(document) != expected or not isinstance(document["fields"], list):
@@ -129,6 +128,11 @@ class EncoderSpec:
         return spec
 
 
+def names_of(spec: EncoderSpec | None) -> dict[str, str | None]:
+    """Return what people tell a spec by, as reports print it; None for each where the spec could not be read."""
+    return {name: getattr(spec, name, None) for name in ("model", "revision", "role", "prompt")}
+
+
 def check_pinned(model: object, revision: object) -> None:
     """Refuse a model whose name and revision do not pin its weights.
 
@@ -137,14 +141,14 @@ def check_pinned(model: object, revision: object) -> None:
     """
     if not isinstance(model, str) or model.strip().lower() in UNPINNED_MODELS:
         raise UnpinnedModel(
-            f"The model has no name (model={model!r}), so its vectors could be taken for another model's. "
+            f"The model has no name (model={quoted(model)}), so its vectors could be taken for another model's. "
             "Name it: model_id='org/name' (EncoderSpec(model='org/name', ...))."
         )
     if not isinstance(revision, str) or revision.strip().lower().removeprefix("refs/heads/") in UNPINNED_REVISIONS:
         raise UnpinnedModel(
-            f"The model {model!r} has no revision that pins its weights (revision={revision!r}), so two sets of "
-            "weights could share vectors. Pass revision= with a commit or version, or a fingerprint of the weights: "
-            "revision=cas_cache.mteb.weights_fingerprint(model)."
+            f"The model {quoted(model)} has no revision that pins its weights (revision={quoted(revision)}), so two "
+            "sets of weights could share vectors. Pass revision= with a commit or version, or a fingerprint of the "
+            "weights: revision=cas_cache.mteb.weights_fingerprint(model)."
         )
 
 

@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
-from cas_cache.disk import write_atomically
-from cas_cache.errors import DamagedMirror, MirrorWriteError
-from cas_cache.identity import KEY_BYTES
+from cas_cache.disk import check_folder, lock_of, read_plain, write_atomically
+from cas_cache.errors import DamagedMirror, LinkInMirror, MirrorWriteError
+from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.index import ABSENT, KeyIndex
 
@@ -195,15 +194,18 @@ class Catalogue:
         """Take in what is committed; what is damaged counts as not there."""
         for _ in range(READS):
             try:
-                status = (self.folder / STATE_FILE).stat()
+                status = (self.folder / STATE_FILE).lstat()
                 stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
                 if stamp == self._stamp and not force:
                     return
-                self._take(_parsed((self.folder / STATE_FILE).read_bytes(), self._namespace))
+                check_folder(self.folder)
+                self._take(_parsed(read_plain(self.folder / STATE_FILE), self._namespace))
                 self._stamp = stamp
             except FileNotFoundError:
                 break
-            except (ValueError, KeyError, TypeError, DamagedMirror, OSError) as err:
+            except LinkInMirror:
+                raise
+            except (ValueError, KeyError, TypeError, AttributeError, DamagedMirror, OSError) as err:
                 problem = err
             else:
                 return
@@ -214,6 +216,7 @@ class Catalogue:
 
     def _take(self, state: _State) -> None:
         inner = self.folder / state.folder
+        check_folder(inner)
         keys, digests = (column.map(state.rows) for column in _columns(inner))
         if state.folder != self._indexed:
             self._index, self._indexed = KeyIndex(inner), state.folder
@@ -238,9 +241,10 @@ class Catalogue:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
+        check_folder(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
-            with FileLock(self.folder / ".lock"), self._handle:
+            with lock_of(self.folder / ".lock"), self._handle:
                 self._refresh(force=True)
                 yield
         except OSError as err:
@@ -258,19 +262,19 @@ def _columns(folder: Path) -> tuple[Column, Column]:
 
 
 def _parsed(data: bytes, namespace: str) -> _State:
-    document: dict[str, Any] = json.loads(data)
+    document: dict[str, Any] = parsed_json(data)
     if document["version"] != VERSION or document["namespace"] != namespace:
-        msg = f"version {document['version']!r} of namespace {document['namespace']!r}"
+        msg = f"version {quoted(document['version'])} of namespace {quoted(document['namespace'])}"
         raise ValueError(msg)
     folder = document["folder"]
     if not isinstance(folder, str) or not folder.isalnum():
-        msg = f"folder {folder!r}"
+        msg = f"folder {quoted(folder)}"
         raise ValueError(msg)
     packs: dict[str, tuple[int, int, bytes]] = {}
     at = 0
     for pack, rows, manifest in document["packs"]:
         if type(rows) is not int or rows < 1:
-            msg = f"{rows!r} rows"
+            msg = f"{quoted(rows)} rows"
             raise ValueError(msg)
         packs[str(pack)] = (at, rows, manifest.encode())
         at += rows

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.disk import open_plain
 from cas_cache.errors import DamagedMirror
 from cas_cache.rows import row_bytes
 
@@ -47,8 +48,7 @@ class Column:
 
     def write(self, start: int, rows: NDArray[Any]) -> None:
         """Write rows from position `start` on and make them durable. The header stays as it is."""
-        flags = os.O_RDWR | os.O_CREAT
-        with open(os.open(self.path, flags, 0o666), "r+b", buffering=0) as file:  # noqa: PTH123 - r+b creates nothing
+        with os.fdopen(open_plain(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) < self.header_bytes:
                 file.seek(0)
                 _write_all(file, self._header(0))
@@ -58,7 +58,7 @@ class Column:
 
     def set_rows(self, rows: int) -> None:
         """Let the header say that the file holds `rows` rows."""
-        with self.path.open("r+b") as file:
+        with os.fdopen(open_plain(self.path, os.O_RDWR), "r+b") as file:
             file.write(self._header(rows))
 
     def map(self, rows: int) -> NDArray[Any]:
@@ -70,18 +70,22 @@ class Column:
         if rows == 0:
             return np.empty((0, *self.shape), self.dtype)
         needed = self.header_bytes + rows * self.row_bytes
+        if rows > MOST_ROWS:
+            raise DamagedMirror(f"{self.path} is said to have {rows} rows, which no file has. {_WAY_OUT}")
         try:
-            size = self.path.stat().st_size
+            size = self.path.lstat().st_size
             own = any(self._is_own(self._read_header()) for _ in range(HEADER_READS))
         except FileNotFoundError as err:
             raise DamagedMirror(f"{self.path} is gone, with {rows} committed rows. {_WAY_OUT}") from err
+        except OSError as err:
+            raise DamagedMirror(f"{self.path}, with {rows} committed rows, cannot be read ({err}). {_WAY_OUT}") from err
         if size < needed:
             raise DamagedMirror(
                 f"{self.path} has {size} bytes; its {rows} committed rows need {needed}. It was cut short. {_WAY_OUT}"
             )
         if not own:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
-        with self.path.open("rb") as file:
+        with os.fdopen(open_plain(self.path), "rb") as file:
             self.inode = os.fstat(file.fileno()).st_ino
             return np.memmap(file, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
 
@@ -97,7 +101,7 @@ class Column:
             DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
         """
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(open_plain(self.path), "rb") as file:
                 if os.fstat(file.fileno()).st_ino == inode:
                     offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
                     return np.memmap(file, self.dtype, "c", offset=offset, shape=shape).view(np.ndarray)
@@ -106,7 +110,7 @@ class Column:
         raise DamagedMirror(f"{self.path} was replaced while it was in use. Nothing of it was served. Open it again.")
 
     def _read_header(self) -> bytes:
-        with self.path.open("rb") as file:
+        with os.fdopen(open_plain(self.path), "rb") as file:
             return file.read(self.header_bytes)
 
     def _is_own(self, header: bytes) -> bool:

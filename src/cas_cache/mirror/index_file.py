@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import TEMP_PREFIX
+from cas_cache.disk import TEMP_PREFIX, open_plain
 from cas_cache.identity import prefixes_of
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class RunFile(Run):
         blocks = -(-2 * count // ENTRIES)
         head_bytes = HEAD.size + 4 * blocks
         offset = _body_offset(count)
-        with path.open("rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             head = file.read(head_bytes)
             proof = file.read(PROOF_BYTES)
             if hashlib.sha256(head).digest() != proof or file.seek(0, 2) != offset + 16 * count:
@@ -235,7 +235,7 @@ def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Pat
     offset = _body_offset(count)
     temp = folder / TEMP_NAME
     try:
-        with temp.open("w+b") as file:
+        with os.fdopen(open_plain(temp, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+b") as file:
             done = 0
             for prefixes, rows in _slices(runs):
                 _write_at(file, offset + 8 * done, prefixes)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import check_folder, read_plain, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,8 @@ MOST_FILES = 512
 
 RUN, LIST = b"run ", b"rows"
 SEAL_BYTES = 32
+MOST_SPARE = 64
+"""Bytes that a file may have beside the rows of its batch: a run's numbers."""
 
 
 class Memo:
@@ -77,6 +79,7 @@ class Memo:
             keys: The namespace's key column.
         """
         self._keep(digest, rows)
+        check_folder(self._folder)
         try:
             self._folder.mkdir(exist_ok=True)
             self._make_room()
@@ -88,14 +91,18 @@ class Memo:
         """Forget all. The caller is the namespace's one writer, and its only user."""
         self._known.clear()
         self._bytes = 0
+        check_folder(self._folder)
         if self._folder.is_dir():
             for file in self._folder.iterdir():
                 file.unlink(missing_ok=True)
 
     def _read(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
         path = self._folder / digest.hex()
+        check_folder(self._folder)
         try:
-            data = path.read_bytes()
+            if path.lstat().st_size > SEAL_BYTES + len(LIST) + 8 * size + MOST_SPARE:
+                return None
+            data = read_plain(path)
         except OSError:
             return None
         rows = _parsed(data[SEAL_BYTES:])

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock
-
-from cas_cache.disk import flush, write_atomically
+from cas_cache.disk import check_folder, lock_of, make_folder, read_plain, write_atomically
 from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
@@ -29,15 +26,18 @@ from cas_cache.errors import (
     NotAMirror,
     RepositoryMismatch,
     UnsupportedFormat,
+    UntrustedMirror,
 )
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class Mirror:
     """
 
     def __init__(self, directory: str | Path, *, create: bool = True) -> None:
-        self.directory = Path(directory).expanduser().absolute()
+        self.directory = expanded(directory).absolute()
         self._namespaces: dict[str, Namespace] = {}
         try:
             if not (self.directory / MARKER).exists():
@@ -116,6 +116,25 @@ class Mirror:
         url: str | None = self._read_marker().get("url")
         return url
 
+    @property
+    def trusted(self) -> frozenset[str] | None:
+        """The public keys that signed all packs it was filled with since it met its repository; None for any packs."""
+        keys: list[str] | None = self._read_marker().get("trusted")
+        return None if keys is None else frozenset(keys)
+
+    def check_trust(self, trusted: frozenset[str] | None) -> None:
+        """Refuse rows that somebody else may have brought.
+
+        Args:
+            trusted: Public keys; None for everybody.
+
+        Raises:
+            UntrustedMirror: If it may hold rows of packs that these keys did not sign.
+        """
+        marker = self._read_marker()
+        if trusted is not None and marker.get("repository") is not None:
+            _check_filled(self.directory, self.trusted, trusted)
+
     def rebind(self) -> None:
         """Belong to no repository any more: every row waits to be pushed again, to wherever it is pushed next.
 
@@ -125,31 +144,37 @@ class Mirror:
         for namespace in self.namespaces():
             namespace.forget_packs()
         with self._locked():
-            self._write_marker({**self._read_marker(), "repository": None, "url": None})
+            self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
 
-    def bind(self, repository: str, url: str) -> None:
+    def bind(self, repository: str, url: str, trusted: frozenset[str] | None = None) -> None:
         """Belong to a repository from now on.
 
         Args:
             repository: Its id.
             url: Where it was found, without credentials; for people.
+            trusted: The public keys that signed what will be taken from there; None for any packs. More may be added
+                later, and none taken away: rows do not tell who signed them.
 
         Raises:
             RepositoryMismatch: If the mirror belongs to another one.
+            UntrustedMirror: If it was filled under another trust.
         """
         with self._locked():
             marker = self._read_marker()
             known = marker.get("repository")
             if known == repository:
-                return
-            if known is not None:
+                _check_filled(self.directory, self.trusted, trusted)
+            elif known is not None:
                 raise RepositoryMismatch(
                     f"The mirror {self.directory} belongs to the repository {known[:8]} that was at "
                     f"{marker.get('url')}; {url} holds the repository {repository[:8]}. A mirror serves one "
                     "repository: name the right remote, or use another directory. If the old repository is gone for "
                     "good, push(rebind=True) (`cas-cache push --rebind`) sends every row to the new one."
                 )
-            self._write_marker({**marker, "repository": repository, "url": url})
+            keys = None if trusted is None else sorted(trusted)
+            if (known, marker.get("trusted")) != (repository, keys):
+                met_at = marker.get("url") if known == repository else url
+                self._write_marker({**marker, "repository": repository, "url": met_at, "trusted": keys})
 
     def namespace(self, spec: EncoderSpec) -> Namespace:
         """Return the namespace of a spec; it is made if it is not there.
@@ -163,10 +188,9 @@ class Mirror:
             return found
         folder = self._folder(spec.namespace)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Before the spec: whoever finds it takes the folders for durable.
+            make_folder(folder, below=self.directory)
             write_atomically(folder / "spec.json", spec.canonical())
-            for parent in (folder.parent, self.directory):
-                flush(parent)
         except OSError as err:
             raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
@@ -180,9 +204,15 @@ class Mirror:
         if namespace not in self._namespaces:
             folder = self._folder(namespace)
             try:
-                document = (folder / "spec.json").read_bytes()
+                check_folder(folder.parent, folder)
+                document = read_plain(folder / "spec.json")
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            except OSError as err:
+                raise DamagedMirror(
+                    f"{folder / 'spec.json'} cannot be read ({err}). Make it readable, or delete {folder} and pull "
+                    "again."
+                ) from err
             try:
                 spec = EncoderSpec.from_canonical(document)
             except IdentityError as err:
@@ -200,7 +230,8 @@ class Mirror:
     def ids(self) -> list[str]:
         """Return the ids of all namespaces, in order. Foreign folders are passed over."""
         root = self.directory / "namespaces"
-        return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.exists() else []
+        check_folder(root)
+        return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.is_dir() else []
 
     def view(
         self,
@@ -263,7 +294,7 @@ class Mirror:
     def _locked(self) -> Iterator[None]:
         """Be the one who writes the marker."""
         try:
-            with FileLock(self.directory / ".lock"):
+            with lock_of(self.directory / ".lock"):
                 yield
         except MirrorWriteError:
             raise
@@ -292,7 +323,7 @@ class Mirror:
             )
         marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
         try:
-            self.directory.mkdir(PRIVATE, parents=True, exist_ok=True)
+            make_folder(self.directory, PRIVATE)
             write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
         except OSError as err:
             raise MirrorWriteError(
@@ -313,18 +344,45 @@ class Mirror:
     def _read_marker(self) -> dict[str, Any]:
         path = self.directory / MARKER
         try:
-            marker = json.loads(path.read_bytes())
+            marker = parsed_json(read_plain(path))
             known = marker["format"] == "cas-cache-mirror"
             version = marker["version"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as err:
+            if known and version == VERSION:
+                for name in ("repository", "url"):
+                    if marker.get(name) is not None and not isinstance(marker[name], str):
+                        msg = f"{name} is {quoted(marker[name])}"
+                        raise TypeError(msg)
+        except PermissionError as err:
+            raise DamagedMirror(f"{path} may not be read ({err}). Make it readable, or use another directory.") from err
+        except (OSError, ValueError, KeyError, TypeError) as err:
             raise DamagedMirror(f"{path} is damaged ({err!r}). Use another directory, or delete this one.") from err
         if not known:
             raise NotAMirror(f"{path} is not a mirror's marker. Name another directory.")
         if version != VERSION:
             raise UnsupportedFormat(
-                f"{path} has version {version!r}; this cas_cache reads version {VERSION}. Update cas_cache."
+                f"{path} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
             )
         return dict(marker)
+
+
+def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: frozenset[str] | None) -> None:
+    """Refuse to serve, or to mix, rows of packs that were taken under another trust."""
+    if trusted is None and filled is not None:
+        raise UntrustedMirror(
+            f'The mirror {directory} holds only rows of packs that trusted keys signed, and trust is "any" now: other '
+            'rows would be mixed in. Set trust to "signed-by", or use another directory.'
+        )
+    if trusted is None or (filled is not None and trusted.issuperset(filled)):
+        return
+    if filled is None:
+        raise UntrustedMirror(
+            f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
+            'signed. Use a new directory; what waits in this one can be pushed with trust="any" and a signing_key.'
+        )
+    raise UntrustedMirror(
+        f"The mirror {directory} has rows of packs signed by {', '.join(sorted(filled - trusted))}, trusted no longer. "
+        "Use a new directory; what waits in this one can be pushed with the settings that it was made with."
+    )
 
 
 def _not_one_view(task: str, views: list[View], tasks: list[str], *, some: bool) -> MirrorError | ConfigurationError:

@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
+from cas_cache.disk import check_folder, lock_of
 from cas_cache.errors import MirrorError, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.catalogue import Catalogue
@@ -424,13 +424,16 @@ class Namespace:
         Raises:
             MirrorWriteError: If the disk is full or refuses; no row was lost.
         """
-        with self._locked(), self._handle:
-            state, runs = self._table.state.evicted(packs)
-            # A crash leaves no index rather than one of rows that have moved.
-            self._index.prune(0)
-            self._table.rewrite(runs, state)
-            self._memo.clear()
-        self._use.release()
+        try:
+            with self._locked(), self._handle:
+                state, runs = self._table.state.evicted(packs)
+                # A crash leaves no index rather than one of rows that have moved.
+                self._index.prune(0)
+                self._table.rewrite(runs, state)
+                self._memo.clear()
+        finally:
+            # What failed on its way is finished by whoever opens it next; by way of this object nothing is found.
+            self._use.release()
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
@@ -456,8 +459,9 @@ class Namespace:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
-        lock = FileLock(self.folder / ".lock")
+        check_folder(self.folder)
         try:
+            lock = lock_of(self.folder / ".lock")
             lock.acquire()
         except OSError as err:
             raise MirrorWriteError(

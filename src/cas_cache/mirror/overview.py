@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache import html
 from cas_cache.amounts import size
+from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec
 from cas_cache.mirror.state import State
@@ -51,17 +52,18 @@ def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
     """Yield the first namespaces of a mirror, in order of their ids."""
     try:
         ids = mirror.ids()
-    except OSError:
+    except (OSError, CasCacheError):
         return
     for namespace in islice(ids, most):
         folder = mirror.directory / "namespaces" / namespace
         try:
-            spec = EncoderSpec.from_canonical((folder / "spec.json").read_bytes())
+            check_folder(folder)
+            spec = EncoderSpec.from_canonical(read_plain(folder / "spec.json"))
         except (OSError, CasCacheError):
             yield Line(namespace, None, None)
             continue
         try:
-            state = State.from_bytes((folder / STATE_FILE).read_bytes(), str(folder / STATE_FILE))
+            state = State.from_bytes(read_plain(folder / STATE_FILE), str(folder / STATE_FILE))
         except FileNotFoundError:
             state = State(namespace=namespace)
         except (OSError, CasCacheError):

@@ -11,7 +11,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import read_plain, write_atomically
+from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,9 +81,9 @@ class PaceFile:
 def read_pace(folder: Path) -> Pace:
     """Return what a namespace's folder remembers; nothing measured if it remembers nothing."""
     try:
-        document = json.loads((folder / PACE_FILE).read_bytes())
+        document = parsed_json(read_plain(folder / PACE_FILE))
         items, seconds = document["items"], float(document["seconds"])
         good = type(items) is int and items > 0 and math.isfinite(seconds) and seconds >= 0
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return Pace()
     return Pace(items, seconds) if good else Pace()

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.identity import parsed_json, quoted
 from cas_cache.rows import DTYPES, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 VERSION = 1
+
+MOST_DIMENSIONS = 31
+"""Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +247,11 @@ class State:
             UnsupportedFormat: If a newer version wrote it.
         """
         try:
-            document = json.loads(data)
+            document = parsed_json(data)
             version = document["version"]
             if version != VERSION:
                 raise UnsupportedFormat(
-                    f"{where} has version {version!r}; this cas_cache reads version {VERSION}. Update cas_cache."
+                    f"{where} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
                 )
             state = cls(
                 rows=_count(document["rows"]),
@@ -268,7 +272,7 @@ class State:
                 namespace=str(document["namespace"]),
             )
             state._check()
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
             raise DamagedMirror(
                 f"{where} is damaged ({err}). Nothing of it was served. Delete the namespace's folder: what was "
                 "pushed comes back with `cas-cache pull`, the rest is encoded anew."
@@ -280,8 +284,11 @@ class State:
             if self.rows:
                 msg = "rows without a dtype"
                 raise ValueError(msg)
-        elif self.dtype not in DTYPES or not self.shape or 0 in self.shape:
-            msg = f"dtype {self.dtype!r} with rows of shape {self.shape}"
+        elif self.dtype not in DTYPES or not 1 <= len(self.shape) <= MOST_DIMENSIONS or 0 in self.shape:
+            msg = f"dtype {quoted(self.dtype)} with rows of shape {quoted(self.shape)}"
+            raise ValueError(msg)
+        if not all(map(math.isfinite, self.planned_at.values())):
+            msg = "a plan of no time"
             raise ValueError(msg)
         at = 0
         for extent in self.extents:
@@ -306,13 +313,13 @@ def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        msg = f"{value!r} is not a count"
+        msg = f"{quoted(value)} is not a count"
         raise ValueError(msg)
     return value
 
 
 def _name(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        msg = f"{value!r} is not a name"
+        msg = f"{quoted(value)} is not a name"
         raise ValueError(msg)
     return value

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import flush, write_atomically
+from cas_cache.disk import flush, read_plain, write_atomically
 from cas_cache.errors import DamagedMirror, MirrorWriteError
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
@@ -87,17 +87,22 @@ class Table:
         """
         path = self.folder / STATE_FILE
         try:
-            status = path.stat()
+            status = path.lstat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp and not force:
                 return
-            data = path.read_bytes()
+            data = read_plain(path)
         except FileNotFoundError as err:
             if self._stamp is None:
                 return
             raise DamagedMirror(
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
+            ) from err
+        except OSError as err:
+            raise DamagedMirror(
+                f"{path} cannot be read ({err}). Nothing was served. Make it readable, or, if it is no file, delete "
+                "the namespace's folder: what was pushed comes back with `cas-cache pull`."
             ) from err
         state = State.from_bytes(data, str(path))
         if state.namespace != self.state.namespace:
@@ -174,6 +179,8 @@ class Table:
                         at += len(part)
                 if at:
                     column.set_rows(at)
+            # The state that needs them must not be there before their names are.
+            flush(self.folder)
         except OSError as err:
             for column in self._columns(state, NEW):
                 column.path.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import open_plain, read_plain, write_atomically
+from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ class UseLock:
         self._released = False
         for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
             try:
-                self._descriptor = os.open(folder / USE_FILE, flags | os.O_CLOEXEC, 0o666)
+                self._descriptor = open_plain(folder / USE_FILE, flags)
                 break
             except OSError:
                 continue
@@ -142,7 +143,7 @@ class Usage:
 def read_usage(folder: Path) -> dict[str, float]:
     """Return when each pack was last used, in seconds since 1970 by this machine's clock, where that is known."""
     try:
-        document = json.loads((folder / USAGE_FILE).read_bytes())
+        document = parsed_json(read_plain(folder / USAGE_FILE))
         return {str(pack): float(at) for pack, at in document.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError):
         return {}

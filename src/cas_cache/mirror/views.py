@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-from filelock import FileLock
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import check_folder, lock_of, make_folder, open_plain, read_plain, write_atomically
 from cas_cache.errors import DamagedMirror, MirrorWriteError
-from cas_cache.identity import KEY_BYTES, canonical_json
+from cas_cache.identity import KEY_BYTES, NAMESPACE_ID, canonical_json, parsed_json, quoted
 from cas_cache.mirror.column import Column
 
 if TYPE_CHECKING:
@@ -115,19 +114,23 @@ class Views:
         try:
             if batch in _read(folder)["batches"]:
                 return
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):
+            if not (folder / VIEW_FILE).exists():
+                make_folder(folder, below=self._directory)
+            with lock_of(folder / ".lock"):
                 document = _read(folder)
                 if batch in document["batches"]:
                     return
                 rows = document["rows"] + len(keys)
-                if text_keys is None and (folder / "texts.npy").exists():
-                    # Other batches have texts: no text has this key, and rows stay side by side.
+                # No text has the key of zeros: where some batches have texts and others not, rows stay side by side.
+                has_texts = _has_texts(folder, document)
+                if text_keys is None and has_texts:
                     text_keys = np.zeros_like(keys)
+                elif text_keys is not None and not has_texts:
+                    text_keys = np.concatenate([np.zeros((document["rows"], KEY_BYTES), np.uint8), text_keys])
                 for name, values in (("keys", keys), ("texts", text_keys)):
                     if values is not None:
                         column = _column(folder, name)
-                        column.write(document["rows"], values)
+                        column.write(rows - len(values), values)
                         column.set_rows(rows)
                 id_bytes = _write_ids(folder, document, ids, rows)
                 document = {
@@ -135,6 +138,7 @@ class Views:
                     "created": document.get("created", time.time_ns()),
                     "view": asdict(view),
                     "rows": rows,
+                    "texts": text_keys is not None,
                     "id_bytes": id_bytes,
                     "batches": [*document["batches"], batch],
                 }
@@ -144,8 +148,8 @@ class Views:
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks that have views."""
-        found = {view.task for folder in self._directory.iterdir() if folder.is_dir() for view in views_in(folder)}
-        return sorted(found)
+        folders = [it for it in self._directory.iterdir() if it.is_dir() and not it.is_symlink()]
+        return sorted({view.task for folder in folders for view in views_in(folder)})
 
     def of(self, task: str) -> list[View]:
         """Return a task's views, in the order in which they were first asked for."""
@@ -154,6 +158,7 @@ class Views:
 
 def views_in(folder: Path) -> list[View]:
     """Return the views in a task's folder, oldest first."""
+    check_folder(folder)
     if not folder.is_dir():
         return []
     documents = [_read(place) for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
@@ -171,9 +176,10 @@ def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uin
         (n, 32) uint8 keys, and (n, 32) uint8 keys of the texts or None if they have none; mapped read-only.
     """
     place = folder / view.id
-    rows = _read(place)["rows"]
+    document = _read(place)
+    rows = document["rows"]
     keys = _column(place, "keys").map(rows)
-    return keys, _column(place, "texts").map(rows) if (place / "texts.npy").exists() else None
+    return keys, _column(place, "texts").map(rows) if _has_texts(place, document) else None
 
 
 def ids_in(folder: Path, view: View) -> list[str | None] | None:
@@ -193,10 +199,12 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
         return None
     path = place / IDS_FILE
     try:
-        with path.open("rb") as file:
-            data = file.read(committed)
-        ids: list[str | None] = [json.loads(line) for line in data.splitlines()]
-        if len(data) != committed or len(ids) != document["rows"]:
+        with os.fdopen(open_plain(path), "rb") as file:
+            # A buffer is made for what is asked for, whatever there is.
+            data = file.read(min(committed, os.fstat(file.fileno()).st_size))
+        ids: list[str | None] = [parsed_json(line) for line in data.splitlines()]
+        plain = all(one is None or isinstance(one, str) for one in ids)
+        if len(data) != committed or len(ids) != document["rows"] or not plain:
             msg = f"{len(ids)} ids in {len(data)} bytes"
             raise ValueError(msg)
     except (OSError, ValueError) as err:
@@ -220,13 +228,18 @@ def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None
     lines: list[str | None] = [] if committed else [None] * document["rows"]
     lines += [None] * (rows - document["rows"]) if ids is None else [str(one) for one in ids]
     data = "".join(f"{json.dumps(one)}\n" for one in lines).encode()
-    flags = os.O_RDWR | os.O_CREAT
-    with open(os.open(folder / IDS_FILE, flags, 0o666), "r+b") as file:  # noqa: PTH123 - r+b creates nothing
+    with os.fdopen(open_plain(folder / IDS_FILE, os.O_RDWR | os.O_CREAT), "r+b") as file:
         file.seek(committed)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     return committed + len(data)
+
+
+def _has_texts(folder: Path, document: dict[str, Any]) -> bool:
+    """Whether a view's committed rows have keys of texts; a file of them may also be what a crash has left."""
+    has_texts: bool = document.get("texts", document["rows"] > 0 and (folder / "texts.npy").exists())
+    return has_texts
 
 
 def _column(folder: Path, name: str) -> Column:
@@ -235,15 +248,28 @@ def _column(folder: Path, name: str) -> Column:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / VIEW_FILE
+    check_folder(folder.parent, folder)
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed_json(read_plain(path))
         kinds = {"rows": int, "created": int, "batches": list}
-        if document["version"] != VERSION or not all(isinstance(document[name], kind) for name, kind in kinds.items()):
-            msg = f"version {document['version']!r}"
+        if document["version"] != VERSION or not all(type(document[name]) is kind for name, kind in kinds.items()):
+            msg = f"version {quoted(document['version'])}"
             raise ValueError(msg)
-        View(**document["view"])
+        sizes = (document["rows"], document.get("id_bytes", 0))
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            msg = f"sizes {quoted(sizes)}"
+            raise ValueError(msg)
+        view = View(**document["view"])
+        texts: tuple[object, ...] = (view.task, view.namespace, view.model, view.revision, view.subset, view.split)
+        texts += () if view.role is None else (view.role,)
+        if not all(isinstance(one, str) for one in texts) or not NAMESPACE_ID.fullmatch(view.namespace):
+            msg = f"a view of namespace {quoted(view.namespace)}"
+            raise ValueError(msg)
+        if view.id != folder.name:
+            msg = f"it is of the view {view.id}"
+            raise ValueError(msg)
     except FileNotFoundError:
         return {"rows": 0, "batches": []}
-    except (ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError) as err:
         raise DamagedMirror(f"{path} is damaged ({err}). Delete its folder; no vector is lost by that.") from err
     return dict(document)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import read_plain, write_atomically
+from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,6 +78,6 @@ class Vouched:
     def _read(self) -> frozenset[str]:
         """What is known here, and what other processes have noted."""
         try:
-            return self._packs | {str(pack) for pack in json.loads(self._path.read_bytes())}
+            return self._packs | {str(pack) for pack in parsed_json(read_plain(self._path))}
         except (OSError, ValueError, TypeError):
             return self._packs

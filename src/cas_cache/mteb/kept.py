@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import write_atomically
+from cas_cache.disk import check_folder, read_plain, write_atomically
 from cas_cache.errors import ConfigurationError, DamagedMirror, DataWarning, MirrorWriteError, ShapeMismatch
-from cas_cache.identity import KEY_BYTES
+from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror import Namespace
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mteb.backends import bits_of
-from cas_cache.rows import as_array, finite_rows, row_bytes
+from cas_cache.rows import DTYPES, as_array, finite_rows, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,7 @@ class Kept:
         self._spec = spec
         self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None
         is_new = not (folder / KIND_FILE).exists()
+        check_folder(folder / PROOFS)
         try:
             (folder / PROOFS).mkdir(parents=True, exist_ok=True)
             write_atomically(folder / SPEC_FILE, spec.canonical(), create_only=True)
@@ -208,8 +209,12 @@ class Kept:
     def _read_kind(self) -> None:
         path = self.folder / KIND_FILE
         try:
-            document = json.loads(path.read_bytes())
-            name, self._kind = document["backend"], (np.dtype(document["dtype"]), tuple(document["shape"]))
+            document = parsed_json(read_plain(path))
+            name, dtype, shape = document["backend"], document["dtype"], tuple(document["shape"])
+            if dtype not in DTYPES or not all(type(n) is int and n > 0 for n in shape):
+                msg = f"vectors of {quoted(dtype)} and shape {quoted(shape)}"
+                raise ValueError(msg)
+            self._kind = np.dtype(dtype), shape
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise DamagedMirror(
                 f"{path} is damaged ({err!r}). Delete {self.folder}: its vectors are encoded anew."

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import flush, write_atomically
+from cas_cache.disk import check_folder, flush, read_plain, write_atomically
 from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorWriteError
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def _too_few(spec: EncoderSpec, rows: int) -> ConfigurationError:
 
 def _keep(path: Path, spec: EncoderSpec, ranges: NDArray[np.float32]) -> None:
     folder = path.parent
+    check_folder(folder.parent, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "spec.json", _encoder(spec).canonical(), create_only=True)
@@ -171,23 +172,24 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
     Raises:
         DamagedMirror: If it holds anything else.
     """
+    check_folder(path.parent.parent, path.parent)
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as err:
         raise DamagedMirror(f"The calibration ranges {path} cannot be read ({err}). Make the file readable.") from err
     problem = f"has {len(data)} bytes"
-    # Before it is parsed: a header may claim any size.
-    if len(data) == len(_npy(np.zeros((2, dimension), np.float32))):
-        try:
-            ranges = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as err:
-            problem = f"does not parse ({err})"
-        else:
-            problem = _problem(ranges, dimension)
-            if not problem:
-                return np.asarray(ranges, np.float32)
+    # Compared, not parsed: a header may claim any size.
+    wanted = _npy(np.zeros((2, dimension), np.float32))
+    header = wanted[: len(wanted) - 2 * 4 * dimension]
+    if len(data) == len(wanted) and not data.startswith(header):
+        problem = "does not begin as it should"
+    elif len(data) == len(wanted):
+        ranges = np.frombuffer(data, np.float32, offset=len(header)).reshape(2, dimension)
+        problem = _problem(ranges, dimension)
+        if not problem:
+            return ranges
     raise DamagedMirror(
         f"The calibration ranges {path} are damaged: the file {problem}. Delete it, and they are taken anew; vectors "
         "that were quantized before cannot be compared with those that come then. Or pass calibration=ranges."

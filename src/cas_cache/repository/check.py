@@ -10,10 +10,18 @@ and delete the manifest before the data, so a pack whose manifest has gone is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cas_cache.errors import DamagedPack, NotARepository, ObjectNotFound, RepositoryError, UnsupportedFormat
+from cas_cache.errors import (
+    DamagedPack,
+    NotARepository,
+    ObjectNotFound,
+    RepositoryError,
+    UnsupportedFormat,
+    UntrustedPack,
+)
 from cas_cache.progress import BYTES, counting
 from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
@@ -21,6 +29,7 @@ from cas_cache.repository.findings import CheckReport, Severity, finding
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import superseders
 from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.prune import LEAST_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -216,6 +225,9 @@ class _Run:
             except UnsupportedFormat as err:
                 self.find("pack-newer", path, str(err), of=of)
                 break
+            except UntrustedPack as err:
+                self.find("untrusted", path, f"It counts as not there: {err.reason}.", of=of)
+                break
             except DamagedPack as err:
                 gone = isinstance(err.__cause__, ObjectNotFound)
                 if last and not (gone and of not in self.repository.packs(of[0])):
@@ -249,7 +261,12 @@ class _Run:
         ):
             if listed:
                 what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."
-                self.find("orphan", f"packs/{pack}", what, of=("", pack))
+                # By this machine's clock: nothing is deleted for it, and a probe would be a write.
+                young = time.time() - max(it.modified for it in listed) < LEAST_GRACE
+                if young:
+                    what = f"{what} The last was written less than a day ago: a writer may be at work."
+                found = finding("orphan", f"packs/{pack}", what, of=("", pack))
+                self.report.findings.append(replace(found, severity=Severity.NOTE) if young else found)
 
 
 class _Namespace:

@@ -7,13 +7,13 @@ most one chunk of each array is held, beside the few on their way.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.errors import ObjectNotFound
+from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
 from cas_cache.repository.interface import in_order
@@ -96,7 +96,8 @@ class PackCheck:
         found = [self._of_object(kind, name, what) for name, (kind, what) in wrong.items()]
         found += [self._metadata(name, "The manifest does not name it.") for name in self._unnamed()]
         for name in sorted(sizes.keys() - self.manifest.objects.keys()):
-            found.append(finding("foreign", self._path(name), "The manifest does not name it.", of=self.of))
+            path = f"{layout.pack_prefix(self.of[1])}/{name}"  # any name at all
+            found.append(finding("foreign", path, "The manifest does not name it.", of=self.of))
         if keys is not None:
             found += self._read(wrong.keys(), keys)
         if any(it.severity != Severity.NOTE for it in found) and self._has_gone():
@@ -170,13 +171,13 @@ class PackCheck:
 
     def _wrong_metadata(self, name: str, data: bytes) -> str:
         try:
-            document = json.loads(data)
+            document = parsed_json(data)
             facts = _zarr_facts(document, name)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as err:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
             return f"It is no Zarr v3 metadata of ours ({err!r})."
         wanted = self._wanted_facts(name)
         differing = [
-            f"{fact} is {facts[fact]!r}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]
+            f"{fact} is {quoted(facts[fact])}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]
         ]
         return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache import html
-from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError
+from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, counting
 from cas_cache.repository.manifest import Manifest, superseders
@@ -112,12 +112,15 @@ def is_small(manifest: Manifest) -> bool:
     return not manifest.supersedes and 2 * manifest.rows < most_rows_of_a_pack(manifest.vector_bytes)
 
 
-def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST) -> list[Merge]:
+def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST, signs: bool = False) -> list[Merge]:
     """Group small packs with their neighbours in time. Pure.
 
     Args:
         manifests: Of one namespace, by pack, the oldest first.
         at_least: How many packs a merge joins that does not fill half a pack; 2 or more.
+        signs: Whether what is merged was verified to be signed by who is trusted, and the merge will be signed. If
+            not, signed packs stay as they are: an unsigned merge would take them from who trusts only signatures, and
+            a signed one would vouch for what nobody verified.
     """
     merges: list[Merge] = []
     open_: dict[tuple[str, tuple[int, ...]], list[str]] = {}
@@ -131,7 +134,7 @@ def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST)
             merges.append(Merge(some.namespace, tuple(packs), rows, rows * some.vector_bytes))
 
     for pack, manifest in manifests.items():
-        if pack in superseded or not is_small(manifest):
+        if pack in superseded or not is_small(manifest) or (manifest.signature is not None) != signs:
             continue
         group = open_.setdefault((manifest.dtype, manifest.shape), [])
         most = min(most_rows_of_a_pack(manifest.vector_bytes), MOST_ROWS)
@@ -166,11 +169,13 @@ def compact(
     Raises:
         NotARepository: If there is none.
         UnsupportedFormat: If this version may not write it.
+        ConfigurationError: If only signed packs are trusted, and there is no key to sign the merges.
         RemoteError: If the storage is away or refuses. What was written is right; the same call goes on.
     """
     report = CompactReport()
     repository.must_be_there()
     if not dry_run:
+        repository.must_sign()
         repository.writable()
     packs = repository.packs()
     by_namespace: dict[str, dict[str, Manifest]] = {}
@@ -179,12 +184,12 @@ def compact(
     for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
         if isinstance(manifest, Manifest):
             by_namespace.setdefault(namespace, {})[pack] = manifest
-        elif not repository.has_gone((namespace, pack), manifest):
+        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone((namespace, pack), manifest)):
             report.problems.append(manifest)
     plans = [
         (merge, manifests)
         for manifests in by_namespace.values()
-        for merge in plan_compact(manifests, at_least=at_least)
+        for merge in plan_compact(manifests, at_least=at_least, signs=repository.trust is not None)
     ]
     report.merges += [merge for merge, _ in plans]
     if not dry_run:

@@ -75,6 +75,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "Restore the object from a copy, or delete it: rows that are missed are encoded anew.",
     ),
     "pack-newer": (Severity.NOTE, "This cas_cache passes the pack over.", "Update cas_cache to read it."),
+    "untrusted": (
+        Severity.REPAIR,
+        "Nobody who trusts the same keys reads the pack; compact and prune leave it alone.",
+        "Trust its writer's key, or find who could write it and delete its manifest: rows are encoded anew.",
+    ),
     "object-missing": (
         Severity.LOSS,
         f"{_ROWS_OF_OBJECT}.",

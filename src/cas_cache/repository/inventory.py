@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.errors import CasCacheError, RepositoryError
+from cas_cache.errors import CasCacheError, RepositoryError, UntrustedPack
+from cas_cache.identity import names_of
 from cas_cache.repository.manifest import Manifest, superseders
 
 if TYPE_CHECKING:
@@ -43,10 +44,7 @@ class Held:
         spec = self.spec
         return {
             "namespace": self.namespace,
-            "model": None if spec is None else spec.model,
-            "revision": None if spec is None else spec.revision,
-            "role": None if spec is None else spec.role,
-            "prompt": None if spec is None else spec.prompt,
+            **names_of(spec),
             "packs": self.packs,
             "rows": self.rows,
             "dtype": self.dtype,
@@ -70,11 +68,15 @@ def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
     listed = repository.packs()
     manifests: dict[str, Manifest] = {}
     problems: list[CasCacheError] = []
+    untrusted: set[tuple[str, str]] = set()
     for of, found in zip(listed, repository.manifests(listed), strict=True):
         if isinstance(found, Manifest):
             manifests[of[1]] = found
+        elif isinstance(found, UntrustedPack):
+            untrusted.add(of)
         elif not repository.has_gone(of, found):
             problems.append(found)
+    listed = [of for of in listed if of not in untrusted]
     packs: dict[str, list[str]] = {namespace: [] for namespace, _ in listed}
     for namespace, pack in listed:
         packs[namespace].append(pack)

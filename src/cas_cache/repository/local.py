@@ -1,6 +1,7 @@
 """A local directory as a storage: files are whole or absent, and create-only is decided by the file system.
 
-fsspec's local file system promises neither, which is why this one does not use it.
+fsspec's local file system promises neither, which is why this one does not use it. Who else may write in the directory
+could put symbolic links there: none below it is followed, neither to read nor to write.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, flush, write_atomically
+from cas_cache.disk import TEMP_PREFIX, flush, links_below, make_folder, write_atomically
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,9 +28,10 @@ class LocalStorage:
     """A local directory: files are whole or absent, and create-only is decided by the file system."""
 
     def __init__(self, directory: str) -> None:
-        self._root = Path(directory).expanduser().absolute()
+        self._root = expanded(directory).absolute()
         self.url = str(self._root)
         self.traffic = Traffic()
+        self._durable: set[Path] = set()
         self.capabilities = frozenset({CREATE_ONLY, PROCESSES})
 
     def __repr__(self) -> str:
@@ -36,6 +39,7 @@ class LocalStorage:
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
+        self._refuse_links(path)
         with self._translated(path), (self._root / path).open("rb") as file:
             # Never more than there is: a buffer is made for what is asked for, and a manifest can name any size.
             size = os.fstat(file.fileno()).st_size
@@ -46,13 +50,15 @@ class LocalStorage:
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
+        self._refuse_links(path)
         with self._translated(path):
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    (self._root / path).parent.mkdir(parents=True, exist_ok=True)
+                    self._make_folder((self._root / path).parent)
                     write_atomically(self._root / path, data, create_only=create_only)
                     break
                 except FileNotFoundError:
+                    self._durable.clear()
                     if attempt == ATTEMPTS:
                         raise
         self.traffic.add(up=len(data))
@@ -60,6 +66,7 @@ class LocalStorage:
     def list(self, prefix: str) -> list[Listed]:
         """See `Storage.list`."""
         found: list[Listed] = []
+        self._refuse_links(prefix)
         with self._translated(prefix):
             if prefix and (self._root / prefix).is_file():
                 return []  # nothing is below an object
@@ -74,6 +81,7 @@ class LocalStorage:
     def delete(self, path: str) -> None:
         """See `Storage.delete`. Folders that this leaves empty go as well: objects have no folders."""
         file = self._root / path
+        self._refuse_links(path, itself=False)
         with self._translated(path), suppress(FileNotFoundError):
             file.unlink()
             flush(file.parent)
@@ -82,12 +90,34 @@ class LocalStorage:
                     break
         self.traffic.add()
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder durable, once: an object's name is worth nothing where that of its folder is lost."""
+        if folder not in self._durable:
+            make_folder(folder, below=self._root)
+            self._durable.add(folder)
+
     def _listed(self, file: Path) -> Iterable[Listed]:
         try:
-            status = file.stat()
+            status = file.lstat()
             return (Listed(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
         except FileNotFoundError:
             return ()  # deleted since the folder was read
+
+    def _refuse_links(self, path: str, *, itself: bool = True) -> None:
+        """Refuse a path that leads elsewhere; `itself` may be a link where only its name is meant."""
+        if path and {"", ".", ".."} & set(path.split("/")):
+            # `layout` builds no such path: this is what a mistake would meet.
+            msg = f"{path!r} is no path below {self.url}"
+            raise ValueError(msg)
+        checked = path if itself else path.rpartition("/")[0]
+        with self._translated(path):
+            link = links_below(self._root, checked) if checked else None
+        if link is not None:
+            raise AccessDenied(
+                f"{link} is a symbolic link. Links in a repository are not followed: nothing was read or written "
+                "there. cas_cache makes none: find out who did, and delete it. To have a repository elsewhere, name "
+                "that directory, or a link to the whole of it."
+            )
 
     @contextmanager
     def _translated(self, path: str) -> Iterator[None]:

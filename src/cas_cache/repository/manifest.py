@@ -7,15 +7,14 @@ features before all else; fields of later versions that no feature guards are pa
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.errors import UnsupportedFormat
-from cas_cache.identity import KEY_BYTES, canonical_json
+from cas_cache.identity import KEY_BYTES, canonical_json, parsed_json, quoted
 from cas_cache.repository.layout import chunk_name, is_object_name
 from cas_cache.rows import DTYPES, row_bytes
 
@@ -42,6 +41,19 @@ class ObjectRecord:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who signed a manifest; see `signing`. That it is there says nothing: it must be verified.
+
+    Attributes:
+        key: The public key.
+        value: Base64.
+    """
+
+    key: str
+    value: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What one pack holds.
@@ -55,6 +67,7 @@ class Manifest:
         objects: Every object of the pack by its name below the pack.
         supersedes: Ids of packs whose rows are all in this one.
         nonce: Hex; makes the id of this pack unlike any other's ever.
+        signature: Over all the rest, or None.
     """
 
     namespace: str
@@ -65,6 +78,7 @@ class Manifest:
     objects: Mapping[str, ObjectRecord]
     nonce: str
     supersedes: tuple[str, ...] = ()
+    signature: Signature | None = None
 
     @property
     def vector_bytes(self) -> int:
@@ -90,6 +104,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest as canonical JSON: what is stored, and whose hash is the pack's id."""
+        signed = {} if self.signature is None else {"signature": asdict(self.signature)}
         return canonical_json(
             {
                 "format": FORMAT,
@@ -103,6 +118,7 @@ class Manifest:
                 "objects": {n: {"size": r.size, "sha256": r.sha256} for n, r in self.objects.items()},
                 "supersedes": list(self.supersedes),
                 "nonce": self.nonce,
+                **signed,
             }
         )
 
@@ -114,20 +130,16 @@ class Manifest:
             UnsupportedFormat: If its version or a feature of it is not known here.
             ValueError: If it is no manifest; the caller knows which pack it was.
         """
-        try:
-            document = _object(json.loads(data), "manifest")
-        except RecursionError as err:
-            msg = "nested too deeply"
-            raise ValueError(msg) from err
+        document = _object(parsed_json(data), "manifest")
         if document.get("format") != FORMAT:
-            msg = f"format is {document.get('format')!r}"
+            msg = f"format is {quoted(document.get('format'))}"
             raise ValueError(msg)
         unknown = sorted(set(_strings(document.get("features", []))) - KNOWN_FEATURES)
         if document.get("version") != VERSION or unknown:
-            asks = f" with features {unknown}" if unknown else ""
+            asks = f" with features {quoted(unknown)}" if unknown else ""
             raise UnsupportedFormat(
-                f"A pack was written by a newer cas_cache, in format version {document.get('version')!r}{asks}. Update "
-                "cas_cache to read it."
+                f"A pack was written by a newer cas_cache, in format version {quoted(document.get('version'))}{asks}. "
+                "Update cas_cache to read it."
             )
         manifest = cls(
             namespace=_matching(document.get("namespace"), r"[0-9a-f]{32}"),
@@ -140,6 +152,7 @@ class Manifest:
             },
             supersedes=tuple(_matching(p, r"[0-9a-f]{64}") for p in _list(document.get("supersedes"))),
             nonce=_matching(document.get("nonce"), r"[0-9a-f]{32,64}"),
+            signature=_signature(document.get("signature")),
         )
         manifest._check()
         return manifest
@@ -147,7 +160,7 @@ class Manifest:
     def _check(self) -> None:
         """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
         if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MOST_DIMENSIONS:
-            msg = f"arrays {sorted(self.chunk_rows)}, {len(self.shape)} dimensions of a vector"
+            msg = f"arrays {quoted(sorted(self.chunk_rows))}, {len(self.shape)} dimensions of a vector"
             raise ValueError(msg)
         for array in ARRAYS:
             dtype, shape = self.element_shape(array)
@@ -190,7 +203,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        msg = f"{value!r} is not a list"
+        msg = f"{quoted(value)} is not a list"
         raise ValueError(msg)  # noqa: TRY004
     return value
 
@@ -199,26 +212,33 @@ def _record(value: dict[str, Any]) -> ObjectRecord:
     return ObjectRecord(_count(value.get("size")), _matching(value.get("sha256"), r"[0-9a-f]{64}"))
 
 
+def _signature(value: Any) -> Signature | None:
+    if value is None:
+        return None
+    found = _object(value, "signature")
+    return Signature(_matching(found.get("key"), ".*"), _matching(found.get("value"), ".*"))
+
+
 def _strings(value: Any) -> list[str]:
     return [_matching(v, ".*") for v in _list(value)]
 
 
 def _count(value: Any, least: int = 0) -> int:
     if type(value) is not int or not least <= value < 2**63:
-        msg = f"{value!r} is not a count of at least {least}"
+        msg = f"{quoted(value)} is not a count of at least {least}"
         raise ValueError(msg)
     return value
 
 
 def _matching(value: Any, pattern: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        msg = f"{value!r} does not match {pattern}"
+        msg = f"{quoted(value)} does not match {pattern}"
         raise ValueError(msg)
     return value
 
 
 def _object_name(name: str) -> str:
     if not is_object_name(name):
-        msg = f"{name!r} is no object of a pack"
+        msg = f"{quoted(name)} is no object of a pack"
         raise ValueError(msg)
     return name

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 from cas_cache.errors import NotARepository, UnsupportedFormat
-from cas_cache.identity import canonical_json
+from cas_cache.identity import canonical_json, parsed_json, quoted
 from cas_cache.repository import layout
 
 FORMAT = "cas-cache"
 VERSION = 1
 MOST_DOCUMENT_BYTES = 1 << 20
 """Markers and specs are small; what is larger is not one."""
+
+
+_ID = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+"""Ours are 32 hex digits. Mirrors keep it, and people are shown it."""
 
 
 def new_marker(name: str) -> bytes:
@@ -30,18 +34,21 @@ def checked_marker(data: bytes, url: str) -> dict[str, Any]:
         UnsupportedFormat: If it asks readers for what this version does not know.
     """
     try:
-        marker = json.loads(data)
+        marker = parsed_json(data)
         if marker["format"] != FORMAT:
-            msg = f"format {marker['format']!r}"
+            msg = f"format {quoted(marker['format'])}"
             raise ValueError(msg)
         # Before all else that a newer version may have changed.
         version, reader = marker["version"], marker.get("reader_features", [])
         if version == VERSION:
             for name, kind in (("id", str), ("reader_features", list), ("writer_features", list)):
                 if not isinstance(marker[name], kind):
-                    msg = f"{name} is {marker[name]!r}"
+                    msg = f"{name} is {quoted(marker[name])}"
                     raise TypeError(msg)
-    except (ValueError, KeyError, TypeError, RecursionError) as err:
+            if not _ID.fullmatch(marker["id"]):
+                msg = f"id is {quoted(marker['id'])}"
+                raise ValueError(msg)
+    except (ValueError, KeyError, TypeError) as err:
         if data.lstrip()[:1] == b"<":
             raise NotARepository(
                 f"What answers for {url} sends HTML or XML instead of {layout.MARKER}, as a proxy or a login page "
@@ -51,9 +58,9 @@ def checked_marker(data: bytes, url: str) -> dict[str, Any]:
             f"{layout.MARKER} at {url} is not a repository's ({err!r}). Name another prefix, or restore that file."
         ) from err
     if version != VERSION or reader:
-        asks = f" and asks readers for {reader}" if reader else ""
+        asks = f" and asks readers for {quoted(reader)}" if reader else ""
         raise UnsupportedFormat(
-            f"{url} was written by a newer cas_cache: it has format version {version!r}{asks}, and this one reads "
-            f"version {VERSION} alone. Update cas_cache."
+            f"{url} was written by a newer cas_cache: it has format version {quoted(version)}{asks}, and this one "
+            f"reads version {VERSION} alone. Update cas_cache."
         )
     return dict(marker)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cas_cache.errors import DamagedPack, ObjectNotFound
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import IN_FLIGHT, in_order
 from cas_cache.repository.layout import object_path
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.rows import digest_rows, row_bytes
@@ -205,13 +205,15 @@ def plan_ranges(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
     return ranges
 
 
-def read_rows(
+def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
     storage: Storage,
     pack: str,
     manifest: Manifest,
     rows: NDArray[np.int64],
     keys: NDArray[np.uint8],
     digests: NDArray[np.uint64],
+    *,
+    whole_chunks: bool = False,
 ) -> Iterator[PackChunk]:
     """Yield the vectors of some rows of a pack, by ranged reads, each row proved by its digest.
 
@@ -222,6 +224,7 @@ def read_rows(
         rows: (n,) int64, ascending, distinct.
         keys: (n, 32) uint8, theirs.
         digests: (n,) uint64, theirs.
+        whole_chunks: Read each chunk with such a row whole, and verify its SHA-256, too.
 
     Yields:
         Parts of what was asked for, in order; `stop` counts the rows of all parts so far.
@@ -233,7 +236,7 @@ def read_rows(
     dtype, shape = manifest.element_shape("vectors")
     size = manifest.vector_bytes
 
-    def fetch(part: RowRange) -> NDArray[Any]:
+    def ranged(part: RowRange) -> NDArray[Any]:
         path = object_path(pack, part.name)
         begin, end = (part.start - part.first) * size, (part.stop - part.first) * size
         try:
@@ -244,20 +247,37 @@ def read_rows(
             raise DamagedPack(
                 f"{path} in {storage.url} is shorter than its manifest says. Nothing of it was taken.", pack=pack
             )
-        read = np.frombuffer(data, dtype).reshape(part.stop - part.start, *shape)
+        return np.frombuffer(data, dtype).reshape(part.stop - part.start, *shape)
+
+    def whole(part: RowRange) -> NDArray[Any]:
+        return _read_chunk(storage, pack, manifest, "vectors", (part.name, part.start, part.stop))
+
+    def fetch(part: RowRange) -> NDArray[Any]:
+        read = whole(part) if whole_chunks else ranged(part)
         vectors = np.ascontiguousarray(read[rows[part.asked] - part.start])
         wrong = np.flatnonzero(digest_rows(keys[part.asked], vectors) != digests[part.asked])
         if len(wrong):
             raise DamagedPack(
-                f"{len(wrong)} rows of {path} in {storage.url} do not agree with their digests, the first is row "
-                f"{rows[part.asked][wrong[0]]}. None of them was taken.",
+                f"{len(wrong)} rows of {object_path(pack, part.name)} in {storage.url} do not agree with their "
+                f"digests, the first is row {rows[part.asked][wrong[0]]}. None of them was taken.",
                 pack=pack,
             )
         return vectors
 
-    ranges = plan_ranges(manifest, rows)
-    for part, vectors in zip(ranges, in_order(fetch, ranges, in_flight=RANGES_IN_FLIGHT), strict=True):
+    ranges = _chunks_with(manifest, rows) if whole_chunks else plan_ranges(manifest, rows)
+    in_flight = IN_FLIGHT if whole_chunks else RANGES_IN_FLIGHT
+    for part, vectors in zip(ranges, in_order(fetch, ranges, in_flight=in_flight), strict=True):
         yield PackChunk(keys[part.asked], vectors, digests[part.asked], part.asked.stop)
+
+
+def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
+    """The chunks with some of the rows, as ranges of all their rows."""
+    found = []
+    for name, start, stop in manifest.chunks("vectors"):
+        begin, end = np.searchsorted(rows, [start, stop]).tolist()
+        if begin < end:
+            found.append(RowRange(name, start, start, stop, slice(begin, end)))
+    return found
 
 
 def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:

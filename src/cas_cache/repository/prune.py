@@ -9,12 +9,12 @@ lacks what is there would make live packs look like orphans, so before a pack is
 for by name.
 
 A manifest is deleted before the objects that it names. Who is killed between leaves objects that nothing names, and
-the next prune goes on there.
+the next prune goes on there. An orphan is asked for again when its objects have gone: a manifest that came too late
+goes after them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cas_cache import html
 from cas_cache.amounts import size
 from cas_cache.errors import ConfigurationError, ObjectNotFound, SuspiciousListing
+from cas_cache.identity import parsed_json
 from cas_cache.progress import counting
 from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order
@@ -192,6 +193,9 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
 ) -> PruneReport:
     """Delete superseded packs and orphans that are older than the grace period.
 
+    Where only signed packs are trusted, only such supersede others and are superseded; where everybody is, only such
+    as are not signed.
+
     Args:
         repository: Which.
         grace: In seconds, by the storage's clock.
@@ -235,9 +239,13 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             f"{repository.url} does not list {len(lost)} packs that are known to be there, the first is {min(lost)}. "
             "Nothing was deleted. Check the storage; a pull with the mirror that knows them tells more."
         )
+    if repository.trust is None:
+        # Whoever does not verify signatures deletes nothing that is signed: the merge may be a forger's.
+        manifests = {pack: manifest for pack, manifest in manifests.items() if manifest.signature is None}
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
     namespaces = sorted(shown)
-    checked = in_order(lambda deletion: _is_named(repository, deletion, namespaces), report.deletions)
+    names = list(in_order(lambda deletion: _names(repository, deletion, namespaces), report.deletions))
+    checked = in_order(lambda paths: _is_named(repository, paths), names)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
     if kept:
         raise SuspiciousListing(
@@ -246,9 +254,12 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         )
     if not dry_run:
         with counting("prune", len(report.deletions), progress, "packs") as tell:
-            for deletion in report.deletions:
+            for deletion, late in zip(report.deletions, names, strict=True):
                 repository.delete(deletion.paths[:1])
                 repository.delete(deletion.paths[1:])
+                # A PUT that was on its way for days may have named an orphan since it was asked for. Its writer takes
+                # the name back if it finds objects gone; if it looked before they went, that is done here.
+                repository.delete([path for path in late if repository.is_there(path)])
                 logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
                 tell(1)
     return report
@@ -285,14 +296,17 @@ def _namespaces(listed: Iterable[Listed]) -> set[str]:
     return named | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
 
 
-def _is_named(repository: Repository, deletion: Deletion, namespaces: list[str]) -> bool:
-    """Whether a pack that no listed manifest names has one after all, asked for by name."""
+def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:
+    """Paths of the manifests that a pack may have that no listed manifest names; none of any other deletion."""
     if deletion.reason != "orphan":
-        return False
+        return []
     try:
         data = repository.storage.get(layout.object_path(deletion.pack, "zarr.json"), 0, MOST_DOCUMENT_BYTES)
-        candidates = [json.loads(data)["attributes"]["namespace"]]
-        layout.manifest_path(candidates[0], deletion.pack)
+        return [layout.manifest_path(parsed_json(data)["attributes"]["namespace"], deletion.pack)]
     except (ObjectNotFound, ValueError, KeyError, TypeError):
-        candidates = namespaces
-    return any(repository.is_there(layout.manifest_path(namespace, deletion.pack)) for namespace in candidates)
+        return [layout.manifest_path(namespace, deletion.pack) for namespace in namespaces]
+
+
+def _is_named(repository: Repository, paths: list[str]) -> bool:
+    """Whether one of the manifests is there after all, asked for by name."""
+    return any(map(repository.is_there, paths))

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cas_cache import html
 from cas_cache.errors import (
     AccessDenied,
+    ConfigurationError,
     DamagedPack,
     IdentityError,
     NotARepository,
     ObjectNotFound,
     RepositoryError,
     UnsupportedFormat,
+    UntrustedPack,
 )
 from cas_cache.identity import EncoderSpec
 from cas_cache.repository import layout
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.repository.interface import Storage
+    from cas_cache.repository.signing import Signer, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Written:
         pack: Its id.
         manifest: What makes it visible.
         paths: Of its objects.
-        began: When writing began, in seconds since 1970 by this machine's clock.
+        began: When writing began, or the plan was looked at, in seconds since 1970 by this machine's clock.
     """
 
     namespace: str
@@ -90,10 +93,14 @@ class Repository:
 
     Attributes:
         storage: Where they are.
+        trust: Whose packs are read; None for everybody's.
+        signer: Who signs what is written; None for nobody.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, trust: Trust | None = None, signer: Signer | None = None) -> None:
         self.storage = storage
+        self.trust = trust
+        self.signer = signer
         self._marker: dict[str, Any] | None = None
         self._specs: dict[str, float] = {}
 
@@ -152,6 +159,20 @@ class Repository:
         self._marker = checked_marker(data, self.url)
         return True
 
+    def confirm(self) -> None:
+        """Read the marker once more: alone of all objects it has no name or digest that proves what was read of it.
+
+        Raises:
+            RepositoryError: If it now says something else.
+        """
+        found = self._read_marker()
+        if found is None or checked_marker(found, self.url) != self._marker:
+            self._marker = None
+            raise RepositoryError(
+                f"{layout.MARKER} at {self.url} was read twice, and did not say the same. Nothing was changed. Do the "
+                "same again; if it stays so, something between here and the storage damages what is read."
+            )
+
     def must_be_there(self) -> None:
         """Find the repository.
 
@@ -191,7 +212,9 @@ class Repository:
         parsed = [layout.parse_manifest_path(entry.path) for entry in listed]
         return [found for found in parsed if found is not None]
 
-    def manifests(self, packs: Sequence[tuple[str, str]]) -> Iterator[Manifest | DamagedPack | UnsupportedFormat]:
+    def manifests(
+        self, packs: Sequence[tuple[str, str]]
+    ) -> Iterator[Manifest | DamagedPack | UntrustedPack | UnsupportedFormat]:
         """Yield the manifest of each (namespace, pack), or what is wrong with it; a few are fetched at a time.
 
         Raises:
@@ -199,10 +222,10 @@ class Repository:
         """
         return in_order(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
-    def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UnsupportedFormat:
+    def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
         try:
             return self.manifest(*of)
-        except (DamagedPack, UnsupportedFormat) as problem:
+        except (DamagedPack, UntrustedPack, UnsupportedFormat) as problem:
             return problem
 
     def manifest(self, namespace: str, pack: str) -> Manifest:
@@ -210,6 +233,7 @@ class Repository:
 
         Raises:
             DamagedPack: If it is missing, does not verify, or is another namespace's.
+            UntrustedPack: If it is not signed by a trusted key.
         """
         path = layout.manifest_path(namespace, pack)
         try:
@@ -229,6 +253,13 @@ class Repository:
                 f"{path} in {self.url} is damaged ({err}). The pack is passed over.",
                 pack=pack,
             ) from err
+        reason = None if self.trust is None else self.trust.why_not(data, manifest.signature)
+        if reason is not None:
+            raise UntrustedPack(
+                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as not there.",
+                pack=pack,
+                reason=reason,
+            )
         return manifest
 
     def has_gone(self, of: tuple[str, str], problem: Exception) -> bool:
@@ -255,8 +286,11 @@ class Repository:
         keys: NDArray[np.uint8],
         digests: NDArray[np.uint64],
     ) -> Iterator[PackChunk]:
-        """Yield some rows of a pack, proved by their digests; see `pack.read_rows`."""
-        return read_rows(self.storage, pack, manifest, rows, keys, digests)
+        """Yield some rows of a pack, proved by their digests; see `pack.read_rows`.
+
+        Where not everybody is trusted, whole chunks are read, and proved by their SHA-256: a digest stops no forger.
+        """
+        return read_rows(self.storage, pack, manifest, rows, keys, digests, whole_chunks=self.trust is not None)
 
     def spec(self, namespace: str) -> EncoderSpec:
         """Return the spec of a namespace, verified against its id.
@@ -288,17 +322,25 @@ class Repository:
             self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
             self._specs[spec.namespace] = time.monotonic()
 
-    def publish(self, namespace: str, source: PackRows, nonce: str) -> str:
+    def publish(self, namespace: str, source: PackRows, nonce: str, *, began: float | None = None) -> str:
         """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
 
         Returns:
             The pack's id.
         """
-        written = self.write(namespace, source, nonce)
+        written = self.write(namespace, source, nonce, began=began)
         self.reveal(written)
         return written.pack
 
-    def write(self, namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = ()) -> Written:
+    def write(
+        self,
+        namespace: str,
+        source: PackRows,
+        nonce: str,
+        supersedes: tuple[str, ...] = (),
+        *,
+        began: float | None = None,
+    ) -> Written:
         """Write all of a pack but what makes it visible.
 
         The same rows and nonce always make the same names and bytes, so what was cut short, or whose answer was lost,
@@ -309,14 +351,21 @@ class Repository:
             source: The rows.
             nonce: Hex; drawn for this pack, not more than `MOST_SECONDS` ago.
             supersedes: The packs of which these are the rows, each key once.
+            began: When the nonce was found to be young enough, by `time.time`; None is now, for one that is new. A
+                process may be suspended between the two, and an earlier attempt's objects be old by then.
 
         Raises:
             RemoteError: If the storage is away or refuses.
             UnsupportedFormat: If the repository asks writers for what this version does not know.
+            ConfigurationError: If it would not be signed, and only what is signed is trusted.
         """
+        self.must_sign()
         self.writable()
-        began = time.time()
+        began = time.time() if began is None else began
         manifest = describe(namespace, source, nonce, supersedes)
+        # A merge of what nobody verified is vouched for by nobody.
+        if self.signer is not None and (self.trust is not None or not supersedes):
+            manifest = self.signer.signed(manifest)
         data = manifest.to_bytes()
         pack = pack_id(data)
         put_all(self.storage, ((layout.object_path(pack, name), make) for name, make in contents(manifest, source)))
@@ -406,6 +455,20 @@ class Repository:
             if data is not None:
                 return data
         return None
+
+    def must_sign(self) -> None:
+        """Make sure that what is written will be visible to who trusts as this repository's user does.
+
+        Raises:
+            ConfigurationError: If it would not be.
+        """
+        if self.trust is not None and (self.signer is None or self.signer.public not in self.trust.keys):
+            what = "there is no signing_key" if self.signer is None else f"{self.signer.public} is none of them"
+            raise ConfigurationError(
+                f"Only packs signed by {', '.join(sorted(self.trust.names.values()))} are trusted, and {what}: nobody "
+                "who trusts the same keys would see what you write. Name a signing_key (CAS_CACHE_SIGNING_KEY) whose "
+                "public key is trusted, or open the cache with read_only=True."
+            )
 
     def writable(self) -> None:
         """Make sure that there is a repository that this version may write.

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import CasCacheError, InvalidURL, MissingDependency, RemoteUnavailable
+from cas_cache.repository.answers import check_answers
 from cas_cache.repository.failures import (
     NO_BUCKET,
     Doing,
@@ -128,7 +129,8 @@ class FsspecStorage:
                     raise
                 data = b""
         self.traffic.add(down=len(data))
-        return data
+        # Servers and proxies may answer with the whole object: HTTP lets them ignore ranges.
+        return data if len(data) <= stop - start else data[start:stop]
 
     def _read(self, path: str, start: int, stop: int) -> bytes:
         """Read a part of an object. Until something has answered, a small one may take `PATIENCE` seconds at most."""
@@ -185,12 +187,17 @@ class FsspecStorage:
                 found = _found(self._fs, folder.rstrip("/"))
         self.traffic.add()
         base = len(self._root) + 1
-        files = [
-            Listed(str(name)[base:], int(info["size"]), _modified(info))
-            for name, info in found.items()
-            # What consoles make when asked for a folder is an empty object with a slash at its end.
-            if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
-        ]
+        try:
+            files = [
+                Listed(str(name)[base:], int(info["size"]), _modified(info))
+                for name, info in found.items()
+                # What consoles make when asked for a folder is an empty object with a slash at its end.
+                if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
+            ]
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
+            raise RemoteUnavailable(
+                f"The listing of {self.url} is no listing ({first_line(err, self._secrets)}). Check the endpoint."
+            ) from err
         return sorted(files, key=lambda listed: listed.path)
 
     def delete(self, path: str) -> None:
@@ -249,7 +256,7 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         filesystem, root = fsspec.url_to_fs(url, **{**private, **options})
         if EXTRAS.get(protocol) == "s3":
             filesystem.retries = S3FS_RETRIES
-            _read_times_quickly(filesystem)
+            _prepare_session(filesystem)
     except ImportError as err:
         package = PACKAGES.get(EXTRAS.get(protocol, ""))
         install = f"pip install {package}" if package else f"install its package ({first_line(err)})"
@@ -266,8 +273,8 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     return filesystem, str(root).rstrip("/")
 
 
-def _read_times_quickly(filesystem: Any) -> None:
-    """Give s3fs the session that it would make, with another parser of times.
+def _prepare_session(filesystem: Any) -> None:
+    """Give s3fs the session that it would make, which looks closer at answers, and reads times with another parser.
 
     botocore's takes any form of time, and for a listing of 10,000 names half of the client's time: 0.65 of 1.3 s.
     """
@@ -277,6 +284,7 @@ def _read_times_quickly(filesystem: Any) -> None:
         filesystem.session = AioSession(**filesystem.kwargs)
         factory = filesystem.session.get_component("response_parser_factory")
         factory.set_parser_defaults(timestamp_parser=_time_of)
+        check_answers(filesystem.session)
 
 
 def _time_of(value: Any) -> datetime:
@@ -337,12 +345,15 @@ def _modified(info: Mapping[str, Any]) -> float:
     """When an object was written by the storage's clock; NaN where the listing does not say."""
     for name in _MODIFIED:
         value = info.get(name)
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            return value.timestamp() if value.tzinfo else math.nan
-        if isinstance(value, int | float):
-            return float(value)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return value.timestamp() if value.tzinfo else math.nan
+            if isinstance(value, int | float):
+                return float(value)
+        except (ValueError, OverflowError):
+            return math.nan
     return math.nan
 
 

@@ -18,15 +18,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from cas_cache.disk import TEMP_PREFIX, flush, write_atomically
+from cas_cache.disk import TEMP_PREFIX, check_folder, flush, lock_of, open_plain, read_plain, write_atomically
+from cas_cache.identity import parsed_json
 from cas_cache.search.approximate import is_sound
 from cas_cache.search.exact import require_faiss
 
@@ -43,6 +43,9 @@ HASHED_AT_ONCE = 64 << 20
 """Bytes under one SHA-256, so that threads share the work."""
 
 HASH_THREADS = 4
+
+SAFE_NAME = re.compile(r"[0-9A-Za-z_.-]{1,200}")
+"""What a file of ours can be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,9 @@ class IndexFiles:
         Raises:
             OSError: If the folder cannot be written.
         """
+        check_folder(self._folder.parent, self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / f".{self._design.name}.lock"):
+        with lock_of(self._folder / f".{self._design.name}.lock"):
             yield
 
     def read(self, fingerprint: Callable[[int], str | None], *, mapped: bool = True) -> tuple[Any, Saved] | None:
@@ -148,10 +152,11 @@ class IndexFiles:
 
     def _said(self) -> Saved | None:
         try:
-            document = json.loads(self._path.read_bytes())
+            check_folder(self._folder.parent, self._folder)
+            document = parsed_json(read_plain(self._path))
             saved = Saved(**{**document, "sha256": tuple(document["sha256"])})
             plain = all(type(value) is int and value > 0 for value in (saved.rows, saved.trained))
-            own = saved.file.startswith(f"{self._design.name}.") and "/" not in saved.file
+            own = saved.file.startswith(f"{self._design.name}.") and SAFE_NAME.fullmatch(saved.file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             if not isinstance(err, FileNotFoundError):
                 logger.info("%s is not used (%s)", self._path, err)
@@ -164,13 +169,14 @@ def _hashes(path: Path) -> tuple[str, ...]:
 
     def one(start: int) -> str:
         digest, left = hashlib.sha256(), HASHED_AT_ONCE
-        with path.open("rb", buffering=0) as file:
+        with os.fdopen(open_plain(path), "rb", buffering=0) as file:
             file.seek(start)
             while left and (data := file.read(min(left, 1 << 20))):
                 digest.update(data)
                 left -= len(data)
         return digest.hexdigest()
 
-    starts = range(0, path.stat().st_size, HASHED_AT_ONCE)
+    with os.fdopen(open_plain(path), "rb", buffering=0) as file:
+        starts = range(0, os.fstat(file.fileno()).st_size, HASHED_AT_ONCE)
     with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
         return tuple(threads.map(one, starts))

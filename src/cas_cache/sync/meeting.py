@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 
 
 def meet(mirror: Mirror, repository: Repository) -> bool:
-    """Open the repository and let the mirror belong to it: one request the first time.
+    """Open the repository and let the mirror belong to it: two requests the first time, later one.
 
     Returns:
         False where there is no repository yet and the mirror belongs to none.
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
+        UntrustedMirror: If the mirror was filled under another trust.
         SuspiciousListing: If the repository that the mirror belongs to is not there.
         NotARepository: If something else is there.
         RemoteError: If the remote is away or refuses.
     """
     if repository.open():
         # Where they have met before, nothing is locked or written: looking goes through here too.
-        if mirror.repository != repository.id:
-            mirror.bind(repository.id, repository.url)
+        if mirror.repository != repository.id or mirror.trusted != _trusted(repository):
+            belong(mirror, repository)
         return True
     if mirror.repository is not None:
         raise SuspiciousListing(
@@ -39,6 +40,23 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
             "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
         )
     return False
+
+
+def belong(mirror: Mirror, repository: Repository) -> None:
+    """Let a mirror belong to a repository, for good: not before its marker has said the same twice. 1 request.
+
+    Raises:
+        RepositoryMismatch: If the mirror belongs to another repository.
+        UntrustedMirror: If it was filled under another trust.
+        RepositoryError: If what was read of the marker is not certain.
+        RemoteError: If the remote is away or refuses.
+    """
+    repository.confirm()
+    mirror.bind(repository.id, repository.url, _trusted(repository))
+
+
+def _trusted(repository: Repository) -> frozenset[str] | None:
+    return None if repository.trust is None else repository.trust.keys
 
 
 def look(mirror: Mirror | None, repository: Repository) -> bool:

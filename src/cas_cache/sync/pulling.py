@@ -18,10 +18,11 @@ from cas_cache.errors import (
     ShapeMismatch,
     SuspiciousListing,
     UnsupportedFormat,
+    UntrustedPack,
 )
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet, selected
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def manifests_of(
     for of, manifest in zip(asked, repository.manifests(asked), strict=True):
         if isinstance(manifest, Manifest):
             manifests[of[1]] = manifest
+        elif isinstance(manifest, UntrustedPack):
+            leave_out(manifest, report)
         else:
             gone |= is_gone(repository, of, manifest, report)
     return manifests, gone

@@ -6,12 +6,13 @@ What was planned is kept in the mirror until its pack is published, so an interr
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.repository import MOST_SECONDS, most_rows_of_a_pack
-from cas_cache.sync.meeting import meet, selected
+from cas_cache.sync.meeting import belong, meet, selected
 from cas_cache.sync.report import Report, bar_of, metered
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def push(
     Raises:
         RemoteError: If the remote is away or refuses. What was published before is noted, the rest waits.
         RepositoryMismatch: If the mirror belongs to another repository.
+        ConfigurationError: If only signed packs are trusted, and there is no key to sign these.
         SuspiciousListing: If the repository that the mirror belongs to is not there.
         DamagedMirror: If waiting rows do not agree with their digests.
     """
@@ -53,9 +55,10 @@ def push(
     waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows]
     if not waiting:
         return report
+    repository.must_sign()
     if not meet(mirror, repository):
         repository.create()
-        mirror.bind(repository.id, repository.url)
+        belong(mirror, repository)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
         for ns in waiting:
@@ -63,11 +66,12 @@ def push(
             most_rows = most_rows_of_a_pack(ns.row_bytes)
             for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
                 # Planned again each time: the packs before may have taken hours, and no name is in use for long.
+                began = time.time()
                 plans = ns.plan(most_rows, most_age=MOST_SECONDS)
                 if not plans:
                     break
                 plan = plans[0]
-                pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce)
+                pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began)
                 ns.published(plan, pack)
                 report.packs += 1
                 report.rows += plan.rows

@@ -14,10 +14,10 @@ from cas_cache.progress import bar_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cas_cache.errors import CasCacheError
+    from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.repository import Repository
 
-__all__ = ["Report", "bar_of", "metered", "pass_over"]
+__all__ = ["Report", "bar_of", "leave_out", "metered", "pass_over"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Report:
         bytes: Bytes of content that went over the wire.
         problems: What was passed over, and why: damaged packs, packs of a newer version. None of their rows was used.
         hints: What could be done about what is in order and could be better.
+        untrusted: Ids of packs that count as not there, because no trusted key signed them.
     """
 
     packs: int = 0
@@ -39,6 +40,7 @@ class Report:
     bytes: int = 0
     problems: list[CasCacheError] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    untrusted: set[str] = field(default_factory=set)
 
     def _repr_html_(self) -> str:
         rows = [("packs", self.packs), ("rows", self.rows), ("bytes", size(self.bytes))]
@@ -54,6 +56,7 @@ class Report:
             "bytes": self.bytes,
             "problems": [{"error": type(p).__name__, "message": str(p)} for p in self.problems],
             "hints": self.hints,
+            "untrusted": len(self.untrusted),
         }
 
 
@@ -62,6 +65,13 @@ def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
     if str(problem) not in map(str, report.problems):
         logger.warning("passed over %s: %s", what, problem)
         report.problems.append(problem)
+
+
+def leave_out(untrusted: UntrustedPack, report: Report) -> None:
+    """Note a pack that counts as not there."""
+    if untrusted.pack not in report.untrusted:
+        logger.info("%s", untrusted)
+        report.untrusted.add(untrusted.pack)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.amounts import size
-from cas_cache.errors import RepositoryError
+from cas_cache.errors import RepositoryError, UntrustedPack
+from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
 from cas_cache.sync.meeting import look, selected
-from cas_cache.sync.report import Report, pass_over
+from cas_cache.sync.report import Report, leave_out, pass_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,13 +74,9 @@ class Standing:
     def as_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
         numbers = {name: getattr(self, name) for name in self.__slots__ if name not in ("namespace", "spec")}
-        spec = self.spec
         return {
             "namespace": self.namespace,
-            "model": None if spec is None else spec.model,
-            "revision": None if spec is None else spec.revision,
-            "role": None if spec is None else spec.role,
-            "prompt": None if spec is None else spec.prompt,
+            **names_of(self.spec),
             **numbers,
             "in_step": self.in_step,
         }
@@ -148,6 +145,8 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
     for (_, pack), manifest in zip(unknown, repository.manifests(unknown), strict=True):
         if isinstance(manifest, Manifest):
             manifests[pack] = manifest
+        elif isinstance(manifest, UntrustedPack):
+            leave_out(manifest, report)
         else:
             pass_over(f"pack {pack}", manifest, report)
     later = set(superseders(manifests))
@@ -160,7 +159,7 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
     }
     return replace(
         _here(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
-        packs_there=sum(pack not in later and pack not in merged for pack in packs),
+        packs_there=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
         packs_to_pull=len(new),
         rows_to_pull=sum(m.rows for m in new.values()),
         bytes_to_pull=sum(m.rows * m.vector_bytes for m in new.values()),

@@ -8,17 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
 from cas_cache.repository.interface import CREATE_ONLY, Listed, Storage, Traffic
+from cas_cache.testing.faults import Fault, FaultyStorage
+from cas_cache.testing.wrapper import Verb, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Verb = Literal["get", "put", "list", "delete"]
-
-_T = TypeVar("_T")
+    from cas_cache.testing.wrapper import Call
 
 
 class MemoryStorage:
@@ -73,7 +73,7 @@ class MemoryStorage:
         self.traffic.add()
 
 
-class CountingStorage:
+class CountingStorage(Wrapper):
     """Counts the calls that reach another storage.
 
     Attributes:
@@ -81,14 +81,8 @@ class CountingStorage:
     """
 
     def __init__(self, inner: Storage) -> None:
-        self.inner = inner
-        self.url = inner.url
-        self.traffic = inner.traffic
-        self.capabilities = inner.capabilities
+        super().__init__(inner)
         self.calls: list[tuple[Verb, str]] = []
-
-    def __repr__(self) -> str:
-        return f"CountingStorage({self.inner!r})"
 
     def by_verb(self) -> Counter[str]:
         """Return how many calls there were of each verb; of one that was not called, 0."""
@@ -99,29 +93,13 @@ class CountingStorage:
         calls, self.calls = self.calls, []
         return sorted(calls)
 
-    def get(self, path: str, start: int, stop: int) -> bytes:
-        """See `Storage.get`."""
-        self.calls.append(("get", path))
-        return self.inner.get(path, start, stop)
-
-    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        """See `Storage.put`."""
-        self.calls.append(("put", path))
-        self.inner.put(path, data, create_only=create_only)
-
-    def list(self, prefix: str) -> list[Listed]:
-        """See `Storage.list`."""
-        self.calls.append(("list", prefix))
-        return self.inner.list(prefix)
-
-    def delete(self, path: str) -> None:
-        """See `Storage.delete`."""
-        self.calls.append(("delete", path))
-        self.inner.delete(path)
+    def _call(self, call: Call) -> Any:
+        self.calls.append((call.verb, call.path))
+        return call.run()
 
 
-class FlakyStorage:
-    """Fails at the n-th call, before or after its effect.
+class FlakyStorage(FaultyStorage):
+    """Fails at the n-th call, before or after its effect: a `FaultyStorage` with one fault.
 
     Args:
         inner: The storage that does the work.
@@ -142,51 +120,4 @@ class FlakyStorage:
         after: bool = False,
         error: Callable[[str], Exception] = RemoteUnavailable,
     ) -> None:
-        self.inner = inner
-        self.url = inner.url
-        self.traffic = inner.traffic
-        self.capabilities = inner.capabilities
-        self._verb, self._at, self._times, self._after, self._error = verb, at, times, after, error
-        self._mended = False
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"FlakyStorage({self.inner!r})"
-
-    def mend(self) -> None:
-        """Fail no more."""
-        self._mended = True
-
-    def get(self, path: str, start: int, stop: int) -> bytes:
-        """See `Storage.get`."""
-        return self._call("get", path, lambda: self.inner.get(path, start, stop))
-
-    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        """See `Storage.put`."""
-        self._call("put", path, lambda: self.inner.put(path, data, create_only=create_only))
-
-    def list(self, prefix: str) -> list[Listed]:
-        """See `Storage.list`."""
-        return self._call("list", prefix, lambda: self.inner.list(prefix))
-
-    def delete(self, path: str) -> None:
-        """See `Storage.delete`."""
-        self._call("delete", path, lambda: self.inner.delete(path))
-
-    def _call(self, verb: Verb, path: str, call: Callable[[], _T]) -> _T:
-        fails = self._fails(verb)
-        if fails and not self._after:
-            raise self._error(f"no answer to {verb} {path}: not done")
-        result = call()
-        if fails:
-            raise self._error(f"no answer to {verb} {path}: done")
-        return result
-
-    def _fails(self, verb: Verb) -> bool:
-        """Whether this call is one that fails."""
-        if self._mended or self._verb not in {None, verb}:
-            return False
-        with self._lock:
-            self._count += 1
-            return self._count >= self._at and (self._times is None or self._count < self._at + self._times)
+        super().__init__(inner, [Fault("error-after" if after else "error", verb, at, times, error=error)])

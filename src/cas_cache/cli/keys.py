@@ -1,0 +1,61 @@
+"""``cas-cache keys``: the keys that sign packs, and those that are trusted."""
+
+from __future__ import annotations
+
+import click
+
+from cas_cache.cli.options import print_json
+from cas_cache.cli.table import visible
+from cas_cache.cli.talk import say
+from cas_cache.settings import Settings, user_file
+from cas_cache.trust import new_signing_key, signing_keys
+
+
+@click.group()
+def keys() -> None:
+    """Make the keys that sign packs, and list those that sign and those that are trusted."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def new(name: str, *, as_json: bool) -> None:
+    """Make a signing key called NAME, in a file that only you may read.
+
+    What is printed is its public key: that is for everybody who shall trust what you push.
+    """
+    key = new_signing_key(name)
+    if as_json:
+        print_json({"name": key.name, "public": key.public, "file": str(key.file)})
+        return
+    say(key.public)
+    say(f'To sign what you push:            signing_key = "{key.name}"', err=True)
+    say(f'For those who shall trust it:     trusted_keys.{key.name} = "{key.public}"', err=True)
+    say(f"Both are settings, in {user_file()} for example. The private key is {key.file}.", err=True)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_(*, as_json: bool) -> None:
+    """List the signing keys that are kept here, and the public keys that the settings trust."""
+    settings = Settings.read()
+    mine = signing_keys()
+    names = {key.public: key.name for key in mine}
+    trusted = {public: name for name, public in settings.trusted_keys.items()}
+    found = [
+        {
+            "name": trusted.get(public) or names[public],
+            "public": public,
+            "signing": public in names,
+            "trusted": public in trusted,
+        }
+        for public in sorted({*names, *trusted}, key=lambda it: (trusted.get(it) or names[it], it))
+    ]
+    if as_json:
+        print_json({"trust": settings.trust, "signing_key": settings.signing_key, "keys": found})
+        return
+    say(f"trust        {settings.trust}")
+    say(f"signing key  {settings.signing_key or '-'}")
+    for key in found:
+        uses = [name for name in ("signing", "trusted") if key[name]]
+        say(f"{visible(str(key['name'])):<12} {key['public']}  {' '.join(uses)}")

@@ -1,0 +1,195 @@
+"""Signed manifests: who may write packs that are read, where write permission alone is not enough.
+
+A signature is a field of the manifest over all the rest of it, so over the namespace, what is superseded, and size and
+SHA-256 of every object. It is part of what the pack's id is the hash of: no request more, no moment in which a pack is
+visible and its signature is not, and a retry makes the same bytes, for Ed25519 (RFC 8032) draws nothing.
+
+What it does not say: that a vector is the encoder's. The self-check does, and whoever signs answers for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import ConfigurationError, IdentityError, MissingDependency
+from cas_cache.identity import canonical_json, parsed_json
+from cas_cache.repository.manifest import Manifest, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+PREFIX = "ed25519:"
+"""A public key is this and the base64 of its 32 bytes."""
+
+KEY_BYTES, SIGNATURE_BYTES = 32, 64
+
+CONTEXT = b"cas-cache-pack signature version 1\n"
+"""What is signed begins with this: no signature of anything else is one of a manifest."""
+
+
+class Trust:
+    """Whose packs are read.
+
+    Args:
+        keys: Public keys by name, each ``ed25519:`` and base64.
+
+    Attributes:
+        names: The names by key.
+
+    Raises:
+        ConfigurationError: If there is none, or one is no public key.
+        MissingDependency: If cryptography is not installed.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        if not keys:
+            raise ConfigurationError(
+                'trust is "signed-by" and no key is trusted, so no pack could be read. Name some as trusted_keys: '
+                '`cas-cache keys new` makes one, {"alice": "ed25519:..."} is the form.'
+            )
+        self.names = {public: name for name, public in keys.items()}
+        self._keys = {public: _public(_bytes_of(public, name)) for name, public in keys.items()}
+
+    def __repr__(self) -> str:
+        return f"Trust({', '.join(sorted(self.names.values()))})"
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The public keys."""
+        return frozenset(self.names)
+
+    def why_not(self, data: bytes, signature: Signature | None) -> str | None:
+        """Return why a manifest is not trusted; None if it is.
+
+        Args:
+            data: The manifest as it is stored.
+            signature: What it says about its signature.
+        """
+        if signature is None:
+            return "it is not signed"
+        if signature.key not in self._keys:
+            return f"it is signed by {signature.key}, which is none of the trusted keys"
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            value = base64.b64decode(signature.value, validate=True)
+            self._keys[signature.key].verify(value, _signed_bytes(data, signature.key, value))
+        except (InvalidSignature, ValueError, IdentityError):
+            return f"its signature by {self.names[signature.key]} does not verify"
+        return None
+
+
+class Signer:
+    """A private key.
+
+    Args:
+        pem: PKCS #8, not encrypted, as `openssl genpkey -algorithm ed25519` writes it, too.
+
+    Attributes:
+        public: Its public key, ``ed25519:`` and base64.
+
+    Raises:
+        ConfigurationError: If it is no such key.
+        MissingDependency: If cryptography is not installed.
+    """
+
+    def __init__(self, pem: bytes) -> None:
+        serialization, ed25519 = _serialization(), _ed25519()
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, _unsupported()) as err:
+            # Not what it says: it may quote the file.
+            raise ConfigurationError("It holds no private key in PEM that can be read without a password.") from err
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
+            raise ConfigurationError("It holds a key of another kind than Ed25519.")
+        self._key = key
+        self.public = public_text(key.public_key().public_bytes_raw())
+
+    def __repr__(self) -> str:
+        return f"Signer({self.public})"
+
+    def signed(self, manifest: Manifest) -> Manifest:
+        """Return a manifest with a signature."""
+        value = self._key.sign(CONTEXT + replace(manifest, signature=None).to_bytes())
+        return replace(manifest, signature=Signature(self.public, base64.b64encode(value).decode()))
+
+
+def new_private_key() -> bytes:
+    """Draw a private key; return it as PEM (PKCS #8).
+
+    Raises:
+        MissingDependency: If cryptography is not installed.
+    """
+    serialization = _serialization()
+    pem: bytes = (
+        _ed25519()
+        .Ed25519PrivateKey.generate()
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return pem
+
+
+def public_text(raw: bytes) -> str:
+    """Return a public key of 32 bytes as text."""
+    return PREFIX + base64.b64encode(raw).decode()
+
+
+def _signed_bytes(data: bytes, key: str, value: bytes) -> bytes:
+    """What the signature of a stored manifest is of.
+
+    Raises:
+        ValueError: If it is not in canonical form, signature included: then what is hashed and what is read could
+            differ, and one signed content could have several names.
+    """
+    document = parsed_json(data)
+    signature = document.pop("signature")
+    canonical = {"key": key, "value": base64.b64encode(value).decode()}
+    if signature != canonical or canonical_json({**document, "signature": canonical}) != data:
+        msg = "not canonical"
+        raise ValueError(msg)
+    return CONTEXT + canonical_json(document)
+
+
+def _bytes_of(public: str, name: str) -> bytes:
+    try:
+        raw = base64.b64decode(public.removeprefix(PREFIX), validate=True) if public.startswith(PREFIX) else b""
+    except (binascii.Error, ValueError):
+        raw = b""
+    # One text a key: base64 has several for the same bytes.
+    if len(raw) != KEY_BYTES or public_text(raw) != public:
+        raise ConfigurationError(
+            f"The trusted key {name} is {public!r}, which is no public key. It is {PREFIX} and 44 characters, as "
+            "`cas-cache keys list` prints it."
+        )
+    return raw
+
+
+def _public(raw: bytes) -> Any:
+    return _ed25519().Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _ed25519() -> ModuleType:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as err:
+        raise MissingDependency(
+            "Signed packs need cryptography, which is not installed. Do: pip install 'cas_cache[sign]'"
+        ) from err
+    return ed25519
+
+
+def _serialization() -> ModuleType:
+    _ed25519()
+    from cryptography.hazmat.primitives import serialization
+
+    return serialization
+
+
+def _unsupported() -> type[Exception]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    return UnsupportedAlgorithm

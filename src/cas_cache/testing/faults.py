@@ -1,0 +1,364 @@
+"""Faults of storages, by name, and a storage that has them.
+
+One vocabulary for two places: `FaultyStorage` brings faults into the calls of a storage, `cas_cache.testing.proxy`
+into the HTTP of a real S3 client and a real server. Each takes the kinds that can happen there.
+
+A fault is injected at its n-th opportunity. What was injected is noted in `fired`; a test that expects a fault to do
+no harm proves with it that there was one.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound, RemoteUnavailable
+from cas_cache.testing.wrapper import Verb, Wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.testing.wrapper import Call
+
+Kind = Literal[
+    # The call, and its answer as a whole
+    "error",
+    "error-after",
+    "lost-answer",
+    "repeated",
+    "timeout",
+    "stall",
+    "no-space",
+    # What a service says
+    "forbidden",
+    "not-found",
+    "conflict",
+    "precondition-failed",
+    "too-many-requests",
+    "slow-down",
+    # What is read
+    "short-body",
+    "flipped-bit",
+    "range-ignored",
+    "range-wrong",
+    # What is listed
+    "stale-entry",
+    "missing-entry",
+    "duplicate-entry",
+    "cut-listing",
+    "failing-page",
+    "skew",
+    # On the wire alone
+    "reset",
+    "reset-in-body",
+    "truncated",
+    "lost-token",
+    "error-in-ok",
+    "empty-ok",
+    "foreign",
+    "redirect",
+    "not-modified",
+]
+"""What can go wrong; `docs/how-to/test-with-faults.md` says of each what it does."""
+
+OF_READS = frozenset({"short-body", "flipped-bit", "range-ignored", "range-wrong"})
+OF_LISTINGS = frozenset(
+    {"stale-entry", "missing-entry", "duplicate-entry", "cut-listing", "failing-page", "skew", "lost-token"}
+)
+OF_WRITES = frozenset({"no-space", "repeated"})
+OF_BODIES = frozenset({"reset-in-body", "truncated", "empty-ok"})
+"""Of what is read or listed. A write that is answered with an empty 200 cannot be told from one that was done."""
+
+WIRE_ONLY = frozenset(
+    {
+        "reset",
+        "reset-in-body",
+        "truncated",
+        "lost-token",
+        "error-in-ok",
+        "empty-ok",
+        "foreign",
+        "redirect",
+        "not-modified",
+    }
+)
+STORAGE_ONLY = frozenset({"repeated", "no-space"})
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+
+_SAID: dict[str, tuple[type[Exception], str]] = {
+    "error": (RemoteUnavailable, "no answer to {verb} {path}: not done"),
+    "error-after": (RemoteUnavailable, "no answer to {verb} {path}: done"),
+    "lost-answer": (RemoteUnavailable, "the connection was reset at {verb} {path}"),
+    "timeout": (RemoteUnavailable, "{verb} {path} was not answered in time"),
+    "no-space": (RemoteUnavailable, "no space left on the device for {verb} {path}"),
+    "forbidden": (AccessDenied, "403 Forbidden: {verb} {path}"),
+    "conflict": (RemoteUnavailable, "409 Conflict: {verb} {path}"),
+    "precondition-failed": (RemoteUnavailable, "412 Precondition Failed: {verb} {path}"),
+    "too-many-requests": (RemoteUnavailable, "429 Too Many Requests: {verb} {path}"),
+    "slow-down": (RemoteUnavailable, "503 SlowDown: {verb} {path}"),
+    "failing-page": (RemoteUnavailable, "a page of {verb} {path} failed"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong, and when.
+
+    Attributes:
+        kind: What goes wrong.
+        verb: Which calls count; None counts all in which this kind can happen.
+        at: The first call with the fault, counted from 1 among those that verb and path let through.
+        times: How many calls have it from there on; None is until `mend`.
+        path: A regular expression that is searched for in the path; of a listing, in the folder that is listed.
+        which: The byte of a body, or the entry of a listing, that is concerned; from the end if it is negative, and
+            round again if it is more than there are.
+        seconds: How long a stall is; by how much times are moved. Of the other kinds it is not used.
+        error: Makes what is raised, from a message; None for what this kind raises.
+    """
+
+    kind: Kind
+    verb: Verb | None = None
+    at: int = 1
+    times: int | None = 1
+    path: str = ""
+    which: int = 0
+    seconds: float = 0.0
+    error: Callable[[str], Exception] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"There is no fault {self.kind!r}. There are: {', '.join(sorted(KINDS))}.")
+        if self.verb is not None and self.verb not in self.verbs:
+            raise ValueError(f"{self.kind!r} is no fault of a {self.verb}.")
+        if self.at < 1 or (self.times is not None and self.times < 1):
+            raise ValueError("Calls are counted from 1.")
+
+    @property
+    def verbs(self) -> frozenset[Verb]:
+        """The calls in which it can happen."""
+        if self.kind in OF_READS:
+            return frozenset({"get"})
+        if self.kind in OF_LISTINGS:
+            return frozenset({"list"})
+        if self.kind in OF_WRITES:
+            return frozenset({"put", "delete"}) if self.kind == "repeated" else frozenset({"put"})
+        return frozenset({"get", "list"}) if self.kind in OF_BODIES else frozenset(get_args(Verb))
+
+    def concerns(self, verb: str, path: str) -> bool:
+        """Whether a call counts."""
+        return verb in self.verbs and self.verb in {None, verb} and re.search(self.path, path) is not None
+
+
+class Schedule:
+    """Counts the opportunities of faults, and notes which were used. For many threads.
+
+    Args:
+        faults: What goes wrong.
+        impossible: The kinds that cannot happen here.
+
+    Attributes:
+        fired: (fault, verb, path) of each that was injected.
+    """
+
+    def __init__(self, faults: Iterable[Fault], impossible: frozenset[str]) -> None:
+        self.faults = tuple(faults)
+        if wrong := sorted({fault.kind for fault in self.faults} & impossible):
+            raise ValueError(f"{', '.join(wrong)} cannot happen here.")
+        self.fired: list[tuple[Fault, str, str]] = []
+        self._counts: Counter[int] = Counter()
+        self._mended = False
+        self._lock = threading.Lock()
+
+    def mend(self) -> None:
+        """Let nothing go wrong any more."""
+        self._mended = True
+
+    def due(self, verb: str, path: str) -> list[Fault]:
+        """Count a call and return its faults."""
+        if self._mended:
+            return []
+        found = []
+        with self._lock:
+            for n, fault in enumerate(self.faults):
+                if fault.concerns(verb, path):
+                    self._counts[n] += 1
+                    past = self._counts[n] - fault.at
+                    if past >= 0 and (fault.times is None or past < fault.times):
+                        found.append(fault)
+        return found
+
+    def note(self, fault: Fault, verb: str, path: str) -> None:
+        """Remember that a fault was injected."""
+        with self._lock:
+            self.fired.append((fault, verb, path))
+
+
+class FaultyStorage(Wrapper):
+    """Brings faults into the calls of another storage.
+
+    Args:
+        inner: The storage that does the work.
+        faults: What goes wrong. Several may meet in one call: the first of them is nearest to the caller.
+        sleep: What a stall calls: with one that moves a clock, no time passes.
+
+    Attributes:
+        deleted: What a stale listing may still show: what was deleted through this storage after it had listed it,
+            and what a test puts there.
+    """
+
+    def __init__(
+        self, inner: Storage, faults: Iterable[Fault] = (), *, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        super().__init__(inner)
+        self.deleted: dict[str, Listed] = {}
+        self._schedule = Schedule(faults, WIRE_ONLY)
+        self._sleep = sleep
+        self._seen: dict[str, Listed] = {}
+        self._late: list[Callable[[], object]] = []
+
+    @property
+    def fired(self) -> list[tuple[Fault, str, str]]:
+        """(fault, verb, path) of each fault that was injected."""
+        return list(self._schedule.fired)
+
+    def mend(self) -> None:
+        """Let nothing go wrong any more; calls that are on their way arrive."""
+        self._schedule.mend()
+        for run in self._take_late():
+            run()
+
+    def _call(self, call: Call) -> Any:
+        due = self._schedule.due(call.verb, call.path)
+        late = self._take_late()
+        try:
+            return self._answered(call, due)
+        finally:
+            for run in late:
+                run()
+
+    def _answered(self, call: Call, due: list[Fault]) -> Any:
+        if not due:
+            answer = call.run()
+            self._remember(call, answer)
+            return answer
+        fault, *others = due
+        inside = replace(call, run=lambda: self._answered(call, others))
+        change = _CHANGES.get(fault.kind)
+        if change is not None:
+            before = inside.run()
+            after = change(self, fault, call, before)
+            # Times do not count when entries are compared.
+            if after != before or (fault.kind == "skew" and before):
+                self._schedule.note(fault, call.verb, call.path)
+            return after
+        self._schedule.note(fault, call.verb, call.path)
+        return self._failed(fault, inside)
+
+    def _failed(self, fault: Fault, call: Call) -> Any:
+        """A fault of the call as a whole."""
+        kind = fault.kind
+        if kind == "stall":
+            self._sleep(fault.seconds)
+            return call.run()
+        if kind == "repeated":
+            # The answer was lost, and the client asked again by itself.
+            call.run()
+            return call.run()
+        if kind in {"error-after", "lost-answer", "failing-page"}:
+            call.run()
+        elif kind == "timeout" and call.verb in {"put", "delete"}:
+            # It is still on its way: it takes effect after the next call.
+            self._late.append(call.run)
+        elif kind == "precondition-failed" and call.create_only:
+            # It is there: perhaps it was written by a first attempt whose answer was lost.
+            return call.run()
+        elif kind == "conflict" and call.create_only:
+            # Somebody else is writing it, or has begun to and never ends: file systems take it for written.
+            return None
+        elif kind == "not-found":
+            raise _not_found(call)
+        known, text = _SAID[kind]
+        raise (fault.error or known)(text.format(verb=call.verb, path=call.path))
+
+    def _remember(self, call: Call, answer: Any) -> None:
+        if call.verb == "list":
+            self._seen.update((entry.path, entry) for entry in answer)
+        elif call.verb == "delete" and call.path in self._seen:
+            self.deleted[call.path] = self._seen[call.path]
+
+    def _take_late(self) -> list[Callable[[], object]]:
+        """The calls that were not answered and are still on their way."""
+        late, self._late = self._late, []
+        return late
+
+    def _range_ignored(self, _fault: Fault, call: Call, data: bytes) -> bytes:
+        return self.inner.get(call.path, 0, max(call.stop, 1 << 30)) if data else data
+
+    def _range_wrong(self, _fault: Fault, call: Call, data: bytes) -> bytes:
+        """As many bytes from the beginning, or from a place further on."""
+        start = 0 if call.start else max(1, len(data) // 2)
+        return self.inner.get(call.path, start, start + len(data)) if data else data
+
+    def _stale_entry(self, fault: Fault, call: Call, entries: list[Listed]) -> list[Listed]:
+        there = {entry.path for entry in entries}
+        inside = f"{call.path}/" if call.path else ""
+        gone = [it for path, it in sorted(self.deleted.items()) if path not in there and path.startswith(inside)]
+        return sorted([*entries, gone[fault.which % len(gone)]], key=lambda it: it.path) if gone else entries
+
+
+def _not_found(call: Call) -> Exception:
+    if call.verb == "get":
+        return ObjectNotFound(f"404 Not Found: {call.verb} {call.path}")
+    return BucketNotFound(f"404 Not Found: {call.verb} {call.path}")
+
+
+def short_body(fault: Fault, data: bytes) -> bytes:
+    """The first half of a body, or its first `which` bytes."""
+    return data[: fault.which or len(data) // 2]
+
+
+def flipped_bit(fault: Fault, data: bytes) -> bytes:
+    """A body in which the lowest bit of one byte is another."""
+    if not data:
+        return data
+    at = fault.which % len(data)
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def missing_entry(fault: Fault, entries: list[Any]) -> list[Any]:
+    """A listing without one of its entries."""
+    at = fault.which % max(1, len(entries))
+    return entries[:at] + entries[at + 1 :]
+
+
+def duplicate_entry(fault: Fault, entries: list[Any]) -> list[Any]:
+    """A listing with one of its entries twice."""
+    at = fault.which % max(1, len(entries))
+    return entries[: at + 1] + entries[at:]
+
+
+def cut_listing(_fault: Fault, entries: list[Any]) -> list[Any]:
+    """The first half of a listing, as if that were all."""
+    return entries[: len(entries) // 2]
+
+
+def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[Listed]) -> list[Listed]:
+    return [replace(entry, modified=entry.modified + fault.seconds) for entry in entries]
+
+
+_CHANGES: dict[str, Callable[[FaultyStorage, Fault, Call, Any], Any]] = {
+    "short-body": lambda _storage, fault, _call, data: short_body(fault, data),
+    "flipped-bit": lambda _storage, fault, _call, data: flipped_bit(fault, data),
+    "range-ignored": FaultyStorage._range_ignored,  # noqa: SLF001 - its own
+    "range-wrong": FaultyStorage._range_wrong,  # noqa: SLF001 - its own
+    "stale-entry": FaultyStorage._stale_entry,  # noqa: SLF001 - its own
+    "missing-entry": lambda _storage, fault, _call, entries: missing_entry(fault, entries),
+    "duplicate-entry": lambda _storage, fault, _call, entries: duplicate_entry(fault, entries),
+    "cut-listing": lambda _storage, fault, _call, entries: cut_listing(fault, entries),
+    "skew": _skew,
+}

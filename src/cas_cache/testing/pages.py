@@ -1,0 +1,62 @@
+"""Pages of S3's listings, with faults in them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import TYPE_CHECKING
+
+from cas_cache.testing.faults import Fault, cut_listing, duplicate_entry, missing_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_ENTRY = re.compile(r"<Contents>.*?</Contents>", re.DOTALL)
+_TOKEN = re.compile(r"<NextContinuationToken>.*?</NextContinuationToken>", re.DOTALL)
+_TIME = re.compile(r"(?<=<LastModified>)[^<]*(?=</LastModified>)")
+
+
+def _with_entries(page: str, entries: list[str]) -> str:
+    """A page with other entries, and the right number of them."""
+    found = list(_ENTRY.finditer(page))
+    if not found:
+        return page.replace("</ListBucketResult>", "".join(entries) + "</ListBucketResult>")
+    page = page[: found[0].start()] + "".join(entries) + _ENTRY.sub("", page[found[0].start() :])
+    return re.sub(r"(?<=<KeyCount>)\d+(?=</KeyCount>)", str(len(entries)), page)
+
+
+def _stale(fault: Fault, page: str, gone: Mapping[str, str]) -> str:
+    entries = _ENTRY.findall(page)
+    missing = [block for _, block in sorted(gone.items()) if block not in entries]
+    return _with_entries(page, [*entries, missing[fault.which % len(missing)]]) if missing else page
+
+
+def _cut(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
+    """Less than there is, and it says that this is all."""
+    short = _with_entries(page, cut_listing(fault, _ENTRY.findall(page)))
+    return _TOKEN.sub("", short).replace("<IsTruncated>true<", "<IsTruncated>false<")
+
+
+def _lost_token(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
+    """Less than there is; it says that there is more, and not how to ask for it."""
+    short = _with_entries(page, cut_listing(fault, _ENTRY.findall(page)))
+    return _TOKEN.sub("", short).replace("<IsTruncated>false<", "<IsTruncated>true<")
+
+
+def _skew(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
+    def moved(found: re.Match[str]) -> str:
+        time = dt.datetime.fromisoformat(found[0]) + dt.timedelta(seconds=fault.seconds)
+        return time.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+    return _TIME.sub(moved, page)
+
+
+CHANGES: dict[str, Callable[[Fault, str, Mapping[str, str]], str]] = {
+    "stale-entry": _stale,
+    "missing-entry": lambda fault, page, _: _with_entries(page, missing_entry(fault, _ENTRY.findall(page))),
+    "duplicate-entry": lambda fault, page, _: _with_entries(page, duplicate_entry(fault, _ENTRY.findall(page))),
+    "cut-listing": _cut,
+    "lost-token": _lost_token,
+    "skew": _skew,
+}
+"""Given a fault, a page and the entries of what was deleted, by kind: the page as it is answered."""

@@ -1,0 +1,293 @@
+"""A proxy between a real S3 client and a real S3 server that brings faults into their HTTP.
+
+It stands before LocalStack, or any server that does not check signatures where requests are changed. Only the
+standard library: asyncio, in a thread of its own, on a free port of 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from cas_cache.testing.faults import STORAGE_ONLY, Fault, Schedule, flipped_bit
+from cas_cache.testing.http import MOST_LINE, Message, read_body, read_head
+from cas_cache.testing.pages import CHANGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HOST = "127.0.0.1"
+LONGEST = 60.0
+"""Seconds that a time-out lasts if its fault does not say: longer than any client of a test waits."""
+
+_REFUSED = {
+    "error": (500, "Internal Server Error", "InternalError"),
+    "error-after": (500, "Internal Server Error", "InternalError"),
+    "failing-page": (500, "Internal Server Error", "InternalError"),
+    "forbidden": (403, "Forbidden", "AccessDenied"),
+    "not-found": (404, "Not Found", "NoSuchKey"),
+    "conflict": (409, "Conflict", "OperationAborted"),
+    "precondition-failed": (412, "Precondition Failed", "PreconditionFailed"),
+    "too-many-requests": (429, "Too Many Requests", "TooManyRequests"),
+    "slow-down": (503, "Slow Down", "SlowDown"),
+    "redirect": (307, "Temporary Redirect", "TemporaryRedirect"),
+    "not-modified": (304, "Not Modified", ""),
+    "error-in-ok": (200, "OK", "InternalError"),
+    "empty-ok": (200, "OK", ""),
+}
+_LOGIN = b"<html><head><title>Welcome</title></head><body>Sign in to the hotel's network</body></html>"
+
+
+class _Reset(Exception):
+    """The connection breaks."""
+
+
+class FaultProxy:
+    """An HTTP endpoint that passes on what it is asked, but for faults. A context manager.
+
+    Verbs are those of a storage: a GET or HEAD of an object is a get, a GET that lists is a list. What is matched with
+    `Fault.path` is ``/bucket/key``, and for listings ``/bucket/prefix``. The client's own retries are requests of their
+    own: a fault with `times=1` tests them, one with `times=None` tests what comes after them.
+
+    Args:
+        endpoint: The server: ``http://host:port``.
+        faults: What goes wrong.
+        page: The most keys of a page of a listing, for listings of several pages. Changes the query of requests.
+
+    Attributes:
+        url: What clients take for the server's endpoint.
+        requests: (verb, path) of every request, in order of arrival.
+    """
+
+    def __init__(self, endpoint: str, faults: Iterable[Fault] = (), *, page: int | None = None) -> None:
+        parts = urlsplit(endpoint)
+        self.url = ""
+        self.page = page
+        self.requests: list[tuple[str, str]] = []
+        self._to = (parts.hostname or HOST, parts.port or 80)
+        self._schedule = Schedule(faults, STORAGE_ONLY)
+        self._listed: dict[str, str] = {}
+        self._deleted: dict[str, str] = {}
+        self._loop = asyncio.new_event_loop()
+        self._stopped: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="fault proxy", daemon=True)
+        self._ready = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"FaultProxy({self.url!r} -> {self._to[0]}:{self._to[1]})"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stopped is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+
+    @property
+    def fired(self) -> list[tuple[Fault, str, str]]:
+        """(fault, verb, path) of each fault that was injected since the last `inject`."""
+        return list(self._schedule.fired)
+
+    def inject(self, *faults: Fault) -> None:
+        """Let these go wrong from now on, instead of those before; counting begins anew."""
+        self._schedule = Schedule(faults, STORAGE_ONLY)
+
+    def mend(self) -> None:
+        """Let nothing go wrong any more."""
+        self._schedule.mend()
+
+    # In the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._stopped = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            if task is not None:
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            with suppress(OSError, EOFError, asyncio.CancelledError, _Reset):
+                await self._converse(reader, writer)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(connected, HOST, 0, limit=MOST_LINE)
+        self.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        self._ready.set()
+        await self._stopped.wait()
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports say good-bye
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        while (request := await read_head(reader)) is not None:
+            if request.header("expect"):
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await read_body(reader, request)
+            verb, path = request.verb, request.path
+            self.requests.append((verb, path))
+            if verb == "list" and self.page is not None:
+                request.ask(**{"max-keys": str(self.page)})
+            schedule = self._schedule
+            due = schedule.due(verb, path)
+            try:
+                if not due:
+                    answer = await self._passed_on(request)
+                    writer.write(answer.head() + answer.body)
+                else:
+                    await self._faulty(due[0], request, schedule, writer)
+            except _Reset:
+                _break(writer)
+                raise
+            await writer.drain()
+
+    async def _faulty(self, fault: Fault, request: Message, schedule: Schedule, writer: asyncio.StreamWriter) -> None:
+        """Answer one request with a fault in it."""
+        kind, told = fault.kind, (fault, request.verb, request.path)
+        if kind in CHANGES or kind in {"short-body", "reset-in-body", "truncated", "flipped-bit"}:
+            await self._changed(fault, request, schedule, writer)
+            return
+        if kind in {"range-ignored", "range-wrong"}:
+            asked = request.header("range")
+            request.set("range", None if kind == "range-ignored" else _moved(asked))
+            answer = await self._passed_on(request)
+            if asked and answer.status < 300 and answer.body:
+                schedule.note(*told)
+                if kind == "range-wrong":
+                    # It says that it is what was asked for.
+                    total = answer.header("content-range").partition("/")[2] or "*"
+                    answer.set("content-range", f"{asked.replace('=', ' ')}/{total}")
+            writer.write(answer.head() + answer.body)
+            return
+        schedule.note(*told)
+        if kind == "reset":
+            raise _Reset
+        if kind == "stall":
+            await asyncio.sleep(fault.seconds)
+        refused = kind in _REFUSED or kind == "foreign"
+        conditional = kind == "precondition-failed" and bool(request.header("if-none-match"))
+        answer = _refusal(kind, request)
+        if not refused or kind == "error-after" or conditional:
+            found = await self._passed_on(request)
+            answer = answer if refused else found
+        if kind == "lost-answer":
+            raise _Reset
+        if kind == "timeout":
+            await asyncio.sleep(fault.seconds or LONGEST)
+            raise _Reset
+        body = b"" if request.first[0] == "HEAD" else answer.body
+        writer.write(answer.head() + body)
+
+    async def _changed(self, fault: Fault, request: Message, schedule: Schedule, writer: asyncio.StreamWriter) -> None:
+        """Pass a request on and answer with what is not quite the answer."""
+        answer = await self._passed_on(request)
+        kind, length, body = fault.kind, len(answer.body), answer.body
+        if answer.status >= 300 or not body:
+            writer.write(answer.head() + body)
+            return
+        if kind in CHANGES:
+            gone = {key: block for key, block in self._deleted.items() if f"/{key}".startswith(request.path)}
+            answer.body = CHANGES[kind](fault, body.decode(), gone).encode()
+        elif kind == "flipped-bit":
+            answer.body = flipped_bit(fault, body)
+        elif length > 1:
+            answer.body = body[: length // 2]
+        if answer.body != body:
+            schedule.note(fault, request.verb, request.path)
+        if kind in {"short-body", "reset-in-body"}:
+            writer.write(answer.head(length) + answer.body)
+            await writer.drain()
+            if kind == "reset-in-body":
+                await asyncio.sleep(0.01)  # what was sent arrives; a reset may overtake it
+                raise _Reset
+            writer.close()
+            raise EOFError
+        writer.write(answer.head() + answer.body)
+
+    async def _passed_on(self, request: Message) -> Message:
+        """What the server answers; a connection of its own for each request."""
+        reader, writer = await asyncio.open_connection(*self._to, limit=MOST_LINE)
+        try:
+            request.set("connection", None)
+            head = request.head().replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+            writer.write(head + request.body)
+            await writer.drain()
+            answer = await read_head(reader)
+            while answer is not None and answer.status == 100:
+                answer = await read_head(reader)
+            if answer is None:
+                raise _Reset
+            if request.first[0] != "HEAD" and answer.status not in {204, 304}:
+                await read_body(reader, answer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        self._remember(request, answer)
+        return answer
+
+    def _remember(self, request: Message, answer: Message) -> None:
+        """What a stale listing may still show."""
+        if answer.status >= 300:
+            return
+        if request.verb == "list":
+            for block in re.findall(r"<Contents>.*?</Contents>", answer.body.decode(), re.DOTALL):
+                if key := re.search(r"<Key>(.*?)</Key>", block):
+                    self._listed[f"{request.path.split('/')[1]}/{key[1]}"] = block
+        elif request.verb == "delete" and (gone := self._listed.get(request.path.lstrip("/"))):
+            self._deleted[request.path.lstrip("/")] = gone
+
+
+def _moved(asked: str) -> str:
+    """A range that is as long and begins elsewhere."""
+    found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+    if found is None:
+        return asked
+    start, stop = int(found[1]), int(found[2])
+    by = -start if start else 1
+    return f"bytes={start + by}-{stop + by}"
+
+
+def _refusal(kind: str, request: Message) -> Message:
+    """An answer that is not the server's."""
+    status, reason, code = _REFUSED.get(kind, (200, "OK", ""))
+    if kind == "conflict" and request.header("if-none-match"):
+        code = "ConditionalRequestConflict"
+    body = b""
+    if kind == "foreign":
+        body = _LOGIN
+    elif code:
+        body = (
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{reason} (injected)'
+            "</Message><RequestId>4442587FB7D0A2F9</RequestId></Error>"
+        ).encode()
+    kind_of_body = "text/html" if kind == "foreign" else "application/xml"
+    return Message(["HTTP/1.1", str(status), reason], [("Content-Type", kind_of_body)], body)
+
+
+def _break(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection: the other side is told that it broke, not that it ended."""
+    of: socket.socket | None = writer.get_extra_info("socket")
+    if of is not None:
+        with suppress(OSError):
+            of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
