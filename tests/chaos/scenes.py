@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,8 +56,13 @@ class Scene:
         storage: The repository.
         first_author: The mirror of who pushes, or what it is a copy of.
         first_reader: A mirror that has pulled all there is, or what it is a copy of.
-        known: What was acknowledged.
+        known: What was acknowledged to be in the repository.
+        mine: What was acknowledged to be in the author's mirror.
+        here: What was acknowledged to be in the reader's.
+        views: How many rows of each view of the author's were acknowledged.
         copy: Whether the mirrors are copies: made when they are first asked for.
+        told: Called whenever something was acknowledged.
+        kept: Objects that live on when what they do fails: see `author_at`.
     """
 
     mirrors: Mirrors
@@ -64,12 +70,37 @@ class Scene:
     first_author: Path
     first_reader: Path
     known: Found = field(default_factory=lambda: [[], []])
+    mine: Found = field(default_factory=lambda: [[], []])
+    here: Found = field(default_factory=lambda: [[], []])
+    views: list[int] = field(default_factory=lambda: [0, 0])
     copy: bool = False
+    told: Callable[[], None] = lambda: None
+    kept: dict[Any, Machine] = field(default_factory=dict)
 
     def again(self) -> "Scene":
         """Return a copy, times included."""
         storage = copied(self.storage, self.mirrors)
-        return Scene(self.mirrors, storage, self.first_author, self.first_reader, self.known, copy=True)
+        found = (deepcopy(it) for it in (self.known, self.mine, self.here))
+        return Scene(self.mirrors, storage, self.first_author, self.first_reader, *found, copy=True)
+
+    def author_at(self, storage: Storage) -> Machine:
+        """Return the author at a storage: the same object each time, that lives on when what it does fails."""
+        return self._kept(self.author, storage)
+
+    def reader_at(self, storage: Storage) -> Machine:
+        """Return the reader at a storage, as `author_at`."""
+        return self._kept(self.reader, storage)
+
+    def _kept(self, directory: Path, storage: Storage) -> Machine:
+        if (directory, id(storage)) not in self.kept:
+            self.kept[directory, id(storage)] = Machine(directory, storage)
+        return self.kept[directory, id(storage)]
+
+    def acknowledge(self, found: Found, new: Found) -> None:
+        """Note in `known`, `mine` or `here` what is there from now on."""
+        for some, more in zip(found, new, strict=True):
+            some[:] = [text for text in ALL if text in {*some, *more}]
+        self.told()
 
     @cached_property
     def author(self) -> Path:
@@ -88,16 +119,25 @@ class Scene:
 
     def judged(self) -> tuple[set[str], Found]:
         """Check all data and pull into a new mirror; return what `kinds_of` and `pulled` do. Once for each state."""
-        state = frozenset(self.storage.objects.items())
+        state = contents_of(self.storage)
         if state not in self.mirrors.judged:
             self.mirrors.judged[state] = kinds_of(self.storage), pulled(self.mirrors.new(), self.storage)
         return self.mirrors.judged[state]
 
     def state(self) -> Any:
-        """Return what tells repository and author, but for times, from what they were; only of a storage in memory."""
-        mirror = Mirror(self.author) if "author" in vars(self) else None
-        states = [ns._table.state for ns in mirror.namespaces()] if mirror else []
-        return frozenset(self.storage.objects.items()), tuple((it.extents, it.complete) for it in states)
+        """Return what tells repository, author and reader, but for times, from what they were."""
+        mirrors = [Mirror(vars(self)[who]) for who in ("author", "reader") if who in vars(self)]
+        states = [ns._table.state for mirror in mirrors for ns in mirror.namespaces()]
+        catalogues = [ns.catalogue.packs for mirror in mirrors for ns in mirror.namespaces()]
+        mine = tuple((it.rows, it.extents, it.complete, it.rewriting) for it in states)
+        return contents_of(self.storage), mine, tuple(catalogues)
+
+
+def contents_of(storage: Storage) -> frozenset[tuple[str, bytes]]:
+    """Return all that a storage holds."""
+    if isinstance(storage, MemoryStorage):
+        return frozenset(storage.objects.items())
+    return frozenset((it.path, storage.get(it.path, 0, it.size)) for it in storage.list(""))
 
 
 def copied(storage: Storage, mirrors: Mirrors) -> Storage:
@@ -121,6 +161,7 @@ def empty(mirrors: Mirrors, storage: Storage) -> Scene:
     author = Machine(made.author, storage)
     author.encode(ALL[:4], SPEC)
     author.encode(ALL[2:5], OTHER_SPEC)
+    made.acknowledge(made.mine, [ALL[:4], ALL[2:5]])
     Machine(made.reader, storage)
     return made
 
@@ -139,6 +180,8 @@ def in_use(mirrors: Mirrors, storage: Storage) -> Scene:
     assert [len(some) for some in made.known] == [9, 6]
     authors[0].encode(ALL[12:15], SPEC)
     authors[0].encode(ALL[12:16], OTHER_SPEC)
+    made.acknowledge(made.mine, found_by(authors[0]))
+    made.acknowledge(made.here, found_by(Machine(made.reader, storage)))
     return made
 
 
@@ -165,7 +208,8 @@ def compacted(mirrors: Mirrors, storage: Storage) -> Scene:
 
 
 def push_it(scene: Scene, storage: Storage) -> None:
-    Machine(scene.author, storage).push()
+    scene.author_at(storage).push()
+    scene.acknowledge(scene.known, scene.mine)
 
 
 def compact_it(_: Scene, storage: Storage) -> None:
@@ -213,8 +257,9 @@ def assert_has(found: Found, known: Found) -> None:
 
 def nothing_lost(scene: Scene) -> None:
     """After a death: all that was acknowledged is found by an old mirror and by a new one, and nothing is damaged."""
-    assert kinds_of(scene.storage) <= DEATHS
-    assert_has(pulled(scene.mirrors.new(), scene.storage), scene.known)
+    kinds, there = scene.judged()
+    assert kinds <= DEATHS
+    assert_has(there, scene.known)
     assert_has(pulled(scene.reader, scene.storage), scene.known)
 
 
@@ -224,19 +269,20 @@ def push_finishes(scene: Scene) -> None:
     author.push()
     mine = found_by(author)
     assert all(ns.waiting_rows == 0 for ns in author.mirror.namespaces())
-    found = pulled(scene.mirrors.new(), scene.storage)
+    kinds, found = scene.judged()
     assert found == pulled(scene.reader, scene.storage)
     assert_has(found, mine)
     assert_has(found, scene.known)
-    assert kinds_of(scene.storage) <= NOTES
+    assert kinds <= NOTES
 
 
 def compact_finishes(scene: Scene) -> None:
     """The next compaction merges what is left, the one after it nothing; a prune leaves nothing but the merges."""
     compact_it(scene, scene.storage)
     assert compact(Repository(scene.storage), at_least=2, dry_run=True).merges == []
-    assert pulled(scene.mirrors.new(), scene.storage) == scene.known
-    assert kinds_of(scene.storage) <= NOTES | {"orphan"}
+    kinds, there = scene.judged()
+    assert there == scene.known
+    assert kinds <= NOTES | {"orphan"}
     prune_finishes(scene)
     assert len(Repository(scene.storage).packs()) == 2
 
@@ -245,16 +291,15 @@ def prune_finishes(scene: Scene) -> None:
     """The next prune deletes the rest, the one after it nothing; every row is there, and nothing is to be found."""
     prune_it(scene, scene.storage)
     assert prune(Repository(scene.storage), grace=0, force=True, dry_run=True).deletions == []
-    assert kinds_of(scene.storage) == set()
+    assert scene.judged() == (set(), scene.known)
     assert scene.storage.list(layout.PROBES) == []
-    assert pulled(scene.mirrors.new(), scene.storage) == scene.known
     assert pulled(scene.reader, scene.storage) == scene.known
 
 
 def partly_dropped(scene: Scene) -> None:
     """After a drop that was cut short: rows are there and right, or misses; the other namespace is whole."""
-    assert kinds_of(scene.storage) <= DEATHS
-    there = pulled(scene.mirrors.new(), scene.storage)
+    kinds, there = scene.judged()
+    assert kinds <= DEATHS
     assert there[1] == scene.known[1]
     # An old mirror is told, and keeps what it has.
     reader = Machine(scene.reader, scene.storage)
@@ -273,10 +318,9 @@ def drop_finishes(scene: Scene) -> None:
         drop_it(scene, scene.storage)
     except ConfigurationError:
         assert all(SPEC.namespace not in entry.path for entry in scene.storage.list(""))
-    assert pulled(scene.mirrors.new(), scene.storage) == [[], scene.known[1]]
+    assert scene.judged()[1] == [[], scene.known[1]]
     prune_it(scene, scene.storage)
-    assert kinds_of(scene.storage) == set()
-    assert pulled(scene.mirrors.new(), scene.storage) == [[], scene.known[1]]
+    assert scene.judged() == (set(), [[], scene.known[1]])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ on with an error; or it really is killed. What it leaves is judged by others, th
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cas_cache.errors import RemoteUnavailable
 from cas_cache.repository import interface, open_storage, pack
 from cas_cache.testing import MemoryStorage
 from cas_cache.testing.processes import in_process
+from chaos.crash_flows import STORAGE_FLOWS
 from chaos.faults import Deadly, Died, Failing, InOrder, World, points
 from chaos.killed import killed_everywhere
 from chaos.scenes import FLOWS, Mirrors
@@ -30,13 +32,16 @@ def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
-def test_a_flow_cut_short_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flow: str) -> None:
+@pytest.mark.parametrize("flow", STORAGE_FLOWS)
+def test_a_flow_cut_short_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], flow: str
+) -> None:
     """At every operation, before and after it: nothing acknowledged is lost, and the same command finishes."""
     world = World(monkeypatch)
-    happens = FLOWS[flow]
+    happens = STORAGE_FLOWS[flow]
     before = happens.scene(Mirrors(tmp_path), MemoryStorage())
     seen = set()
+    crash_points = 0
     for faulty in (Deadly, Failing):
         for at, after in points():
             world.again()
@@ -54,15 +59,22 @@ def test_a_flow_cut_short_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 happens.finishes(scene)
             if not storage.reached:
                 break
+            crash_points += 1
         assert at > 12
-    assert len(seen) > 12
+    assert len(seen) > 3
+    figure("crash points of storage operations", crash_points)
+    figure("states judged", len(seen))
 
 
 # A push notes in its mirror what it has done, so before an operation is not the same as after the one before it.
 @pytest.mark.parametrize(("flow", "afters"), [("push", (False, True)), ("compact", (False,))], ids=["push", "compact"])
-def test_a_process_killed_anywhere(tmp_path: Path, flow: str, afters: tuple[bool, ...]) -> None:
+def test_a_process_killed_anywhere(
+    tmp_path: Path, figure: Callable[[str, int], None], flow: str, afters: tuple[bool, ...]
+) -> None:
     """With SIGKILL, at every operation: the files of a local repository are as whole as objects in memory."""
     url = str(tmp_path / "repository")
     scene = FLOWS[flow].scene(Mirrors(tmp_path / "before"), open_storage(url))
     told = (tmp_path / "after", url, scene.author, scene.reader, scene.known)
-    assert in_process("spawn", killed_everywhere, flow, afters, CHUNK_BYTES, told) > 12
+    last = in_process("spawn", killed_everywhere, flow, afters, CHUNK_BYTES, told)
+    assert last > 12
+    figure("processes killed at a crash point", (last - 1) * len(afters))

@@ -346,6 +346,34 @@ def test_a_push_that_wakes_within_a_prune(waiting: Scene, world: World, nth: int
     assert at > 12
 
 
+def test_a_manifest_that_comes_too_late_within_a_prune(waiting: Scene, world: World) -> None:
+    """Its PUT was on its way for days and ends at each operation of a prune: no pack is left that lacks objects."""
+    asleep_at = next(at for at, call in enumerate(calls_of(waiting, push_it), 1) if is_manifest(call))
+    world.begin()
+    refused = 0
+    for at in itertools.count(1):
+        world.again()
+        scene = waiting.again()
+        writer = Sleeper(scene.author, scene.storage, asleep_at)
+        world.wait(8 * DAY)
+        storage = Intruded(scene.storage, at, writer.wakes_up)
+        try:
+            prune(Repository(storage))
+        except SuspiciousListing:
+            refused += 1  # it came between the listing and the question for it
+        if not storage.reached:
+            writer.wakes_up()
+        (error,) = writer.errors
+        must_be_told(error)
+        assert kinds_of(scene.storage) <= NOTES | {"orphan"}
+        Machine(scene.author, scene.storage).push()
+        assert scene.judged()[1] == wanted(scene)
+        if not storage.reached:
+            break
+    assert at > 30
+    assert refused
+
+
 class Sleeper:
     """A push in a thread of its own that falls asleep before its n-th operation."""
 
