@@ -5,15 +5,23 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 REMOTE ?= local
 JOBS   ?= 2
+SCALE  ?= 10
+SECONDS ?= 60
+MINUTES ?= 10
+LONG   := tests/chaos tests/controls tests/faults tests/fuzz tests/model tests/security tests/signing \
+          tests/repository/test_healthy.py tests/repository/test_damage_cells.py tests/mirror/test_mirror_cells.py
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test check format bench docs reliability fuzz soak clean
 
 help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
 	@echo "make test [JOBS=2]             the test-suite, LocalStack included, in so many processes"
+	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make test does"
+	@echo "make fuzz [SECONDS=60]         coverage-guided fuzzing of all that is parsed, so long for each of 22 targets"
+	@echo "make soak [MINUTES=10]         writers, readers and maintenance on LocalStack, killed and behind faults"
 	@echo "make check                     formatting, lint, types, layers, spelling"
 	@echo "make format                    rewrite the code as make check wants it"
 	@echo "make bench                     the benchmarks, each with its peer"
@@ -30,6 +38,16 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+reliability: $(READY)
+	CAS_CACHE_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(LONG)
+	$(BIN)/python tests/model/protocol.py --large
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+soak: $(READY)
+	$(BIN)/python tests/soak/soak.py --minutes $(MINUTES) --remote localstack
 
 check: $(READY)
 	$(BIN)/ruff format --check .
