@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class Stage:
         cuts: How many power cuts were.
         judged: How many states that was.
         finish_each: In every so many-th of them the flow runs again.
+        left: Of every so many-th state, files and what was acknowledged: see `twice`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     cuts: int = 0
     judged: int = 0
     finish_each: int = 1
+    left: list[tuple[Tree, Known]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.root = self.folder / "root"
@@ -107,6 +109,23 @@ class Stage:
             for tree in [disk.tree()] if half is None else [disk.tree(), half]:
                 self.judge(tree, known, f"death at operation {at}: {op.verb} {op.path}")
 
+    def twice(self, *, each: int) -> int:
+        """Whoever goes on after a crash dies, too: at every operation, in every so many-th state that a crash left.
+
+        Returns:
+            How many crash points that were.
+        """
+        points = 0
+        for tree, known in self.left[::each]:
+            second = copy(self)
+            second.before, second.known_before, second.left, second.points = tree, known, [], 0
+            with suppress(CasCacheError):  # a drop that had finished finds nothing to drop
+                second.recording = second._recorded()
+                second.deaths()
+            points += second.points
+            self._made, self.judged = second._made, second.judged
+        return points
+
     def power_cuts(self, seeds: int, *, every: int = 1) -> None:
         """The power goes off before the n-th operation: what was not flushed may be there or not.
 
@@ -139,6 +158,7 @@ class Stage:
         self.seen.add((looks, repr(known)))
         self.unfinished |= unfinished
         self.judged += 1
+        self.left.append((tree, known))
         scene, root = self.placed(tree, known)
         try:
             mirrors_whole(scene)

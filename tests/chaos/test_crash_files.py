@@ -25,6 +25,9 @@ EVERY = 9 if SCALE == 1 else 1
 FINISH_EACH = 6 if SCALE == 1 else 1
 """In CI, a flow runs again in every so many-th of the states that it may leave."""
 
+TWICE_EACH = 50 if SCALE == 1 else 5
+"""In every so many-th of the states that a crash may leave, whoever goes on dies at every operation, too."""
+
 AUDITED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 
 
@@ -39,6 +42,7 @@ def test_cut_short_at_any_file_operation(stage: Stage, figure: Callable[[str, in
     stage.deaths()
     stage.power_cuts(SCALE, every=EVERY)
     assert stage.judged > 10
+    figure("crash points of a second crash", stage.twice(each=TWICE_EACH))
     figure("crash points of file operations", stage.points)
     figure("crash points with a power cut", stage.cuts)
     figure("states judged", stage.judged)

@@ -21,6 +21,7 @@ from cas_cache.mirror import mirror as mirror_module
 from cas_cache.repository import compact, layout, local, pack, prune, repository
 from cas_cache.repository.manifest import Manifest, ObjectRecord
 from cas_cache.repository.repository import Repository
+from cas_cache.repository.signing import Trust
 from cas_cache.sync import pulling
 from cas_cache.testing import MemoryStorage
 
@@ -204,6 +205,19 @@ def _one_repository() -> None:
     mirror_module.Mirror.bind = believing  # type: ignore[method-assign]
 
 
+def _signatures() -> None:
+    Trust.why_not = lambda *_: None  # type: ignore[method-assign]
+
+
+def _whole_chunks() -> None:
+    read_rows = repository.read_rows
+    repository.read_rows = lambda *args, whole_chunks: read_rows(*args)  # noqa: PLW0108
+
+
+def _filled_under_one_trust() -> None:
+    mirror_module._check_filled = lambda *_: None
+
+
 CONTROLS = {
     "row digests in the mirror": Control(
         _row_digest_of_the_mirror, ("tests/mirror/test_mirror_damage.py::test_rows_that_changed_places",)
@@ -284,6 +298,13 @@ CONTROLS = {
     ),
     "lengths of texts in a batch's digest": Control(
         _lengths_in_batch_digests, ("tests/identity/test_batch.py::test_where_one_text_ends_matters",)
+    ),
+    "signatures": Control(_signatures, ("tests/signing/test_signed_packs.py::test_who_is_trusted_is_read",)),
+    "whole chunks where signatures are asked for": Control(
+        _whole_chunks, ("tests/signing/test_signed_packs.py::test_a_forged_row_that_its_digest_does_not_show",)
+    ),
+    "one trust for a mirror": Control(
+        _filled_under_one_trust, ("tests/signing/test_signed_packs.py::test_a_mirror_is_filled_under_one_trust",)
     ),
     "one repository for a mirror": Control(
         _one_repository, ("tests/mirror/test_mirror_directory.py::test_belongs_to_one_repository",)
