@@ -18,7 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas_cache import EmbeddingCache, sync
-from cas_cache.errors import ConfigurationError, DamagedPack, UnsupportedFormat, UntrustedMirror, UntrustedPack
+from cas_cache.errors import (
+    ConfigurationError,
+    DamagedMirror,
+    DamagedPack,
+    UnsupportedFormat,
+    UntrustedMirror,
+    UntrustedPack,
+)
 from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
@@ -373,6 +380,15 @@ def test_a_mirror_is_filled_under_one_trust(storage: MemoryStorage, tmp_path: Pa
     with pytest.raises(UntrustedMirror):
         machine.pull()
     assert Mirror(mine).trusted == TRUST.keys
+
+
+@pytest.mark.parametrize("trusted", ["[1]", "{}", "5", '"any"', "[[]]"])
+def test_a_mirror_that_does_not_say_whom_it_trusted(tmp_path: Path, trusted: str) -> None:
+    """What is no list of keys is damage, and not "anybody"."""
+    marker = Mirror(tmp_path / "mine").directory / "cas-cache-mirror.json"
+    marker.write_text(f'{marker.read_text()[:-1]}, "trusted": {trusted}}}')
+    with pytest.raises(DamagedMirror, match="trusted is"):
+        Mirror(tmp_path / "mine")
 
 
 def test_a_new_mirror_with_rows_of_its_own_may_be_trusted(storage: MemoryStorage, tmp_path: Path) -> None:

@@ -352,6 +352,10 @@ class Mirror:
                     if marker.get(name) is not None and not isinstance(marker[name], str):
                         msg = f"{name} is {quoted(marker[name])}"
                         raise TypeError(msg)
+                keys = marker.get("trusted")
+                if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+                    msg = f"trusted is {quoted(keys)}"
+                    raise TypeError(msg)
         except PermissionError as err:
             raise DamagedMirror(f"{path} may not be read ({err}). Make it readable, or use another directory.") from err
         except (OSError, ValueError, KeyError, TypeError) as err:
