@@ -107,7 +107,7 @@ ENDPOINTS: dict[str, tuple[Callable[[], Any], Told]] = {
     **{code: (lambda code=code: refusing(code), told) for code, told in SERVICE.items()},
     "HTML instead of the object": (
         lambda: answering(200, LOGIN, "text/html"),
-        Told("sends HTML or XML instead of cas-cache.json", "Check the network and the endpoint", NotARepository),
+        Told("is not the service, but perhaps a proxy", "Check the network and the endpoint", RemoteUnavailable),
     ),
     "HTML and 404": (
         lambda: answering(404, LOGIN, "text/html"),

@@ -405,7 +405,7 @@ def test_requests_over_the_wire(tmp_path: Path, s3_remote: Any) -> None:
     reader = Machine(tmp_path / "reader", storage)
     assert reader.pull().rows == 10
     assert reader.found(FIRST) == FIRST
-    assert sorted(sent) == ["get_object"] * (1 + 1 + 1 + 7) + ["list_objects_v2"]
+    assert sorted(sent) == ["get_object"] * (2 + 1 + 1 + 7) + ["list_objects_v2"]
 
 
 # What a mirror and a repository are to each other ------------------------------------------------------------------

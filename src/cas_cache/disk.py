@@ -16,14 +16,11 @@ import os
 import stat
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from filelock import FileLock
 
 from cas_cache.errors import DamagedMirror, LinkInMirror
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEMP_PREFIX = ".tmp-"
 """What a crash may leave behind starts with this; no name of ours does."""
@@ -94,6 +91,11 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
         f"{path} is no file but a pipe, a socket or a device. Nothing of it was read or written. cas_cache makes none: "
         "find out who did, and delete it."
     )
+
+
+def plain(path: str, flags: int) -> int:
+    """Open a file of a mirror: the `opener` of `open`, whose file has a name then."""
+    return open_plain(Path(path), flags)
 
 
 def read_plain(path: Path) -> bytes:

@@ -209,7 +209,7 @@ def _called(arguments: list[str], work: Path) -> None:
     environment = {"HOME": str(work), "XDG_CONFIG_HOME": str(work / "conf"), "XDG_CACHE_HOME": str(work / "cache"),
                    "COLUMNS": "80"}  # fmt: skip
     logger = logging.getLogger("cas_cache")
-    level = logger.level
+    level, handlers = logger.level, logger.handlers
     try:
         with (
             _working_in(work),
@@ -224,7 +224,7 @@ def _called(arguments: list[str], work: Path) -> None:
     except SystemExit as ended:
         code = ended.code
     finally:
-        logger.handlers = []
+        logger.handlers = handlers
         logger.setLevel(level)
     assert code in (None, 0, 1, 2), f"exit code {code!r} of {arguments!r}"
     said = out.getvalue() + err.getvalue()

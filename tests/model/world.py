@@ -43,7 +43,7 @@ COMPLETE_PULLS = "a pull that meets no problem has every row that was acknowledg
 NOT_FOR_GOOD = "what a reader lacks, its next pull brings"
 TIDY = "once all is quiet, a prune leaves no orphan and nothing superseded"
 ENDS = "a compaction leaves the next one nothing to do"
-NOT_TWICE = "nothing is merged that was merged or gone before the merge's objects were there"
+NOT_TWICE = "nothing is merged that was merged or gone before the merge's objects were there, and is so still"
 
 PROPERTIES = (REACHABLE, WHOLE_PACKS, WHOLE_ROWS, COMPLETE_PULLS, NOT_FOR_GOOD, TIDY, ENDS, NOT_TWICE)
 

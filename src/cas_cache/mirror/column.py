@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import open_plain
+from cas_cache.disk import open_plain, plain
 from cas_cache.errors import DamagedMirror
 from cas_cache.rows import row_bytes
 
@@ -85,7 +85,7 @@ class Column:
             )
         if not own:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
-        with os.fdopen(open_plain(self.path), "rb") as file:
+        with open(self.path, "rb", opener=plain) as file:  # a map has the name of its file
             self.inode = os.fstat(file.fileno()).st_ino
             return np.memmap(file, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
 
@@ -101,7 +101,7 @@ class Column:
             DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
         """
         try:
-            with os.fdopen(open_plain(self.path), "rb") as file:
+            with open(self.path, "rb", opener=plain) as file:
                 if os.fstat(file.fileno()).st_ino == inode:
                     offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
                     return np.memmap(file, self.dtype, "c", offset=offset, shape=shape).view(np.ndarray)
