@@ -4,6 +4,7 @@ Adds: `Stage`, where a flow is recorded once; its recording is played to every c
 judged once, by new objects. `refused` runs the flow anew for every operation that fails, because the process lives on.
 """
 
+import gc
 import os
 import random
 import re
@@ -243,6 +244,7 @@ def killed_at_files(flow: str, folder: Path, every: int) -> int:
     patches = pytest.MonkeyPatch()
     same_each_time(patches)
     stage = Stage(flow, folder)
+    gc.freeze()  # children do not copy what they would only look at
     killed = 0
     number = 0
     for place, op, _, disk in stage._steps():

@@ -4,6 +4,7 @@ Adds: `killed_everywhere`. What happens, and what is judged, happens in forked c
 that a child would miss.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -46,6 +47,7 @@ def killed_everywhere(
     folder, url, *rest = told
     folder.mkdir()
     before = Scene(Mirrors(folder), open_storage(url), *rest)
+    gc.freeze()  # children do not copy what they would only look at
     happens, seen = FLOWS[flow], set()
     for at, after in points(afters):
         scene = replace(before, mirrors=Mirrors(folder / f"{at} {after}")).again()

@@ -5,6 +5,7 @@ and names those that fail, to choose from. `--json` prints what `tests/controls/
 """
 
 import argparse
+import gc
 import io
 import json
 import os
@@ -104,6 +105,7 @@ def main() -> int:
     os.chdir(ROOT)
     from controls.switches import CONTROLS
 
+    gc.freeze()  # children do not copy what they would only look at
     chosen = {name: CONTROLS[name] for name in arguments.names or CONTROLS}
     on = (
         Outcome(0, 0, [], [], 0.0, "")
