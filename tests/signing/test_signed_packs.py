@@ -421,6 +421,10 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
     with EmbeddingCache(tmp_path / "two", remote=remote, read_only=True, **signed) as cache:
         np.testing.assert_array_equal(cache.encode(ALL[:8], SPEC, encode), truth(ALL[:8]))
     assert asked == ALL[4:8]
+    private = pem.read_bytes().splitlines()[1]
+    files = [it for it in tmp_path.rglob("*") if it.is_file() and it != pem]
+    assert len(files) > 20
+    assert not any(private in it.read_bytes() or base64.b64decode(private)[-32:] in it.read_bytes() for it in files)
     with pytest.raises(ConfigurationError, match="read_only=True"):
         EmbeddingCache(tmp_path / "three", remote=remote, **signed)
     with pytest.raises(UntrustedMirror):

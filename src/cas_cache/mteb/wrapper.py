@@ -65,8 +65,8 @@ class CachedEmbeddingWrapper:
             anything else that makes one of a folder: it keeps them in ``<cache_path>/<task>/<namespace>``, and what it
             answers is proved; nothing can be pushed, and `TextVectorMap` finds nothing.
         **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``lazy``,
-            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``. The encode argument
-            ``show_progress_bar=False`` turns our bars off, too.
+            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``, ``trust``, ``trusted_keys``,
+            ``signing_key``. The encode argument ``show_progress_bar=False`` turns our bars off, too.
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
