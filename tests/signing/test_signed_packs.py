@@ -37,7 +37,7 @@ from cas_cache.repository.prune import DAY, prune
 from cas_cache.repository.signing import Signer, Trust, new_private_key
 from cas_cache.testing import MemoryStorage
 from chaos.faults import World
-from repository.storages import SPEC, Flaky, Machine, texts, truth
+from repository.storages import OTHER_SPEC, SPEC, Flaky, Machine, texts, truth
 from signing.forgery import collision
 
 ALICE, BOB, FORGER = (Signer(new_private_key()) for _ in range(3))
@@ -328,11 +328,11 @@ def test_a_push_that_nobody_would_see_is_refused(storage: MemoryStorage, tmp_pat
     """Before anything is written, and before anything is encoded; the rows wait."""
     before = dict(storage.objects)
     machine = Machine(tmp_path / "author", storage, trust=TRUST)
-    machine.encode(texts(20)[15:])
+    machine.encode(texts(20)[15:], OTHER_SPEC)
     with pytest.raises(ConfigurationError, match="signing_key"):
         machine.push()
-    assert storage.objects == before
-    ns = machine.mirror.get(SPEC.namespace)
+    assert storage.objects == before, "not a spec either"
+    ns = machine.mirror.get(OTHER_SPEC.namespace)
     assert ns is not None
     assert ns.waiting_rows == 5
 
