@@ -89,7 +89,8 @@ class Mirror:
         self.directory = expanded(directory).absolute()
         self._namespaces: dict[str, Namespace] = {}
         try:
-            if not (self.directory / MARKER).exists():
+            marker = self.directory / MARKER
+            if not (marker.exists() or marker.is_symlink()):
                 self._create(create=create)
         except PermissionError as err:
             raise MirrorWriteError(
