@@ -43,6 +43,9 @@ TASK, OLD = "Some/Task", "old-cache-of-mteb"
 EXPORTED = "-exported"
 VIEWS = [View(TASK, SPEC.namespace, "org/model", "a1b2c3d", role, "default", "test") for role in ("query", "document")]
 
+WAITING: Found = [ALL[16:18], []]
+"""What the reader that evicts has not pushed, for each of `SPECS`."""
+
 # Scenes --------------------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +73,7 @@ def to_evict(mirrors: Mirrors, storage: Storage) -> Scene:
     Machine(made.author, storage).push()
     reader.pull()
     made.known = pulled(mirrors.new(), storage)
-    made.here = [ALL[16:18], []]
+    made.here = [list(some) for some in WAITING]
     made.mine = found_by(Machine(made.author, storage))
     return made
 
@@ -130,6 +133,10 @@ def evict_it(scene: Scene, storage: Storage) -> None:
     """Free half of the space, then take all again."""
     reader = scene.reader_at(storage)
     reader.found(ALL[:5])  # a use
+    # What was pushed may go from here, what a pull has brought before included; what waits may not.
+    for some, waiting in zip(scene.here, WAITING, strict=True):
+        some[:] = waiting
+    scene.told()
     total = evict(reader.mirror, 0, dry_run=True).before
     evict(reader.mirror, total // 2)
     pull_it(scene, storage)
