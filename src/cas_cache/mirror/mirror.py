@@ -120,8 +120,7 @@ class Mirror:
     @property
     def trusted(self) -> frozenset[str] | None:
         """The public keys that signed all packs it was filled with since it met its repository; None for any packs."""
-        keys: list[str] | None = self._read_marker().get("trusted")
-        return None if keys is None else frozenset(keys)
+        return _trusted_in(self._read_marker())
 
     def check_trust(self, trusted: frozenset[str] | None) -> None:
         """Refuse rows that somebody else may have brought.
@@ -132,9 +131,11 @@ class Mirror:
         Raises:
             UntrustedMirror: If it may hold rows of packs that these keys did not sign.
         """
+        if trusted is None:
+            return
         marker = self._read_marker()
-        if trusted is not None and marker.get("repository") is not None:
-            _check_filled(self.directory, self.trusted, trusted)
+        if marker.get("repository") is not None:
+            _check_filled(self.directory, _trusted_in(marker), trusted)
 
     def rebind(self) -> None:
         """Belong to no repository any more: every row waits to be pushed again, to wherever it is pushed next.
@@ -164,7 +165,7 @@ class Mirror:
             marker = self._read_marker()
             known = marker.get("repository")
             if known == repository:
-                _check_filled(self.directory, self.trusted, trusted)
+                _check_filled(self.directory, _trusted_in(marker), trusted)
             elif known is not None:
                 raise RepositoryMismatch(
                     f"The mirror {self.directory} belongs to the repository {known[:8]} that was at "
@@ -368,6 +369,11 @@ class Mirror:
                 f"{path} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
             )
         return dict(marker)
+
+
+def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:
+    keys: list[str] | None = marker.get("trusted")
+    return None if keys is None else frozenset(keys)
 
 
 def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: frozenset[str] | None) -> None:
