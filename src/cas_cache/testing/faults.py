@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Listed, Storage
     from cas_cache.testing.wrapper import Call
 
+WireKind = Literal[
+    "reset",
+    "reset-in-body",
+    "truncated",
+    "lost-token",
+    "error-in-ok",
+    "empty-ok",
+    "foreign",
+    "redirect",
+    "not-modified",
+]
+"""What can go wrong on the wire alone."""
+
 Kind = Literal[
     # The call, and its answer as a whole
     "error",
@@ -53,16 +66,7 @@ Kind = Literal[
     "cut-listing",
     "failing-page",
     "skew",
-    # On the wire alone
-    "reset",
-    "reset-in-body",
-    "truncated",
-    "lost-token",
-    "error-in-ok",
-    "empty-ok",
-    "foreign",
-    "redirect",
-    "not-modified",
+    WireKind,
 ]
 """What can go wrong; `docs/how-to/test-with-faults.md` says of each what it does."""
 
@@ -74,19 +78,7 @@ OF_WRITES = frozenset({"no-space", "repeated"})
 OF_BODIES = frozenset({"reset-in-body", "truncated", "empty-ok"})
 """Of what is read or listed. A write that is answered with an empty 200 cannot be told from one that was done."""
 
-WIRE_ONLY = frozenset(
-    {
-        "reset",
-        "reset-in-body",
-        "truncated",
-        "lost-token",
-        "error-in-ok",
-        "empty-ok",
-        "foreign",
-        "redirect",
-        "not-modified",
-    }
-)
+WIRE_ONLY: frozenset[str] = frozenset(get_args(WireKind))
 STORAGE_ONLY = frozenset({"repeated", "no-space"})
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
