@@ -20,7 +20,7 @@ help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
 	@echo "make test [JOBS=2]             the tests for every change, LocalStack included, in so many processes"
 	@echo "make verify [JOBS=2]           the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
-	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make test does"
+	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make verify does"
 	@echo "make fuzz [SECONDS=60]         coverage-guided fuzzing of all that is parsed, so long for each of 22 targets"
 	@echo "make soak [MINUTES=10]         writers, readers and maintenance on LocalStack, killed and behind faults"
 	@echo "make check                     formatting, lint, types, layers, spelling"
@@ -38,10 +38,10 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py --remote $(REMOTE)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not verify"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not verify"
 
 verify: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m verify
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m verify
 
 reliability: $(READY)
 	CAS_CACHE_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(LONG)

@@ -3,7 +3,8 @@
 Purpose: give tests an S3 remote that is real enough, and keep the developer's own settings out.
 
 Adds: `localstack`, one server for the session; `s3_remote`, one new bucket for each test; `run`, the command line;
-and the marker `localstack` on every test that uses them, so `-m "not localstack"` leaves them out.
+and the marker `localstack` on every test that uses them, so `-m "not localstack"` leaves them out. Tests that use
+another emulator get the marker `verify`, so `make test` needs no Node.js.
 
 With CAS_CACHE_TEST_REMOTE=s3://bucket/prefix, `s3_remote` is a new prefix there instead, with the user's AWS_*
 variables; tests that make buckets, or look into the server, are skipped.
@@ -34,6 +35,7 @@ from user_remote import VARIABLE, UserRemote
 
 RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
 FIGURE = "figure "
+EMULATORS = {"rclone_place", "google_place", "azure_place"}
 USER_REMOTE = UserRemote.of_environment()
 
 
@@ -73,10 +75,13 @@ def pytest_report_header() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the LocalStack server, or what stands for it."""
+    """Mark tests by the servers that they use: `localstack`, and `verify` for the emulators of other services."""
     for item in items:
-        if {"localstack", "s3_remote"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if {"localstack", "s3_remote"} & fixtures:
             item.add_marker("localstack")
+        if EMULATORS & fixtures:
+            item.add_marker("verify")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -171,6 +171,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.verify
 def test_an_s3_server_in_the_job(localstack: Any, tmp_path: Path) -> None:
     """The Docker-free workflow starts a server, fills a bucket and evaluates from it."""
     machine = Machine(tmp_path / "m", project(tmp_path / "repository", TEXTS), replaced={"4566": free_port()})
@@ -193,6 +194,7 @@ def test_an_s3_server_as_a_service(localstack: Any, tmp_path: Path) -> None:
     assert ended.out.count("1 passed") == 2
 
 
+@pytest.mark.verify
 def test_a_miss_fails_the_build(team: Team) -> None:
     """With everything cached the job passes; a new text fails it, with the page's words; nothing is written."""
     assert team.run("github-forks.yml", "write").code == 0
@@ -229,6 +231,7 @@ def test_pull_requests_read_and_main_writes(team: Team) -> None:
     assert team.roles == ["writer"]
 
 
+@pytest.mark.verify
 def test_a_push_that_is_refused_fails_the_job(team: Team) -> None:
     """The writer's job with a reader's role does not pass."""
     team._take_role = lambda work, given: Team._take_role(team, work, {**given, "role-to-assume": "embeddings-reader"})
@@ -237,6 +240,7 @@ def test_a_push_that_is_refused_fails_the_job(team: Team) -> None:
     assert "s3:PutObject" in {action for action, _ in team.gateway.refused}
 
 
+@pytest.mark.verify
 def test_gitlab(team: Team) -> None:
     """The script of the job passes, and fails with a new text; it finds the token's file where the SDK looks."""
     assert team.run("github-forks.yml", "write").code == 0
@@ -261,6 +265,7 @@ def test_gitlab(team: Team) -> None:
         assert (folder / "token").read_text("utf-8") == "header.claims.signature\n"
 
 
+@pytest.mark.verify
 def test_google(tmp_path: Path) -> None:
     """Google's workflow, with what gcsfs is told by `google-github-actions/auth` replaced by the emulator's."""
     (tmp_path / "server").mkdir()

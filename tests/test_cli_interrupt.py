@@ -21,6 +21,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository import pack as pack_module
 from slow_proxy import SlowProxy, slow_proxy
+from tiers import sampled
 
 STOPPED = "cas-cache: stopped. Nothing is lost; the same command run again goes on.\n"
 SPEC = EncoderSpec(model="org/large", revision="a1b2c3d", role="document")
@@ -134,7 +135,7 @@ def rows_of(directory: Path) -> int:
     return 0 if ns is None else ns.rows
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), sampled([(signal.SIGINT, 130), (signal.SIGTERM, 143)], keep=2))
 def test_a_pull_goes_on_in_the_middle_of_a_pack(
     localstack: Any, proxy: SlowProxy, url: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_push_goes_on_at_the_pack(localstack: Any, proxy: SlowProxy, url: str,
     np.testing.assert_array_equal(far.get(TEXTS, SPEC)[0], VECTORS)
 
 
-@pytest.mark.parametrize("command", ["sync", "compact", "check"])
+@pytest.mark.parametrize("command", sampled(["sync", "compact", "check"], keep={"compact"}))
 def test_other_commands_stop_and_go_on(
     localstack: Any, proxy: SlowProxy, url: str, tmp_path: Path, command: str
 ) -> None:
@@ -208,7 +209,7 @@ exporting.Selection.chunks = slowly
 """
 
 
-@pytest.mark.parametrize("format_name", ["npy", "safetensors"])
+@pytest.mark.parametrize("format_name", sampled(["npy", "safetensors"], keep={"npy"}))
 def test_an_export_leaves_nothing_half_made(tmp_path: Path, format_name: str) -> None:
     """Neither the target nor its temporary file is there; the next run makes it."""
     EmbeddingCache(tmp_path / "m").put(TEXTS, VECTORS, SPEC)
@@ -260,7 +261,7 @@ EmbeddingCache.close = busy
 """
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", sampled([signal.SIGINT, signal.SIGTERM], keep={signal.SIGTERM}))
 def test_a_second_signal_ends_it_there_and_then(tmp_path: Path, second: signal.Signals) -> None:
     """While the first is still unwinding the command, whatever that waits for."""
     EmbeddingCache(tmp_path / "m").put(TEXTS[:1], VECTORS[:1], SPEC)

@@ -493,6 +493,7 @@ for i in range(20):
 """
 
 
+@pytest.mark.verify
 def test_processes_add_to_a_catalogue(tmp_path: Path) -> None:
     """One at a time, with each other's packs in view: none is lost."""
     command = [sys.executable, "-c", ADDER, str(tmp_path / "catalogue")]

@@ -13,6 +13,7 @@ from cas_cache import EmbeddingCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from fill_cache import SPEC, embed, share
+from tiers import sampled
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -70,7 +71,7 @@ def test_the_shares_are_everything_once(size: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("layout", ["one mirror", "mirrors of their own"])
+@pytest.mark.parametrize("layout", sampled(["one mirror", "mirrors of their own"], keep={"mirrors of their own"}))
 def test_ranks_of_torchrun(texts: Path, tmp_path: Path, layout: str) -> None:
     """Two ranks encode their shares; rank 0 waits for the slower one, looks everything up and encodes nothing."""
     pytest.importorskip("torch")
@@ -111,6 +112,7 @@ def test_tasks_of_slurm(texts: Path, tmp_path: Path, s3_remote: Any, tasks: int)
     assert holds_everything(tmp_path / "new", s3_remote.url, storage_options=options)
 
 
+@pytest.mark.verify
 def test_a_task_that_died_is_noticed(texts: Path, tmp_path: Path) -> None:
     """The evaluation afterwards fails with what is missing; run again, the missing share alone is encoded."""
     command = [sys.executable, EXAMPLES / "fill_cache.py", texts, "--remote", tmp_path / "repository", "--mirror"]
@@ -125,6 +127,7 @@ def test_a_task_that_died_is_noticed(texts: Path, tmp_path: Path) -> None:
     assert "0 encoded" in ended(started(*command, tmp_path / "evaluate", "--only-cached"))
 
 
+@pytest.mark.verify
 def test_the_batch_script(texts: Path, tmp_path: Path) -> None:
     """Its body runs, with a stand-in for srun that starts the tasks as SLURM does."""
     tools = tmp_path / "bin"

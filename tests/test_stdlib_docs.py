@@ -26,6 +26,7 @@ def docs():
     return stdlib_docs.build()
 
 
+@pytest.mark.verify
 def test_every_run_gives_the_same_data(tmp_path):
     # A module of the working directory that hides one of the library's must change nothing.
     (tmp_path / "colorsys.py").write_text('"""Not the library.\n\nAt all.\n"""\n')

@@ -50,6 +50,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str
     return remote.url, remote.storage_options, 3
 
 
+@pytest.mark.verify
 def test_eight_writers_two_compactors_and_a_reader(place: tuple[str, dict[str, Any], int], tmp_path: Path) -> None:
     """No pull misses what was acknowledged before it began, none has a wrong vector, and nothing but notes remains."""
     url, options, rounds = place
@@ -79,6 +80,7 @@ def test_eight_writers_two_compactors_and_a_reader(place: tuple[str, dict[str, A
     assert pulled(mirrors.new(), storage, texts) == wanted(WRITERS, rounds)
 
 
+@pytest.mark.verify
 def test_writers_compactors_and_readers_that_are_killed(tmp_path: Path) -> None:
     """What was acknowledged survives kills at random moments, and the same commands mend what they leave."""
     url, rounds = str(tmp_path / "repository"), 20

@@ -12,6 +12,7 @@ from chaos.crash_faults import Recording
 from chaos.crash_files import Stage, killed_at_files, same_each_time
 from chaos.crash_flows import FILE_FLOWS
 from scale import SCALE
+from tiers import sampled
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ TWICE_EACH = 50 if SCALE == 1 else 5
 AUDITED = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 
 
-@pytest.fixture(params=FILE_FLOWS)
+@pytest.fixture(params=sampled(FILE_FLOWS, keep={"first commit"}))
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     return Stage(request.param, tmp_path / "stage")
 
@@ -80,6 +81,7 @@ def test_nothing_changes_a_file_unseen(stage: Stage) -> None:
     assert recording.calls > 10
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("flow", ["commit", "evict"])
 def test_a_process_killed_at_any_file_operation(tmp_path: Path, figure: Callable[[str, int], None], flow: str) -> None:
     """SIGKILL leaves what the recording says that it leaves, byte for byte, so what was judged is what happens."""

@@ -230,6 +230,7 @@ def runs(count: int) -> settings:
     )
 
 
+@pytest.mark.verify
 def test_everybody(figure: Callable[[str, int], None]) -> None:
     """Whatever happens in whichever order: no vector is wrong, nothing acknowledged is lost, every damage is found."""
     Everybody.done.clear()
@@ -240,6 +241,7 @@ def test_everybody(figure: Callable[[str, int], None]) -> None:
     figure("damages found", done["damages found"])
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("breaks", [no_haste, no_hashes, greedy_merge])
 def test_the_machine_notices(figure: Callable[[str, int], None], breaks: Callable[[pytest.MonkeyPatch], None]) -> None:
     """A protection taken away shows, mostly within the runs of CI."""

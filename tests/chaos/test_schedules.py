@@ -28,6 +28,7 @@ from chaos.scheduler import Given, Scheduler, Stuck, parsed, shrunk, told
 from chaos.schedules import Theatre, explored, story
 from repository.storages import Memory
 from scale import SCALE
+from tiers import sampled
 
 SEEDS = 10 * SCALE
 """Schedules of each play."""
@@ -38,7 +39,7 @@ MOST_SEEDS = 40
 Figure = Callable[[str, int], None]
 
 
-@pytest.mark.parametrize("name", PLAYS)
+@pytest.mark.parametrize("name", sampled(PLAYS, keep={"two compactions"}))
 def test_every_schedule_is_right(tmp_path: Path, figure: Figure, name: str) -> None:
     """Every vector is right, what was acknowledged is found, checks report no loss, and everybody finishes."""
     with Theatre(name, tmp_path) as theatre:
@@ -51,7 +52,7 @@ def test_every_schedule_is_right(tmp_path: Path, figure: Figure, name: str) -> N
         assert run.distinct > 0.9 * run.runs
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, keep={"manifest first"}))
 def test_every_mutant_is_found(tmp_path: Path, figure: Figure, mutant: str) -> None:
     """A protection taken away shows within the schedules of CI, and again in each replay of the one that failed."""
     with Theatre(MUTANTS[mutant][0], tmp_path, mutant) as theatre:

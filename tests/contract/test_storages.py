@@ -87,7 +87,6 @@ class TestLocalStack(StorageContract, BucketContract):
         return Place(f"s3://no-{uuid.uuid4().hex}/emb", s3_remote.storage_options)
 
 
-@pytest.mark.verify
 class TestRclone(StorageContract, BucketContract, RefusalContract):
     """S3 as rclone does it, on a directory."""
 
@@ -110,7 +109,6 @@ def _google_without_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
-@pytest.mark.verify
 @RAW_BODIES
 @pytest.mark.usefixtures("_google_without_grpc")
 class TestGoogle(StorageContract, BucketContract):
@@ -128,7 +126,6 @@ class TestGoogle(StorageContract, BucketContract):
         return Place("gs://nowhere/emb", google_place.options)
 
 
-@pytest.mark.verify
 @RAW_BODIES
 class TestAzure(StorageContract, BucketContract, RefusalContract):
     """Azure Blob Storage as Azurite does it."""

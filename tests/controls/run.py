@@ -79,7 +79,7 @@ def ran(tests: Iterable[str], off: Callable[[], None] | None, *, every: bool = F
             with redirect_stdout(told), redirect_stderr(told):
                 if off is not None:
                     off()
-                options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short"]
+                options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short", "-m", "not verify"]
                 code = int(pytest.main([*options, *([] if every else ["-x"]), *tests], plugins=[noted]))
         except BaseException as err:  # noqa: BLE001 - whatever it is, the parent tells it
             told.write(repr(err))

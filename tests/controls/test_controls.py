@@ -1,4 +1,4 @@
-"""The suite sees the absence of each protection: a test that passes with it fails without it."""
+"""`make test` sees the absence of each protection: one of its tests passes with it and fails without it."""
 
 import json
 import subprocess
@@ -10,6 +10,8 @@ import pytest
 
 from controls.run import Outcome
 from controls.switches import CONTROLS
+
+pytestmark = pytest.mark.verify
 
 RUN = Path(__file__).parent / "run.py"
 

@@ -13,6 +13,7 @@ from docs.distinct_texts import distinct_texts
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.verify
 @pytest.mark.localstack
 def test_the_demo_gives_equal_scores_on_localstack() -> None:
     """A real model, plain, cold, warm and on a second machine: equal scores, nothing encoded twice."""

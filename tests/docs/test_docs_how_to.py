@@ -149,6 +149,7 @@ def bucket() -> str:
     return f"team-{uuid.uuid4().hex}"
 
 
+@pytest.mark.verify
 def test_share(play: Any, localstack: Any, bucket: str) -> None:
     """From no bucket to a colleague who has the vectors."""
     page = play("share.md", {"s3://team": f"s3://{bucket}"}, **localstack.environment)
@@ -195,6 +196,7 @@ def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None
     assert "pushed 1 packs, 1 rows" in pushed
 
 
+@pytest.mark.verify
 def test_localstack(play: Any, localstack: Any) -> None:
     """Both ways have one set of variables; the server starts, is used, and is used by another project's tests."""
     with socket.socket() as probe:
@@ -207,6 +209,7 @@ def test_localstack(play: Any, localstack: Any) -> None:
     assert "1 passed" in page.said[-1]
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(shutil.which("torchrun", path=str(Path(sys.executable).parent)) is None, reason="no torchrun")
 def test_several_machines(play: Any) -> None:
     """Ranks encode their shares; afterwards nothing is encoded. The batch script is the one in examples/."""

@@ -41,6 +41,7 @@ def played(folder: Path, server: Any) -> str:
     return text
 
 
+@pytest.mark.verify
 @pytest.mark.localstack
 @pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
 def test_the_tutorial_prints_what_it_says(localstack: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from chaos.faults import DAY, InOrder, World
 from chaos.scenes import Mirrors, Scene
 from faults.flows import FLOWS, Flow, happened, judge
 from scale import SCALE
+from tiers import sampled
 
 POINTS = 2 * SCALE
 """Operations of a flow at which each kind is injected, spread evenly; at 20 times that it is all of them."""
@@ -86,7 +87,7 @@ def gone(storage: MemoryStorage) -> dict[str, Listed]:
     return {path: Listed(path, size, 0.0) for path, size in sizes.items()}
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", sampled(FLOWS, keep={"push"}))
 def test_every_kind_in_every_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], name: str
 ) -> None:
@@ -120,7 +121,7 @@ def test_every_kind_in_every_flow(
     figure("faults injected in memory", fired.total())
 
 
-@pytest.mark.parametrize("name", [name for name, flow in FLOWS.items() if flow.tells])
+@pytest.mark.parametrize("name", sampled((name for name, flow in FLOWS.items() if flow.tells), keep={"pull"}))
 def test_damage_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], name: str
 ) -> None:
@@ -150,7 +151,7 @@ def test_damage_is_told(
     figure("damage cells of faults in memory that were told", told)
 
 
-@pytest.mark.parametrize("name", ["first push", "pull", "encode"])
+@pytest.mark.parametrize("name", sampled(["first push", "pull", "encode"], keep={"pull"}))
 def test_a_marker_that_was_misread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], name: str
 ) -> None:

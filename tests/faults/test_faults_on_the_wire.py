@@ -20,6 +20,7 @@ from chaos.scenes import Mirrors, Scene
 from faults.flows import FLOWS, happened, judge
 from repository.storages import SPEC
 from scale import SCALE
+from tiers import sampled
 
 ON_THE_WIRE = sorted(KINDS - STORAGE_ONLY)
 
@@ -117,7 +118,7 @@ HEALED = {
 """Kinds that happen once and do not matter: the client asks again, or the answer is right in spite of it."""
 
 
-@pytest.mark.parametrize("kind", ON_THE_WIRE)
+@pytest.mark.parametrize("kind", sampled(ON_THE_WIRE, keep=6))
 def test_a_storage_tells(storage: Storage, proxy: FaultProxy, figure: Callable[[str, int], None], kind: Any) -> None:
     """Each verb: once, and always. The right answer, or an error of ours; never an empty listing, or a lost write."""
     body = bytes(range(100))
@@ -203,7 +204,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Scene]:
     return {name: made[flow.scene] for name, flow in FLOWS.items()}
 
 
-@pytest.mark.parametrize(("kind", "name", "verb", "path", "times"), cases())
+@pytest.mark.parametrize(("kind", "name", "verb", "path", "times"), sampled(cases(), keep=6))
 def test_a_flow(  # noqa: PLR0917 - a cell
     storage: Storage,
     proxy: FaultProxy,

@@ -14,6 +14,8 @@ import pytest
 
 from fuzz.bombs import CASES
 
+pytestmark = pytest.mark.verify
+
 MOST_BYTES = 200 << 20
 MOST_SECONDS = 20.0
 """Of processor time; the longest takes about 2."""

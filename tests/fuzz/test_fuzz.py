@@ -20,6 +20,7 @@ from cas_cache.search import approximate
 from fuzz.choices import Choices, mutated
 from fuzz.targets import EXAMPLES, TARGETS, USUAL
 from scale import SCALE
+from tiers import sampled
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "LEAST_ROWS", approximate.LEAST_ROWS)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", sampled(TARGETS, keep=5))
 def test_any_input(name: str, tmp_path: Path, figure: Callable[[str, int], None]) -> None:
     """Nothing wrong is served or printed, and nothing but an error of ours is raised."""
     target = TARGETS[name](tmp_path)

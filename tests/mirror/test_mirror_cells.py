@@ -136,6 +136,7 @@ def files(directory: Path) -> list[Path]:
     return [it for it in sorted(directory.rglob("*")) if it.is_file() and it.stat().st_size and other not in it.parents]
 
 
+@pytest.mark.verify
 def test_no_damage_is_served(tmp_path: Path, whole: Path, figure: Callable[[str, int], None]) -> None:
     """Whoever reads gets what is right, an error of ours, or an honest miss; `check --mirror` tells what was lost."""
     cells = harmful = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
@@ -48,6 +49,7 @@ def test_killed_in_a_loop_of_appends(tmp_path: Path) -> None:
     assert len(check_all(Mirror(tmp_path).namespace(SPEC))) == 30_000
 
 
+@pytest.mark.verify
 def test_eight_processes_append_while_four_read(tmp_path: Path) -> None:
     """Overlapping batches into one mirror that is not there at first: no row is lost, wrong, doubled, or moves."""
     directory = tmp_path / "mirror"

@@ -10,6 +10,9 @@ from model.mutants import MUTANTS, found
 from model.protocol import CONFIGURATIONS, explore
 from model.world import Rules
 from scale import SCALE
+from tiers import sampled
+
+BOUNDED = [name for name, configuration in CONFIGURATIONS.items() if SCALE > 1 or not configuration.large]
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +23,7 @@ def _no_collection() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.parametrize("name", [name for name, it in CONFIGURATIONS.items() if SCALE > 1 or not it.large])
+@pytest.mark.parametrize("name", sampled(BOUNDED, keep={"a push, a prune, a pull"}))
 def test_every_property_holds_in_every_state(name: str, figure: Callable[[str, int], None]) -> None:
     """All orders of all steps, all sleeps and deaths within the bounds."""
     met = explore(CONFIGURATIONS[name])
@@ -30,7 +33,7 @@ def test_every_property_holds_in_every_state(name: str, figure: Callable[[str, i
     figure("model configurations", 1)
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", sampled(MUTANTS, keep={"the manifest goes first"}))
 def test_each_rule_is_needed(name: str, figure: Callable[[str, int], None]) -> None:
     """Without it, the property that it is for does not hold, and there are steps that show it."""
     met = found(MUTANTS[name])

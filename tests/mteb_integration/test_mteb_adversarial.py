@@ -15,6 +15,7 @@ from mteb_integration.mteb_fidelity_determinants import (
     real,
     setting,
 )
+from tiers import sampled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Prompt type .* not found in task metadata:UserWarning"),
@@ -62,7 +63,7 @@ def check_never_meet(pair, place):
             np.testing.assert_allclose(found, answer, rtol=0, atol=2e-3 if answer.dtype == np.float16 else 1e-6)
 
 
-@pytest.mark.parametrize("name", DETERMINANTS)
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=4))
 def test_what_decides_a_vector_keeps_runs_apart(name, tmp_path):
     """Two runs that differ in one determinant never share a row, and each gets the vectors of a plain run."""
     check_never_meet(DETERMINANTS[name], tmp_path)
@@ -75,7 +76,7 @@ def test_what_is_not_seen_yet(name, tmp_path):
     check_never_meet(NOT_SEEN[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", DETERMINANTS)
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=4))
 def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
     """With the determinant left out of what the cache goes by, the test above fails: the two runs share rows."""
     DETERMINANTS[name].blind(monkeypatch)
@@ -83,7 +84,7 @@ def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
         check_never_meet(DETERMINANTS[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", NEUTRAL_PAIRS)
+@pytest.mark.parametrize("name", sampled(NEUTRAL_PAIRS, keep=4))
 def test_what_decides_no_vector_keeps_nothing_apart(name, tmp_path):
     """Two runs that differ in nothing that matters share all rows: the second encodes nothing, and gets its vectors."""
     one, other = NEUTRAL_PAIRS[name]
@@ -106,6 +107,7 @@ DERIVED = {
 }
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("seed", range(3))
 def test_sizes_and_precisions_of_one_model_in_any_order(seed, tmp_path):
     """Whatever was asked for before, each size, normalization and precision gets the vectors of a plain run."""

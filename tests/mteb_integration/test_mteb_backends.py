@@ -36,6 +36,7 @@ from cas_cache.mteb.folders import Folder, folder_of
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_fidelity_encoders import instruct, sentence_transformer
+from tiers import sampled
 
 SPEC = EncoderSpec(model="m/m", revision="1")
 BOTH = pytest.mark.parametrize("cls", [MirrorCache, FaissCache])
@@ -407,7 +408,7 @@ def process(*arguments):
     )
 
 
-@BOTH
+@pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={MirrorCache}))
 def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
     """SIGKILL right after `add`, before `save`: the vector is there."""
     run = process(tmp_path, cls.__name__)
@@ -417,7 +418,7 @@ def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
     np.testing.assert_array_equal(backend(HashEncoder(), cls=cls)(tmp_path / "T").get_vector({"text": "a"}), [1, 1])
 
 
-@BOTH
+@pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={FaissCache}))
 def test_a_run_that_closes_nothing(cls, tmp_path):
     """The wrapper of mteb closes in __del__, when the process ends: rows are pushed, and nothing is complained of."""
     run = process(tmp_path / "one", cls.__name__, tmp_path / "remote")

@@ -4,6 +4,7 @@ Media are in `test_mteb_fidelity_media.py`.
 """
 
 import functools
+import itertools
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_fidelity_encoders import MediaEncoder, instruct, sentence_transformer
 from mteb_integration.mteb_fidelity_runs import Plain, all_scores, check_four_runs, plain_run
+from tiers import sampled
 
 pytestmark = [
     # Data sets of two rows.
@@ -55,8 +57,12 @@ def task_of(name: str) -> Any:
     return MOCK_TASKS[name] if name in MOCK_TASKS else OWN_TASKS[name]()
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", [*MOCK_TASKS, *OWN_TASKS])
+CASES = list(itertools.product([*MOCK_TASKS, *OWN_TASKS], ENCODERS))
+QUICK = list(zip(OWN_TASKS, itertools.cycle(ENCODERS), strict=False))
+"""Every task of ours once; the encoders take turns."""
+
+
+@pytest.mark.parametrize(("name", "encoder"), sampled(CASES, keep=QUICK))
 def test_scores_and_what_is_encoded(name, encoder, tmp_path):
     """Plain, cold, warm, on a second machine: all scores are equal; each item of the plain run is encoded just once.
 
@@ -65,13 +71,19 @@ def test_scores_and_what_is_encoded(name, encoder, tmp_path):
     check_four_runs(ENCODERS[encoder](), task_of(name), tmp_path, plain=plain_of(encoder, name))
 
 
-@pytest.mark.parametrize("name", ["misleading_titles", "conversations", "classification", "MockBitextMiningTask"])
+@pytest.mark.parametrize(
+    "name",
+    sampled(
+        ["misleading_titles", "conversations", "classification", "MockBitextMiningTask"], keep={"misleading_titles"}
+    ),
+)
 def test_in_several_processes(name, tmp_path):
     """With two processes that prepare and load the rows, warm and on a second machine, nothing is encoded again."""
     encoder = "class of one's own"
     check_four_runs(ENCODERS[encoder](), task_of(name), tmp_path, plain=plain_of(encoder, name), num_proc=2)
 
 
+@pytest.mark.verify
 def test_every_task_and_encoder_in_one_cache(tmp_path):
     """Three encoders and all of our tasks share one cache, in chunks of five items: no score moves, cold or warm."""
     encoders = {name: make() for name, make in ENCODERS.items()}
@@ -100,14 +112,14 @@ def test_what_two_tasks_share_is_encoded_once(tmp_path):
     assert len(seen) == len(set(seen)) < sum(len(set(run.seen)) for run in plain)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64", "int8"])
+@pytest.mark.parametrize("dtype", sampled(["float16", "float64", "int8"], keep={"float16"}))
 def test_arrays_of_other_types(dtype, tmp_path):
     """Scores are equal for arrays that are not float32."""
     for make in (tasks.misleading_titles, tasks.sts):
         check_four_runs(HashEncoder(dtype=dtype), make(), tmp_path / make.__name__)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", sampled(["float16", "float32", "bfloat16"], keep={"bfloat16"}))
 def test_tensors(dtype, tmp_path):
     """Scores are equal for torch tensors. Of bfloat16 mteb itself evaluates retrieval only."""
     for make in (tasks.misleading_titles, tasks.sts)[: 1 if dtype == "bfloat16" else 2]:

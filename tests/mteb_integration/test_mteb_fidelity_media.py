@@ -1,5 +1,7 @@
 """What a run on images, audio or video reports with the cache is what it reports without."""
 
+import itertools
+
 import mteb
 import mteb.mocks
 import pytest
@@ -9,6 +11,7 @@ from mteb_integration.mteb_fidelity_decoders import MISSING, run_all
 from mteb_integration.mteb_fidelity_decoders import tasks as decoded_tasks
 from mteb_integration.mteb_fidelity_encoders import MediaEncoder, sentence_transformer
 from mteb_integration.mteb_fidelity_runs import all_scores, check_four_runs
+from tiers import sampled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning"),  # data sets of two rows
@@ -23,13 +26,13 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", IMAGE_TASKS)
+@pytest.mark.parametrize(("name", "encoder"), sampled(itertools.product(IMAGE_TASKS, ENCODERS), keep=7))
 def test_image_tasks(name, encoder, tmp_path):
     """All scores are equal, and the encoder sees each image, with its text if it has one, once."""
     check_four_runs(ENCODERS[encoder](), IMAGE_TASKS[name], tmp_path)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", ["MockImageClassificationTask", "MockAny2AnyRetrievalI2TTask"])
 def test_images_in_several_processes(name, tmp_path):
     """With two processes that prepare and load the images nothing is encoded again."""
@@ -51,6 +54,7 @@ def decoded(tmp_path_factory):
     return run_all(tmp_path_factory.mktemp("decoded"))
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(bool(MISSING), reason=f"audio and video need {MISSING}: pip install torchcodec==0.11.1 av")
 @pytest.mark.parametrize("name", decoded_tasks())
 def test_audio_and_video_tasks(name, decoded):

@@ -134,6 +134,7 @@ def test_values_beyond_the_ranges_are_clipped(model, tmp_path):
     assert (found[whole > 1e-3] == 127).all()
 
 
+@pytest.mark.verify
 def test_another_process_goes_by_what_is_kept(tmp_path):
     """Ranges are a real .npy: read by numpy alone, and by a process that sees other vectors."""
     kept = of(StoredRanges(), tmp_path, some_vectors())

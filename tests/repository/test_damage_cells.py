@@ -145,6 +145,7 @@ def compacted(mirror: Path, memory: MemoryStorage) -> None:
 READERS = {"pull": pulled, "lazy pull": read_lazily, "compact": compacted}
 
 
+@pytest.mark.verify
 def test_no_damage_is_missed_or_served(
     tmp_path: Path, whole: dict[str, bytes], figure: Callable[[str, int], None]
 ) -> None:

@@ -21,6 +21,7 @@ from cas_cache.repository.check import check
 from cas_cache.repository.findings import CheckReport, Severity
 from cas_cache.repository.manifest import pack_id
 from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, manifest_of, packs, reseal, texts
+from tiers import sampled
 
 FIRST, SECOND, OTHER = texts(10), texts(10, start=10), texts(7, start=20)
 ROWS = 27
@@ -289,7 +290,7 @@ def pulled(machine: Machine) -> str:
     return "clean" if sum(map(len, served(machine).values())) == ROWS else "miss"
 
 
-@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+@pytest.mark.parametrize("cell", sampled(CELLS, keep=5), ids="-".join)
 def test_the_verdicts(tmp_path: Path, memory: Memory, cell: list[str]) -> None:
     """Check and pull say what the table says, and whatever happened, each vector served is the right one."""
     victim, damage, listing, data, pull = cell

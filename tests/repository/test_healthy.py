@@ -248,6 +248,7 @@ def on_disk(storage: MemoryStorage, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.verify
 def test_check_has_no_false_alarm(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], run: Any
 ) -> None:

@@ -49,6 +49,7 @@ def note(verdict: Verdict, figure: Callable[[str, int], None]) -> None:
         figure(name, number)
 
 
+@pytest.mark.verify
 def test_it_holds_on_a_directory(tmp_path: Path, figure: Callable[[str, int], None]) -> None:
     """Killed, stopped and failing calls: no wrong vector, no lost row, no false alarm, no error that is not typed."""
     verdict = soaked(tmp_path, remote="local")
@@ -58,6 +59,7 @@ def test_it_holds_on_a_directory(tmp_path: Path, figure: Callable[[str, int], No
     note(verdict, figure)
 
 
+@pytest.mark.verify
 def test_it_holds_on_s3(tmp_path: Path, localstack: Any, figure: Callable[[str, int], None]) -> None:
     """The same over the HTTP of a real client, with faults in it."""
     verdict = soaked(tmp_path, localstack, remote="localstack")
@@ -66,6 +68,7 @@ def test_it_holds_on_s3(tmp_path: Path, localstack: Any, figure: Callable[[str, 
     note(verdict, figure)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("sabotage", ["wrong", "lost", "error"])
 def test_the_judge_condemns(tmp_path: Path, sabotage: str) -> None:
     """A reader that sees a wrong vector, a writer that acknowledges what it has not pushed, an untyped error."""
@@ -76,6 +79,7 @@ def test_the_judge_condemns(tmp_path: Path, sabotage: str) -> None:
     assert ("ZeroDivisionError" in reasons) == (sabotage == "error"), reasons
 
 
+@pytest.mark.verify
 def test_ctrl_c_ends_it_and_it_is_judged(tmp_path: Path) -> None:
     """The table is printed, the exit code is that of the verdict, and no process is left."""
     command = [sys.executable, str(SCRIPT), "--remote", "local", "--minutes", "1", "--writers", "1", "--readers", "1"]

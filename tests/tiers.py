@@ -1,0 +1,37 @@
+"""The two tiers of the tests: `make test` runs with every change, `make verify` runs the exhaustive rest.
+
+A test that is exhaustive or slow carries the marker `verify`: on its function, its class, its file (`pytestmark`) or a
+single case. `make test` runs `-m "not verify"`, `make verify` runs `-m verify`, and pytest without `-m` runs all.
+
+Adds: `sampled`, which keeps a few cases of a parametrized test in `make test`.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def sampled(cases: Iterable[Any], keep: int | Collection[Any]) -> list[Any]:
+    """Mark the cases of a parametrized test with `verify`, except for a sample.
+
+    Args:
+        cases: The values for `pytest.mark.parametrize`. A tuple holds the values of several arguments.
+        keep: The cases that stay in `make test`; or a step, where 5 keeps the first case, the sixth and so on.
+
+    Returns:
+        All cases, in their order.
+
+    Raises:
+        ValueError: `keep` names a case that does not exist.
+    """
+    cases = list(cases)
+    kept = cases[::keep] if isinstance(keep, int) else [case for case in cases if case in keep]
+    if not isinstance(keep, int) and len(kept) != len(keep):
+        raise ValueError(f"not all of {sorted(keep, key=str)} are among the cases {cases}")
+    return [case if case in kept else _only_verify(case) for case in cases]
+
+
+def _only_verify(case: Any) -> Any:
+    values = case if isinstance(case, tuple) else (case,)
+    return pytest.param(*values, marks=pytest.mark.verify)
