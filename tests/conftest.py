@@ -130,10 +130,13 @@ def localstack_module() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def localstack(localstack_module: ModuleType) -> Iterator[Any]:
+def localstack(request: pytest.FixtureRequest, localstack_module: ModuleType) -> Iterator[Any]:
     """Run one LocalStack server for the session, on a free port."""
     if USER_REMOTE is not None:
         pytest.skip(f"makes buckets or looks into the server, which {VARIABLE} is not for")
+    # The first use installs the server and prints a line about it, which must not become output of the first test.
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        localstack_module.install()
     with localstack_module.running(port=0, buckets=()) as server:
         yield server
 
