@@ -172,7 +172,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     if arguments.as_second_machine:
         run = evaluate("second machine", Encoder(), "mirror_of_second_machine", arguments.remote)
         print(json.dumps(asdict(run)))

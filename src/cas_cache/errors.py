@@ -223,6 +223,11 @@ class InvalidURL(ConfigurationError):
 class MissingDependency(ConfigurationError, ImportError):
     """A package that this feature needs is not installed."""
 
+    @classmethod
+    def of_package(cls, feature: str, package: str) -> MissingDependency:
+        """Return the error for a package of PyPI; its command works however cas_cache itself was installed."""
+        return cls(f"{feature} needs {package}, which is not installed. Do: pip install {package}")
+
 
 class RemoteWarning(UserWarning):
     """The run goes on without its remote."""

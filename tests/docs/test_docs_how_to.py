@@ -170,7 +170,7 @@ def test_sign(play: Any, tmp_path: Path) -> None:
     class Replaced(dict[str, str]):
         def items(self) -> Any:
             made = Signer(file.read_bytes()).public if file.exists() else ""
-            return [("pip install 'cas_cache[sign]'", "true"), (SHOWN_KEY, made)]
+            return [("pip install cryptography", "true"), (SHOWN_KEY, made)]
 
     _, new, _, _, there, _ = play("sign.md", Replaced()).said
     public = Signer(file.read_bytes()).public

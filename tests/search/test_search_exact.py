@@ -231,7 +231,7 @@ def test_faiss_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The error says what to install."""
     filled(tmp_path, vectors(3))
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'cas_cache\[faiss\]'"):
+    with pytest.raises(MissingDependency, match=r"Searching needs faiss-cpu.* pip install faiss-cpu$"):
         open_search(Mirror(tmp_path), SPEC)
 
 

@@ -200,9 +200,9 @@ def test_commands(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named; who neither signs nor asks for signatures needs none."""
+    """The package is named; who neither signs nor asks for signatures needs none."""
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
-    with pytest.raises(MissingDependency, match=r"cas_cache\[sign\]"):
+    with pytest.raises(MissingDependency, match=r"pip install cryptography$"):
         new_private_key()
 
 

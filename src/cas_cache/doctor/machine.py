@@ -79,7 +79,7 @@ def _packages(report: Report, url: str | None) -> None:
             Status.FAIL,
             f"{protocol}:// needs {PACKAGES[extra]}, which is not installed; there are {shown}.",
             "The repository cannot be reached.",
-            f"pip install {PACKAGES[extra]}, or install cas-cache with the extra {extra}.",
+            f"pip install {PACKAGES[extra]}",
         )
     else:
         report.ok("packages", f"{shown}.")

@@ -44,9 +44,7 @@ def _require_pyarrow(format_name: str) -> None:
     try:
         import pyarrow as pa  # noqa: F401
     except ImportError as err:
-        raise MissingDependency(
-            f"The format {format_name} needs pyarrow, which is not installed. Do: pip install pyarrow"
-        ) from err
+        raise MissingDependency.of_package(f"The format {format_name}", "pyarrow") from err
 
 
 def _schema(selection: Selection) -> Any:

@@ -39,9 +39,7 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
     try:
         import faiss
     except ImportError as err:
-        raise MissingDependency(
-            f"{folder} is a FAISS cache; reading it needs faiss, which is not installed. Do: pip install faiss-cpu"
-        ) from err
+        raise MissingDependency.of_package(f"{folder} is a FAISS cache; reading it", "faiss-cpu") from err
     stamp = stamp_of(folder)
     index = read_index(folder)
     if isinstance(index, Broken):

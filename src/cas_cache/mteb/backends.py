@@ -270,7 +270,7 @@ def require_faiss() -> Any:
     try:
         import faiss
     except ImportError as err:
-        raise MissingDependency("FaissCache needs faiss, which is not installed. Do: pip install faiss-cpu") from err
+        raise MissingDependency.of_package("FaissCache", "faiss-cpu") from err
     return faiss
 
 

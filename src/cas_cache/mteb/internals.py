@@ -60,7 +60,7 @@ def require_mteb() -> None:
     try:
         import mteb  # noqa: F401
     except ImportError as err:
-        raise MissingDependency("This needs mteb, which is not installed. Do: pip install mteb") from err
+        raise MissingDependency.of_package("This", "mteb") from err
     for where, part, names in RELIED_ON:
         try:
             found = getattr(import_module(where), part.partition(".")[0])

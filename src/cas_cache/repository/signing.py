@@ -176,9 +176,7 @@ def _ed25519() -> ModuleType:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as err:
-        raise MissingDependency(
-            "Signed packs need cryptography, which is not installed. Do: pip install 'cas_cache[sign]'"
-        ) from err
+        raise MissingDependency.of_package("Signing packs", "cryptography") from err
     return ed25519
 
 

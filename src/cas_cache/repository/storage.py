@@ -259,8 +259,10 @@ def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
             _prepare_session(filesystem)
     except ImportError as err:
         package = PACKAGES.get(EXTRAS.get(protocol, ""))
-        install = f"pip install {package}" if package else f"install its package ({first_line(err)})"
-        raise MissingDependency(f"{shown} needs a package that is not installed. Do: {install}") from err
+        if package:
+            raise MissingDependency.of_package(shown, package) from err
+        reason = first_line(err)
+        raise MissingDependency(f"{shown} needs a package that is not installed. Install it: {reason}") from err
     except (TypeError, ValueError) as err:
         reason = first_line(err, secrets)
         raise InvalidURL(f"{shown} could not be opened ({reason}). Check URL and storage_options.") from err

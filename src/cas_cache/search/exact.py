@@ -31,9 +31,7 @@ def require_faiss() -> Any:
     try:
         import faiss
     except ImportError as err:
-        raise MissingDependency(
-            "Searching needs faiss, which is not installed. Do: pip install 'cas_cache[faiss]'"
-        ) from err
+        raise MissingDependency.of_package("Searching", "faiss-cpu") from err
     return faiss
 
 
