@@ -61,7 +61,7 @@ $(DIST)/.ready:  INSTALL = --group dist
 
 # What is downloaded on Linux, as benchmarks/downloads.py measures it.
 TORCH = and torch, which is 190 MB as a CPU build, and 2,700 MB with the CUDA that the public index adds to it. \
-        For a CPU build stop here and run: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
+        For a CPU build add TORCH_INDEX=https://download.pytorch.org/whl/cpu to the command.
 $(TEST)/.ready:  SIZE = about 530 MB, $(TORCH)
 $(CORE)/.ready:  SIZE = about 240 MB.
 $(CHECK)/.ready: SIZE = about 70 MB.

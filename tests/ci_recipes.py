@@ -1,4 +1,4 @@
-"""Plays the workflows of docs/how-to/ci: the shell steps are run, what is used from elsewhere has a stand-in.
+"""Plays the workflows of docs/how-to/ci and of .github: shell steps run, what they use from elsewhere has a stand-in.
 
 Adds: `Machine`, which runs one job as GitHub's machines do: a fresh checkout, one shell a step, what a step writes into
 GITHUB_ENV in the environment of the next, the first step that fails ends the job; its `shell` runs GitLab's scripts.
@@ -32,9 +32,9 @@ StandIn = Callable[[Path, Mapping[str, str]], Mapping[str, str]]
 """Given the working directory and what stands under ``with``; returns what the next steps find in their environment."""
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """Return a workflow. YAML takes ``on`` for true."""
-    document = yaml.safe_load((FOLDER / name).read_text("utf-8"))
+    document = yaml.safe_load((folder / name).read_text("utf-8"))
     return {("on" if key is True else key): value for key, value in document.items()}
 
 
@@ -80,6 +80,8 @@ class Machine:
         always: What is in the environment of every step.
         given: What is put over the workflow's own variables.
         left_out: Beginnings of steps that are not run.
+        workflows: The folder of the workflows.
+        tools: The text of further commands on the path, by name.
     """
 
     home: Path
@@ -90,10 +92,12 @@ class Machine:
     always: dict[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    workflows: Path = FOLDER
+    tools: Mapping[str, str] = field(default_factory=lambda: {"pip": PIP})
 
     def run(self, name: str, job: str) -> Ended:
         """Run one job of a workflow; a job whose condition does not hold has no steps."""
-        workflow = read(name)
+        workflow = read(name, self.workflows)
         described = workflow["jobs"][job]
         ended = Ended()
         if "if" in described and not self.expressions[described["if"]]:
@@ -121,13 +125,17 @@ class Machine:
 
     def shell(self, script: str, environment: Mapping[str, str], ended: Ended, groups: list[int]) -> int:
         """Run one step as GitHub does; what it leaves in the background goes on until the job ends."""
+        assert "${{" not in script, "what an expression gives would be run: hand it over in the environment"
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", self._here(script)]
         log = self.home / f"step-{len(groups)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 cwd=self.home / "work",
-                env={**self._bare(), **{name: self._here(str(value)) for name, value in environment.items()}},
+                env={
+                    **self._bare(),
+                    **{name: self._here(self._filled(str(value))) for name, value in environment.items()},
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -141,8 +149,9 @@ class Machine:
     def _bare(self) -> dict[str, str]:
         tools = self.home / "bin"
         tools.mkdir(exist_ok=True)
-        (tools / "pip").write_text(PIP)
-        (tools / "pip").chmod(0o755)
+        for name, text in self.tools.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
         path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
         bare = {"PATH": path, "HOME": str(self.home), "CI": "true", "LANG": "C.UTF-8"}
         bare |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
@@ -150,7 +159,7 @@ class Machine:
 
     def _use(self, action: str, given: Mapping[str, str]) -> Mapping[str, str]:
         name = action.partition("@")[0]
-        given = {key: EXPRESSION.sub(lambda found: str(self.expressions[found[1]]), str(v)) for key, v in given.items()}
+        given = {key: self._filled(str(value)) for key, value in given.items()}
         if name == "actions/checkout":
             shutil.copytree(self.source, self.home / "work", symlinks=True, dirs_exist_ok=True)
             return {}
@@ -161,8 +170,10 @@ class Machine:
     def _here(self, text: str) -> str:
         for there, here in self.replaced.items():
             text = text.replace(there, here)
-        assert "${{" not in text, text
         return text
+
+    def _filled(self, text: str) -> str:
+        return EXPRESSION.sub(lambda found: str(self.expressions[found[1]]), text)
 
 
 def end(groups: list[int]) -> None:
