@@ -44,6 +44,7 @@ def test_the_version_has_one_home() -> None:
     assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
 
 
+@pytest.mark.verify
 @needs_hatchling
 def test_tests_run_from_the_sdist(sdist: Path) -> None:
     """With the sdist's own package; those that read files of the project find them."""
