@@ -87,7 +87,7 @@ verify: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m verify
 
 test-core: $(CORE)/.ready
-	$(CORE)/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not verify"
+	$(CORE)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not verify"
 
 reliability: $(TEST)/.ready
 	CAS_CACHE_TEST_SCALE=$(SCALE) $(TEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LONG)
