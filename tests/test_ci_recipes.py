@@ -201,7 +201,7 @@ def test_a_miss_fails_the_build(team: Team) -> None:
     before = team.there()
     passed = team.run("github-read-only.yml", "quality", run_id=1)
     assert passed.code == 0, passed.out
-    assert "pulled 1 packs, 3 rows" in passed.out
+    assert "pulled 1 pack, 3 rows" in passed.out
     failed = team.run("github-read-only.yml", "quality", NEW, run_id=2)
     assert failed.code == 1
     assert failed.steps[-1] == "python -m pytest"

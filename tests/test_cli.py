@@ -21,8 +21,8 @@ LONG = EncoderSpec(
     role="document",
 )
 PROMPT_LINES = [
-    f"{'':14}prompt 'Instruct: Given a web search query, retrieve relevant pass",
-    f"{'':14}ages\\nQuery: '",
+    f"{'':14}prompt 'Instruct: Given a web search query, retrieve relevant",
+    f"{'':14}passages\\nQuery: '",
 ]
 COMMANDS = ("ls", "info", "pull", "push", "check", "compact", "prune", "drop", "evict", "doctor", "import", "export")
 BRACKETS = EncoderSpec(model="org/[bold]model", revision="1")
@@ -49,13 +49,13 @@ def test_ls(run: Any, mirror: Path) -> None:
         line
         for spec, shown, counts in sorted(
             [
-                (SPEC, "org/model@a1b2c3d, query", r"3 rows           only here          float32[4]     48 B"),
+                (SPEC, "org/model@a1b2c3d, query", r"3 rows      only here  float32[4]    48 B"),
                 (
                     LONG,
                     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@c9745e",
-                    r"1,200 rows       only here          float16[384]   921.6 kB",
+                    r"1,200 rows  only here  float16[384]  921.6 kB",
                 ),
-                (BRACKETS, "org/[bold]model@1", r"1 rows           only here          int8[4]        4 B"),
+                (BRACKETS, "org/[bold]model@1", r"1 row       only here  int8[4]       4 B"),
             ],
             key=lambda item: item[0].namespace,
         )
@@ -105,7 +105,7 @@ def test_info(run: Any, mirror: Path) -> None:
     assert (result.code, result.err) == (0, "")
     facts, _, spec = result.out.partition("spec\n")
     assert json.loads(spec) == LONG.document()
-    assert re.search(r"^rows +1200$", facts, re.MULTILINE)
+    assert re.search(r"^rows +1,200$", facts, re.MULTILINE)
     assert LONG.namespace in facts
     document = json.loads(run("info", mirror, "--namespace", SPEC.namespace, "--json").out)
     assert document["spec"] == SPEC.document()
@@ -129,7 +129,7 @@ def test_push_and_pull(run: Any, mirror: Path, tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     result = run("push", mirror, "--remote", repo)
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("pushed 3 packs, 1204 rows, ")
+    assert result.out.startswith("pushed 3 packs, 1,204 rows, ")
     assert json.loads(run("push", mirror, "--remote", repo, "--json").out) == {
         "dry_run": False, "packs": 0, "rows": 0, "bytes": 0, "problems": [], "hints": [], "untrusted": 0,
     }  # fmt: skip
@@ -149,8 +149,9 @@ def test_push_and_pull_on_s3(run: Any, mirror: Path, tmp_path: Path, s3_remote: 
     environment = {"CAS_CACHE_DIR": str(tmp_path / "settings")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAS_CACHE_DIR", environment["CAS_CACHE_DIR"])
-        assert run("pull", s3_remote.url, *options).out.startswith("pulled 3 packs, 1204 rows")
-        assert json.loads(run("ls", s3_remote.url, "--json").out)["mirror"].startswith(str(tmp_path / "settings"))
+        assert run("pull", s3_remote.url, *options).out.startswith("pulled 3 packs, 1,204 rows")
+        assert json.loads(run("ls", s3_remote.url, *options, "--json").out)["repository"] == s3_remote.url
+        assert list((tmp_path / "settings").glob("*/cas-cache-mirror.json"))
 
 
 def test_settings_say_where(run: Any, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

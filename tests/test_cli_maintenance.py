@@ -57,7 +57,7 @@ def test_compact(run: Any, cache: Path, repo: Path) -> None:
     )
     assert files(repo) == before
     result = run("compact", cache, "--remote", repo, "--at-least", 2)
-    assert result.out.endswith("1 merges planned, 1 written, 40 rows\n")
+    assert result.out.endswith("1 merge planned, 1 written, 40 rows\n")
     assert files(repo) > before
     document = json.loads(run("compact", cache, "--remote", repo, "--at-least", 2, "--json").out)
     assert document == {
@@ -251,7 +251,7 @@ def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, rep
         opened.encode(texts(7, 700), OTHER_SPEC, Encoder())
         opened.push()
     result = run("pull", colleague, "--remote", repo)
-    assert (result.code, result.out.startswith("pulled 1 packs, 7 rows")) == (1, True)
+    assert (result.code, result.out.startswith("pulled 1 pack, 7 rows")) == (1, True)
     assert f"delete {colleague / 'namespaces' / SPEC.namespace}" in result.err
     assert run("prune", cache, "--remote", repo, "--yes").code == 0
     kept = run("evict", colleague, "--yes", "--max-size", "0")

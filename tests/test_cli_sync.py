@@ -67,7 +67,7 @@ def test_status_for_people(run: Any, team: Team) -> None:
     """Two lines a namespace and a sum, within 80 columns."""
     done = run("status", team.mirror, "--remote", team.remote)
     assert "8 rows here; 3 to push (48 B)" in done.out
-    assert "0 rows here; 7 in 1 packs to pull (112 B)" in done.out
+    assert "0 rows here; 7 in 1 pack to pull (112 B)" in done.out
     assert "3 namespaces, 0 in step; 112 B to push, 112 B to pull" in done.out
     assert all(len(line.rstrip()) <= 80 for line in done.out.splitlines())
 
@@ -86,7 +86,7 @@ def test_sync_leaves_both_sides_in_step(run: Any, team: Team) -> None:
 def test_sync_makes_a_repository(run: Any, tmp_path: Path) -> None:
     """The first one to come pushes."""
     EmbeddingCache(tmp_path / "mirror").put(texts(3), truth(texts(3)), SPEC)
-    assert "pushed 1 packs, 3 rows" in run("sync", tmp_path / "mirror", "--remote", tmp_path / "new").out
+    assert "pushed 1 pack, 3 rows" in run("sync", tmp_path / "mirror", "--remote", tmp_path / "new").out
     with EmbeddingCache(tmp_path / "other", remote=tmp_path / "new") as cache:
         assert cache.pull().rows == 3
 

@@ -1,6 +1,7 @@
 """``-q`` and ``-v``, which every command has."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,26 @@ def test_a_traceback_is_there_with_v(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "Traceback" in failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("cas-cache: ")
+
+
+def test_both_are_taken_before_the_command_too(mirror: Path, tmp_path: Path) -> None:
+    """Before the command, after it, and inside of a group; two of ``-v`` are two wherever they are."""
+    assert command("-q", "ls", mirror).stdout == ""
+    loud = command("-v", "push", mirror, "--remote", tmp_path / "one")
+    assert "cas_cache.sync" in loud.stderr
+    assert "Traceback" in command("-v", "ls", tmp_path / "typo").stderr
+    assert command("-q", "keys", "list").stdout == ""
+    assert command("keys", "-q", "list").stdout == ""
+    assert command("keys", "list", "-q").stdout == ""
+
+
+def test_twice_is_twice_in_any_place(run: Any, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-v ls -v` is `ls -vv`."""
+    levels: list[int] = []
+    monkeypatch.setattr("cas_cache.cli.talk._log", levels.append)
+    for words in (("-v", "ls", mirror, "-v"), ("-vv", "ls", mirror), ("ls", mirror, "-vv")):
+        run(*words)
+        assert levels.pop() == logging.DEBUG
+    levels.clear()
+    run("-v", "ls", mirror)
+    assert levels == [logging.INFO]

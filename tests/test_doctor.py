@@ -832,7 +832,7 @@ def test_a_look_at_what_is_there_changes_nothing(run: Any, tmp_path: Path) -> No
     assert (code, err) == (0, "")
     assert "belongs to the repository" in line(out, "mirror")
     assert "belongs to this repository" in line(out, "belongs")
-    assert "1 packs in 1 namespaces" in line(out, "repository")
+    assert "1 pack in 1 namespace" in line(out, "repository")
     assert out.splitlines()[-1].endswith(" 0 warn, 0 FAIL")
     assert everything_below(tmp_path) == before
     code, out, _ = run(tmp_path / "mirror", "--remote", tmp_path / "repo", "--test-remote")

@@ -436,6 +436,44 @@ def test_urls_that_would_mean_something_else(tmp_path: Path, url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arn", "hint"),
+    [
+        ("arn:aws:s3:::team", "s3://team?"),
+        ("arn:aws:s3:::team/emb", "s3://team/emb?"),
+        ("arn:aws:s3:::team/emb/*", "s3://team/emb?"),
+        ("arn:aws:s3:::team/emb/", "s3://team/emb?"),
+        ("arn:aws-us-gov:s3:::team/emb", "s3://team/emb?"),
+        ("arn:aws:s3:eu-west-1:123456789012:accesspoint/mine", "s3://alias/prefix"),
+        ("arn:aws:s3:eu-west-1:123456789012:accesspoint:mine", "s3://alias/prefix"),
+        ("arn:aws:iam::123456789012:role/reader", "s3://bucket/prefix"),
+    ],
+)
+def test_an_arn_is_not_a_url(run: Any, tmp_path: Path, arn: str, hint: str) -> None:
+    """The hint is the URL of the bucket and prefix that the ARN names, as CACHE and as the remote."""
+    with pytest.raises(InvalidURL) as caught:
+        EmbeddingCache(tmp_path / "m", remote=arn)
+    assert hint in str(caught.value)
+    assert "arn://" not in str(caught.value)
+    for words in (("ls", arn), ("pull", tmp_path / "m", "--remote", arn)):
+        result = run(*words)
+        assert (result.code, hint in result.err) == (1, True), result.err
+
+
+def test_a_repository_below_the_prefix_is_named(run: Any, tmp_path: Path) -> None:
+    """Who names the bucket alone is told the repository's URL, by every command and by `doctor`."""
+    with joined(tmp_path / "m", open_storage(str(tmp_path / "team" / "emb"))) as cache:
+        cache.put(texts(2), truth(texts(2)), SPEC)
+    url = f"file://{tmp_path / 'team'}"
+    for words in (("ls", url), ("pull", tmp_path / "new", "--remote", url), ("check", url), ("doctor", url)):
+        result = run(*words)
+        assert result.code == 1
+        assert str(tmp_path / "team" / "emb") in result.err + result.out
+        assert "Name an empty prefix" not in result.err + result.out
+    with pytest.raises(NotARepository, match=r"Did you mean .*team/emb"):
+        EmbeddingCache(tmp_path / "other", remote=url, on_remote_error="raise").pull()
+
+
 def test_schemes_in_capitals(tmp_path: Path) -> None:
     """Schemes have no case."""
     assert open_storage("MEMORY://Bucket/Prefix").list("") == []

@@ -172,7 +172,7 @@ def test_a_remote_can_be_named(files: tuple[Path, Path], tmp_path: Path, run: An
     with EmbeddingCache(tmp_path / "mirror", remote="team") as cache:
         cache.put(["a"], np.ones((1, 2), np.float32), EncoderSpec(model="m/m", revision="1"))
     assert (tmp_path / "remote" / "cas-cache.json").exists()
-    assert run("pull", tmp_path / "second", "--remote", "team").out.startswith("pulled 1 packs")
+    assert run("pull", tmp_path / "second", "--remote", "team").out.startswith("pulled 1 pack")
     user.write_text('remote = "team"\n' + user.read_text())
     assert EmbeddingCache(tmp_path / "third").pull().rows == 1
     assert "There is no repository at" in run("pull", tmp_path / "fourth", "--remote", "./team").err

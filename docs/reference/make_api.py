@@ -22,7 +22,7 @@ MODULES = ("cas_cache", "cas_cache.mteb", "cas_cache.search", "cas_cache.testing
 HEAD = """# Python reference
 
 Made from the code by `python docs/reference/make_api.py`. Shapes are in parentheses: (n, d) is n rows of d numbers.
-Errors have a page of their own: [errors.md](errors.md). Everything that is not on this page may change in any release.
+Errors have a page of their own: [errors](errors.md). Everything that is not on this page may change in any release.
 """
 
 SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Yields|Example):$", re.MULTILINE)

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from cas_cache.cli import cli
-from cas_cache.cli.commands import SUMMARIES
+from cas_cache.cli.commands import SECTIONS, SUMMARIES
 from cli.places import leaves
 
 FILES = Path(__file__).resolve().parents[2] / "src" / "cas_cache" / "cli"
@@ -52,6 +52,30 @@ def test_every_command_has_the_same_options(name: str) -> None:
     """``--json``, ``-q``, ``-v``; and one name stands for one thing everywhere."""
     options = {opt for it in leaves(cli)[name].params for opt in it.opts}
     assert {"--json", "-q", "--quiet", "-v", "--verbose"} <= options
+
+
+@pytest.mark.parametrize("name", leaves(cli))
+def test_n_is_the_namespace_everywhere(name: str) -> None:
+    """``-n`` and ``--namespace`` are one option with one placeholder, on every command that has either."""
+    for option in leaves(cli)[name].params:
+        if {"-n", "--namespace"} & set(option.opts):
+            assert (option.opts, option.metavar) == (["-n", "--namespace"], "ID")
+
+
+def test_commands_are_in_sections(run: Any) -> None:
+    """Each command is in one section of the help, below its title."""
+    text = run("--help").out
+    for title, commands in SECTIONS.items():
+        section = text.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert [line.split()[0] for line in section.splitlines()] == list(commands)
+    assert sum(map(len, SECTIONS.values())) == len(SUMMARIES)
+
+
+def test_counts_are_formatted_in_one_place() -> None:
+    """No command writes a noun after a number by itself: `counted` knows "1 row" and "200,000 rows"."""
+    nouns = "pack|row|namespace|merge|finding|vector|view|text|object"
+    for path in FILES.glob("*.py"):
+        assert not re.search(rf"\{{[^{{}}]*\}} ({nouns})s?\b", path.read_text("utf-8")), path.name
 
 
 def test_there_is_no_such_command(run: Any) -> None:

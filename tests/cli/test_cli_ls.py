@@ -1,12 +1,15 @@
 """`ls`: what is in a mirror, and `ls --there`: what is in a repository."""
 
 import json
+import re
 from collections import Counter as Count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cas_cache import EmbeddingCache
 from cas_cache.cli.table import visible
 from cas_cache.identity import EncoderSpec
 from cas_cache.repository import Repository, open_storage
@@ -33,7 +36,7 @@ def test_ls_says_where_rows_are(run: Any, places: Places) -> None:
         SPEC.namespace: "partly there", OTHER_SPEC.namespace: "only here", EMPTY.namespace: None,
     }  # fmt: skip
     screen = run("ls", places.mirror).out
-    assert "23 rows          3 only here" in screen
+    assert "23 rows  3 only here" in screen
     assert "prompt 'query: '" in screen
     run("push", places.mirror, "--remote", places.remote)
     assert {one["where"] for one in listed(run, places.mirror).values()} == {"also there", None}
@@ -50,10 +53,42 @@ def test_ls_there(run: Any, places: Places) -> None:
     assert (mine["packs"], mine["rows"], mine["dtype"], mine["shape"], mine["superseded"]) == (4, 20, "float32", [4], 0)
     assert (mine["bytes"], mine["spec"], mine["prompt"]) == (20 * 16, SPEC.document(), SPEC.prompt)
     screen = run("ls", "--there", "--remote", places.remote)
-    assert "20 rows          4 packs            float32[4]     320 B" in screen.out
-    assert "7 rows           1 pack             float32[4]     112 B" in screen.out
+    assert "20 rows  4 packs  float32[4]  320 B" in screen.out
+    assert "7 rows   1 pack   float32[4]  112 B" in screen.out
     assert all(len(line) <= 80 for line in screen.out.splitlines())
     assert tree(places.mirror.parent) == before
+
+
+def test_ls_of_a_url_is_that_of_the_repository(run: Any, places: Places) -> None:
+    """A URL as CACHE lists the repository there, without ``--there``; no mirror is made for it."""
+    before = tree(places.mirror.parent)
+    url = f"file://{places.remote}"
+    assert listed(run, url) == listed(run, "--there", "--remote", places.remote)
+    assert run("ls", url).out == run("ls", "--there", "--remote", places.remote).out
+    assert tree(places.mirror.parent) == before
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_ls_and_status_fit_the_terminal(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Nothing is wider, and at 60 columns no amount is torn apart; long names and prompts are folded, not cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    mirror, remote = tmp_path / "mirror", tmp_path / "remote"
+    prompt = "Instruct: Given a web search query, retrieve relevant passages that answer it\nQuery: "
+    spec = EncoderSpec(model="sentence-transformers/all-MiniLM-L6-v2", revision="c9745ed", prompt=prompt, role="query")
+    with EmbeddingCache(mirror, remote=remote, push="manual") as cache:
+        cache.put(texts(1100), np.ones((1100, 384), np.float32), spec)
+        cache.push()
+        cache.put(texts(1200, 1100), np.ones((1200, 384), np.float32), spec)
+    for words in (("ls", mirror), ("ls", f"file://{remote}"), ("status", mirror, "--remote", remote)):
+        result = run(*words)
+        assert all(len(line) <= columns for line in result.out.splitlines()[:-1]), result.out
+        if columns >= 60:
+            assert re.search(r"(3\.5|1\.7|1\.8) MB", result.out), result.out
+    flat = "".join(line[14:] for line in run("ls", mirror).out.splitlines()[1:])
+    assert repr(prompt).replace(" ", "") in flat.replace(" ", "")
+    assert "2,300 rows" in run("ls", mirror).out
 
 
 def test_ls_there_counts_a_merge_once(run: Any, places: Places) -> None:

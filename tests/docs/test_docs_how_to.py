@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n+", re.DOTALL | re.MULTILINE)
 SHOWN_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # of RFC 8032, 7.1, test 1
+INSTALL = "pip install 'cas-cache[sign] @ git+https://github.com/cas-cache/cas-cache'"
 AWS = """#!/bin/sh
 # Makes a bucket, as `aws s3 mb s3://NAME` does.
 [ "$1 $2" = "s3 mb" ] && exec curl -sSf -X PUT "$AWS_ENDPOINT_URL/${3#s3://}"
@@ -157,10 +158,17 @@ def test_share(play: Any, localstack: Any, bucket: str) -> None:
     assert doctor.splitlines()[-1].endswith(" 0 warn, 0 FAIL")
     assert f"s3://{bucket}/emb" in settings
     assert "config.toml" in settings
-    assert "pulled 1 packs, 3 rows" in pulled
+    assert "pulled 1 pack, 3 rows" in pulled
     assert "acme/letters" in pulled
     assert found
     assert status.strip()
+
+
+def test_encoders(play: Any) -> None:
+    """From a function to a cache that is shared; what the page says is printed is printed."""
+    page = play("encoders.md")
+    assert "3 rows" in page.said[-1] or "rows" in page.said[-1]
+    assert "acme/letters" in page.said[-1]
 
 
 def test_sign(play: Any, tmp_path: Path) -> None:
@@ -170,13 +178,13 @@ def test_sign(play: Any, tmp_path: Path) -> None:
     class Replaced(dict[str, str]):
         def items(self) -> Any:
             made = Signer(file.read_bytes()).public if file.exists() else ""
-            return [("pip install cryptography", "true"), (SHOWN_KEY, made)]
+            return [(INSTALL, "true"), (SHOWN_KEY, made)]
 
     _, new, _, _, there, _ = play("sign.md", Replaced()).said
     public = Signer(file.read_bytes()).public
     assert new.splitlines()[0] == public
     assert f"alice        {public}  signing trusted" in there
-    assert "pulled 1 packs, 2 rows" in there
+    assert "pulled 1 pack, 2 rows" in there
 
 
 def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None:
@@ -189,11 +197,11 @@ def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None
     page = play("laptop.md", {"s3://team": f"s3://{bucket}"}, **localstack.environment)
     there, pulled, listed, keys, row, *_, pushed = page.said
     assert "other/model" in there
-    assert "pulled 1 packs, 2 rows" in pulled
+    assert "pulled 1 pack, 2 rows" in pulled
     assert "other/model" not in listed
     assert keys
     assert row
-    assert "pushed 1 packs, 1 rows" in pushed
+    assert "pushed 1 pack, 1 row" in pushed
 
 
 @pytest.mark.verify

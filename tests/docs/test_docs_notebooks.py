@@ -49,7 +49,7 @@ def test_every_block_runs(
             assert "100 rows (5.2 kB) wait" in printed[2]
             assert printed[3:] == [found.strip() for found in re.findall(r"\)  # (Stats.*|0\.5 .*)", block)]
     assert kinds == ["python", "python", "sh", "python"]
-    assert "pushed 1 packs" in capsys.readouterr().out
+    assert "pushed 1 pack" in capsys.readouterr().out
     assert EmbeddingCache("path_to_my_cache").mirror.namespaces()[0].waiting_rows == 0
 
 

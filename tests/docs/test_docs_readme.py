@@ -8,12 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from docs.distinct_texts import distinct_texts
+from docs.installs import assert_installs
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -45,8 +47,8 @@ def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
 def test_every_python_block_runs(team: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python blocks run in order, and do what their comments say."""
     first, without_mteb, text_map, one_role = blocks("python")
-    run(first)
-    assert "Stats(hits=0, misses=2300" in capsys.readouterr().out
+    stats = run(first)["cached"].stats
+    assert (stats.hits, stats.misses, stats.encoded) == (0, 2300, distinct_texts())
     names = run(without_mteb)
     assert names["found"].tolist() == [True, False]
     assert "hits=1, misses=4, encoded=2" in capsys.readouterr().out
@@ -62,6 +64,9 @@ def test_every_shell_block_runs(team: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for line in "".join(blocks("sh")).splitlines():
         words = shlex.split(line, comments=True)
+        if words[:2] == ["pip", "install"]:
+            assert_installs(words[2:])
+            continue
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
             continue
@@ -74,6 +79,22 @@ def test_every_shell_block_runs(team: Path) -> None:
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
+
+
+def test_the_first_screen() -> None:
+    """Thirty lines say what it is, for whom, how to install it, for which Pythons, three lines of code, and a table."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    first = "\n".join(text.splitlines()[:30])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.search(r"Python 3\.(\d+) to 3\.(\d+)", first)
+    assert named is not None
+    pythons = [int(line.rpartition(".")[2]) for line in project["classifiers"] if ":: Python :: 3." in line]
+    assert project["requires-python"] == f">=3.{named[1]}"
+    assert set(pythons) <= set(range(int(named[1]), int(named[2]) + 1))
+    for said in ("**A shared cache", "encodes the same texts twice", "pip install", "import mteb", "│ second machine"):
+        assert said in first, said
+    rest = [line for line in text.splitlines()[30:] if line.strip("`")]
+    assert rest[0].startswith("!["), "then the picture"
 
 
 def run(block: str) -> dict[str, Any]:

@@ -18,6 +18,9 @@ DOCS = ROOT / "docs"
 RUN = re.compile(r"^```(python|sh|console)$", re.MULTILINE)
 
 PLAYED = {
+    "index.md": "docs/test_docs_install.py",
+    "install.md": "docs/test_docs_install.py",
+    "how-to/encoders.md": "docs/test_docs_how_to.py",
     "tutorial.md": "docs/test_docs_tutorial.py",
     "explanation/self-check.md": "docs/test_docs_pages.py",
     "explanation/identity.md": "docs/test_docs_pages.py",
@@ -47,7 +50,21 @@ def test_the_site_builds(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "site" / "explanation" / "architecture" / "index.html").is_file()
-    assert not list((tmp_path / "site").rglob("make*.py"))
+    assert not list((tmp_path / "site").rglob("*.py"))
+    page = (tmp_path / "site" / "how-to" / "encoders" / "index.html").read_text("utf-8")
+    assert 'class="md-footer__link md-footer__link--prev"' in page
+    assert 'class="md-footer__link md-footer__link--next"' in page
+    assert 'href="https://github.com/cas-cache/cas-cache"' in page
+    assert 'data-md-component="source"' not in page, "the theme would ask the host for the number of stars"
+    changelog = (tmp_path / "site" / "changelog" / "index.html").read_text("utf-8")
+    assert "<h1" in changelog
+    assert "Contributing" in (tmp_path / "site" / "contributing" / "index.html").read_text("utf-8")
+
+
+def test_links_have_names() -> None:
+    """No link of the documentation is called by the name of a file."""
+    for page in DOCS.rglob("*.md"):
+        assert not re.search(r"\[[^\]]*\.md[^\]]*\]\(", page.read_text("utf-8")), page
 
 
 def test_every_page_with_blocks_is_run_by_a_test() -> None:

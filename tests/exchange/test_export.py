@@ -356,7 +356,7 @@ def test_the_command_line(run: Any, tmp_path: Path) -> None:
         "test",
     ]
     result = run("export", tmp_path / "mirror", tmp_path / "npy", "--format", "npy", *chosen)
-    assert (result.code, "left out: 1 rows" in result.err) == (0, True)
+    assert (result.code, "left out: 1 row" in result.err) == (0, True)
     assert read_npy(tmp_path / "npy")[0] == [HEX[3]]
     result = run("export", tmp_path / "mirror", tmp_path / "two", "--format", "arrow", *chosen, "--json")
     assert json.loads(result.out) == {

@@ -182,8 +182,8 @@ def test_commands(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("CAS_CACHE_TRUST", "signed-by")
     mirror = tmp_path / "mirror"
     pulled = run("pull", mirror, "--remote", remote)
-    assert (pulled.code, pulled.out.split(",")[0]) == (0, "pulled 1 packs")
-    assert "left out: 1 packs that no trusted key has signed" in pulled.err
+    assert (pulled.code, pulled.out.split(",")[0]) == (0, "pulled 1 pack")
+    assert "left out: 1 pack that no trusted key has signed" in pulled.err
     assert json.loads(run("pull", mirror, "--remote", remote, "--json").out)["untrusted"] == 1
     checked = run("check", "--remote", remote)
     assert checked.code == 1

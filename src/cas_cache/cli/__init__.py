@@ -20,7 +20,15 @@ from cas_cache.errors import CasCacheError
 from cas_cache.progress import plain_lines
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    examples=(
+        "cas-cache demo",
+        "cas-cache ls my_mirror",
+        "cas-cache sync my_mirror --remote s3://team/emb",
+    ),
+)
 @click.version_option(package_name="cas-cache", prog_name="cas-cache")
 def cli() -> None:
     """Look at and move a shared cache of embeddings.

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.mirror.check import check_mirror
@@ -32,7 +34,14 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     return part
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache check s3://team/emb",
+        "cas-cache check s3://team/emb --read-data --sample 1%",
+        "cas-cache check my_mirror --mirror",
+    ),
+)
 @cache_options
 @click.option("--read-data", is_flag=True, help="Read the objects too: hashes, row digests, zarr.json, duplicate keys.")
 @click.option(
@@ -85,7 +94,10 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
     else:
         for found in report.findings:
             say(f"{found.kind}: {found.namespace}: {found.what}")
-        say(f"checked {report.namespaces} namespaces, {report.rows} rows: {len(report.findings)} findings")
+        say(
+            f"checked {counted(report.namespaces, 'namespace')}, {counted(report.rows, 'row')}: "
+            f"{counted(len(report.findings), 'finding')}"
+        )
     if not report.clean:
         raise click.exceptions.Exit(1)
 
@@ -94,8 +106,9 @@ def _print(url: str, report: CheckReport) -> None:
     """One line a finding, the worst first; then what was looked at."""
     for found in report.findings:
         say(f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}")
-    counts = ", ".join(f"{report.count(severity)} {severity}" for severity in Severity)
+    counts = ", ".join(f"{report.count(severity):,} {severity}" for severity in Severity)
     say(
-        f"checked {report.packs} packs, {report.rows} rows, of {report.packs_read} packs the data: {counts}; "
+        f"checked {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, "
+        f"of {counted(report.packs_read, 'pack')} the data: {counts}; "
         f"{size_of(report.bytes)} read"
     )

@@ -8,35 +8,50 @@ from __future__ import annotations
 import importlib
 import keyword
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from cas_cache.cli.talk import talking
+from cas_cache.cli.help import CommandGroup
+from cas_cache.cli.talk import talking, verbosity_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUMMARIES = {
-    "check": "Compare what a repository holds with what it says.",
-    "compact": "Merge a repository's small packs, so that new mirrors pull faster.",
-    "demo": "See it work in seconds: cold, warm, and on a second machine.",
-    "doctor": "Say what is wrong with a set-up or a storage, and what to do.",
-    "drop": "Delete a namespace, with all its vectors, from a repository.",
-    "evict": "Make a mirror smaller: what was used longest ago goes.",
-    "export": "Write vectors as files of other tools.",
-    "import": "Take vectors that something else stored.",
-    "info": "Show what identifies a namespace, or the settings in force.",
-    "keys": "Make signing keys, and list those that sign and are trusted.",
-    "ls": "List the namespaces of a mirror, or with --there of a repository.",
-    "prune": "Delete from a repository what nothing refers to.",
-    "pull": "Take what the repository has and the mirror has not.",
-    "push": "Publish what waits in the mirror.",
-    "search": "Find the nearest neighbours of texts among the vectors of a mirror.",
-    "status": "Say what is only here and what is only there.",
-    "sync": "Pull, then push.",
+SECTIONS = {
+    "Start": {
+        "demo": "See it work in seconds: cold, warm, and on a second machine.",
+        "doctor": "Say what is wrong with a set-up or a storage, and what to do.",
+    },
+    "Look": {
+        "ls": "List the namespaces of a mirror, or of a repository's URL.",
+        "info": "Show what identifies a namespace, or the settings in force.",
+        "status": "Say what is only here and what is only there.",
+        "search": "Find the nearest neighbours of texts among the vectors of a mirror.",
+    },
+    "Share": {
+        "pull": "Take what the repository has and the mirror has not.",
+        "push": "Publish what waits in the mirror.",
+        "sync": "Pull, then push.",
+        "keys": "Make signing keys, and list those that sign and are trusted.",
+    },
+    "Maintain": {
+        "check": "Compare what a repository holds with what it says.",
+        "compact": "Merge a repository's small packs, so that new mirrors pull faster.",
+        "prune": "Delete from a repository what nothing refers to.",
+        "drop": "Delete a namespace, with all its vectors, from a repository.",
+        "evict": "Make a mirror smaller: what was used longest ago goes.",
+    },
+    "Other tools": {
+        "import": "Take vectors that something else stored.",
+        "export": "Write vectors as files of other tools.",
+    },
 }
-"""What each is for, in a line of 80 columns."""
+"""The commands of each section of ``cas-cache --help``, with a summary that fits on a line of 80 columns."""
+
+SUMMARIES = {name: summary for section in SECTIONS.values() for name, summary in section.items()}
+"""Every command's summary."""
 
 
 class Commands(MutableMapping[str, click.Command]):
@@ -66,13 +81,23 @@ class Commands(MutableMapping[str, click.Command]):
         return len(SUMMARIES)
 
 
-class Group(click.Group):
-    """`Commands` with a help that imports none of them."""
+class Group(CommandGroup):
+    """`Commands` with a help and a completion that import none of them."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(commands=Commands(), **options)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(commands=Commands(), **options)
+        self.params += verbosity_options()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """Write each with its summary."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(SUMMARIES.items()))
+        """Write each command with its summary, section by section."""
+        width = max(map(len, SUMMARIES))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands with their summaries, or options."""
+        commands = [
+            CompletionItem(name, help=summary) for name, summary in SUMMARIES.items() if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
     full_namespace,
+    namespace_option,
     open_repository,
     print_json,
 )
@@ -17,16 +20,16 @@ from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache compact s3://team/emb --dry-run",
+        "cas-cache compact s3://team/emb -n 55dc47fb",
+    ),
+)
 @cache_options
 @dry_run_option
-@click.option(
-    "--namespace",
-    "namespaces",
-    multiple=True,
-    metavar="ID",
-    help="Only this one, by its id or how it begins. May be repeated.",
-)
+@namespace_option("namespaces", "Merge packs of this namespace only.", multiple=True)
 @click.option(
     "--at-least",
     type=click.IntRange(min=2),
@@ -58,10 +61,12 @@ def compact(
     else:
         for merge in report.merges:
             would = "would merge" if dry_run else "merge"
-            say(f"{would} {len(merge.packs)} packs of {merge.namespace}: {merge.rows} rows, {size_of(merge.bytes)}")
+            amount = f"{counted(merge.rows, 'row')}, {size_of(merge.bytes)}"
+            say(f"{would} {counted(len(merge.packs), 'pack')} of {merge.namespace}: {amount}")
         for problem in report.problems:
             say(f"left as it is: {problem}", err=True)
-        back = f", {report.taken_back} taken back because others had made them" if report.taken_back else ""
-        say(f"{len(report.merges)} merges planned, {len(report.written)} written, {report.rows} rows{back}")
+        back = f", {report.taken_back:,} taken back because others had made them" if report.taken_back else ""
+        planned, rows = counted(len(report.merges), "merge"), counted(report.rows, "row")
+        say(f"{planned} planned, {len(report.written):,} written, {rows}{back}")
     if report.problems:
         raise click.exceptions.Exit(1)

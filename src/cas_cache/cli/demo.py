@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.cli.completion import complete_remotes
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import parsed_options, print_json, storage_option
 from cas_cache.errors import ConfigurationError
 
@@ -20,9 +22,20 @@ if TYPE_CHECKING:
     from cas_cache.demo import Run
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache demo",
+        "cas-cache demo --keep demo",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--remote", metavar="URL", help="Share by way of this repository, and leave it there.")
+@click.option(
+    "--remote",
+    metavar="URL",
+    shell_complete=complete_remotes,
+    help="Share by way of this repository, and leave it there.",
+)
 @storage_option
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the files in DIR.")
 def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | None, as_json: bool) -> None:

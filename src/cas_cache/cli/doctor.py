@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, parsed_options, print_json
 from cas_cache.cli.talk import say
 from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
     from cas_cache.doctor import Finding
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache doctor",
+        "cas-cache doctor s3://team/emb --test-remote",
+        "cas-cache doctor s3://team/emb --test-remote --read-only",
+    ),
+)
 @cache_options
 @click.option(
     "--test-remote",

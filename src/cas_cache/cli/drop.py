@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
     full_namespace,
+    namespace_option,
     open_repository,
     print_json,
 )
@@ -24,11 +27,17 @@ if TYPE_CHECKING:
     from cas_cache.repository.drop import DropReport
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache drop s3://team/emb -n 55dc47fb --dry-run",
+        "cas-cache drop s3://team/emb -n 55dc47fb --force --yes",
+    ),
+)
 @cache_options
 @dry_run_option
 @yes_option
-@click.option("--namespace", required=True, metavar="ID", help="Which: its id, or how it begins.")
+@namespace_option("namespace", "Delete this namespace.", required=True)
 @click.option("--force", is_flag=True, help="Also if a pack was added in the last day.")
 def drop(
     cache: str | None,
@@ -69,4 +78,4 @@ def _spec(repository: Repository, namespace: str) -> str:
 
 
 def _told(report: DropReport) -> str:
-    return f"namespace {report.namespace}: {len(report.packs)} packs, {size_of(report.bytes)}"
+    return f"namespace {report.namespace}: {counted(len(report.packs), 'pack')}, {size_of(report.bytes)}"

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
-from cas_cache.cli.options import dry_run_option, open_trusted_mirror, print_json
+from cas_cache.cli.completion import complete_tasks
+from cas_cache.cli.help import Command
+from cas_cache.cli.options import (
+    dry_run_option,
+    namespace_option,
+    open_trusted_mirror,
+    print_json,
+)
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
@@ -16,15 +24,19 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache export my_mirror vectors --format npy -n 55dc47fb",
+        "cas-cache export my_mirror corpus.parquet --format parquet --task SciFact",
+    ),
+)
 @click.argument("cache")
 @click.argument("target")
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
-@click.option(
-    "-n", "--namespace", "wanted", metavar="ID", help="All of this namespace: its id, or the beginning of it."
-)
-@click.option("--task", help="What this task asked for, in its order.")
+@namespace_option("wanted", "Export all of this namespace.")
+@click.option("--task", shell_complete=complete_tasks, help="What this task asked for, in its order.")
 @click.option("--role", help="Of the task's: query or document.")
 @click.option("--model", help="Of the task's: a model's name, or name@revision.")
 @click.option("--subset", help="Of the task's.")
@@ -68,10 +80,10 @@ def export(
         print_json({"dry_run": dry_run, **report.as_json()})
         return
     did = "would export" if dry_run else "exported"
-    say(f"{did} {report.rows} rows of {report.namespace} as {format_name} to {report.target}")
+    say(f"{did} {counted(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
     say(size_of(report.bytes))
     if report.missing:
-        say(f"left out: {report.missing} rows that the task asked for and that are not here", err=True)
+        say(f"left out: {counted(report.missing, 'row')} that the task asked for and that are not here", err=True)
 
 
 def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
@@ -83,8 +95,8 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
     found = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(beginning or "")]
     if len(found) != 1:
         raise click.UsageError(
-            f"{len(found)} namespaces of {mirror.directory} begin with {beginning!r}. `cas-cache ls` lists them; "
-            "`cas-cache pull` fetches those that are not here."
+            f"{counted(len(found), 'namespace')} of {mirror.directory} begin with {beginning!r}. "
+            "`cas-cache ls` lists them; `cas-cache pull` fetches those that are not here."
         )
     return found[0]
 

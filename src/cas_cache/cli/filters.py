@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cas_cache.cli.completion import complete_models, complete_roles, complete_tasks
+from cas_cache.cli.options import namespace_option
 from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError, RepositoryError
 
@@ -76,16 +78,20 @@ class Filters:
 
 def filter_options(command: _F) -> _F:
     """Add ``--namespace``, ``--model``, ``--role`` and ``--task`` to a command."""
-    for name, what in (
-        ("task", "Only what this mteb task uses, as far as specs and this mirror's views say."),
-        ("role", "Only vectors of this role: query, document, or none."),
-        ("model", "Only this model; * stands for anything, as in 'org/*'."),
-        ("namespace", "Only this namespace: its id, or the beginning of it."),
+    for name, what, complete in (
+        ("task", "Only what this mteb task uses, as far as specs and this mirror's views say.", complete_tasks),
+        ("role", "Only vectors of this role: query, document, or none.", complete_roles),
+        ("model", "Only this model; * stands for anything, as in 'org/*'.", complete_models),
     ):
         command = click.option(
-            f"--{name}", f"{name}s", multiple=True, metavar=name.upper(), help=f"{what} May be repeated."
+            f"--{name}",
+            f"{name}s",
+            multiple=True,
+            metavar=name.upper(),
+            shell_complete=complete,
+            help=f"{what} May be repeated.",
         )(command)
-    return command
+    return namespace_option("namespaces", "Only this namespace.", multiple=True)(command)
 
 
 def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, there: bool) -> list[str] | None:

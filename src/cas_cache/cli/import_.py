@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.cli.export import one_namespace
-from cas_cache.cli.options import dry_run_option, mirror_if_there, mirror_options, open_mirror, print_json
+from cas_cache.cli.help import Command, CommandGroup
+from cas_cache.cli.options import (
+    dry_run_option,
+    mirror_if_there,
+    mirror_options,
+    namespace_option,
+    open_mirror,
+    print_json,
+)
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.errors import ConfigurationError
 from cas_cache.exchange import ImportReport, find_folders, plan_import
@@ -23,16 +32,23 @@ if TYPE_CHECKING:
     from cas_cache.exchange import OldFolder
 
 
-@click.group(name="import")
+@click.group(name="import", cls=CommandGroup, examples=("cas-cache import mteb old my_mirror -n 55dc47fb --dry-run",))
 def import_() -> None:
     """Take vectors that something else stored."""
 
 
-@import_.command(short_help="Take the vectors of mteb's own caches.")
+@import_.command(
+    cls=Command,
+    short_help="Take the vectors of mteb's own caches.",
+    examples=(
+        "cas-cache import mteb old my_mirror -n 55dc47fb --dry-run",
+        "cas-cache import mteb old my_mirror --model org/m --revision 1 --role query",
+    ),
+)
 @click.argument("directory", metavar="DIR")
 @mirror_options
 @dry_run_option
-@click.option("-n", "--namespace", "wanted", metavar="ID", help="Into this namespace of the mirror; its spec is taken.")
+@namespace_option("wanted", "Import into this namespace of the mirror, under its spec.")
 @click.option("--spec", "spec_file", metavar="FILE", help="The spec, as JSON: what `cas-cache info --json` prints.")
 @click.option("--model", help="Whose vectors they are. mteb did not write that down.")
 @click.option("--revision", help="What pins the model's weights.")
@@ -93,7 +109,7 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     spec = report.plan.spec
     verb, count = ("would store", report.taken) if dry_run else ("stored", report.stored)
     role = f", {spec.role}" if spec.role else ""
-    say(f"{verb} {count} vectors of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
+    say(f"{verb} {counted(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
         say("If you know better than the folders can show: --accept-unsafe.", err=True)
 

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import counted
+from cas_cache.cli.help import Command
 from cas_cache.cli.ls import describe
-from cas_cache.cli.options import json_text, mirror_options, open_mirror, print_json
+from cas_cache.cli.options import (
+    json_text,
+    mirror_options,
+    namespace_option,
+    open_mirror,
+    print_json,
+)
 from cas_cache.cli.talk import say
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
@@ -17,10 +25,16 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache info my_mirror -n 55dc47fb",
+        "cas-cache info --settings",
+    ),
+)
 @mirror_options
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
-@click.option("-n", "--namespace", "wanted", metavar="ID", help="Which one: its id, or the beginning of it.")
+@namespace_option("wanted", "Show this namespace.")
 def info(
     cache: str | None,
     remote: str | None,
@@ -46,8 +60,8 @@ def info(
         print_json(facts)
         return
     for name in ("namespace", "rows", "waiting", "dtype", "shape", "bytes", "folder", "repository"):
-        say(f"{name:<11}{facts[name]}")
-    say(f"{'packs':<11}{len(ns.packs)}")
+        say(f"{name:<11}{f'{facts[name]:,}' if isinstance(facts[name], int) else facts[name]}")
+    say(f"{'packs':<11}{len(ns.packs):,}")
     say("spec")
     say(json_text(facts["spec"]))
 
@@ -82,4 +96,4 @@ def _chosen(mirror: Mirror, wanted: str | None) -> Namespace:
         what = f"no namespace {wanted}" if wanted else "nothing"
         raise click.UsageError(f"There is {what} in {mirror.directory}. `cas-cache ls` lists what is there.")
     ids = ", ".join(ns.spec.namespace[:12] for ns in found[:8])
-    raise click.UsageError(f"{len(found)} namespaces match: {ids}. Choose one with --namespace.")
+    raise click.UsageError(f"{counted(len(found), 'namespace')} match: {ids}. Choose one with --namespace.")

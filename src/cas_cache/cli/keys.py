@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import print_json
 from cas_cache.cli.table import visible
 from cas_cache.cli.talk import say
@@ -11,12 +12,12 @@ from cas_cache.settings import Settings, user_file
 from cas_cache.trust import new_signing_key, signing_keys
 
 
-@click.group()
+@click.group(cls=CommandGroup, examples=("cas-cache keys new alice", "cas-cache keys list"))
 def keys() -> None:
     """Make the keys that sign packs, and list those that sign and those that are trusted."""
 
 
-@keys.command()
+@keys.command(cls=Command, examples=("cas-cache keys new alice",))
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def new(name: str, *, as_json: bool) -> None:
@@ -34,7 +35,7 @@ def new(name: str, *, as_json: bool) -> None:
     say(f"Both are settings, in {user_file()} for example. The private key is {key.file}.", err=True)
 
 
-@keys.command("list")
+@keys.command("list", cls=Command, examples=("cas-cache keys list", "cas-cache keys list --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_(*, as_json: bool) -> None:
     """List the signing keys that are kept here, and the public keys that the settings trust."""

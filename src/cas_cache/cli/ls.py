@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
 from cas_cache.identity import names_of
+from cas_cache.repository import is_url
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
@@ -18,21 +21,30 @@ if TYPE_CHECKING:
     from cas_cache.repository.inventory import Held
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache ls my_mirror",
+        "cas-cache ls s3://team/emb",
+        "cas-cache ls s3://team/emb --json",
+    ),
+)
 @cache_options
 @click.option("--there", is_flag=True, help="List the repository's, not the mirror's: one listing and its manifests.")
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
     """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
 
-    Where they are is what the mirror knows, without asking: `cas-cache status` compares with the repository.
+    If CACHE is a URL, the namespaces of the repository at that URL are listed instead.
+
+    Where rows are is what the mirror knows, without asking: `cas-cache status` compares with the repository.
 
     Exit codes: 0 fine, 1 something could not be read, 2 usage.
     """
-    if there:
+    if there or (cache is not None and is_url(cache)):
         _list_there(cache, remote, storage_options, as_json=as_json)
         return
     if storage_options:
-        raise click.UsageError("--storage-option is for a repository: add --there.")
+        raise click.UsageError("--storage-option is for a repository: name its URL, or add --there.")
     mirror = open_mirror(cache, remote)
     found = mirror.namespaces()
     if as_json:
@@ -66,11 +78,11 @@ def _where(rows: int, waiting: int) -> str | None:
     return "only here" if waiting == rows else "partly there"
 
 
-def _counts(ns: Namespace) -> str:
+def _counts(ns: Namespace) -> tuple[str, ...]:
     where = _where(ns.rows, ns.waiting_rows)
     where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
-    return f"{f'{ns.rows:,} rows':<17}{where:<19}{vector:<15}{size_of(ns.rows * ns.row_bytes)}"
+    return counted(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 
 
 def _prompt(spec: EncoderSpec | None) -> list[str]:
@@ -98,7 +110,6 @@ def _list_there(cache: str | None, remote: str | None, storage_options: tuple[st
         raise click.exceptions.Exit(1)
 
 
-def _held(held: Held) -> str:
+def _held(held: Held) -> tuple[str, ...]:
     vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
-    packs = f"{held.packs:,} pack{'' if held.packs == 1 else 's'}"
-    return f"{f'{held.rows:,} rows':<17}{packs:<19}{vector:<15}{size_of(held.bytes)}"
+    return counted(held.rows, "row"), counted(held.packs, "pack"), vector, size_of(held.bytes)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
+from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID
@@ -31,8 +33,35 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def mirror_options(command: _F) -> _F:
     """Add CACHE, ``--remote`` and ``--json`` to a command."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
-    command = click.option("--remote", metavar="URL", help="The repository, if CACHE is a directory.")(command)
-    return click.argument("cache", required=False)(command)
+    command = click.option(
+        "--remote",
+        metavar="URL",
+        shell_complete=complete_remotes,
+        help="The repository, if CACHE is a directory.",
+    )(command)
+    return click.argument("cache", required=False, shell_complete=complete_directories)(command)
+
+
+def namespace_option(name: str, purpose: str, *, required: bool = False, multiple: bool = False) -> Callable[[_F], _F]:
+    """Return a decorator that adds ``-n``, ``--namespace``, which is one option on every command that has it.
+
+    Args:
+        name: The parameter that gets the value.
+        purpose: A sentence on what the command does with the namespace.
+        required: Whether the command needs it.
+        multiple: Whether it may be repeated.
+    """
+    more = " May be repeated." if multiple else ""
+    return click.option(
+        "-n",
+        "--namespace",
+        name,
+        metavar="ID",
+        required=required,
+        multiple=multiple,
+        shell_complete=complete_namespaces,
+        help=f"{purpose} Give its id, or the beginning of it.{more}",
+    )
 
 
 def cache_options(command: _F) -> _F:
@@ -100,8 +129,9 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     if len(found) != 1 or not beginning:
         named = ", ".join(there[:MOST_NAMED]) or "(none)"
         raise ConfigurationError(
-            f"{len(found)} namespaces of {repository.url} begin with {beginning!r}. Name one by its id, or so much of "
-            f"it that it is the only one. It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
+            f"{counted(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
+            f"Name one by its id, or so much of it that it is the only one. "
+            f"It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
         )
     return found[0]
 
@@ -203,12 +233,13 @@ def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = Fa
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
     else:
-        say(f"{verb} {report.packs} packs, {report.rows} rows, {size_of(report.bytes)}")
+        say(f"{verb} {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, {size_of(report.bytes)}")
         for problem in report.problems:
             say(f"passed over: {problem}", err=True)
         if report.untrusted:
             say(
-                f"left out: {len(report.untrusted)} packs that no trusted key has signed; `cas-cache check` says why",
+                f"left out: {counted(len(report.untrusted), 'pack')} that no trusted key has signed; "
+                "`cas-cache check` says why",
                 err=True,
             )
         for hint in report.hints:

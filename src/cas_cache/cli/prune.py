@@ -7,8 +7,10 @@ import re
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.repository.prune import DAY, MOST_PACKS, PruneReport
@@ -25,7 +27,13 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache prune s3://team/emb --dry-run",
+        "cas-cache prune s3://team/emb --grace 30d --yes",
+    ),
+)
 @cache_options
 @dry_run_option
 @yes_option
@@ -73,7 +81,7 @@ def prune(
     report = run(dry_run=dry_run or asks)
     if asks and report.deletions:
         _print(report, "would delete")
-        ask(f"Delete {len(report.deletions)} packs from {repository.url}?")
+        ask(f"Delete {counted(len(report.deletions), 'pack')} from {repository.url}?")
         report = run()
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
@@ -87,6 +95,7 @@ def _print(report: PruneReport, did: str) -> None:
         mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
         size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
         of = f" of {namespace}" if namespace else ""
-        say(f"{did} {len(mine)} {reason}{of}: {size_of(size)}, up to {oldest:.1f} days old")
-    more = f", {report.postponed} more at the next run" if report.postponed else ""
-    say(f"{did} {len(report.deletions)} packs, {size_of(report.bytes)}; {report.young} are not old enough{more}")
+        say(f"{did} {len(mine):,} {reason}{of}: {size_of(size)}, up to {oldest:,.1f} days old")
+    young = f"{report.young:,} {'is' if report.young == 1 else 'are'}"
+    more = f", {report.postponed:,} more at the next run" if report.postponed else ""
+    say(f"{did} {counted(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")

@@ -8,6 +8,7 @@ import click
 
 from cas_cache.cli.dry_run import Named, would_pull
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, print_report
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ KEY_AND_DIGEST_BYTES = 40
 """Of a row, without its vector."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache pull my_mirror --remote s3://team/emb",
+        "cas-cache pull my_mirror --remote s3://team/emb --model 'org/*'",
+        "cas-cache pull my_mirror --remote s3://team/emb -n 55dc47fb --dry-run",
+    ),
+)
 @cache_options
 @filter_options
 @dry_run_option

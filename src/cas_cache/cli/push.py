@@ -6,10 +6,17 @@ import click
 
 from cas_cache.cli.dry_run import Named, would_push
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_report
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache push my_mirror --remote s3://team/emb",
+        "cas-cache push my_mirror --remote s3://team/emb --role query --dry-run",
+    ),
+)
 @cache_options
 @filter_options
 @dry_run_option

@@ -8,8 +8,15 @@ from zipfile import BadZipFile
 import click
 import numpy as np
 
+from cas_cache.amounts import counted
+from cas_cache.cli.completion import complete_namespaces, complete_tasks
 from cas_cache.cli.export import one_namespace
-from cas_cache.cli.options import open_trusted_mirror, print_json
+from cas_cache.cli.help import Command
+from cas_cache.cli.options import (
+    namespace_option,
+    open_trusted_mirror,
+    print_json,
+)
 from cas_cache.cli.talk import say
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import keys_of_texts
@@ -34,18 +41,28 @@ SHOWN_CHARACTERS = 100
 """Of a query, in what people read; ``--json`` has all of it."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache search my_mirror 'apple pie' -n 55dc47fb",
+        "cas-cache search my_mirror --input queries.txt -n 55dc47fb -k 3 --json",
+    ),
+)
 @click.argument("cache")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@namespace_option("wanted", "Search this namespace.")
 @click.option(
-    "-n", "--namespace", "wanted", metavar="ID", help="Search this namespace: its id, or the beginning of it."
+    "--from",
+    "source",
+    metavar="ID",
+    shell_complete=complete_namespaces,
+    help="Where the texts have their vectors; by default the one searched.",
 )
-@click.option("--from", "source", metavar="ID", help="Where the texts have their vectors; by default the one searched.")
 @click.option(
     "--input", "file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="One text a line; - is stdin."
 )
 @click.option("--vectors", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Queries: (n, d), .npy.")
-@click.option("--task", help="Search only what this task asked for, and show its ids.")
+@click.option("--task", shell_complete=complete_tasks, help="Search only what this task asked for, and show its ids.")
 @click.option("--role", help="Of the task's: query or document.")
 @click.option("--model", help="Of the task's: a model's name, or name@revision.")
 @click.option("--subset", help="Of the task's.")
@@ -123,7 +140,7 @@ def search(
         say(f"query {label}" if vectors is not None else _shown(label))
         for it in line:
             name = it["key"][:16] if it.get("id") is None else it["id"]
-            say(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<9} {name}")
+            say(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<11,} {name}")
 
 
 def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
@@ -138,7 +155,8 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
         shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
         there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         raise click.UsageError(
-            f"{len(chosen)} views of the task {task} match. {there}. Choose with --role, --model, --subset and --split."
+            f"{counted(len(chosen), 'view')} of the task {task} match. {there}. "
+            "Choose with --role, --model, --subset and --split."
         )
     return chosen[0]
 
@@ -166,9 +184,10 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     if len(missing):
         named = ", ".join(repr(_shown(texts[at])) for at in missing[:MOST_NAMED])
         raise CacheMiss(
-            f"{len(missing)} of {len(texts)} texts have no vector in the namespace {spec.namespace} ({spec.model}, "
-            f"role {spec.role}): {named}. Nothing was encoded. Name the namespace that has them with --from "
-            "(`cas-cache ls` lists all), encode them with EmbeddingCache.encode first, or pass --vectors.",
+            f"{len(missing):,} of {counted(len(texts), 'text')} have no vector in the namespace {spec.namespace} "
+            f"({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
+            "Name the namespace that has them with --from (`cas-cache ls` lists all), "
+            "encode them with EmbeddingCache.encode first, or pass --vectors.",
             positions=tuple(int(at) for at in missing[:10]),
             missing=len(missing),
         )

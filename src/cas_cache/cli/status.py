@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.filters import Filters, filter_options
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
 from cas_cache.cli.pull import must_be_there_if_new
 from cas_cache.cli.table import name_of, print_namespaces
@@ -18,7 +20,13 @@ if TYPE_CHECKING:
     from cas_cache.sync import Standing
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache status my_mirror --remote s3://team/emb",
+        "cas-cache status my_mirror --remote s3://team/emb --json",
+    ),
+)
 @cache_options
 @filter_options
 def status(
@@ -71,16 +79,16 @@ def _print(found: list[Standing]) -> None:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
     say(
-        f"{len(found)} namespaces, {sum(one.in_step for one in found)} in step; "
+        f"{counted(len(found), 'namespace')}, {sum(one.in_step for one in found):,} in step; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
 def _line(one: Standing) -> str:
-    return f"{one.rows_here:,} rows here; {'in step' if one.in_step else _moves(one)}"
+    return f"{counted(one.rows_here, 'row')} here; {'in step' if one.in_step else _moves(one)}"
 
 
 def _moves(one: Standing) -> str:
     push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
-    pull = f"{one.rows_to_pull:,} in {one.packs_to_pull} packs to pull ({size_of(one.bytes_to_pull)})"
+    pull = f"{one.rows_to_pull:,} in {counted(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
     return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)

@@ -8,13 +8,20 @@ import click
 
 from cas_cache.cli.dry_run import Named, would_sync
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
+from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_json, print_report
 
 if TYPE_CHECKING:
     from cas_cache.sync import Report
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "cas-cache sync my_mirror --remote s3://team/emb",
+        "cas-cache sync my_mirror --remote s3://team/emb --dry-run",
+    ),
+)
 @cache_options
 @filter_options
 @dry_run_option

@@ -21,14 +21,23 @@ ID_CHARACTERS = 12
 GAP = "  "
 
 
-def print_namespaces(rows: Iterable[tuple[str, Sequence[str]]], title: str = "model@revision, role") -> None:
-    """Print (namespace, lines) each, under a head, as wide as the terminal is."""
+def print_namespaces(
+    rows: Iterable[tuple[str, Sequence[str | tuple[str, ...]]]], title: str = "model@revision, role"
+) -> None:
+    """Print namespaces and the lines about each, under a head, as wide as the terminal is.
+
+    A line is a text, or a tuple of cells. Cells are aligned, and folded between cells where the terminal is narrow.
+    """
+    rows = list(rows)
     room = max(20, shutil.get_terminal_size().columns - ID_CHARACTERS - len(GAP))
+    cells = [line for _, lines in rows for line in lines if isinstance(line, tuple)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     click.secho(f"{'namespace':<{ID_CHARACTERS}}{GAP}{title}", bold=True)
     for namespace, lines in rows:
         first = namespace[:ID_CHARACTERS]
         for line in lines:
-            for part in _folded(visible(line), room):
+            parts = _aligned(line, widths, room) if isinstance(line, tuple) else _folded(visible(line), room)
+            for part in parts:
                 click.echo(f"{first:<{ID_CHARACTERS}}{GAP}{part}".rstrip())
                 first = ""
 
@@ -45,6 +54,24 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _aligned(cells: Sequence[str], widths: Sequence[int], room: int) -> list[str]:
+    """Return cells on one line, padded to the widths of their columns; if that is too long, on several lines."""
+    whole = GAP.join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    if len(whole) <= room:
+        return [whole]
+    lines: list[str] = []
+    for cell in cells:
+        if lines and len(lines[-1]) + len(GAP) + len(cell) <= room:
+            lines[-1] += GAP + cell
+        else:
+            lines.append(cell)
+    return lines
+
+
 def _folded(line: str, room: int) -> Iterator[str]:
-    for start in range(0, max(1, len(line)), room):
-        yield line[start : start + room]
+    """Yield the parts of a line, cut after a space if there is one. Together they are the line."""
+    while len(line) > room:
+        at = line.rfind(" ", 1, room) + 1 or room
+        yield line[:at]
+        line = line[at:]
+    yield line

@@ -32,27 +32,32 @@ class Talk:
     verbose: int = 0
 
 
-def talking(command: click.Command) -> click.Command:
-    """Give a command, or each of a group's, ``-q`` and ``-v``."""
-    if isinstance(command, click.Group):
-        for inner in command.commands.values():
-            talking(inner)
-        return command
+def verbosity_options() -> list[click.Parameter]:
+    """Return ``-q`` and ``-v``. They count wherever they are typed, before a command's name and after it."""
 
     def quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
         _talk(context).quiet |= value
 
     def verbose(context: click.Context, _: click.Parameter, value: int) -> None:
         talk = _talk(context)
-        if value > talk.verbose:
-            talk.verbose = value
-            _log(logging.DEBUG if value > 1 else logging.INFO)
+        talk.verbose += value
+        if value:
+            _log(logging.DEBUG if talk.verbose > 1 else logging.INFO)
 
     more = "Say what is done, and show tracebacks; twice: every detail."
-    command.params += [
+    return [
         click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=quiet, help="Print errors only."),
         click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=verbose, help=more),
     ]
+
+
+def talking(command: click.Command) -> click.Command:
+    """Give a command ``-q`` and ``-v``; a group's commands get them as well."""
+    command.params += verbosity_options()
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            talking(inner)
+        return command
     call = cast("Callable[..., Any]", command.callback)
 
     @functools.wraps(call)

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cas_cache.amounts import counted
 from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
 from cas_cache.mirror import Mirror
@@ -112,7 +113,7 @@ def _existing(report: Report, directory: Path) -> str | None:
         )
     else:
         belongs = f"belongs to the repository {repository[:8]}, met at {met}" if repository else "has met no repository"
-        report.ok("mirror", f"{directory}: {count} namespaces, readable, writable, {belongs}.")
+        report.ok("mirror", f"{directory}: {counted(count, 'namespace')}, readable, writable, {belongs}.")
     return repository
 
 

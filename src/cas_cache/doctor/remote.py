@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from cas_cache.amounts import counted
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.promises import BASICS, check_missing, check_ranges
 from cas_cache.doctor.report import Status
@@ -121,7 +122,7 @@ class Look:
             self._failed("reach", err, "Runs go on without the repository.")
             return False
         self.report.ok("reach", f"{storage.url} answered in {time.monotonic() - before:.2f} s.")
-        self.report.ok("list", f"LIST {layout.MANIFESTS}/: {len(self._manifests)} objects.")
+        self.report.ok("list", f"LIST {layout.MANIFESTS}/: {counted(len(self._manifests), 'object')}.")
         return True
 
     def _get(self, storage: Storage) -> bool:
@@ -137,7 +138,7 @@ class Look:
         except RemoteError as err:
             self._failed("get", err, "Nothing can be read.")
             return False
-        self.report.ok("get", f"GET {layout.MARKER}: {len(data)} bytes.")
+        self.report.ok("get", f"GET {layout.MARKER}: {counted(len(data), 'byte')}.")
         try:
             self.marker = checked_marker(data, storage.url)
         except (NotARepository, UnsupportedFormat) as err:
@@ -158,8 +159,8 @@ class Look:
             return
         namespaces = {found[0] for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))}
         what = (
-            f"Version {self.marker['version']}, id {self.marker['id']}, {len(self._manifests)} packs in "
-            f"{len(namespaces)} namespaces."
+            f"Version {self.marker['version']}, id {self.marker['id']}, {counted(len(self._manifests), 'pack')} in "
+            f"{counted(len(namespaces), 'namespace')}."
         )
         asked = self.marker["writer_features"]
         if asked:
@@ -187,10 +188,18 @@ class Look:
             self._failed("list", err, "Nobody can see whether the place is empty.")
             return
         others = [entry.path for entry in found if not entry.path.startswith(f"{SCRATCH}/")]
-        if others:
+        below = layout.repositories_below(others)
+        if below:
             self._fail(
                 "repository",
-                f"{storage.url} holds {len(found)} objects and no {layout.MARKER}; {others[0]!r} is one.",
+                f"{storage.url} is not a repository. One is at {storage.url}/{below[0]}.",
+                "Names of objects begin with the repository's prefix; a bucket alone is another prefix.",
+                f"Name {storage.url}/{below[0]}.",
+            )
+        elif others:
+            self._fail(
+                "repository",
+                f"{storage.url} holds {counted(len(found), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
                 f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
             )
@@ -239,8 +248,8 @@ class Look:
             self.report.add(
                 "left-overs",
                 Status.FAIL if self.marker is None else Status.WARN,
-                f"{len(found)} objects below {storage.url}/{SCRATCH}/: a `doctor --test-remote` is running, or was "
-                "killed.",
+                f"{counted(len(found), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
+                "is running, or was killed.",
                 "They cost space and nothing else." if self.marker else "No repository can be made beside them.",
                 f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
             )
@@ -271,4 +280,8 @@ class Look:
         for namespace, pack in packs:
             repository.manifest(namespace, pack)
             repository.spec(namespace)
-        return f"{len(packs)} manifests and the specs of their namespaces verify." if packs else "There is no pack yet."
+        return (
+            f"{counted(len(packs), 'manifest')} and the specs of their namespaces verify."
+            if packs
+            else "There is no pack yet."
+        )

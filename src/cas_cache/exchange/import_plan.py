@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.amounts import counted
 from cas_cache.errors import ConfigurationError
 from cas_cache.exchange.folders import OldFolder, OldRows, stamp_of
 from cas_cache.identity import KEY_BYTES, EncoderSpec
@@ -151,9 +152,9 @@ class ImportPlan:
             if plan.passed_over:
                 yield f"{plan.folder.path}: passed over, {plan.passed_over}"
                 continue
-            yield f"{plan.folder.path}: {len(plan.at)} of {plan.total} vectors"
+            yield f"{plan.folder.path}: {len(plan.at):,} of {counted(plan.total, 'vector')}"
             for reason, count in plan.left.items():
-                yield f"  left: {count} {LEFT[reason]}"
+                yield f"  left: {count:,} {LEFT[reason]}"
             if plan.broken:
                 yield f"  broken: {plan.broken}"
             for why in plan.refused if self.accept_unsafe or "refused" in plan.left else ():

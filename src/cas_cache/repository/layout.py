@@ -13,8 +13,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from cas_cache.identity import NAMESPACE_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MARKER = "cas-cache.json"
 MANIFESTS = "manifests"
@@ -29,6 +33,11 @@ _OBJECT_PATH = re.compile(r"packs/([0-9a-f]{64})/(.+)")
 _SPEC_PATH = re.compile(r"specs/([0-9a-f]{32})\.json")
 _PROBE_PATH = re.compile(r"probes/[0-9a-f]{32}")
 _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
+
+
+def repositories_below(paths: Iterable[str]) -> list[str]:
+    """Return the prefixes of repositories among the paths of objects, for those who named a prefix above."""
+    return [path.removesuffix(f"/{MARKER}") for path in paths if path.endswith(f"/{MARKER}")]
 
 
 def spec_path(namespace: str) -> str:

@@ -62,6 +62,9 @@ SPEC_SECONDS = 600
 SMALL_IN_FLIGHT = 12
 """Requests for what is small that are on their way at once: aiobotocore has 10 connections, the others wait there."""
 
+MAX_SUGGESTIONS = 3
+"""Repositories named in an error."""
+
 MIRROR_MARKER = "cas-cache-mirror.json"
 """What a mirror has at its root: the two directories are easily taken for each other."""
 
@@ -151,6 +154,10 @@ class Repository:
                     f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
                     "repository as the remote."
                 )
+            below = layout.repositories_below(entry.path for entry in found)
+            if data is None and below:
+                named = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
+                raise NotARepository(f"{self.url} is not a repository. Did you mean {named}?")
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "

@@ -24,6 +24,8 @@ _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::|://)")
 _LOST_COLON = re.compile(r"(s3|gs|gcs|az|abfs|abfss)//")
 LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
 
+_ARN = re.compile(r"arn:[\w-]*:(?P<service>[\w-]*):(?P<region>[\w-]*):(?P<account>\w*):(?P<resource>.*)")
+
 _PASSWORD = re.compile(r"(?<=://)[^@/?#]*:(?!\d+(?:/|$)).*@")
 """``user:password@``, up to the last @: AWS secrets hold slashes. Digits alone after the colon are a port."""
 
@@ -36,6 +38,9 @@ def is_url(location: str) -> bool:
     """
     if _PROTOCOL.match(location):
         return True
+    arn = _ARN.fullmatch(location)
+    if arn:
+        raise InvalidURL(f"The location is an ARN, not a URL. {_instead_of_arn(arn)}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/*", location) or _LOST_COLON.match(location)
     if scheme:
         # What stands before an @ may be a secret.
@@ -43,6 +48,16 @@ def is_url(location: str) -> bool:
         meant = f"{scheme[1]}://{rest}"
         raise InvalidURL(f"The location is neither a URL nor a plain path. Did you mean {meant}?")
     return False
+
+
+def _instead_of_arn(arn: re.Match[str]) -> str:
+    """Return what to write instead of an Amazon resource name."""
+    if arn["service"] != "s3":
+        return "Name the bucket and the prefix: s3://bucket/prefix."
+    if arn["resource"].startswith("accesspoint"):
+        return "Name the access point's alias, which stands for a bucket: s3://alias/prefix."
+    # Policies end their resources with a star.
+    return f"Did you mean s3://{arn['resource'].rstrip('*').rstrip('/')}?"
 
 
 def without_credentials(url: str) -> str:

@@ -1,7 +1,7 @@
 """Nearest neighbours among the rows of a mirror: exact from its memory map, or by a FAISS index kept beside it.
 
 Whatever finds the rows, their scores are computed from the stored rows, each proved by its digest: an index can miss a
-neighbour, it can never name a wrong one. Needs faiss: ``pip install faiss-cpu``.
+neighbour, it can never name a wrong one. Needs the extra ``faiss``.
 """
 
 from cas_cache.search.design import KINDS, METRICS, Design

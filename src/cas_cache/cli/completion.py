@@ -1,0 +1,105 @@
+"""Shell completion of remotes, directories, namespaces, models, roles and tasks.
+
+What is offered comes from the settings and from the mirror that the command line names so far. Completion never asks
+a remote: pressing Tab must not wait for a network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from cas_cache.errors import CasCacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cas_cache.mirror import Mirror
+
+ID_CHARACTERS = 12
+"""As many of an id as `ls` shows."""
+
+
+def complete_directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer directories, as the shell finds them."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def complete_remotes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of remotes in the settings; without a match the shell offers directories."""
+    from cas_cache.repository import without_credentials
+    from cas_cache.settings import Settings
+
+    try:
+        remotes = Settings.read().remotes
+    except CasCacheError:
+        remotes = {}
+    names = [
+        CompletionItem(name, help=without_credentials(url))
+        for name, url in sorted(remotes.items())
+        if name.startswith(incomplete)
+    ]
+    return [CompletionItem(incomplete, type="dir"), *names]
+
+
+def complete_namespaces(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the ids of the mirror's namespaces, each with its model and role."""
+    from cas_cache.cli.table import name_of
+
+    mirror = _mirror(context)
+    found = () if mirror is None else mirror.namespaces()
+    return [
+        CompletionItem(_id(ns.spec.namespace, incomplete), help=name_of(ns.spec))
+        for ns in found
+        if ns.spec.namespace.startswith(incomplete)
+    ]
+
+
+def complete_models(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the models of the mirror's namespaces."""
+    mirror = _mirror(context)
+    return _items((ns.spec.model for ns in mirror.namespaces()) if mirror else (), incomplete)
+
+
+def complete_roles(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the roles that vectors have."""
+    return _items(("query", "document", "none"), incomplete)
+
+
+def complete_tasks(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the mteb tasks that the mirror has views of."""
+    mirror = _mirror(context)
+    return _items(mirror.views.tasks() if mirror else (), incomplete)
+
+
+def _mirror(context: click.Context) -> Mirror | None:
+    """Return the mirror that the command line names, None if it names none that can be opened."""
+    from cas_cache.cli.options import open_mirror
+
+    given = _given(context)
+    try:
+        return open_mirror(given.get("cache"), given.get("remote"))
+    except CasCacheError:
+        return None  # the command itself says what is wrong, with room to say it
+
+
+def _given(context: click.Context) -> dict[str, Any]:
+    """Return the values that the command line has so far.
+
+    While an option still lacks its value, click gives up before it has matched arguments to their parameters, and
+    leaves them in `Context.args`.
+    """
+    names = [parameter.name for parameter in context.command.params if isinstance(parameter, click.Argument)]
+    unmatched = dict(zip(names, context.args, strict=False))
+    return {**unmatched, **{name: value for name, value in context.params.items() if value is not None}}
+
+
+def _id(namespace: str, incomplete: str) -> str:
+    """Return an id as `ls` shows it, or whole if more than that was typed."""
+    return namespace[:ID_CHARACTERS] if len(incomplete) <= ID_CHARACTERS else namespace
+
+
+def _items(values: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(value) for value in sorted(set(values)) if value.startswith(incomplete)]
