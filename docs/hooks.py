@@ -23,11 +23,11 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages."""
     for page, source in PAGES.items():
         text = (ROOT / source).read_text("utf-8")
-        files.append(File.generated(config, page, content=on_site(text, config.repo_url)))
+        files.append(File.generated(config, page, content=with_site_links(text, config.repo_url)))
     return files
 
 
-def on_site(text: str, repository: str) -> str:
+def with_site_links(text: str, repository: str) -> str:
     """Return a page of the root with links that work on the site."""
     roots = {source: page for page, source in PAGES.items()}
 

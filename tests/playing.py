@@ -3,7 +3,8 @@
 Purpose: outputs that are printed on a page are compared with real ones, and renewed from real ones.
 
 Adds: `play`. A `python` block whose first line is ``# NAME.py`` is saved under that name; a `console` block is run line
-by line (``$ `` begins a command, all else is what it prints, errors included); an `sh` block must succeed.
+by line (``$ `` begins a command, all else is what it prints, errors included); an `sh` block must succeed. So must the
+commands and the caches in backticks between the blocks, each where it stands.
 
 Never: lets a command see this process's directory or settings, but for what the caller passes.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`(?:(cas-cache [^`]+)|(EmbeddingCache\([^`]+\)))`")
 HOME = "/home/you/tutorial"
 """Where pages say that they are played."""
 
@@ -62,6 +64,14 @@ def play(
     """
     variables = {**environment, "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
+    def prose(match: re.Match[str]) -> str:
+        command, cache = (" ".join((words or "").split()) for words in match.groups())
+        if cache:
+            command = f"{sys.executable} -c 'from cas_cache import EmbeddingCache; {cache}.close()'"
+        done = shell(command)
+        assert done.returncode == 0, f"{match[0]}\n{done.stdout}"
+        return match[0]
+
     def block(match: re.Match[str]) -> str:
         language, body = match.groups()
         if language == "python":
@@ -100,7 +110,16 @@ def play(
             check=False,
         )
 
-    return re.sub(r"^( *\S.*[^ \n]) +$", r"\1", FENCED.sub(block, text), flags=re.MULTILINE)
+    either = re.compile(f"{FENCED.pattern}|{INLINE.pattern}", re.DOTALL | re.MULTILINE)
+
+    def part(match: re.Match[str]) -> str:
+        fenced = FENCED.fullmatch(match[0])
+        if fenced:
+            return block(fenced)
+        inline = INLINE.fullmatch(match[0])
+        return prose(inline) if inline else match[0]
+
+    return re.sub(r"^( *\S.*[^ \n]) +$", r"\1", either.sub(part, text), flags=re.MULTILINE)
 
 
 def a_users(home: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import click
 os.environ["COLUMNS"] = "80"
 
 from cas_cache.cli import cli
+from cas_cache.cli.commands import SECTIONS
 
 PAGE = Path(__file__).parent / "cli.md"
 
@@ -23,8 +24,8 @@ HEAD = """# Command line
 Made from the code by `python docs/reference/make.py`.
 
 `cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or a repository's URL, whose
-mirror is then in the user's cache directory; without it the settings say where. `--remote` is a URL, a directory, or a
-name from the settings.
+mirror is then in the user's cache directory; `cas-cache ls URL` lists the repository itself. Without CACHE the settings
+say where. `--remote` is a URL, a directory, or a name from the settings. `-n` is `--namespace` on every command.
 
 - **Exit codes:** 0 fine; 1 something failed, or was found that should be mended; 2 the command was not understood, or
   would delete something and nobody could be asked; 130 stopped by Ctrl-C, 143 by SIGTERM.
@@ -34,19 +35,38 @@ name from the settings.
 - **`--yes`**, on every command that deletes: without it the plan is shown and a person is asked. Where standard input
   is no terminal, or with `--json`, nobody can be asked: the command ends with 2 before it does anything.
 - **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs what is done on standard error and shows
-  tracebacks, `-vv` every detail.
+  tracebacks, `-vv` every detail. Both are taken before the command and after it: `cas-cache -v ls`, `cas-cache ls -v`.
 - **Ctrl-C** and SIGTERM stop a command at once and lose nothing: the same command run again goes on where it stopped,
   in the middle of a pack too. A second one does not even wait for temporary files to go.
 - **Progress** is a bar on a terminal; in a log, a line every ten seconds for what takes longer; with `-q` or
   `CAS_CACHE_PROGRESS=0` neither. `CAS_CACHE_PROGRESS=1` shows bars everywhere.
 - **Completion:** `eval "$(_CAS_CACHE_COMPLETE=bash_source cas-cache)"` in `~/.bashrc`; `zsh_source` and `fish_source`
-  for these shells.
+  for these shells. Commands, options, remotes of the settings, and namespaces, models and tasks of the mirror are
+  completed; no remote is asked.
 """
 
 
 def page() -> str:
     """Return the page."""
-    return HEAD + "".join(section(command, ("cas-cache", name)) for name, command in sorted(cli.commands.items()))
+    commands = [(name, cli.commands[name]) for names in SECTIONS.values() for name in names]
+    return HEAD + overview() + "".join(section(command, ("cas-cache", name)) for name, command in commands)
+
+
+def overview() -> str:
+    """Return the sections of `cas-cache --help` as a table with links."""
+    rows = [
+        f"| {title} | [`{name}`](#{anchor(name)}) | {summary} |"
+        for title, commands in SECTIONS.items()
+        for name, summary in commands.items()
+    ]
+    return "\n| | command | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def anchor(name: str) -> str:
+    """Return the anchor of a command's heading; of a group's, that of its first command."""
+    command = cli.commands[name]
+    inner = f"-{min(command.commands)}" if isinstance(command, click.Group) else ""
+    return f"cas-cache-{name}{inner}"
 
 
 def section(command: click.Command, words: tuple[str, ...]) -> str:

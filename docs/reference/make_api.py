@@ -15,33 +15,71 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cas_cache import errors
+
 PAGE = Path(__file__).parent / "api.md"
 
-MODULES = ("cas_cache", "cas_cache.mteb", "cas_cache.search", "cas_cache.testing", "cas_cache.doctor")
+ORDER: dict[str, tuple[str, ...]] = {
+    "cas_cache": ("EmbeddingCache", "EncoderSpec"),
+    "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
+    "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
+    "cas_cache.testing": ("StorageContract",),
+    "cas_cache.doctor": ("look_at_machine", "look_at_mirror", "examine_remote"),
+}
+"""The public modules and, of each, the names that are used first, in the order of use. The others follow."""
+
+MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "search", "stats")
+"""Members of classes that are used first."""
 
 HEAD = """# Python reference
 
 Made from the code by `python docs/reference/make_api.py`. Shapes are in parentheses: (n, d) is n rows of d numbers.
 Errors have a page of their own: [errors](errors.md). Everything that is not on this page may change in any release.
+Names are in the order in which they are used.
 """
 
 SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Yields|Example):$", re.MULTILINE)
 WIDTH = 100
+LINKS: dict[str, str] = {}
+"""Where each public name is described."""
 
 
 def page() -> str:
     """Return the page."""
-    parts = [HEAD]
-    seen: set[int] = set()
-    for name in MODULES:
+    public = public_names()
+    LINKS.update({name: f"#{name.lower()}" for names in public.values() for name in names})
+    LINKS.update({name: "errors.md" for name in vars(errors) if name[0].isupper() and name not in LINKS})
+    parts = [HEAD, contents(public)]
+    for name, names in public.items():
         module = importlib.import_module(name)
         parts.append(f"\n## {name}\n\n{described(module)}\n")
-        for public in sorted(module.__all__, key=str.lower):
-            thing = getattr(module, public)
-            if id(thing) not in seen:
-                seen.add(id(thing))
-                parts.append(f"\n### {public}\n\n{entry(public, thing)}\n")
+        parts += [f"\n### {one}\n\n{entry(one, getattr(module, one))}\n" for one in names]
     return "".join(parts)
+
+
+def public_names() -> dict[str, list[str]]:
+    """Return the public names of each module in order of use; a name in two modules is listed in the first."""
+    found: dict[str, list[str]] = {}
+    seen: set[int] = set()
+    for name, first in ORDER.items():
+        module = importlib.import_module(name)
+        names = [*first, *sorted(set(module.__all__) - set(first), key=str.lower)]
+        found[name] = [one for one in names if id(getattr(module, one)) not in seen]
+        seen |= {id(getattr(module, one)) for one in names}
+    return found
+
+
+def contents(public: dict[str, list[str]]) -> str:
+    """Return a table of all public names, each with a link and the first sentence of its docstring."""
+    rows = []
+    for name, names in public.items():
+        module = importlib.import_module(name)
+        for one in names:
+            thing = getattr(module, one)
+            documented = inspect.isclass(thing) or callable(thing)
+            said = code(inspect.cleandoc(thing.__doc__).partition("\n\n")[0].replace("\n", " ")) if documented else ""
+            rows.append(f"| `{name}` | [`{one}`](#{one.lower()}) | {said} |")
+    return "\n| module | name | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def entry(name: str, thing: Any) -> str:
@@ -64,18 +102,23 @@ def members(name: str, thing: type) -> list[str]:
     """Return what the page says of a class's own public members; of tests no more than what they test."""
     parts, tests = [], []
     fields = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
-    for member, value in vars(thing).items():
+    for member, value in sorted(vars(thing).items(), key=lambda item: rank(item[0])):
         found = value.__func__ if isinstance(value, classmethod | staticmethod) else value
         if member.startswith("_") or member in fields or not getattr(found, "__doc__", None):
             continue
         if member.startswith("test_"):
             tests.append(f"- `{member}`: {found.__doc__.partition(chr(10))[0]}")
         elif isinstance(found, property):
-            parts.append(f"#### {name}.{member}\n\n{described(found)}")
+            parts.append(f"#### {name}.{member}\n\n{returned(found)}{described(found)}")
         elif inspect.isfunction(found):
             bound = getattr(thing, member) if isinstance(value, classmethod | staticmethod) else found
             parts.append(f"#### {name}.{member}\n\n{signature(member, bound)}\n\n{described(found)}")
     return [*parts, *(["\n".join(tests)] if tests else [])]
+
+
+def rank(member: str) -> int:
+    """Return the place of a member among those that are used first; the others keep the order of the code."""
+    return MEMBERS.index(member) if member in MEMBERS else len(MEMBERS)
 
 
 def no_constructor(thing: type) -> bool:
@@ -107,8 +150,35 @@ def parameter(of: inspect.Parameter) -> str:
     return f"{stars}{of.name}{kind}" + (f"{' = ' if kind else '='}{default}" if default else "")
 
 
+def returned(found: property) -> str:
+    """Return the type of a property as a line of its own."""
+    kind = getattr(found.fget, "__annotations__", {}).get("return")
+    return f"Type: {type_of(str(kind))}\n\n" if kind else ""
+
+
+def types(thing: Any) -> dict[str, str]:
+    """Return the types of the parameters of a function, or of the attributes and parameters of a class, as written."""
+    found = {}
+    if inspect.isclass(thing):
+        for base in reversed(thing.__mro__):
+            found |= {name: str(kind) for name, kind in vars(base).get("__annotations__", {}).items()}
+    if callable(thing) and not getattr(thing, "_is_protocol", False):
+        try:
+            parameters = inspect.signature(thing).parameters
+        except ValueError:  # a class that is written in C
+            return found
+        found |= {name: str(one.annotation) for name, one in parameters.items() if one.annotation is not one.empty}
+    return found
+
+
+def type_of(kind: str) -> str:
+    """Return a type as code, with a link if there is a public name in it."""
+    target = next((LINKS[name] for name in re.findall(r"\w+", kind) if name in LINKS), None)
+    return f"[`{kind}`]({target})" if target else f"`{kind}`"
+
+
 def described(thing: Any) -> str:
-    """Return a docstring as Markdown: its sections as lists."""
+    """Return a docstring as Markdown: its sections as lists, its names with their types and links."""
     text = inspect.cleandoc(thing.__doc__ or "")
     if not text:
         raise ValueError(f"{thing!r} has no docstring")
@@ -119,15 +189,19 @@ def described(thing: Any) -> str:
         if title == "Example":
             parts.append(f"```pycon\n{re.sub(r'  # doctest: .*', '', lines)}\n```")
             continue
+        kinds = types(thing) if title in {"Args", "Attributes"} else {}
         items = [lines] if title in {"Returns", "Yields"} else re.split(r"\n(?=\S)", lines)
-        parts.append(f"**{title}:**\n" + "".join(f"\n- {item(one)}" for one in items))
+        parts.append(f"**{title}:**\n" + "".join(f"\n- {item(one, kinds)}" for one in items))
     return "\n\n".join(part for part in parts if part)
 
 
-def item(text: str) -> str:
-    """Return one entry of a section on one line, its name as code."""
+def item(text: str, kinds: dict[str, str]) -> str:
+    """Return one entry of a section on one line, its name as code, with its type or its link."""
     name, colon, rest = code(re.sub(r"\s*\n\s*", " ", text).strip()).partition(": ")
-    return f"`{name}`: {rest}" if colon and re.fullmatch(r"\**\w+", name) else f"{name}{colon}{rest}"
+    if not (colon and re.fullmatch(r"\**\w+", name)):
+        return f"{name}{colon}{rest}"
+    kind = kinds.get(name.lstrip("*"))
+    return (f"`{name}` ({type_of(kind)})" if kind else type_of(name)) + f": {rest}"
 
 
 def prose(text: str) -> str:
