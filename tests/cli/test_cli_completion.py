@@ -41,7 +41,7 @@ def test_remotes(places: Places, words: tuple[str, ...]) -> None:
     if words == ("demo",):
         assert "--keep" in offered(*words, incomplete="--k")
     assert offered(*words, "--remote") == remotes
-    assert offered(*words, "--remote", incomplete="te") == {"team": "s3://team/emb"}
+    assert offered(*words, "--remote", incomplete="tea") == {"team": "s3://team/emb"}
 
 
 @pytest.mark.parametrize("command", ["info", "pull", "export", "search", "drop", "compact", "status"])
