@@ -77,7 +77,8 @@ def test_every_example_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     words = shlex.split(line)[1:]
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
-    command.make_context(command.name, words)
+    with command.make_context(command.name, words):
+        pass
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line not in SLOW])
