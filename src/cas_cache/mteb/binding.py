@@ -14,7 +14,7 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, IdentityError
 from cas_cache.identity import EncoderSpec
 from cas_cache.identity.spec import check_pinned
-from cas_cache.mteb import internals
+from cas_cache.mteb import classification, internals
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.folders import Folder, folder_of
 from cas_cache.mteb.specs import CONTENT_FIELDS, MEDIA_SETTINGS, common_params, identity_of, plain
@@ -75,7 +75,7 @@ def backend(
     if issubclass(cls, FaissCache):
         require_faiss()
     encoder = internals.as_encoder(model)
-    reason = internals.reason_not_to_cache(encoder)
+    reason = classification.reason_not_to_cache(encoder)
     if reason is not None:
         raise IdentityError(f"{type(encoder).__name__} cannot be cached: {reason}. Evaluate it as it is.")
     check_pinned(*identity_of(encoder, model_id, revision))

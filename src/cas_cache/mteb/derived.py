@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import IdentityError
-from cas_cache.mteb import internals, loaders, steps
+from cas_cache.mteb import classification, internals, loaders, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,8 +125,8 @@ def derivation_of(
     Raises:
         IdentityError: If images, audio or video are to be quantized by the call: mteb does that by the loader's batch.
     """
-    widens = internals.is_sentence_transformer_wrapper(model)
-    if not (widens or internals.is_instruct_wrapper(model)):
+    widens = classification.is_sentence_transformer_wrapper(model)
+    if not (widens or classification.is_instruct_wrapper(model)):
         return Derivation()
     precision = encode_kwargs.get("precision")
     if precision not in internals.QUANTIZED:

@@ -13,22 +13,11 @@ from importlib.metadata import version
 from typing import Any
 
 from cas_cache.errors import MissingDependency
+from cas_cache.mteb import classification
 from cas_cache.mteb.fingerprint import weights_sample
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
-
-CONTEXTUAL = frozenset({"CDEWrapper"})
-"""Classes, by name, whose vectors depend on the dataset and on what was encoded before."""
-
-WRAPPERS = {
-    "CompressionWrapper": (
-        "it quantizes by the range of a whole call. Wrap the other way round: "
-        "CompressionWrapper(CachedEmbeddingWrapper(model, ...))."
-    ),
-    "CachedEmbeddingWrapper": "it is a cache already. Wrap the encoder that is inside of it.",
-}
-"""Classes, by name, around which the cache is of no use, and what to do instead."""
 
 CALIBRATED = frozenset({"int8", "uint8"})
 """Precisions for which sentence-transformers takes the range of a whole call."""
@@ -92,12 +81,10 @@ def as_encoder(model: Any) -> Any:
         from mteb.models import SentenceTransformerEncoderWrapper
 
         return SentenceTransformerEncoderWrapper(model)
-    if hasattr(model, "predict"):
-        raise TypeError(f"{type(model).__name__} scores pairs; there are no embeddings to cache. Evaluate it as it is.")
-    for ancestor in type(model).__mro__:
-        if ancestor.__name__ in WRAPPERS:
-            raise TypeError(f"{type(model).__name__} cannot be cached: {WRAPPERS[ancestor.__name__]}")
-    needed = ("mteb_model_meta",) if searches(model) else ("encode", "similarity", "mteb_model_meta")
+    found = classification.classify(model)
+    if found.treatment is classification.Treatment.REFUSED:
+        raise TypeError(f"{type(model).__name__} cannot be cached: {found.reason}.")
+    needed = ("mteb_model_meta",) if classification.searches(model) else ("encode", "similarity", "mteb_model_meta")
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise TypeError(
@@ -105,41 +92,6 @@ def as_encoder(model: Any) -> Any:
             "mteb.get_model, a SentenceTransformer, or a class that implements mteb's EncoderProtocol."
         )
     return model
-
-
-def searches(model: Any) -> bool:
-    """Whether a model indexes and searches by itself: mteb's `SearchProtocol`."""
-    return hasattr(model, "index") and hasattr(model, "search")
-
-
-def reason_not_to_cache(model: Any) -> str | None:
-    """Say why a model's answers are no dense vectors, each a function of one item; None where they may be."""
-    meta = model.mteb_model_meta
-    kinds = getattr(meta, "model_type", None) or ()
-    similarity = getattr(meta, "similarity_fn_name", None)
-    if any(ancestor.__name__ in CONTEXTUAL for ancestor in type(model).__mro__):
-        return "its vectors depend on the dataset, and on what was encoded before"
-    if "late-interaction" in kinds or getattr(similarity, "value", similarity) == "MaxSim":
-        return "it makes several vectors for each item"
-    if "sparse" in kinds:
-        return "its vectors are sparse"
-    if searches(model):
-        return "it searches by itself"
-    return None
-
-
-def is_sentence_transformer_wrapper(model: Any) -> bool:
-    """Whether it is exactly mteb's wrapper, whose `encode` is known; a subclass may do anything."""
-    from mteb.models import SentenceTransformerEncoderWrapper
-
-    return type(model) is SentenceTransformerEncoderWrapper
-
-
-def is_instruct_wrapper(model: Any) -> bool:
-    """Whether it is exactly mteb's instruction wrapper."""
-    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
-
-    return type(model) is InstructSentenceTransformerModel
 
 
 def prompt_of_sentence_transformer(model: Any, task_metadata: Any, prompt_type: Any, name: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
-from cas_cache.mteb import internals, loaders
+from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.derived import derivation_of
 
 NEUTRAL_KWARGS = frozenset(
@@ -122,7 +122,7 @@ def _fields_of_known(model: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
     present = tuple(field for field in MODALITIES if field in columns)
     if not any(field in loaders.LAZY_FIELDS for field in present):
         return ("text",)
-    if internals.is_sentence_transformer_wrapper(model):
+    if classification.is_sentence_transformer_wrapper(model):
         # With images, audio or video it drops what its metadata does not name.
         known = model.mteb_model_meta.modalities
         present = tuple(field for field in present if field in known)
@@ -150,9 +150,9 @@ def _check_uncalibrated(model: Any, encode_kwargs: Mapping[str, Any]) -> None:
 
 def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any, name: str | None) -> str | None:
     """The effective prompt text of the two known classes, None for any other."""
-    if internals.is_sentence_transformer_wrapper(model):
+    if classification.is_sentence_transformer_wrapper(model):
         return internals.prompt_of_sentence_transformer(model, task_metadata, prompt_type, name)
-    if internals.is_instruct_wrapper(model):
+    if classification.is_instruct_wrapper(model):
         return internals.prompt_of_instruct(model, task_metadata, prompt_type, name)
     return None
 

@@ -19,7 +19,7 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, DataWarning, MirrorWriteError, NotDense
 from cas_cache.identity.spec import check_pinned
 from cas_cache.mirror import View
-from cas_cache.mteb import internals, loaders
+from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.foreign import Call, answers_of
 from cas_cache.mteb.ranges import stored_ranges
@@ -101,7 +101,7 @@ class CachedEmbeddingWrapper:
         self._recorded: set[tuple[View, bytes]] = set()
         self._quiet = False
         self._told = 0
-        self._uncached = internals.reason_not_to_cache(self._model)
+        self._uncached = classification.reason_not_to_cache(self._model)
         if self._uncached is None:
             check_pinned(*identity_of(self._model, model_id, revision))
         self._ranges = stored_ranges(calibration)
@@ -109,7 +109,7 @@ class CachedEmbeddingWrapper:
         self._answers = answers_of(cache_backend, self.cache)
         if self._uncached is not None:
             self._pass_on(self._uncached)
-        if internals.searches(self._model):
+        if classification.searches(self._model):
             # mteb asks for these two by name, and searches with them rather than with `encode`.
             self.index, self.search = self._model.index, self._model.search
 
