@@ -102,7 +102,8 @@ class Voyage(Anything):
 
     def embed(self, texts: list[str], input_type: str, **_: Any) -> Any:
         """Answer a list of texts."""
-        return SimpleNamespace(embeddings=[answer(text, input_type) for text in texts])
+        found = [answer(text, input_type) for text in texts]
+        return SimpleNamespace(embeddings=found, total_tokens=len(texts))
 
     def multimodal_embed(self, inputs: Any, input_type: str, **_: Any) -> Any:
         """Answer a list of lists."""
@@ -283,7 +284,7 @@ def modules() -> dict[str, Any]:
         "cohere": {"Client": Cohere, "ClientV2": Cohere},
         "voyageai": {"Client": Voyage},
         "google.genai": {"Client": Gemini},
-        "google.genai.types": {"EmbedContentConfig": Anything},
+        "google.genai.types": {"EmbedContentConfig": Anything, "Part": Anything, "Content": Anything},
         "vertexai": {},
         "vertexai.language_models": {"TextEmbeddingModel": Vertex, "TextEmbeddingInput": Anything},
         "octen": {"Octen": Octen},
@@ -363,7 +364,10 @@ def made(where: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
     return make
 
 
-WRAPPED = {"model": tiny, "model_prompts": PROMPTS, "fps": None, "max_frames": None, "num_frames": None}
+WRAPPED = {
+    "model": tiny, "model_prompts": PROMPTS, "fps": None, "max_frames": None, "num_frames": None,
+    "target_sampling_rate": None, "max_samples": None,
+}  # fmt: skip
 INSTRUCTED = {
     "model": tiny, "model_name": "test/recipe", "instruction_template": "Instruct: {instruction}\n",
     "apply_instruction_to_passages": False, "add_eos_token": False, "prompts_dict": None,
@@ -390,7 +394,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "google_text_embedding.GoogleTextEmbeddingModel": made(
         "google_text_embedding:GoogleTextEmbeddingModel", "google/text", model_prompts=PROMPTS
     ),
-    "octen_models.OctenVLEmbeddingModel": made("octen_models:OctenVLEmbeddingModel", "octen/vl", model_prompts={}),
+    "octen_models.OctenVLEmbeddingModel": made("octen_models:OctenVLEmbeddingModel", "octen/vl", model_prompts=PROMPTS),
     # Subclasses of the two that are known.
     "jina_models.JinaWrapper": of("jina_models:JinaWrapper", **WRAPPED),
     "jina_models.JinaV5TextWrapper": of("jina_models:JinaV5TextWrapper", **WRAPPED),

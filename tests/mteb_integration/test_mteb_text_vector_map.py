@@ -11,7 +11,7 @@ import pytest
 from mteb.types import PromptType
 
 from cas_cache import EncoderSpec
-from cas_cache.errors import ConfigurationError, MirrorError
+from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch, WrongAnswer
 from cas_cache.mteb import CachedEmbeddingWrapper, TextVectorMap
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TitleBodyEncoder
@@ -207,3 +207,86 @@ def test_subsets_and_splits_of_one_task(tmp_path):
     )
     with pytest.raises(ConfigurationError, match="2 vectors that differ"):
         TextVectorMap(tmp_path / "a" / "T").get_vector("a")
+
+
+def test_an_added_row_is_in_vectors_at_once(tmp_path):
+    """Before `save` as in mteb 1.x: by position, by text and by hash, also after another `load`."""
+    encode(tmp_path)
+    found = TextVectorMap(tmp_path / "T")
+    found.add("new", np.ones(64, np.float32))
+    for _ in range(2):
+        digest = hashlib.sha256(b"new").hexdigest()
+        assert found.hash_to_index[digest] == len(DISTINCT)
+        np.testing.assert_array_equal(found.vectors[found.hash_to_index[digest]], np.ones(64))
+        assert found.vectors.shape == (len(DISTINCT) + 1, 64)
+        found.load(name="T")
+    found.close()
+    again = TextVectorMap(tmp_path / "T")
+    assert again.hash_to_index[digest] == len(DISTINCT)
+    assert again.vectors.shape == (len(DISTINCT) + 1, 64)
+
+
+@pytest.mark.parametrize(
+    ("vector", "error"),
+    [
+        (np.zeros(3, np.float32), ShapeMismatch),
+        (np.zeros(1, np.float32), ShapeMismatch),
+        (np.zeros(4, np.float64), ShapeMismatch),
+        (np.zeros((1, 4), np.float32), WrongAnswer),
+        (np.float32(1), WrongAnswer),
+        (np.zeros(0, np.float32), WrongAnswer),
+        (np.array([0, 1, np.nan, 0], np.float32), WrongAnswer),
+        (np.array([0, 1, np.inf, 0], np.float32), WrongAnswer),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_vector_that_does_not_fit_is_refused_at_once(tmp_path, vector, error, stored):
+    """At `add`, by a typed error, beside a row that is stored or pending; the good row is there after `close`."""
+    found = TextVectorMap(tmp_path / "Mine", spec=SPEC)
+    found.add("good", np.arange(4, dtype=np.float32))
+    if stored:
+        found.close()
+        found = TextVectorMap(tmp_path / "Mine")
+    for text in ("bad", "good"):
+        with pytest.raises(error):
+            found.add(text, vector)
+    assert "bad" not in found
+    assert len(found.vectors) == len(found.hash_to_index) == 1
+    found.close()
+    again = TextVectorMap(tmp_path / "Mine")
+    np.testing.assert_array_equal(again.vectors, [[0, 1, 2, 3]])
+
+
+def test_a_namespace_where_the_prompt_was_changed(tmp_path):
+    """Both prompts' vectors are found: by id, by the beginning of one, and the message has ids with prompts."""
+    vectors = {}
+    for prompt in ("find: ", "search: "):
+        spec = EncoderSpec(model="m", revision="1", prompt=prompt, role="query")
+        with TextVectorMap(tmp_path / "T", spec=spec) as made:
+            made.add("one", np.full(4, len(prompt), np.float32))
+        vectors[spec.namespace] = made.get_vector("one")
+    first, second = vectors
+    with pytest.raises(ConfigurationError, match=r"prompt 'find: '.*prompt 'search: '.*namespace="):
+        TextVectorMap(tmp_path / "T")
+    for namespace, expected in vectors.items():
+        for name in (namespace, namespace[:12]):
+            found = TextVectorMap(tmp_path / "T", namespace=name)
+            found.load(name="T")
+            np.testing.assert_array_equal(found.get_vector("one"), expected)
+    with pytest.raises(ConfigurationError, match=rf"no namespace begins with 'nothing'.*{first}|{second}"):
+        TextVectorMap(tmp_path / "T", namespace="nothing")
+    with pytest.raises(ConfigurationError, match="2 namespaces begin with ''"):
+        TextVectorMap(tmp_path / "T", namespace="")
+    with pytest.raises(ConfigurationError, match="Pass one of them"):
+        TextVectorMap(tmp_path / "T", namespace=first, spec=SPEC)
+
+
+def test_adding_to_a_named_namespace(tmp_path):
+    """A row that is added to one namespace of a folder is in this one alone."""
+    specs = [EncoderSpec(model="m", revision="1", prompt=prompt) for prompt in ("a", "b")]
+    for spec in specs:
+        with TextVectorMap(tmp_path / "T", spec=spec) as made:
+            made.add("one", np.ones(4, np.float32))
+    with TextVectorMap(tmp_path / "T", namespace=specs[0].namespace) as found:
+        found.add("two", np.ones(4, np.float32))
+    assert ["two" in TextVectorMap(tmp_path / "T", namespace=spec.namespace) for spec in specs] == [True, False]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.errors import ConfigurationError, MirrorError
+from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch, WrongAnswer
 from cas_cache.identity import EncoderSpec, canonical_json, first_of_each, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View, keys_in, views_in
 from cas_cache.mirror.index import ABSENT
-from cas_cache.rows import as_array, storable
+from cas_cache.rows import as_array, finite_rows, storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class TextVectorMap:
         model: Whose vectors, if several models are in the folder: a model's name, or ``name@revision``.
         spec: Whose vectors, exactly: where one model was run with several settings, and for `add` in a folder that
             holds nothing yet.
+        namespace: The same by id, or by the beginning of an id that fits one namespace of the folder: where a prompt
+            was changed, the folder has a namespace for each prompt. `cas-cache info` shows them.
 
     Attributes:
         hash_to_index: For each text, hex SHA-256 of its UTF-8 bytes -> row of `vectors`.
@@ -49,12 +51,16 @@ class TextVectorMap:
         role: str | None = None,
         model: str | None = None,
         spec: EncoderSpec | None = None,
+        namespace: str | None = None,
     ) -> None:
+        if spec is not None and namespace is not None:
+            raise ConfigurationError("Both spec= and namespace= name the encoder's vectors. Pass one of them.")
         self.directory = Path(directory).expanduser().absolute()
         self.initial_vectors = initial_vectors
         self._role = role
         self._model = model
         self._spec = spec
+        self._namespace = namespace
         self._mirror = Mirror(self.directory.parent, create=spec is not None)
         self._added: dict[str, NDArray[Any]] = {}
         self._parts: list[tuple[View, Namespace, NDArray[np.int64]]] = []
@@ -79,8 +85,10 @@ class TextVectorMap:
     @property
     def vectors(self) -> NDArray[Any] | None:
         """(n, d): a row for each distinct text of each role, in the order asked for; None before the first."""
-        if self._vectors is None and self._parts:
-            self._vectors = np.concatenate([ns.take(rows) for _, ns, rows in self._parts])
+        if self._vectors is None and (self._parts or self._added):
+            stored = [ns.take(rows) for _, ns, rows in self._parts]
+            added = [np.stack(list(self._added.values()))] if self._added else []
+            self._vectors = np.concatenate([rows for rows in (*stored, *added) if len(rows)] or stored)
         return self._vectors
 
     def load(self, name: str | None = None) -> None:
@@ -115,6 +123,8 @@ class TextVectorMap:
                 self.hash_to_index.setdefault(digest, start + offset)
             self._parts.append((group[0], ns, rows))
             start += len(rows)
+        for offset, text in enumerate(self._added):
+            self.hash_to_index.setdefault(_hash(text), start + offset)
         if self._parts:
             self.vector_dim = self._parts[0][1].shape[0] if self._parts[0][1].shape else None
 
@@ -142,17 +152,37 @@ class TextVectorMap:
         return vector
 
     def add(self, text: str, vector: Any) -> None:
-        """Add a text's vector. It is stored by `save` or `close`; a text that is there keeps its vector.
+        """Add a text's vector. `save` or `close` stores it; a text that the map holds already keeps its vector.
 
         Raises:
-            ConfigurationError: If it cannot be told whose vector this is.
-            ShapeMismatch: At `save`, if it is not made like the others.
+            ConfigurationError: If the folder does not say whose vector this is.
+            ShapeMismatch: If its dimension or dtype is not that of the others. The map is as it was.
+            WrongAnswer: If it is not one vector of finite numbers.
         """
-        self._target()
-        row = storable(as_array(vector)[np.newaxis], 1)[0]
+        _, ns = self._target()
+        row = self._checked(vector, ns)
         if text not in self:
+            self.hash_to_index[_hash(text)] = sum(len(rows) for _, _, rows in self._parts) + len(self._added)
             self._added[text] = row
-            self.vector_dim = self.vector_dim or len(row)
+            self._vectors = None
+            self.vector_dim = len(row)
+
+    def _checked(self, vector: Any, ns: Namespace) -> NDArray[Any]:
+        """Return a vector as it will be stored, if it can be stored beside the others."""
+        array = as_array(vector)
+        if array.ndim != 1:
+            raise WrongAnswer(f"add() takes one vector, (d,), and was given an array of shape {array.shape}.")
+        row: NDArray[Any] = storable(array[np.newaxis], 1)[0]
+        if not finite_rows(row[np.newaxis]).all():
+            raise WrongAnswer("The vector holds NaN or an infinity, which is never stored. Leave this text out.")
+        first = next(iter(self._added.values()), None)
+        dtype, shape = (ns.dtype, ns.shape) if first is None else (first.dtype, first.shape)
+        if dtype is not None and (row.dtype, row.shape) != (dtype, shape):
+            raise ShapeMismatch(
+                f"{self.directory.name} has {dtype} vectors of shape {shape}; this one is {row.dtype} of shape "
+                f"{row.shape}. It was not added. Convert it, or give vectors of another encoder another spec=."
+            )
+        return row
 
     def save(self) -> None:
         """Commit what was added to the mirror."""
@@ -182,9 +212,11 @@ class TextVectorMap:
         return rows[there], [row.tobytes().hex() for row in texts[distinct[there]]]
 
     def _chosen(self, views: list[View]) -> list[View]:
-        """The views of the one model and the role asked for."""
+        """The views of the one namespace, or of the one model and the role, asked for."""
         if self._spec is not None:
             return [view for view in views if view.namespace == self._spec.namespace]
+        if self._namespace is not None:
+            return self._in_namespace(self._namespace, views)
         models = sorted({f"{view.model}@{view.revision}" for view in views})
         if self._model is not None:
             views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
@@ -210,6 +242,15 @@ class TextVectorMap:
         self._check_settings(chosen)
         return chosen
 
+    def _in_namespace(self, wanted: str, views: list[View]) -> list[View]:
+        """The views of the one namespace whose id begins with `wanted`."""
+        found = sorted({view.namespace for view in views if view.namespace.startswith(wanted)})
+        if len(found) == 1:
+            return [view for view in views if view.namespace == found[0]]
+        problem = f"{len(found)} namespaces begin with" if found else "no namespace begins with"
+        names = self._described(found or sorted({view.namespace for view in views}))
+        raise ConfigurationError(f"In {self.directory.name} {problem} {wanted!r}. Name one of: {names}.")
+
     def _check_settings(self, views: list[View]) -> None:
         """One model may have been run with several settings: then a role has several namespaces, and no right one."""
         for role in {view.role for view in views}:
@@ -217,9 +258,19 @@ class TextVectorMap:
             settings = {_settings(ns.spec) for name in namespaces if (ns := self._mirror.get(name)) is not None}
             if len(settings) > 1:
                 raise ConfigurationError(
-                    f"{self.directory.name} has role {role} in several namespaces of one model: {namespaces}. They "
-                    "differ in prompt or parameters (`cas-cache info` shows them). Pass spec=."
+                    f"{self.directory.name} has role {role} in several namespaces of one model: "
+                    f"{self._described(namespaces)}. They differ in prompt or parameters (`cas-cache info` shows "
+                    "them). Pass namespace= or spec=."
                 )
+
+    def _described(self, namespaces: list[str]) -> str:
+        """Namespaces with their prompts, for a message."""
+        shown = []
+        for name in namespaces[:MOST_NAMED]:
+            ns = self._mirror.get(name)
+            shown.append(name if ns is None else f"{name} (role {ns.spec.role}, prompt {ns.spec.prompt!r})")
+        more = len(namespaces) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
     def _target(self) -> tuple[View, Namespace]:
         """Where an added vector goes."""
