@@ -2,8 +2,8 @@
 
     python docs/reference/make_mteb_encoders.py
 
-Classes are read from the source of `mteb.models` and not imported, so that classes inside of a loader function are found
-too. A test compares the page with what this prints.
+Classes are read from the source of `mteb.models` and not imported, so that classes inside of a loader function are
+found too. A test compares the page with what this prints.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ import inspect
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from cas_cache.mteb import reviewed
 from cas_cache.mteb.classification import REASONS, Treatment
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PAGE = Path(__file__).parent / "mteb-encoders.md"
 
-ENCODES = {"encode"}
-SCORES = {"predict"}
-SEARCHES = {"index", "search"}
+INTERFACES = ({"encode"}, {"predict"}, {"index", "search"})
+"""Methods of mteb's protocols for encoders, cross-encoders and search models."""
+
 ABSTRACT_ENCODER = "abs_encoder.AbsEncoder"
 
 HEAD = """# Encoder classes of mteb
 
-Made with mteb {version} by `python docs/reference/make_mteb_encoders.py`. `cas_cache.mteb.classification` decides how the
-vectors of a class are treated; this page lists its decision for every class of `mteb.models` that encodes, searches or
-scores.
+Made with mteb {version} by `python docs/reference/make_mteb_encoders.py`. `cas_cache.mteb.classification` decides how
+the vectors of a class are treated; this page lists its decision for every class of `mteb.models` that encodes, searches
+or scores.
 
 | treatment | classes | registered models |
 |---|---|---|
@@ -44,29 +46,32 @@ scores.
 
 - **Known function of the item:** tasks share vectors. The encoder spec holds all that changes a vector.
 - **Scoped to the task:** the cache stores the vectors, and serves them for the same task, subset, split and role only.
-  The key covers every content field of a row. A class that is not on this page, such as one of your own or one of a newer
-  mteb, is treated so.
+  The key covers every content field of a row. A class that is not on this page, such as one of your own or one of a
+  newer mteb, is treated so.
 - **Passed through:** nothing is stored; one `DataWarning` says why.
 - **Refused:** a `TypeError` says what to do.
 
-The class decides first. Metadata of a model can only narrow it: `model_type` "sparse" or "late-interaction", or MaxSim as
-similarity, are passed through whatever the class. A `SentenceTransformer` alone is treated as mteb would wrap it.
+The class decides first. Metadata of a model can only narrow it: `model_type` "sparse" or "late-interaction", or MaxSim
+as similarity, are passed through whatever the class. A `SentenceTransformer` alone is treated as mteb would wrap it.
 
-"Reads" lists what the code of a class looks at besides the content of an item, as far as its source shows: the task (its
-name, type, prompt or instruction), the role, or title and body apart from the joined text.
+"Reads" lists what the code of a class looks at besides the content of an item, as far as its source shows: the task
+(its name, type, prompt or instruction), the role, or title and body apart from the joined text.
 
 ## Services and what the self-check costs
 
-Classes marked "service" send each item to a service, which may charge for it. The [self-check](../explanation/self-check.md)
-encodes rows of packs that others pushed, up to `self_check` (8 by default) in a call, before the first of them is served. A
-pack holds rows of one namespace, and a scoped class has a namespace for each task, role, subset and split. So the first
-run on a new mirror sends at most 8 items for each call of `encode` whose rows others pushed, and a later run sends none: the
-mirror remembers which packs were compared. A log line (INFO, `cas_cache.mteb.wrapper`) says so when such a model is wrapped.
+Classes marked "service" send each item to a service, which may charge for it. Before vectors that others pushed are
+served for the first time, the [self-check](../explanation/self-check.md) encodes a few of them again: `self_check` rows
+(8 by default), and of each pack at least one. A scoped class has a namespace for each task, role, subset and split, so
+each of these is checked. A log line (INFO, `cas_cache.mteb.wrapper`) says so when such a model is wrapped.
 
-- **Bound:** with {example_tasks} retrieval tasks of one subset and split each, queries and documents, that is at most
-  {example_tasks} x 2 x 8 = {example_items} items. `self_check=1` makes it {example_few}; `stats.checked` counts them.
-- `self_check=0` or `CAS_CACHE_SELF_CHECK=0` sends none, and trusts whoever may write to the repository. `only_cached=True`
-  sends nothing at all.
+- **How many:** a new mirror that takes {example_tasks} retrieval tasks, each with queries and documents in one subset
+  and split, in at most 8 packs, sends {example_tasks} x 2 x 8 = {example_items} items, and {example_few} with
+  `self_check=1` and one pack each. A run after that sends none: the mirror remembers what was compared. `stats.checked`
+  counts the items.
+- **Bound:** `max_self_check=` is how many items one call of `encode` may send for it. More are an error before
+  anything is sent.
+- `self_check=0` or `CAS_CACHE_SELF_CHECK=0` sends none, and trusts whoever may write to the repository.
+  `only_cached=True` sends nothing at all.
 - Vectors of a service are reproducible only as far as its provider keeps the model under that name.
 """
 
@@ -87,8 +92,9 @@ class SourceClass:
 def source_classes() -> dict[str, SourceClass]:
     """Return every class of `mteb.models` by the name that `reviewed` uses."""
     spec = find_spec("mteb")
-    assert spec is not None
-    root = Path(next(iter(spec.submodule_search_locations or []))) / "models"
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("mteb is not installed")
+    root = Path(spec.origin).parent / "models"
     found: dict[str, SourceClass] = {}
     for path in sorted(root.rglob("*.py")):
         module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
@@ -102,12 +108,12 @@ def source_classes() -> dict[str, SourceClass]:
 
 
 def encoder_classes(classes: dict[str, SourceClass]) -> dict[str, SourceClass]:
-    """Return the classes that encode, search or score, without protocols and without what only abstract bases define."""
+    """Return the classes that encode, search or score; protocols and classes that only inherit `AbsEncoder` do not."""
     chosen = {}
     for name, found in sorted(classes.items()):
         methods = frozenset[str]().union(*(base.methods for base in _lineage(found, classes)))
         is_abstract = name == ABSTRACT_ENCODER or "Protocol" in found.bases
-        if not is_abstract and (ENCODES <= methods or SCORES <= methods or SEARCHES <= methods):
+        if not is_abstract and any(methods.issuperset(needed) for needed in INTERFACES):
             chosen[name] = found
     return chosen
 
@@ -156,6 +162,7 @@ def _made_by(loader: Any, classes: dict[str, SourceClass]) -> str | None:
     if loader is None:
         return None
     if not inspect.isclass(loader):
+        loader = inspect.unwrap(loader)
         held = [cell.cell_contents for cell in loader.__closure__ or () if inspect.isclass(cell.cell_contents)]
         if not held:
             tree = ast.parse(textwrap.dedent(inspect.getsource(loader)))

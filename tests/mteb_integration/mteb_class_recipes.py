@@ -1,8 +1,8 @@
 """Encoder classes of mteb, made without a network: vendors' packages are fakes, weights are small and random.
 
 A recipe returns an encoder of one class. What the class itself does (prompts, instructions, input types, batches,
-dtypes) is mteb's code; only what it would load or call is replaced. A fake answers by the hash of what it was sent, so that equal
-vectors mean equal requests, in every process.
+dtypes) is mteb's code; only what it would load or call is replaced. A fake answers by the hash of what it was
+sent, so that equal vectors mean equal requests, in every process.
 """
 
 from __future__ import annotations

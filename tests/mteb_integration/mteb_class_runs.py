@@ -29,10 +29,8 @@ def plain_scores(name: str) -> list[str]:
 
 def cached_scores(name: str, place: Path, mirror: str) -> dict[str, Any]:
     """Return the scores of a class through a cache, and how many items were asked for, encoded and compared."""
-    with (
-        fakes(),
-        CachedEmbeddingWrapper(RECIPES[name](), place / mirror, remote=str(place / "remote"), progress=False) as model,
-    ):
+    options = {"remote": str(place / "remote"), "self_check": 8, "progress": False}
+    with fakes(), CachedEmbeddingWrapper(RECIPES[name](), place / mirror, **options) as model:
         scores = [tasks.scores(model, make()) for make in TASKS]
     stats = model.stats
     return {"scores": scores, "hits": stats.hits, "encoded": stats.encoded, "checked": stats.checked}

@@ -266,16 +266,16 @@ def test_a_namespace_where_the_prompt_was_changed(tmp_path):
             made.add("one", np.full(4, len(prompt), np.float32))
         vectors[spec.namespace] = made.get_vector("one")
     first, second = vectors
-    with pytest.raises(ConfigurationError, match=r"prompt 'find: '.*prompt 'search: '.*namespace="):
+    with pytest.raises(ConfigurationError, match=r"(?=.*'find: ')(?=.*'search: ').*namespace="):
         TextVectorMap(tmp_path / "T")
     for namespace, expected in vectors.items():
         for name in (namespace, namespace[:12]):
             found = TextVectorMap(tmp_path / "T", namespace=name)
             found.load(name="T")
             np.testing.assert_array_equal(found.get_vector("one"), expected)
-    with pytest.raises(ConfigurationError, match=rf"no namespace begins with 'nothing'.*{first}|{second}"):
+    with pytest.raises(ConfigurationError, match=rf"no namespace begins with 'nothing'(?=.*{first})(?=.*{second})"):
         TextVectorMap(tmp_path / "T", namespace="nothing")
-    with pytest.raises(ConfigurationError, match="2 namespaces begin with ''"):
+    with pytest.raises(ConfigurationError, match="2 namespaces begin with"):
         TextVectorMap(tmp_path / "T", namespace="")
     with pytest.raises(ConfigurationError, match="Pass one of them"):
         TextVectorMap(tmp_path / "T", namespace=first, spec=SPEC)

@@ -109,6 +109,14 @@ class CachedEmbeddingWrapper:
         self._answers = answers_of(cache_backend, self.cache)
         if self._uncached is not None:
             self._pass_on(self._uncached)
+        if classification.calls_service(self._model) and self.cache.self_check and not self.cache.only_cached:
+            logger.info(
+                "%s calls a service that may charge for it. Before vectors that others pushed are served, the "
+                "self-check sends %d items or more for each task, role, subset and split; max_self_check= bounds a "
+                "call, self_check=0 sends none.",
+                type(self._model).__name__,
+                self.cache.self_check,
+            )
         if classification.searches(self._model):
             # mteb asks for these two by name, and searches with them rather than with `encode`.
             self.index, self.search = self._model.index, self._model.search
