@@ -302,9 +302,24 @@ def modules() -> dict[str, Any]:
 
 
 @contextmanager
+def replaced(stand_ins: dict[str, Any]) -> Iterator[None]:
+    """Have modules replaced by name; unlike `mock.patch.dict`, keep what is imported meanwhile, such as torch."""
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+
+
+@contextmanager
 def fakes() -> Iterator[None]:
-    """Have the packages of vendors be fakes, and every check for an installed package pass."""
-    with mock.patch.dict(sys.modules, modules()), warnings.catch_warnings():
+    """Have the packages of vendors be fakes."""
+    with replaced(modules()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

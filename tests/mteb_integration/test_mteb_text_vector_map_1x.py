@@ -6,7 +6,6 @@ import types
 import zipfile
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from cas_cache import EncoderSpec
 from cas_cache.errors import MirrorError, ShapeMismatch
 from cas_cache.mteb import TextVectorMap
+from mteb_integration.mteb_class_recipes import replaced
 
 pytestmark = [pytest.mark.verify, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -38,7 +38,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for name, contents in names.items():
         stubs[name] = types.ModuleType(name)
         vars(stubs[name]).update(contents)
-    with mock.patch.dict(sys.modules, {**stubs, "mteb_1_39": module}):
+    with replaced({**stubs, "mteb_1_39": module}):
         exec(compile(source, "mteb/models/cache_wrapper.py", "exec"), vars(module))
     return module.TextVectorMap
 
