@@ -49,6 +49,9 @@ REASONS = {
     "batch": Classification(
         Treatment.PASSED_THROUGH, "it averages over a batch: its vectors depend on what is encoded together"
     ),
+    "zeros": Classification(
+        Treatment.PASSED_THROUGH, "it answers with a zero vector where a request failed, which is not the item's vector"
+    ),
     "multi-vector": Classification(Treatment.PASSED_THROUGH, "it makes several vectors for each item"),
     "sparse": Classification(Treatment.PASSED_THROUGH, "its vectors are sparse"),
     "searches": Classification(Treatment.PASSED_THROUGH, "it searches by itself"),

@@ -44,7 +44,7 @@ REVIEWED: dict[str, str] = {
         no_instruct_sentence_models.NoInstructModel nomic_models.NomicWrapper
         nomic_models_vision.NomicVisionModel nomic_multimodal.BiQwen2_5Wrapper nvidia_models.LlamaEmbedNemotron
         nvidia_models._NVEmbedWrapper nvidia_nemotron_vl_models.LlamaNemotronEmbedVL
-        octen_models.OctenVLEmbeddingModel omni_embed_nemotron_models.OmniEmbedNemotronWrapper
+        omni_embed_nemotron_models.OmniEmbedNemotronWrapper
         omniretriever_models.OmniRetrieverWrapper omnivinci_models.OmniVinciWrapper openai_models.OpenAIModel
         openai_wrappers.OpenAIAPIEncodeWrapper openclip_models.OpenCLIPModel ops_mm_models.OpsMMEmbeddingWrapper
         ops_moa_models.OPSWrapper pe_av_models.PEAudioVisualWrapper promptriever_models.PromptrieverModel
@@ -76,6 +76,9 @@ REVIEWED: dict[str, str] = {
     """,
     "batch": """
         penguin_models.PenguinEncoderModel
+    """,
+    "zeros": """
+        octen_models.OctenVLEmbeddingModel
     """,
     "multi-vector": """
         argus_qwen35.ArgusColQwen35Wrapper colmodernvbert_models.ColModernVBertWrapper
