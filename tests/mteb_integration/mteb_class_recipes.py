@@ -155,20 +155,6 @@ class Vertex(Anything):
         return [SimpleNamespace(values=answer(*map(str, one.args), str(one.kwargs.get("task_type")))) for one in batch]
 
 
-class Octen(Anything):
-    """Octen's client."""
-
-    @property
-    def vl_embedding(self) -> Any:
-        """The endpoint."""
-        return self
-
-    def create(self, contents: Any, **_: Any) -> Any:
-        """Answer a list of contents."""
-        found = [SimpleNamespace(index=n, embedding=answer(one["text"])) for n, one in enumerate(contents)]
-        return SimpleNamespace(items=found)
-
-
 class GritLM(Anything):
     """The model of gritlm."""
 
@@ -287,7 +273,6 @@ def modules() -> dict[str, Any]:
         "google.genai.types": {"EmbedContentConfig": Anything, "Part": Anything, "Content": Anything},
         "vertexai": {},
         "vertexai.language_models": {"TextEmbeddingModel": Vertex, "TextEmbeddingInput": Anything},
-        "octen": {"Octen": Octen},
         "gritlm": {"GritLM": GritLM},
         "model2vec": {"StaticModel": Static},
         "botocore.exceptions": {"ValidationError": type("ValidationError", (Exception,), {})},
@@ -409,7 +394,6 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "google_text_embedding.GoogleTextEmbeddingModel": made(
         "google_text_embedding:GoogleTextEmbeddingModel", "google/text", model_prompts=PROMPTS
     ),
-    "octen_models.OctenVLEmbeddingModel": made("octen_models:OctenVLEmbeddingModel", "octen/vl", model_prompts=PROMPTS),
     # Subclasses of the two that are known.
     "jina_models.JinaWrapper": of("jina_models:JinaWrapper", **WRAPPED),
     "jina_models.JinaV5TextWrapper": of("jina_models:JinaV5TextWrapper", **WRAPPED),
