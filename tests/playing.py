@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-INLINE = re.compile(r"`(?:(cas-cache [^`]+)|(EmbeddingCache\([^`]+\)))`")
+INLINE = re.compile(r"`(?:cas-cache [^`]+|EmbeddingCache\([^`]+\))`")
+EITHER = re.compile(f"{FENCED.pattern}|{INLINE.pattern}", re.DOTALL | re.MULTILINE)
 HOME = "/home/you/tutorial"
 """Where pages say that they are played."""
 
@@ -50,7 +51,7 @@ def play(
     environment: Mapping[str, str],
     instead: Mapping[str, Callable[[dict[str, str]], str]] | None = None,
 ) -> str:
-    """Run a page's blocks, in order, in one folder.
+    """Run a page's blocks, and the commands in its prose, in order, in one folder.
 
     Args:
         text: The page.
@@ -63,63 +64,71 @@ def play(
         The page, with the output that there was.
     """
     variables = {**environment, "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    played = EITHER.sub(Shell(folder, variables, instead or {}).part, text)
+    return re.sub(r"^( *\S.*[^ \n]) +$", r"\1", played, flags=re.MULTILINE)
 
-    def prose(match: re.Match[str]) -> str:
-        command, cache = (" ".join((words or "").split()) for words in match.groups())
-        if cache:
-            command = f"{sys.executable} -c 'from cas_cache import EmbeddingCache; {cache}.close()'"
-        done = shell(command)
-        assert done.returncode == 0, f"{match[0]}\n{done.stdout}"
-        return match[0]
 
-    def block(match: re.Match[str]) -> str:
+class Shell:
+    """What a reader has: a folder, variables, and commands that stand for those which cannot run in a test."""
+
+    def __init__(
+        self, folder: Path, variables: dict[str, str], instead: Mapping[str, Callable[[dict[str, str]], str]]
+    ) -> None:
+        self.folder, self.variables, self.instead = folder, variables, instead
+
+    def part(self, match: re.Match[str]) -> str:
+        """Play a block, or what is in backticks; return it with its output."""
+        fenced = FENCED.fullmatch(match[0])
+        return self.block(fenced) if fenced else self.prose(match)
+
+    def block(self, match: re.Match[str]) -> str:
         language, body = match.groups()
         if language == "python":
             first = body.partition("\n")[0]
             assert re.fullmatch(r"# \w+\.py", first), f"a block that is saved under no name: {first}"
-            (folder / first[2:]).write_text(body, "utf-8")
+            (self.folder / first[2:]).write_text(body, "utf-8")
         elif language == "sh":
-            done = shell(body)
-            assert done.returncode == 0, f"{body}\n{done.stdout}"
+            self.must(body)
         elif language == "console":
             commands = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
-            return f"```console\n{''.join(typed(command) for command in commands)}```"
+            return f"```console\n{''.join(self.typed(command) for command in commands)}```"
         return match[0]
 
-    def typed(command: str) -> str:
-        if instead and command in instead:
-            return f"$ {command}\n{instead[command](variables)}"
+    def prose(self, match: re.Match[str]) -> str:
+        """Run a command, or open a cache; one that is broken over two lines is one line."""
+        words = " ".join(match[0].strip("`").split())
+        if words.startswith("EmbeddingCache"):
+            words = f"python -c 'from cas_cache import EmbeddingCache; {words}.close()'"
+        self.must(words)
+        return match[0]
+
+    def typed(self, command: str) -> str:
+        if command in self.instead:
+            return f"$ {command}\n{self.instead[command](self.variables)}"
         assigned = re.fullmatch(r"export (\w+)=(\S*)", command)
         if assigned:
-            variables[assigned[1]] = assigned[2]
+            self.variables[assigned[1]] = assigned[2]
             return f"$ {command}\n"
         if command.startswith("unset "):
-            variables.pop(command.split()[1], None)
+            self.variables.pop(command.split()[1], None)
             return f"$ {command}\n"
-        return f"$ {command}\n{shell(command).stdout.replace(str(folder), HOME)}"
+        return f"$ {command}\n{self.run(command).stdout.replace(str(self.folder), HOME)}"
 
-    def shell(command: str) -> subprocess.CompletedProcess[str]:
+    def must(self, command: str) -> None:
+        done = self.run(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", "-c", command],
-            cwd=folder,
-            env=variables,
+            cwd=self.folder,
+            env=self.variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-
-    either = re.compile(f"{FENCED.pattern}|{INLINE.pattern}", re.DOTALL | re.MULTILINE)
-
-    def part(match: re.Match[str]) -> str:
-        fenced = FENCED.fullmatch(match[0])
-        if fenced:
-            return block(fenced)
-        inline = INLINE.fullmatch(match[0])
-        return prose(inline) if inline else match[0]
-
-    return re.sub(r"^( *\S.*[^ \n]) +$", r"\1", either.sub(part, text), flags=re.MULTILINE)
 
 
 def a_users(home: Path) -> dict[str, str]:

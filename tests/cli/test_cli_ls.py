@@ -60,11 +60,13 @@ def test_ls_there(run: Any, places: Places) -> None:
 
 
 def test_ls_of_a_url_is_that_of_the_repository(run: Any, places: Places) -> None:
-    """A URL as CACHE lists the repository there, without ``--there``; no mirror is made for it."""
+    """A URL as CACHE, or a repository's directory, lists the repository without ``--there``; no mirror is made."""
     before = tree(places.mirror.parent)
     url = f"file://{places.remote}"
     assert listed(run, url) == listed(run, "--there", "--remote", places.remote)
-    assert run("ls", url).out == run("ls", "--there", "--remote", places.remote).out
+    for place in (url, places.remote):
+        assert run("ls", place).out == run("ls", "--there", "--remote", places.remote).out
+    assert run("ls", url, "--remote", places.remote).code == 1
     assert tree(places.mirror.parent) == before
 
 

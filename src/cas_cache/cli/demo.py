@@ -55,6 +55,8 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
     with _directory(keep) as directory:
         where = url or str(directory / "remote")
         texts = read_texts()
+        if not as_json:
+            click.echo(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
         runs = [
             run_plain(texts),
             run_cached("cold cache", texts, directory / "mirror", where, options),
@@ -76,7 +78,6 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
             }
         )
     else:
-        click.echo(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
         _print(runs)
         click.echo("\n".join(wrong) or "\nEvery run gave the same vectors, bit for bit. Nothing was encoded twice.")
         if keep is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from cas_cache.cli.options import cache_options, open_mirror, open_repository, p
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
 from cas_cache.identity import names_of
-from cas_cache.repository import is_url
+from cas_cache.repository import is_url, layout
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
@@ -34,13 +35,16 @@ if TYPE_CHECKING:
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
     """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
 
-    If CACHE is a URL, the namespaces of the repository at that URL are listed instead.
+    If CACHE is a URL, or the directory of a repository, the namespaces of that repository are listed instead.
 
     Where rows are is what the mirror knows, without asking: `cas-cache status` compares with the repository.
 
     Exit codes: 0 fine, 1 something could not be read, 2 usage.
     """
-    if there or (cache is not None and is_url(cache)):
+    repository = None if remote is not None else _repository(cache)
+    if repository is not None:
+        cache, remote, there = None, repository, True
+    if there:
         _list_there(cache, remote, storage_options, as_json=as_json)
         return
     if storage_options:
@@ -53,6 +57,14 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
         say(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
     else:
         print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in found)
+
+
+def _repository(cache: str | None) -> str | None:
+    """Return the repository that CACHE names, None if it names a mirror: a URL, or the directory of a repository."""
+    if cache is None or is_url(cache):
+        return cache
+    directory = Path(cache).expanduser().absolute()
+    return str(directory) if (directory / layout.MARKER).is_file() else None
 
 
 def describe(ns: Namespace) -> dict[str, Any]:
