@@ -164,13 +164,6 @@ def test_share(play: Any, localstack: Any, bucket: str) -> None:
     assert status.strip()
 
 
-def test_encoders(play: Any) -> None:
-    """From a function to a cache that is shared; what the page says is printed is printed."""
-    page = play("encoders.md")
-    assert "3 rows" in page.said[-1] or "rows" in page.said[-1]
-    assert "acme/letters" in page.said[-1]
-
-
 def test_sign(play: Any, tmp_path: Path) -> None:
     """A key, a push, and a reader who trusts it. The key that the page shows stands for the one that is made."""
     file = tmp_path / "config" / "cas_cache" / "keys" / "alice.pem"

@@ -46,6 +46,19 @@ def test_every_python_block_runs(
     assert printed in capsys.readouterr().out
 
 
+def test_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """how-to/encoders.md: from a function to a cache that is shared; what is printed is on the page."""
+    monkeypatch.chdir(tmp_path)
+    run("how-to/encoders.md", {})
+    text = (ROOT / "docs" / "how-to" / "encoders.md").read_text("utf-8")
+    assert capsys.readouterr().out == "".join(re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    cli = request.getfixturevalue("run")
+    commands = re.findall(r"^cas-cache (.*)$", text, re.MULTILINE)
+    assert [cli(*command.split()).code for command in commands] == [0, 0]
+
+
 @needs_mteb
 @pytest.mark.filterwarnings("ignore::FutureWarning:mteb", "ignore:The fill_missing parameter:DeprecationWarning")
 def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

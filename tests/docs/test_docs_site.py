@@ -20,7 +20,7 @@ RUN = re.compile(r"^```(python|sh|console)$", re.MULTILINE)
 PLAYED = {
     "index.md": "docs/test_docs_install.py",
     "install.md": "docs/test_docs_install.py",
-    "how-to/encoders.md": "docs/test_docs_how_to.py",
+    "how-to/encoders.md": "docs/test_docs_pages.py",
     "tutorial.md": "docs/test_docs_tutorial.py",
     "explanation/self-check.md": "docs/test_docs_pages.py",
     "explanation/identity.md": "docs/test_docs_pages.py",
