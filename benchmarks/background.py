@@ -45,7 +45,7 @@ class SlowStorage:
         self._inner = inner
         self._seconds = seconds
         self.url, self.traffic, self.capabilities = inner.url, inner.traffic, inner.capabilities
-        self.get, self.list, self.delete = inner.get, inner.list, inner.delete
+        self.get, self.list, self.delete, self.close = inner.get, inner.list, inner.delete, inner.close
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """Sleep, then write."""

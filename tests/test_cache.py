@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,9 +172,11 @@ def test_dtype_in_is_dtype_out(tmp_path: Path, dtype: str) -> None:
         np.testing.assert_array_equal(vectors, truth(texts(3), dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int8, torch.bfloat16])
-def test_torch_answers(cache: EmbeddingCache, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["float16", "float32", "float64", "int8", "bfloat16"])
+def test_torch_answers(cache: EmbeddingCache, name: str) -> None:
     """Tensors are taken with or without gradient; bfloat16, which NumPy lacks, as float32, without loss."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    dtype = getattr(torch, name)
     tensor = torch.tensor([[0.5, 1, 2], [3, 4, 5]]).to(dtype).requires_grad_(dtype.is_floating_point)
     expected = tensor.detach().float().numpy() if dtype is torch.bfloat16 else tensor.detach().numpy()
     for vectors in (cache.encode(["a", "b"], SPEC, lambda _: tensor), cache.encode(["a", "b"], SPEC, never)):

@@ -26,14 +26,17 @@ from cas_cache.amounts import counted, size
 from cas_cache.errors import NotAMirror
 from cas_cache.mirror import Mirror
 from cas_cache.progress import bar_of
+from cas_cache.sync import push
 from cas_cache.sync.meeting import selected
 from cas_cache.sync.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
+    from cas_cache.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -76,28 +79,54 @@ class Waiting:
         return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
 
 
-def what_waits(mirror: Mirror, repository: Repository) -> Waiting | None:
-    """Return what waits in a mirror to be pushed to a repository; None if nothing does, or the mirror is gone."""
-    again = opened_again(mirror)
-    waiting = [] if again is None else [ns for ns in selected(again, None, Report()) if ns.waiting_rows]
-    if not waiting:
-        return None
-    where = str(mirror.directory)
-    return Waiting(
-        rows=sum(ns.waiting_rows for ns in waiting),
-        bytes=sum(ns.waiting_rows * (ns.row_bytes + BESIDES) for ns in waiting),
-        where=where,
-        command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
-        sent=lambda: repository.storage.traffic.up,
-    )
+@dataclass(slots=True)
+class Upload:
+    """Pushes a mirror's pending rows with handles of its own, so that any thread may call it and close leaves none.
 
+    It has no reference to the cache: a cache that is dropped is freed at once, and its rows are still pushed.
 
-def opened_again(mirror: Mirror) -> Mirror | None:
-    """Return the mirror with handles of its own, for another thread; None if its directory was deleted."""
-    try:
-        return Mirror(mirror.directory, create=False)
-    except NotAMirror:
-        return None
+    Attributes:
+        directory: The mirror.
+        repository: Where to; None for nowhere.
+        stats: Counts the bytes.
+        progress: Show a bar while a process waits for it; None where there is a terminal.
+    """
+
+    directory: Path
+    repository: Repository | None
+    stats: Stats
+    progress: bool | None
+
+    def run(self) -> None:
+        """Push all pending rows. A mirror that was deleted has none."""
+        mirror = self._mirror()
+        if mirror is not None and self.repository is not None:
+            with mirror:
+                self.stats.add(bytes_pushed=push(mirror, self.repository, progress=False).bytes)
+
+    def pending(self) -> Waiting | None:
+        """Return what is pending; None if nothing is, there is no repository, or the mirror was deleted."""
+        mirror, repository = self._mirror(), self.repository
+        if mirror is None or repository is None:
+            return None
+        with mirror:
+            waiting = [ns for ns in selected(mirror, None, Report()) if ns.waiting_rows]
+            if not waiting:
+                return None
+            where = str(self.directory)
+            return Waiting(
+                rows=sum(ns.waiting_rows for ns in waiting),
+                bytes=sum(ns.waiting_rows * (ns.row_bytes + BESIDES) for ns in waiting),
+                where=where,
+                command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
+                sent=lambda: repository.storage.traffic.up,
+            )
+
+    def _mirror(self) -> Mirror | None:
+        try:
+            return Mirror(self.directory, create=False)
+        except NotAMirror:
+            return None
 
 
 class BackgroundPush:
@@ -155,8 +184,11 @@ class BackgroundPush:
     def check(self) -> None:
         """Raise what the last push raised, once."""
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # with its traceback it would be a cycle, which keeps what was open in its frames
 
     def flush(self) -> None:
         """Wait for a push that is running, push what still waits, and raise what went wrong.

@@ -16,9 +16,10 @@ import numpy as np
 
 from cas_cache import html, sync
 from cas_cache import self_check as checking
-from cas_cache.background import BackgroundPush, Waiting, opened_again, what_waits
+from cas_cache.background import BackgroundPush, Upload
 from cas_cache.chunks import gathered, in_chunks
 from cas_cache.errors import (
+    AlreadyClosed,
     CacheMiss,
     ConfigurationError,
     DataWarning,
@@ -139,10 +140,12 @@ class EmbeddingCache:
         self.offline = settings.offline if offline is None else offline
         trusted, signer = trust_of(settings, trust, trusted_keys, signing_key)
         storage = None if url is None else open_storage(url, storage_options, later=self.offline)
-        self.repository = None if storage is None else Repository(storage, trust=trusted, signer=signer)
+        repository = None if storage is None else Repository(storage, trust=trusted, signer=signer)
         self.mirror = Mirror(directory)
         self.mirror.check_trust(None if trusted is None else trusted.keys)
         self.stats = Stats()
+        shown = settings.progress if progress is None else progress
+        self._upload = Upload(self.mirror.directory, repository, self.stats, shown)
         self.read_only = settings.read_only if read_only is None else read_only
         self.only_cached = settings.only_cached if only_cached is None else only_cached
         self.lazy = settings.lazy if lazy is None else lazy
@@ -150,19 +153,38 @@ class EmbeddingCache:
         self.self_check = SELF_CHECK if asked is None else asked
         self.on_remote_error = on_remote_error
         self.chunk_items = chunk_items
-        self.progress = settings.progress if progress is None else progress
+        self._closed = False
         self._pulled: set[str] = set()
         self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
         self._pusher = None
-        if push == "background" and self.repository is not None and not (self.offline or self.read_only):
-            self.repository.must_sign()  # before anything is paid for
-            self._pusher = BackgroundPush(self._push_waiting, self._what_waits, lambda: self.progress)
+        if push == "background" and repository is not None and not (self.offline or self.read_only):
+            repository.must_sign()  # before anything is paid for
+            upload = self._upload
+            self._pusher = BackgroundPush(upload.run, upload.pending, lambda: upload.progress)
 
     def __repr__(self) -> str:
         remote = f", remote={self.repository.url!r}" if self.repository else ""
         return f"EmbeddingCache({str(self.mirror.directory)!r}{remote})"
+
+    @property
+    def repository(self) -> Repository | None:
+        """The shared repository; None for a local cache."""
+        return self._upload.repository
+
+    @repository.setter
+    def repository(self, repository: Repository | None) -> None:
+        self._upload.repository = repository
+
+    @property
+    def progress(self) -> bool | None:
+        """Whether progress bars are shown; None shows them on a terminal only."""
+        return self._upload.progress
+
+    @progress.setter
+    def progress(self, progress: bool | None) -> None:
+        self._upload.progress = progress
 
     def _repr_html_(self) -> str:
         remote = None if self.repository is None else self.repository.url
@@ -173,7 +195,7 @@ class EmbeddingCache:
 
     def summary(self) -> str:
         """Return what the cache did, and what waits to be pushed: two or three lines."""
-        waits = self._what_waits()
+        waits = self._upload.pending()
         did = self.stats.summary()
         return did if waits is None else f"{did}\n{waits}. To push what waits: {waits.command}"
 
@@ -362,12 +384,39 @@ class EmbeddingCache:
         wanted = _checked(namespaces)
         return self.pull(wanted), self.push(wanted)
 
-    def close(self) -> None:
-        """Push what waits, if pushing is automatic. The cache can be opened again at any time."""
+    def flush(self) -> None:
+        """Push pending rows now, if pushing is automatic. The cache stays open."""
+        self._check_open()
         if self._pusher is not None:
             self._automatic(self._pusher.close, PUSH_PROBLEMS)
 
+    def close(self) -> None:
+        """Push pending rows, if pushing is automatic, and release every lock, map, thread and connection.
+
+        A push that fails or is interrupted leaves its rows pending in the mirror, and the cache is closed all the same.
+        Arrays that were returned stay valid. A second call does nothing; every other use raises `AlreadyClosed`.
+        """
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self.mirror.close()
+            if self.repository is not None:
+                self.repository.storage.close()
+
+    @property
+    def closed(self) -> bool:
+        """Return True after `close`."""
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AlreadyClosed(f"{self!r} is closed. Open the cache again: EmbeddingCache(...).")
+
     def _namespace(self, spec: EncoderSpec) -> Namespace:
+        self._check_open()
         given: object = spec
         if not isinstance(given, EncoderSpec):
             msg = f"spec is a {type(given).__name__}; pass an EncoderSpec, which says whose vectors these are"
@@ -410,7 +459,7 @@ class EmbeddingCache:
     def _tell_problems(self, report: Report) -> None:
         if report.problems:
             if self.on_remote_error == "raise":
-                raise report.problems[0]
+                raise report.problems.pop(0)  # frames of the traceback hold the report
             warnings.warn(
                 f"{len(report.problems)} packs were passed over, their rows are encoded anew. The first: "
                 f"{report.problems[0]}",
@@ -479,15 +528,8 @@ class EmbeddingCache:
         known = self._paces.get(ns.spec.namespace)
         return known or self._paces.setdefault(ns.spec.namespace, PaceFile(ns.folder))
 
-    def _push_waiting(self) -> None:
-        """Push from handles of its own: it runs in the pusher's thread."""
-        if self.repository is not None and (mirror := opened_again(self.mirror)) is not None:
-            self.stats.add(bytes_pushed=sync.push(mirror, self.repository, progress=False).bytes)
-
-    def _what_waits(self) -> Waiting | None:
-        return None if self.repository is None else what_waits(self.mirror, self.repository)
-
     def _remote(self, verb: str) -> Repository:
+        self._check_open()
         if self.repository is None:
             raise ConfigurationError(
                 f"There is no remote to {verb}. Name one: remote=, on the command line --remote, or CAS_CACHE_REMOTE."

@@ -30,6 +30,7 @@
     |  |- AccessDenied (PermissionError)
     |  |- BucketNotFound (FileNotFoundError)
     |  `- ObjectNotFound (FileNotFoundError)
+    |- AlreadyClosed (ValueError)         a cache, mirror or namespace is used after its close()
     `- ConfigurationError (ValueError)
        |- InvalidURL
        `- MissingDependency (ImportError) an extra is not installed
@@ -39,6 +40,10 @@ second that something was left out of the cache.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 def printable(text: str) -> str:
@@ -50,6 +55,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_cause(err: _Error) -> _Error:
+    """Return an error that was thrown into a `contextmanager`, to raise another from it without a reference cycle.
+
+    Its traceback begins with the frame of the generator. Since Python 3.12 that frame leads to the one in contextlib
+    that holds the error, and only the garbage collector would free what all frames below hold.
+    """
+    traceback = err.__traceback__
+    return err if traceback is None else err.with_traceback(traceback.tb_next)
 
 
 class CasCacheError(Exception):
@@ -210,6 +225,10 @@ class BucketNotFound(RemoteError, FileNotFoundError):
 
 class ObjectNotFound(RemoteError, FileNotFoundError):
     """An object is not there."""
+
+
+class AlreadyClosed(CasCacheError, ValueError):
+    """A cache, mirror or namespace that is used after its `close`."""
 
 
 class ConfigurationError(CasCacheError, ValueError):

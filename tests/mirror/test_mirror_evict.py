@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache
-from cas_cache.errors import DamagedMirror, MirrorError, MirrorWriteError
+from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorWriteError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import Candidate, evict, plan_evict
@@ -197,7 +197,7 @@ def test_a_handle_that_was_evicted_from_says_so(machine: Machine) -> None:
     mirror = Mirror(directory)
     ns = mirror.namespace(SPEC)
     evict(mirror, 25 * ROW)
-    with pytest.raises(MirrorError, match="Open the mirror again"):
+    with pytest.raises(AlreadyClosed, match="Open the cache or mirror again"):
         ns.find(keys_of_texts(texts(1)))
     assert mirror.namespace(SPEC).rows == 25
 

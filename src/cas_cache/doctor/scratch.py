@@ -39,6 +39,10 @@ class Below:
     def __repr__(self) -> str:
         return f"Below({self.inner!r}, {self._folder!r})"
 
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self.inner.close()
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
         with self._noted("get"):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cas_cache.disk import check_folder, lock_of, read_plain, write_atomically
-from cas_cache.errors import DamagedMirror, LinkInMirror, MirrorWriteError
+from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorWriteError, as_cause
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.index import ABSENT, KeyIndex
@@ -100,6 +100,7 @@ class Catalogue:
         self._namespace = namespace
         self._handle = threading.RLock()
         self._stamp: tuple[int, int, int] | None = None
+        self._closed = False
         self._forgotten()
 
     def __repr__(self) -> str:
@@ -118,6 +119,12 @@ class Catalogue:
         with self._handle:
             self._refresh()
             return self._state.rows
+
+    def close(self) -> None:
+        """Drop the maps; every later use raises `AlreadyClosed`."""
+        with self._handle:
+            self._closed = True
+            self._forgotten()
 
     def locate(self, keys: NDArray[np.uint8]) -> list[Located]:
         """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
@@ -192,6 +199,8 @@ class Catalogue:
 
     def _refresh(self, *, force: bool = False) -> None:
         """Take in what is committed; what is damaged counts as not there."""
+        if self._closed:
+            raise AlreadyClosed(f"{self.folder} was closed with its mirror. Open the cache or the mirror again.")
         for _ in range(READS):
             try:
                 status = (self.folder / STATE_FILE).lstat()
@@ -206,7 +215,7 @@ class Catalogue:
             except LinkInMirror:
                 raise
             except (ValueError, KeyError, TypeError, AttributeError, DamagedMirror, OSError) as err:
-                problem = err
+                problem = str(err)  # the error itself would make a cycle: error, traceback, this frame
             else:
                 return
         else:
@@ -251,7 +260,7 @@ class Catalogue:
             raise MirrorWriteError(
                 f"{self.folder} cannot be written ({err}). Nothing is lost. Make room, or make it writable, and do "
                 "the same again."
-            ) from err
+            ) from as_cause(err)
 
 
 def _columns(folder: Path) -> tuple[Column, Column]:

@@ -131,7 +131,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
         report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
         for name in dict.fromkeys(candidate.namespace for candidate in report.evicted if not dry_run):
-            mirror.close(name)
+            mirror.forget(name)
             free[name].evict([it.pack for it in report.evicted if it.namespace == name])
     finally:
         for ns in free.values():

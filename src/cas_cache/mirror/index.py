@@ -60,6 +60,10 @@ class KeyIndex:
     def __repr__(self) -> str:
         return f"KeyIndex({self.rows} rows in {len(self._runs)} runs)"
 
+    def close(self) -> None:
+        """Drop the runs, and with them the maps of their files."""
+        self._runs, self.rows = [], 0
+
     def extend(self, keys: NDArray[np.uint8]) -> None:
         """Index the rows of `keys`, the whole key column, that are not indexed yet."""
         if len(keys) <= self.rows:

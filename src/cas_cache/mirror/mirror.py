@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cas_cache.disk import check_folder, lock_of, make_folder, read_plain, write_atomically
 from cas_cache.errors import (
+    AlreadyClosed,
     ConfigurationError,
     DamagedMirror,
     IdentityError,
@@ -27,6 +28,7 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
     UntrustedMirror,
+    as_cause,
 )
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
@@ -88,6 +90,7 @@ class Mirror:
     def __init__(self, directory: str | Path, *, create: bool = True) -> None:
         self.directory = expanded(directory).absolute()
         self._namespaces: dict[str, Namespace] = {}
+        self._closed = False
         try:
             marker = self.directory / MARKER
             if not (marker.exists() or marker.is_symlink()):
@@ -98,6 +101,12 @@ class Mirror:
             ) from err
         self._read_marker()
         self.views = Views(self.directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"Mirror({str(self.directory)!r})"
@@ -202,7 +211,10 @@ class Mirror:
 
         Raises:
             DamagedMirror: If its spec does not have that id.
+            AlreadyClosed: If the mirror is closed.
         """
+        if self._closed:
+            raise AlreadyClosed(f"The mirror {self.directory} is closed. Open it again: Mirror(directory).")
         if namespace not in self._namespaces:
             folder = self._folder(namespace)
             try:
@@ -279,8 +291,17 @@ class Mirror:
             ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
         return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
 
-    def close(self, namespace: str) -> None:
-        """Let go of a namespace; it is opened again when it is next asked for."""
+    def close(self) -> None:
+        """Close every namespace: no lock, map or descriptor is left, and `evict` works from any process.
+
+        Arrays that were returned before stay valid. Every later use of a namespace raises `AlreadyClosed`.
+        """
+        self._closed = True
+        while self._namespaces:
+            self._namespaces.popitem()[1].close()
+
+    def forget(self, namespace: str) -> None:
+        """Drop a namespace from the open ones; the next `get` opens it again."""
         self._namespaces.pop(namespace, None)
 
     def namespaces(self) -> list[Namespace]:
@@ -303,7 +324,7 @@ class Mirror:
         except OSError as err:
             raise MirrorWriteError(
                 f"{self.directory} cannot be written ({err}). Make it writable, or use another directory."
-            ) from err
+            ) from as_cause(err)
 
     def _folder(self, namespace: str) -> Path:
         if not NAMESPACE_ID.fullmatch(namespace):

@@ -16,12 +16,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from cas_cache.disk import check_folder, lock_of
-from cas_cache.errors import MirrorError, MirrorWriteError, ShapeMismatch
+from cas_cache.errors import MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.catalogue import Catalogue
 from cas_cache.mirror.index import ABSENT, KeyIndex
@@ -72,9 +72,17 @@ class Namespace:
         self.catalogue = Catalogue(folder / "catalogue", spec.namespace)
         # Before anything is read: rows may move until it is held.
         self._use = UseLock(folder)
-        self._table = Table(folder, spec.namespace)
+        try:
+            self._open()
+        except BaseException:
+            self._use.release()  # the error's traceback keeps this object alive
+            raise
+
+    def _open(self) -> None:
+        folder = self.folder
+        self._table = Table(folder, self.spec.namespace)
         self._index = KeyIndex(folder)
-        self._memo = Memo(folder, spec.namespace)
+        self._memo = Memo(folder, self.spec.namespace)
         self._usage = Usage(folder)
         self._vouched = Vouched(folder)
         # Threads that share a handle may not refresh it, or extend the index, at once.
@@ -83,6 +91,23 @@ class Namespace:
         if self._table.state.rewriting:
             with self._locked():
                 self._table.finish_rewrite()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the maps and descriptors and let others evict. Every later look-up or write raises `AlreadyClosed`.
+
+        Arrays that `take` returned stay valid: each has a map of its own, and files are replaced, never cut.
+        """
+        with self._handle:
+            self._table.close()
+            self._index.close()
+            self.catalogue.close()
+            self._use.release()
 
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
@@ -141,10 +166,8 @@ class Namespace:
         """Take in what other processes have committed.
 
         Raises:
-            MirrorError: If it was evicted from by way of this object.
+            AlreadyClosed: If it is closed.
         """
-        if self._use.released:
-            raise MirrorError(f"{self.folder} was evicted from: its rows may have moved. Open the mirror again.")
         with self._handle:
             self._table.refresh()
 
@@ -419,7 +442,7 @@ class Namespace:
         self._use.share()
 
     def evict(self, packs: Iterable[str]) -> None:
-        """Remove the rows that came from packs, of a namespace that is reserved. It must be opened again afterwards.
+        """Remove the rows that came from packs, of a namespace that is reserved, and close it.
 
         Raises:
             MirrorWriteError: If the disk is full or refuses; no row was lost.
@@ -432,8 +455,8 @@ class Namespace:
                 self._table.rewrite(runs, state)
                 self._memo.clear()
         finally:
-            # What failed on its way is finished by whoever opens it next; by way of this object nothing is found.
-            self._use.release()
+            # What failed on its way is finished by whoever opens it next.
+            self.close()
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.disk import flush, read_plain, write_atomically
-from cas_cache.errors import DamagedMirror, MirrorWriteError
+from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorWriteError
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.state import State
@@ -50,6 +50,7 @@ class Table:
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
         self._inode: int | None = None
+        self._closed = False
         self.refresh()
 
     def __repr__(self) -> str:
@@ -75,6 +76,11 @@ class Table:
         self._mapped()
         return self._columns(self.state)[1].map_privately(start, stop, self._inode)
 
+    def close(self) -> None:
+        """Drop the maps. Arrays that were handed out keep their own; every later use raises `AlreadyClosed`."""
+        self._closed = True
+        self._maps = None
+
     def refresh(self, *, force: bool = False) -> None:
         """Read the state if its file has changed since.
 
@@ -84,7 +90,9 @@ class Table:
 
         Raises:
             DamagedMirror: If the state is damaged, gone, another namespace's, or counts fewer rows than before.
+            AlreadyClosed: If the table is closed.
         """
+        self._check_open()
         path = self.folder / STATE_FILE
         try:
             status = path.lstat()
@@ -205,6 +213,7 @@ class Table:
         self.commit(replace(self.state, rewriting=False))
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
+        self._check_open()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
             columns = self._columns(state)
@@ -212,6 +221,13 @@ class Table:
             maps = self._maps = keys, vectors, digests
             self._inode = columns[1].inode
         return maps
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AlreadyClosed(
+                f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "
+                "was closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
+            )
 
     def _columns(self, state: State, ending: str = "") -> tuple[Column, Column, Column]:
         dtype = np.dtype(state.dtype or "float32").newbyteorder("<")

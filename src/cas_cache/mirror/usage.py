@@ -40,7 +40,6 @@ class UseLock:
 
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
-        self._released = False
         for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
             try:
                 self._descriptor = open_plain(folder / USE_FILE, flags)
@@ -70,14 +69,8 @@ class UseLock:
         if self._descriptor is not None:
             self._share()
 
-    @property
-    def released(self) -> bool:
-        """Whether it was let go of, so that rows may have moved."""
-        return self._released
-
     def release(self) -> None:
         """Let go."""
-        self._released = True
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

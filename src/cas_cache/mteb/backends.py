@@ -72,6 +72,9 @@ class MirrorCache:
         if cache is not None and options:
             raise ConfigurationError(f"{', '.join(options)}: these belong to the cache. Pass them to its constructor.")
         self.spec = spec
+        self.on_close: Callable[[], None] | None = None
+        self._owns_cache = cache is None
+        self._closed = False
         self.cache = EmbeddingCache(directory, **options) if cache is None else cache
         self.directory = self.cache.mirror.directory if directory is None else Path(directory)
 
@@ -127,10 +130,22 @@ class MirrorCache:
         """Do nothing: the mirror is read where it is."""
 
     def close(self) -> None:
-        """Push what waits, if there is a remote and pushing is automatic. It can be used again at any time."""
-        if not self._finalizing():
+        """Push pending rows, if there is a remote and pushing is automatic, and close the cache if it is its own.
+
+        A cache that was passed in stays open. A second call does nothing.
+        """
+        if self._closed or self._finalizing():
+            return
+        self._closed = True
+        try:
             self.save()
-            self.cache.close()
+        finally:
+            if self._owns_cache:
+                self.cache.close()
+            elif self.on_close is not None:
+                self.on_close()
+            else:
+                self.cache.flush()
 
     def _keys(self, items: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
         fields = [field for field in self.spec.fields if any(field in item for item in items)]

@@ -7,6 +7,8 @@ namespaces say so (``"via"``), and are never those of `cas_cache.mteb.CachedEmbe
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,8 @@ class Backend:
         self._class = cls
         self._options = options
         self._caches: dict[Path, EmbeddingCache] = {}
+        self._users = Counter[Path]()
+        self._stats: list[Stats] = []
 
     def __repr__(self) -> str:
         return f"Backend({type(self._model).__name__}, cls={self._class.__name__})"
@@ -121,12 +125,24 @@ class Backend:
         root = folder.cache_path.expanduser().absolute()
         if root not in self._caches:
             self._caches[root] = EmbeddingCache(root, **self._options)
-        return self._class(directory, spec=spec, cache=self._caches[root])
+            self._stats.append(self._caches[root].stats)
+        made = self._class(directory, spec=spec, cache=self._caches[root])
+        made.on_close = partial(self._release, root)
+        self._users[root] += 1
+        return made
+
+    def _release(self, root: Path) -> None:
+        """Push the pending rows of a cache, and close it with the last of its backends."""
+        self._users[root] -= 1
+        if self._users[root]:
+            self._caches[root].flush()
+        else:
+            self._caches.pop(root).close()
 
     @property
     def stats(self) -> list[Stats]:
         """What the cache of each ``cache_path`` did."""
-        return [cache.stats for cache in self._caches.values()]
+        return list(self._stats)
 
     def spec(self, folder: Folder) -> EncoderSpec:
         """Return the identity of a folder's vectors; never that of our own wrapper's."""

@@ -196,9 +196,10 @@ class TextVectorMap:
         self.load()
 
     def close(self) -> None:
-        """Save, and let go of the vectors."""
+        """Save, and close the mirror. A second call does nothing."""
         self.save()
         self._vectors = None
+        self._mirror.close()
 
     def _rows(self, ns: Namespace, views: list[View]) -> tuple[NDArray[np.int64], list[str]]:
         """Rows and text hashes of views of one namespace: each distinct row once, in order of first appearance."""

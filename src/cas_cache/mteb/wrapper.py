@@ -250,6 +250,8 @@ class CachedEmbeddingWrapper:
 
         That is logged as INFO, and written to stderr where progress bars are shown.
         """
+        if self.cache.closed:
+            return
         progress = self.cache.progress
         if self._quiet:
             self.cache.progress = False

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache import html
-from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack
+from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, counting
 from cas_cache.repository.manifest import Manifest, superseders
@@ -258,7 +258,7 @@ def _told() -> Iterator[None]:
         raise MirrorWriteError(
             f"The temporary file of a merge could not be written in {tempfile.gettempdir()} ({err}). Nothing was "
             "changed. A merge needs room for one pack, at most 768 MiB: make some, or name another folder by TMPDIR."
-        ) from err
+        ) from as_cause(err)
 
 
 class _Spool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -77,6 +77,10 @@ class Storage(Protocol):
     traffic: Traffic
     capabilities: frozenset[str]
 
+    def close(self) -> None:
+        """Close this process's connections. A later request opens new ones."""
+        ...
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before.
 
@@ -135,18 +139,24 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
     try:
         for path, make in objects:
             if len(running) == IN_FLIGHT:
-                written, running = wait(running, return_when=FIRST_COMPLETED)
-                for done in written:
-                    done.result()
+                _finish_some(running)
             running.add(pool.submit(put, path, make))
-        for done in as_completed(running):
-            done.result()
+        while running:
+            _finish_some(running)
     except KeyboardInterrupt:
         # Whoever stops does not wait for what is on its way: an upload can take minutes, and half of one is no object.
         join = False
         raise
     finally:
         pool.shutdown(wait=join, cancel_futures=not join)
+
+
+def _finish_some(running: set[Future[None]]) -> None:
+    """Wait for at least one of the futures, remove those that are done, and raise the first error among them."""
+    done = wait(running, return_when=FIRST_COMPLETED).done
+    running -= done
+    while done:
+        done.pop().result()  # held by a variable, a failed future would be a cycle: future, error, traceback, frame
 
 
 def in_order(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cas_cache.disk import TEMP_PREFIX, flush, links_below, make_folder, write_atomically
-from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable, as_cause
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
 from cas_cache.settings import expanded
 
@@ -36,6 +36,9 @@ class LocalStorage:
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
+
+    def close(self) -> None:
+        """See `Storage.close`: no file stays open between calls."""
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
@@ -124,16 +127,18 @@ class LocalStorage:
         try:
             yield
         except FileNotFoundError as err:
-            raise ObjectNotFound(f"{path} is not in {self.url}.") from err
+            raise ObjectNotFound(f"{path} is not in {self.url}.") from as_cause(err)
         except PermissionError as err:
-            raise AccessDenied(f"{self.url}: no permission for {path}. Check who owns the directory.") from err
+            raise AccessDenied(f"{self.url}: no permission for {path}. Check who owns the directory.") from as_cause(
+                err
+            )
         except OSError as err:
             if err.errno == errno.EROFS:
                 raise AccessDenied(
                     f"{self.url} is on a file system that may only be read ({err}). Name another directory, or read "
                     "it with read_only=True (CAS_CACHE_READ_ONLY=1)."
-                ) from err
-            raise RemoteUnavailable(f"{self.url}: {_told(err, path)}") from err
+                ) from as_cause(err)
+            raise RemoteUnavailable(f"{self.url}: {_told(err, path)}") from as_cause(err)
 
 
 def _told(err: OSError, path: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.errors import CasCacheError, InvalidURL, MissingDependency, RemoteUnavailable
+from cas_cache.errors import CasCacheError, InvalidURL, MissingDependency, RemoteUnavailable, as_cause
 from cas_cache.repository.answers import check_answers
 from cas_cache.repository.failures import (
     NO_BUCKET,
@@ -112,6 +112,10 @@ class FsspecStorage:
         if process not in self._opened:
             self._opened[process] = _open_filesystem(*self._asked)
         return self._opened[process]
+
+    def close(self) -> None:
+        """See `Storage.close`: the file systems close their connections when the last reference goes."""
+        self._opened.pop(os.getpid(), None)
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
@@ -222,6 +226,7 @@ class FsspecStorage:
             ours = error_of(err, self._secrets, url=self.url, path=path, doing=doing, service=service)
             if ours is None:
                 raise
+            as_cause(err)
             self._answered = self._answered and not isinstance(ours, RemoteUnavailable)
             # A cause whose text holds a secret would show it in a traceback.
             raise ours from None if self._tells(err) else err

@@ -64,7 +64,16 @@ def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
         logger.warning("passed over %s: %s", what, problem)
-        report.problems.append(problem)
+        report.problems.append(_without_frames(problem))
+
+
+def _without_frames(problem: CasCacheError) -> CasCacheError:
+    """Drop the tracebacks: their frames hold the report itself, and maps and locks that close has to release."""
+    error: BaseException | None = problem
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    return problem
 
 
 def leave_out(untrusted: UntrustedPack, report: Report) -> None:

@@ -39,6 +39,9 @@ class MemoryStorage:
     def __repr__(self) -> str:
         return f"MemoryStorage({len(self.objects)} objects)"
 
+    def close(self) -> None:
+        """See `Storage.close`."""
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
         try:

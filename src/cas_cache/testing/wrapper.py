@@ -51,6 +51,10 @@ class Wrapper:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.inner!r})"
 
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self.inner.close()
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
         data: bytes = self._call(Call("get", path, lambda: self.inner.get(path, start, stop), start, stop))
