@@ -74,6 +74,40 @@ def pytest_report_header() -> str | None:
     return None if USER_REMOTE is None else f"S3: {USER_REMOTE.url}, {USER_REMOTE.storage_options or 'at Amazon'}"
 
 
+NEEDS = {
+    "docs/test_docs_demo.py": ("mteb", "mteb"),
+    "docs/test_docs_readme.py": ("mteb", "mteb"),
+    "exchange": ("mteb", "mteb"),
+    "mteb_integration": ("mteb", "mteb"),
+    "search/test_search_mteb.py": ("mteb", "mteb"),
+    "search": ("faiss", "faiss"),
+    "security": ("mteb", "mteb"),
+    "test_stdlib_docs.py": ("mteb", "mteb"),
+}
+"""Modules and folders of tests, with the package that they cannot do without and the extra that installs it."""
+
+
+class _Skipped(pytest.Module):
+    """A module that is not imported, because a package that it needs is not installed."""
+
+    def collect(self) -> Any:
+        package, extra = NEEDS[_place(self.path)]
+        pytest.skip(f"{package} is not installed: pip install 'cas-cache[{extra}]'", allow_module_level=True)
+
+
+def _place(path: Path) -> str:
+    """Return the entry of `NEEDS` whose package is missing for a module, or an empty string."""
+    below = path.relative_to(Path(__file__).parent)
+    places = [below.as_posix(), *(folder.as_posix() for folder in below.parents)]
+    missing = [place for place in places if place in NEEDS and importlib.util.find_spec(NEEDS[place][0]) is None]
+    return missing[0] if missing else ""
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """Skip a whole module, with the reason, where a package that it needs is not installed."""
+    return _Skipped.from_parent(parent, path=module_path) if _place(module_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the servers that they use: `localstack`, and `verify` for the emulators of other services."""
     for item in items:

@@ -1,9 +1,11 @@
 """A server that answers every request with the same error document of S3, or with something else."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 TEXTS = {
     "AccessDenied": (403, "Access Denied"),
@@ -21,6 +23,14 @@ TEXTS = {
 """What S3 says, by error code: status and message."""
 
 LOGIN = "<html><head><title>Welcome</title></head><body>Sign in to the hotel's network</body></html>"
+
+
+class Server(ThreadingHTTPServer):
+    """A server whose clients may hang up in the middle of an answer, as a client does that wants no HTML."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -45,7 +55,7 @@ def answering(status: int, body: str, kind: str = "application/xml") -> Iterator
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with Server(("127.0.0.1", 0), Answer) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"

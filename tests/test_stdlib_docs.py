@@ -6,10 +6,10 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import mteb
 import pytest
 
-mteb = pytest.importorskip("mteb")
-stdlib_docs = pytest.importorskip("stdlib_docs")
+import stdlib_docs
 
 FINGERPRINT = """
 import hashlib, json, stdlib_docs

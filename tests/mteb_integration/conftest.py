@@ -1,14 +1,11 @@
-"""Tests of the mteb integration: offline, on one thread, and left out where mteb is not installed."""
+"""Tests of the mteb integration: offline, on one thread."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
-
-collect_ignore_glob = [] if importlib.util.find_spec("mteb") else ["test_mteb_*.py"]
 
 
 @pytest.fixture(autouse=True)

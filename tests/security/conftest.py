@@ -1,14 +1,11 @@
 """A mirror with every kind of file, and the repository it belongs to, made once."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
-
-collect_ignore_glob = [] if importlib.util.find_spec("mteb") else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
