@@ -5,6 +5,7 @@
     CasCacheError
     |- IdentityError (ValueError)         who made a vector is not known well enough
     |  |- UnpinnedModel                   a model without a revision that pins its weights
+    |  |- CredentialInSpec                an encoder spec that would hold a token, a password or a key
     |  `- InvalidItem                     a text or row that has no key (a lone surrogate, an unknown field)
     |- EncoderError                       the encoder's answer cannot be stored
     |  |- WrongAnswer (ValueError)        wrong number of rows, not an array, object dtype
@@ -81,6 +82,18 @@ class IdentityError(CasCacheError, ValueError):
 
 class UnpinnedModel(IdentityError):
     """A model name or revision that does not pin the weights."""
+
+
+class CredentialInSpec(IdentityError):
+    """An encoder spec that holds a credential, which everybody who reads the cache could read.
+
+    Attributes:
+        places: Where the credentials are, such as ``params['api_key']``; never what they are.
+    """
+
+    def __init__(self, message: str, *, places: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.places = places
 
 
 class InvalidItem(IdentityError):

@@ -51,7 +51,7 @@ def info(
     ns = _chosen(mirror, wanted)
     facts = {
         **describe(ns),
-        "spec": ns.spec.document(),
+        "spec": ns.spec.public_document(),
         "folder": str(ns.folder),
         "packs": sorted(ns.packs),
         "repository": mirror.repository,

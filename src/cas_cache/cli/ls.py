@@ -99,7 +99,7 @@ def _counts(ns: Namespace) -> tuple[str, ...]:
 
 def _prompt(spec: EncoderSpec | None) -> list[str]:
     """The prompt on a line of its own, where there is one; quoted, because blanks at its end count."""
-    return [f"prompt {spec.prompt!r}"] if spec is not None and spec.prompt else []
+    return [f"prompt {names_of(spec)['prompt']!r}"] if spec is not None and spec.prompt else []
 
 
 def _list_there(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from cas_cache.identity.batch import LEAST_ITEMS, Batch, batch_of_texts, digest_
 from cas_cache.identity.canonical import canonical_json, parsed_json, quoted
 from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
-from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec, names_of
+from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec, check_no_credentials, names_of
 
 __all__ = [
     "KEY_BYTES",
@@ -14,6 +14,7 @@ __all__ = [
     "EncoderSpec",
     "batch_of_texts",
     "canonical_json",
+    "check_no_credentials",
     "digest_of_batch",
     "first_of_each",
     "keys_of_rows",

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cas_cache.errors import IdentityError
+from cas_cache.identity.credentials import redact
 
 MOST = 2**63
 """Whole numbers beyond are no longer whole in most JSON readers."""
@@ -48,8 +49,9 @@ def parsed_json(data: bytes | str) -> Any:
 
 
 def quoted(value: object) -> str:
-    """Return the beginning of a value's `repr`, for a message: others wrote it, and it may be long, or deep."""
-    return _QUOTED.repr(value)
+    """Return the beginning of a value's `repr` without credentials, for a message: it may be long, or deep."""
+    # Redacted before it is cut as well: a part of a credential is not recognised.
+    return redact(_QUOTED.repr(redact(value) if isinstance(value, str) else value))
 
 
 def plain_json(value: object, where: Where, depth: int = 0) -> Any:

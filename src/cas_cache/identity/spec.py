@@ -2,7 +2,8 @@
 
 Two specs that differ in anything never share a vector; two that are equal always do. The spec is the readable
 document stored beside the vectors, its hash (the namespace id) is the folder they live in. What it never does: guess.
-A model without a revision, or a parameter that JSON cannot hold, is an error.
+A model without a revision, or a parameter that JSON cannot hold, is an error. So is a credential, because everybody who
+reads the cache can read the spec.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
-from cas_cache.errors import IdentityError, UnpinnedModel
+from cas_cache.errors import CredentialInSpec, IdentityError, UnpinnedModel
 from cas_cache.identity.canonical import canonical_json, freeze, parsed_json, plain_json, quoted
+from cas_cache.identity.credentials import find_credentials, redact, strip_credentials
 
 NAMESPACE_HEX = 32
 """Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
@@ -44,6 +46,7 @@ class EncoderSpec:
     Raises:
         UnpinnedModel: If `model` or `revision` does not pin the weights.
         IdentityError: If a value is not plain JSON.
+        CredentialInSpec: If a value is, or may be, a token, a password or a key.
     """
 
     model: str
@@ -57,6 +60,10 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         """Check and freeze the values."""
+        self._freeze()
+        check_no_credentials(self)
+
+    def _freeze(self) -> None:
         check_pinned(self.model, self.revision)
         texts: dict[str, object] = {"prompt": self.prompt, "role": "" if self.role is None else self.role}
         for name, value in texts.items():
@@ -71,7 +78,9 @@ class EncoderSpec:
         for name in ("params", "scope"):
             value = getattr(self, name)
             if not isinstance(value, Mapping):
-                raise IdentityError(f"{name} is {quoted(value)}; it must be a mapping of strings to plain JSON.")
+                raise IdentityError(
+                    f"{name} is a {type(value).__name__}; it must be a mapping of strings to plain JSON."
+                )
             object.__setattr__(self, name, freeze(plain_json(value, name)))
         object.__setattr__(self, "fields", tuple(self.fields))
         # Encoded once, now: a spec that exists can always be named.
@@ -99,6 +108,19 @@ class EncoderSpec:
             "fields": list(self.fields),
         }
 
+    def public_document(self) -> dict[str, Any]:
+        """Return the spec as reports show it: `document`, less credentials that an older version wrote."""
+        document = self.document()
+        return {n: strip_credentials(v) for n, v in document.items()} if self.credentials() else document
+
+    def credentials(self) -> tuple[str, ...]:
+        """Return where the spec holds credentials, such as ``params['api_key']``.
+
+        Only a spec that was read from a cache, which an older version wrote, can hold any.
+        """
+        found = (find_credentials(value, name) for name, value in self.document().items())
+        return tuple(place for places in found for place in places)
+
     def canonical(self) -> bytes:
         """Return the canonical JSON of the spec: what is hashed, and what is stored."""
         return self._canonical
@@ -110,7 +132,7 @@ class EncoderSpec:
 
     @classmethod
     def from_canonical(cls, data: bytes) -> EncoderSpec:
-        """Read a spec back from what `canonical` wrote.
+        """Read a spec back from what `canonical` wrote, also one that holds credentials: it can be found and dropped.
 
         Raises:
             IdentityError: If `data` is anything else, canonical form included.
@@ -122,7 +144,10 @@ class EncoderSpec:
         expected = {f.name for f in dataclass_fields(cls) if f.init}
         if not isinstance(document, dict) or set(document) != expected or not isinstance(document["fields"], list):
             raise IdentityError(f"Not an encoder spec: expected an object with exactly {sorted(expected)}.")
-        spec = cls(**{**document, "fields": tuple(document["fields"])})
+        spec = cls.__new__(cls)
+        for name, value in {**document, "fields": tuple(document["fields"])}.items():
+            object.__setattr__(spec, name, value)
+        spec._freeze()  # noqa: SLF001 - everything that the constructor does, except to refuse credentials
         if spec.canonical() != data:
             raise IdentityError("Not an encoder spec in canonical form; its hash would not be its name.")
         return spec
@@ -130,7 +155,25 @@ class EncoderSpec:
 
 def names_of(spec: EncoderSpec | None) -> dict[str, str | None]:
     """Return what people tell a spec by, as reports print it; None for each where the spec could not be read."""
-    return {name: getattr(spec, name, None) for name in ("model", "revision", "role", "prompt")}
+    names = {name: getattr(spec, name, None) for name in ("model", "revision", "role", "prompt")}
+    return {name: None if text is None else redact(text) for name, text in names.items()}
+
+
+def check_no_credentials(spec: EncoderSpec) -> None:
+    """Refuse a spec that holds a credential, before it is written anywhere.
+
+    Raises:
+        CredentialInSpec: With the places, and not with the values.
+    """
+    places = spec.credentials()
+    if places:
+        raise CredentialInSpec(
+            f"The encoder spec of {quoted(spec.model)} has a value that is or may be a credential at "
+            f"{', '.join(places)}. A spec is stored in plain text and can be read by everybody who reads the cache. Give "
+            "the credential to the encoder only and leave it out of the spec. If the value changes vectors and is not "
+            "a secret, use another name or a short description of it.",
+            places=places,
+        )
 
 
 def check_pinned(model: object, revision: object) -> None:

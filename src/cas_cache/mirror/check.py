@@ -29,7 +29,7 @@ class MirrorFinding:
     Attributes:
         namespace: Whose.
         kind: ``"damaged"``: it does not open. ``"rows"``: rows do not agree with their digests. ``"repeats"``: keys are
-            there twice. ``"newer"``: written by a newer version.
+            there twice. ``"newer"``: written by a newer version. ``"credential"``: the spec holds a credential.
         rows: How many rows are concerned, where that is known.
         what: What was found, and what to do.
     """
@@ -100,6 +100,13 @@ def check_mirror(mirror: Mirror) -> MirrorCheckReport:
 
 
 def _check(ns: Namespace, report: MirrorCheckReport) -> None:
+    if places := ns.spec.credentials():
+        what = (
+            f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it and delete {ns.folder}. If "
+            "the rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace in the "
+            "repository."
+        )
+        report.findings.append(MirrorFinding(ns.spec.namespace, "credential", 0, what))
     wrong: list[int] = []
     for first, keys, vectors, digests in ns.columns(ROWS_AT_ONCE):
         wrong += (first + np.flatnonzero(digest_rows(keys, vectors) != digests)).tolist()

@@ -30,7 +30,7 @@ from cas_cache.errors import (
     UntrustedMirror,
     as_cause,
 )
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec, parsed_json, quoted
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.overview import html_of_mirror
@@ -191,12 +191,14 @@ class Mirror:
         """Return the namespace of a spec; it is made if it is not there.
 
         Raises:
+            CredentialInSpec: If the spec holds a credential. An existing namespace can still be opened.
             DamagedMirror: If it is there and damaged.
             MirrorWriteError: If the disk is full or refuses.
         """
         found = self.get(spec.namespace)
         if found is not None:
             return found
+        check_no_credentials(spec)
         folder = self._folder(spec.namespace)
         try:
             # Before the spec: whoever finds it takes the folders for durable.

@@ -13,7 +13,7 @@ from cas_cache import html
 from cas_cache.amounts import size
 from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
 from cas_cache.mirror.state import State
 from cas_cache.mirror.table import STATE_FILE
 
@@ -87,7 +87,7 @@ def html_of_namespace(ns: Namespace) -> str:
     rows: list[tuple[str, object]] = [
         ("model", spec.model),
         ("revision", spec.revision),
-        ("prompt", spec.prompt or None),
+        ("prompt", names_of(spec)["prompt"] or None),
         ("role", spec.role),
         ("task", spec.scope.get("task") if spec.scope else None),
         ("rows", ns.rows),

@@ -178,13 +178,16 @@ class _Run:
         path = layout.spec_path(namespace)
         for last in (False, True):
             try:
-                self.repository.spec(namespace)
+                spec = self.repository.spec(namespace)
             except RepositoryError as err:
                 missing = isinstance(err.__cause__, ObjectNotFound)
                 if last and not (missing and not self.storage.list(layout.manifests_prefix(namespace))):
                     kind = "spec-missing" if missing else "spec-damaged"
                     self.find(kind, path, f"It does not verify ({err.__cause__}).", of=(namespace, ""))
             else:
+                if places := spec.credentials():
+                    what = f"It has what is or may be a credential at {', '.join(places)}."
+                    self.find("spec-credential", path, what, of=(namespace, ""))
                 return
 
     def _packs(self, plan: Plan) -> None:

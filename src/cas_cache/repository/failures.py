@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, quote_plus
 
 from cas_cache.errors import AccessDenied, BucketNotFound, CasCacheError, InvalidURL, ObjectNotFound, RemoteUnavailable
+from cas_cache.identity.credentials import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -254,18 +255,16 @@ def _one_line(text: str, secrets: Iterable[str]) -> str:
     return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MOST_CHARACTERS]
 
 
-_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
 _NAMED = re.compile(
     r"(?i)\b(sig|signature|x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|"
-    r"access_token|refresh_token|token|secret|password|account_?key|shared_?access_?signature|"
+    r"access_token|refresh_token|api[_-]?key|token|secret|password|account_?key|shared_?access_?signature|"
     r"aws_secret_access_key|aws_session_token|client_secret)(['\"]?\s*[=:]\s*['\"]?)[^&\s'\",;)]{4,}"
 )
-_KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 
 
 def without_signatures(text: str) -> str:
-    """Return a text without what is secret by its form: passwords and signatures in URLs, key ids of AWS."""
-    return _KEY_ID.sub("***", _NAMED.sub(r"\1\2***", _IN_URL.sub("", text)))
+    """Return a text without what is secret by its form: known shapes of keys, passwords and signatures in URLs."""
+    return redact(_NAMED.sub(r"\1\2***", redact(text)))
 
 
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)

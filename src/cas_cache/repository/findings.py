@@ -69,6 +69,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         _NO_SPEC,
         _RESTORE_SPEC,
     ),
+    "spec-credential": (
+        Severity.REPAIR,
+        "Everybody who can read the repository can read it. This cas_cache neither pulls nor pushes the namespace.",
+        "Revoke the credential, delete the namespace with `cas-cache drop`, and evaluate again without it in the spec.",
+    ),
     "manifest-damaged": (
         Severity.LOSS,
         "The rows of the pack, where no mirror has them.",

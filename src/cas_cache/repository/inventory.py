@@ -51,7 +51,7 @@ class Held:
             "shape": list(self.shape),
             "bytes": self.bytes,
             "superseded": self.superseded,
-            "spec": None if spec is None else spec.document(),
+            "spec": None if spec is None else spec.public_document(),
         }
 
 

@@ -25,7 +25,7 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
-from cas_cache.identity import EncoderSpec
+from cas_cache.identity import EncoderSpec, check_no_credentials
 from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order, put_all
 from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
@@ -322,7 +322,11 @@ class Repository:
         """Write a spec, whether it is there or not, unless this object did so a moment ago.
 
         One that was lost or dropped is so written again, also by a process that runs for days.
+
+        Raises:
+            CredentialInSpec: If the spec holds a credential.
         """
+        check_no_credentials(spec)
         self.writable()
         written = self._specs.get(spec.namespace)
         if written is None or time.monotonic() - written > SPEC_SECONDS:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
+from cas_cache.errors import CredentialInSpec, DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
@@ -191,7 +191,7 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
     namespace, packs = of
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-    except (RepositoryError, DamagedMirror, UnsupportedFormat) as problem:
+    except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
         pass_over(f"namespace {namespace}", problem, report)
         return False
     if ns.catalogue.packs.difference(packs):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
     CasCacheError,
+    CredentialInSpec,
     DamagedMirror,
     RepositoryError,
     ShapeMismatch,
@@ -200,7 +201,7 @@ def _pull_pack(
             bar.total -= manifest.rows * manifest.vector_bytes
         else:
             _pull_rows(ns, repository, (pack, manifest), report, bar)
-    except (RepositoryError, UnsupportedFormat, ShapeMismatch) as problem:
+    except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
         return problem
     report.packs += 1
     logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)

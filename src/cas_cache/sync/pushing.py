@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.errors import CredentialInSpec
+from cas_cache.identity import check_no_credentials
 from cas_cache.repository import MOST_SECONDS, most_rows_of_a_pack
 from cas_cache.sync.meeting import belong, meet, selected
-from cas_cache.sync.report import Report, bar_of, metered
+from cas_cache.sync.report import Report, bar_of, metered, pass_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +54,7 @@ def push(
         DamagedMirror: If waiting rows do not agree with their digests.
     """
     report = Report()
-    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows]
+    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows and _may_be_pushed(ns, report)]
     if not waiting:
         return report
     repository.must_sign()
@@ -84,6 +86,16 @@ def push(
                     "compact` merges them, and pulls of new mirrors get faster."
                 )
     return report
+
+
+def _may_be_pushed(ns: Namespace, report: Report) -> bool:
+    """Return False, and report it, if an older version wrote a credential into the namespace's spec."""
+    try:
+        check_no_credentials(ns.spec)
+    except CredentialInSpec as problem:
+        pass_over(f"namespace {ns.spec.namespace}", problem, report)
+        return False
+    return True
 
 
 class _Planned:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import CasCacheError, DamagedPack, RepositoryError, UnsupportedFormat
+from cas_cache.errors import CasCacheError, CredentialInSpec, DamagedPack, RepositoryError, UnsupportedFormat
 from cas_cache.mirror import WholePack
 from cas_cache.repository import in_order
 
@@ -57,7 +57,7 @@ def pull_small(
     namespace, manifests = of
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-    except (RepositoryError, UnsupportedFormat) as problem:
+    except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
         yield next(iter(manifests)), problem  # that of the namespace, once
         return
     group = _Group(ns, report)
