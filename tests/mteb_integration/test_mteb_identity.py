@@ -42,5 +42,5 @@ def test_a_model_without_identity_is_refused_at_once(made, way_out, tmp_path):
 
 def test_a_key_that_is_no_string_is_refused(tmp_path):
     """Written down, 1 and "1" would be the same."""
-    with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as model, pytest.raises(IdentityError, match="no string"):
+    with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as model, pytest.raises(IdentityError, match="not a string"):
         model.encode(loader(["a"]), **CALL, anything={1: "a"})

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, IdentityError
 from cas_cache.identity import EncoderSpec
-from cas_cache.identity.spec import check_pinned
 from cas_cache.mteb import classification, internals
+from cas_cache.mteb.arguments import plain
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.folders import Folder, folder_of
-from cas_cache.mteb.specs import CONTENT_FIELDS, MEDIA_SETTINGS, common_params, identity_of, plain
+from cas_cache.mteb.specs import CONTENT_FIELDS, MEDIA_SETTINGS, check_describable, common_params, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def backend(
     reason = classification.reason_not_to_cache(encoder)
     if reason is not None:
         raise IdentityError(f"{type(encoder).__name__} cannot be cached: {reason}. Evaluate it as it is.")
-    check_pinned(*identity_of(encoder, model_id, revision))
+    check_describable(encoder, model_id, revision)
     return Backend(encoder, (model_id, revision), encode_kwargs or {}, cls, {"remote": remote, **options})
 
 
@@ -101,7 +101,7 @@ class Backend:
         self._model = model
         self._identity = identity
         self._encode_kwargs = dict(encode_kwargs)
-        _params(model, self._encode_kwargs)  # what cannot be written down is refused now
+        self._params()  # what cannot be written down is refused now
         self._experiments = internals.experiments_of(model)
         self._class = cls
         self._options = options
@@ -157,18 +157,22 @@ class Backend:
             model=name,
             revision=pinned,
             role=folder.role,
-            params=_params(self._model, self._encode_kwargs),
-            scope={"task": folder.task, "experiment": folder.experiment, "precision": precision},
+            params=self._params(),
+            # The name of the experiment is made of the loader's arguments, which are in `params`; it may hold a token.
+            scope={"task": folder.task, "precision": precision},
             # Prepared twice, a row's vector depends on its title, too.
             fields=CONTENT_FIELDS,
         )
 
+    def _params(self) -> dict[str, Any]:
+        import mteb
 
-def _params(model: Any, encode_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    import mteb
-
-    kwargs = {name: value for name, value in encode_kwargs.items() if name != "precision"}  # the folder says it
-    settings = plain(internals.settings_of_any(model), "settings")
-    media = {name: value for name in MEDIA_SETTINGS if (value := getattr(model, name, None)) is not None}
-    # How rows are prepared, and a task's own prompt, are that version's.
-    return {**common_params(model, kwargs, whole=False), **settings, **media, "via": VIA, "mteb": mteb.__version__}
+        model, vouched = self._model, None not in self._identity
+        kwargs = {
+            name: value for name, value in self._encode_kwargs.items() if name != "precision"
+        }  # the folder says it
+        common = common_params(model, kwargs, whole=False, vouched=vouched)
+        settings = plain(internals.settings_of_any(model, vouched=vouched), "settings")
+        media = {name: value for name in MEDIA_SETTINGS if (value := getattr(model, name, None)) is not None}
+        # How rows are prepared, and a task's own prompt, are that version's.
+        return {**common, **settings, **media, "via": VIA, "mteb": mteb.__version__}

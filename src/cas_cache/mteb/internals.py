@@ -6,15 +6,17 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
-from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from cas_cache.errors import MissingDependency
 from cas_cache.mteb import classification
+from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.fingerprint import weights_sample
+from cas_cache.repository.failures import first_line
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
@@ -41,15 +43,28 @@ TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "add_bos_token", "add_e
 
 
 def require_mteb() -> None:
-    """Refuse to go on without mteb, or with one whose parts that this package uses have moved.
+    """Refuse to go on without mteb, or with one that is broken, too old, or has moved parts that this package uses.
 
     Raises:
-        MissingDependency: With the install command.
+        MissingDependency: With what is wrong and the install command.
     """
     try:
-        import mteb  # noqa: F401
-    except ImportError as err:
+        installed = version("mteb")
+    except PackageNotFoundError as err:
         raise MissingDependency.of_package("This", "mteb") from err
+    oldest = _oldest_mteb()
+    if _numbers(installed) < _numbers(oldest):
+        raise MissingDependency(
+            f"mteb {installed} is older than mteb {oldest}, the oldest that this cas_cache was run with. Do: pip "
+            f'install "mteb>={oldest}"'
+        )
+    try:
+        import mteb  # noqa: F401
+    except Exception as err:
+        raise MissingDependency(
+            f"mteb {installed} is installed, but importing it fails ({first_line(err)}). Run python -c 'import mteb' "
+            "to see where, and repair or reinstall the package that it names."
+        ) from err
     for where, part, names in RELIED_ON:
         try:
             found = getattr(import_module(where), part.partition(".")[0])
@@ -59,6 +74,21 @@ def require_mteb() -> None:
             raise MissingDependency(_moved(where, part, "is not there")) from err
         if names and not set(names) <= set(inspect.signature(found).parameters):
             raise MissingDependency(_moved(where, part, f"does not take {', '.join(names)}"))
+
+
+def _oldest_mteb() -> str:
+    """The oldest mteb that the extra of this package accepts."""
+    try:
+        found = (re.match(r"mteb\s*>=\s*([0-9.]+)", requirement) for requirement in requires("cas-cache") or ())
+    except PackageNotFoundError:
+        return "0"  # run from a source tree that was not installed
+    return next((match[1] for match in found if match), "0")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The release of a version as numbers: 2.26.24rc1 is (2, 26, 24)."""
+    release = re.match(r"[0-9]+(?:\.[0-9]+)*", text)
+    return tuple(map(int, release[0].split("."))) if release else ()
 
 
 def _moved(where: str, part: str, what: str) -> str:
@@ -134,9 +164,9 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
     }
 
 
-def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any) -> dict[str, Any]:
+def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any, *, vouched: bool = False) -> dict[str, Any]:
     """Return what is known to change the vectors of a class that is not known: prompts, and a model inside."""
-    settings = settings_of_any(model)
+    settings = settings_of_any(model, vouched=vouched)
     if task_metadata.prompt:
         settings["task_prompt"] = task_metadata.prompt
     instruction = _instruction(model, task_metadata, prompt_type)
@@ -145,7 +175,7 @@ def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any) -> dic
     return settings
 
 
-def settings_of_any(model: Any) -> dict[str, Any]:
+def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
     """Return what is known to change the vectors of any encoder, whatever the task."""
     from sentence_transformers import SentenceTransformer
 
@@ -153,16 +183,25 @@ def settings_of_any(model: Any) -> dict[str, Any]:
     settings = {name: value for name in names if (value := getattr(model, name, None))}
     template = getattr(model, "instruction_template", None)
     if template:
-        settings["instruction_template"] = template if isinstance(template, str) else _name_of(template)
-    loaded = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None) or {}
-    said = {name: _described(value) for name, value in loaded.items() if value is not None and name != "device"}
-    if said:
-        settings["loader"] = said
+        settings["instruction_template"] = plain(template, "loader argument instruction_template", vouched=vouched)
+    loaded = arguments_of_loader(model, vouched=vouched)
+    if loaded:
+        settings["loader"] = loaded
     inner = getattr(model, "model", None)
     if isinstance(inner, SentenceTransformer):
         own = {"prompts": inner.prompts, "default_prompt_name": inner.default_prompt_name}
         settings["model"] = {**settings_of_sentence_transformer(inner), **own}
     return settings
+
+
+def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
+    """Return what the model's loader was given and changes vectors.
+
+    Raises:
+        IdentityError: If an argument cannot be described, and the user did not name the model and its revision.
+    """
+    arguments = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None)
+    return plain_arguments(arguments, "loader argument", vouched=vouched)
 
 
 def experiments_of(model: Any) -> dict[str | None, str | None]:
@@ -202,21 +241,6 @@ def _instruction(model: Any, task_metadata: Any, prompt_type: Any) -> str | None
         except (KeyError, ValueError):
             return None  # an encoder that asks for it cannot go on, either
     return instruction
-
-
-def _described(value: Any) -> Any:
-    """Plain JSON for what a loader was given; of what has no values of its own, such as a function, the name."""
-    if isinstance(value, Mapping):
-        return {repr(k): _described(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_described(v) for v in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value) if type(value).__module__ == "torch" else _name_of(value)
-
-
-def _name_of(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _own_prompt(model: Any, role: str | None, name: str | None) -> str:

@@ -7,27 +7,16 @@ a row, because such a class may read them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
 from cas_cache.mteb import classification, internals, loaders
+from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.derived import derivation_of
 
-NEUTRAL_KWARGS = frozenset(
-    {
-        "batch_size",
-        "show_progress_bar",
-        "num_proc",
-        "num_workers",
-        "device",
-        "convert_to_numpy",
-        "convert_to_tensor",
-    }
-)
-"""Encode arguments that do not change what a vector is, beyond rounding."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CONTENT_FIELDS = ("text", "title", "body", "query", "instruction", "conversation", "image", "audio", "video")
 """Every field of a row that mteb prepares, but its id."""
@@ -68,7 +57,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
 
     Raises:
         UnpinnedModel: If name and revision do not pin the weights.
-        IdentityError: If an argument that may change vectors is not plain JSON.
+        IdentityError: If an argument that may change vectors cannot be described.
     """
     name, pinned = identity_of(model, model_id, revision)
     role = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
@@ -77,10 +66,12 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     if known_prompt is not None:
         kwargs.pop("prompt_name", None)  # its text is in the prompt, or it is overruled
     derivation = derivation_of(model, kwargs, columns)
-    params = common_params(model, derivation.spec_kwargs(kwargs), whole=derivation.whole)
+    vouched = model_id is not None and revision is not None
+    params = common_params(model, derivation.spec_kwargs(kwargs), whole=derivation.whole, vouched=vouched)
     if known_prompt is None:
         _check_uncalibrated(model, kwargs)
-        params.update(plain(internals.settings_of_unknown(model, task_metadata, prompt_type), "settings"))
+        settings = internals.settings_of_unknown(model, task_metadata, prompt_type, vouched=vouched)
+        params.update(plain(settings, "settings"))
         dimension = getattr(getattr(model, "mteb_model_meta", None), "embed_dim", None)
         if isinstance(dimension, int):
             params["embed_dim"] = dimension
@@ -157,42 +148,34 @@ def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any, name: str | 
     return None
 
 
-def common_params(model: Any, encode_kwargs: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+def check_describable(model: Any, model_id: str | None, revision: str | None) -> None:
+    """Refuse a model whose identity cannot be given, before anything is encoded.
+
+    Raises:
+        UnpinnedModel: If name and revision do not pin the weights.
+        IdentityError: If an argument of its loader cannot be described.
+    """
+    name, pinned = identity_of(model, model_id, revision)
+    vouched = model_id is not None and revision is not None
+    EncoderSpec(model=name, revision=pinned, params=common_params(model, {}, whole=False, vouched=vouched))
+    if not (internals.is_sentence_transformer_wrapper(model) or internals.is_instruct_wrapper(model)):
+        internals.arguments_of_loader(model, vouched=vouched)
+
+
+def common_params(
+    model: Any, encode_kwargs: Mapping[str, Any], *, whole: bool, vouched: bool = False
+) -> dict[str, Any]:
     """What mteb and the caller say of how it is encoded; with `whole`, less what sets the size alone."""
     meta = getattr(model, "mteb_model_meta", None)
     params: dict[str, Any] = {"encoder": type(model).__qualname__}
-    experiment = plain(getattr(meta, "experiment_kwargs", None) or {}, "experiment_kwargs")
+    experiment = plain_arguments(getattr(meta, "experiment_kwargs", None), "loader argument", vouched=vouched)
     if whole and getattr(meta, "loader", None) is type(model):
         experiment.pop("embed_dim", None)  # these classes hand it to their model as truncate_dim, and to nothing else
     if experiment:
         params["experiment"] = experiment
-    kwargs = {k: plain(v, k) for k, v in encode_kwargs.items() if k not in NEUTRAL_KWARGS}
+    kwargs = plain_arguments(encode_kwargs, "encode argument", vouched=vouched)
     if kwargs.get("precision") in (None, "float32"):
         kwargs.pop("precision", None)  # sentence-transformers' default
     if kwargs:
         params["encode"] = kwargs
     return params
-
-
-def plain(value: Any, where: str) -> Any:
-    """Plain JSON for what mteb's users pass: enums by value, torch dtypes by name."""
-    if isinstance(value, Enum):
-        return plain(value.value, where)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise IdentityError(
-                    f"The encode argument {where} has the key {key!r}, which is no string: 1 and '1' would be the same "
-                    "when it is written down. Use strings as keys, or evaluate without the cache."
-                )
-        return {k: plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v, where) for v in value]
-    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise IdentityError(
-        f"The encode argument {where} is a {type(value).__qualname__}; whether it changes vectors cannot be told, and "
-        "it cannot be written down. Pass a plain value, or evaluate without the cache."
-    )

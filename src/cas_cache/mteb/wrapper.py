@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cas_cache import html
 from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import ConfigurationError, DataWarning, MirrorWriteError, NotDense
-from cas_cache.identity.spec import check_pinned
+from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, NotDense
 from cas_cache.mirror import View
 from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.foreign import Call, answers_of
 from cas_cache.mteb.ranges import stored_ranges
-from cas_cache.mteb.specs import identity_of, spec_of
+from cas_cache.mteb.specs import check_describable, spec_of
 from cas_cache.progress import counting_if_slow, is_shown
 from cas_cache.rows import as_array
 
@@ -70,6 +69,8 @@ class CachedEmbeddingWrapper:
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
+        IdentityError: If an argument of the model's loader is an object that cannot be described, and `model_id` and
+            `revision` are not given.
         TypeError: If the model is no encoder.
         ConfigurationError: If `calibration` or `cache_backend` is none of these, or a backend of others is given a
             remote.
@@ -103,7 +104,7 @@ class CachedEmbeddingWrapper:
         self._told = 0
         self._uncached = classification.reason_not_to_cache(self._model)
         if self._uncached is None:
-            check_pinned(*identity_of(self._model, model_id, revision))
+            check_describable(self._model, model_id, revision)
         self._ranges = stored_ranges(calibration)
         self.cache = EmbeddingCache(cache_path, remote=remote, **options)
         self._answers = answers_of(cache_backend, self.cache)
@@ -135,8 +136,14 @@ class CachedEmbeddingWrapper:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The wrapped model's metadata; what is set here, as mteb's `CompressionWrapper` does, is not the model's."""
-        return self._model.mteb_model_meta if self._meta is None else self._meta
+        """The wrapped model's metadata, with the name and the revision that were given: mteb files its results by them.
+
+        What is set here, as mteb's `CompressionWrapper` does, is not set on the model.
+        """
+        meta = self._model.mteb_model_meta if self._meta is None else self._meta
+        given = {"name": self._model_id, "revision": self._revision}
+        named = {name: value for name, value in given.items() if value is not None}
+        return meta.model_copy(update=named) if named and self._meta is None else meta
 
     @mteb_model_meta.setter
     def mteb_model_meta(self, meta: Any) -> None:
@@ -178,6 +185,11 @@ class CachedEmbeddingWrapper:
         }
         if self._uncached is not None:
             return self._model.encode(inputs, **context, **kwargs)
+        if not hasattr(inputs, "dataset"):
+            raise InvalidItem(
+                f"inputs is a {type(inputs).__name__}, not the DataLoader that mteb passes. For plain texts use "
+                "EmbeddingCache.encode, or pass create_dataloader(...) of mteb."
+            )
         given = kwargs
         columns = tuple(loaders.column_names(inputs.dataset))
         derivation = derivation_of(self._model, kwargs, columns, by_call=self._ranges is None)

@@ -1,0 +1,208 @@
+"""The arguments of encoders as plain JSON: what changes vectors, and nothing else.
+
+`mteb.get_model` hands its keyword arguments to the model's loader and keeps them in the model's metadata. Credentials
+are left out (`strip_credentials`), and so is what decides only where and how fast an encoder runs. An object is
+described by its settings where it has any. An object that cannot be described is refused, unless the user named the
+model and its revision and so vouches for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from cas_cache.errors import IdentityError
+from cas_cache.identity.credentials import strip_credentials
+
+NEUTRAL = frozenset(
+    {
+        # Where it runs, and in how many processes.
+        "accelerator", "batch_size", "chunk_size", "device", "device_map", "devices", "low_cpu_mem_usage", "max_memory",
+        "max_workers", "n_jobs", "num_proc", "num_workers", "offload_folder", "offload_state_dict", "pool",
+        "target_devices",
+        # Kernels differ by rounding.
+        "_attn_implementation", "attn_implementation", "use_flash_attention_2", "use_sdpa",
+        # Where files are kept, and how they are loaded.
+        "cache_dir", "cache_folder", "force_download", "local_files_only", "proxies", "resume_download",
+        "trust_remote_code", "use_safetensors",
+        # How a service is asked.
+        "backoff_factor", "max_retries", "max_requests_per_minute", "max_tokens_per_minute", "num_retries",
+        "rate_limit", "request_timeout", "requests_per_minute", "retries", "retry", "retry_delay", "retry_wait", "rpm",
+        "sleep_time", "timeout", "tpm", "wait_time",
+        # Output on the screen.
+        "disable_tqdm", "progress", "progress_bar", "show_progress", "show_progress_bar", "verbose", "verbosity",
+        # The container of the vectors.
+        "convert_to_numpy", "convert_to_tensor",
+    }
+)  # fmt: skip
+"""Names of arguments that do not change what a vector is, beyond rounding, at any depth."""
+
+_VERSIONS = frozenset({"transformers_version", "torch_version", "sentence_transformers_version"})
+"""Keys of settings that say who wrote them."""
+
+_LIBRARIES = frozenset({"mteb", "numpy", "sentence_transformers", "torch", "transformers"})
+"""Packages whose functions are known by their names. Their code changes between releases."""
+
+MAX_FUNCTIONS = 32
+"""Functions that call each other, from one that was passed."""
+
+
+def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, vouched: bool = False) -> dict[str, Any]:
+    """Return arguments as plain JSON, less credentials, None, and what changes no vector.
+
+    Args:
+        arguments: By name.
+        kind: How errors call them: ``"loader argument"`` or ``"encode argument"``.
+        vouched: The user named the model and its revision, so an object that cannot be described is taken by its class.
+
+    Raises:
+        IdentityError: If an object cannot be described.
+    """
+    kept = _without_neutral(strip_credentials(arguments or {}))
+    return {name: plain(value, f"{kind} {name}", vouched=vouched) for name, value in kept.items()}
+
+
+def _without_neutral(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what changes no vector, also of arguments in arguments, such as ``model_kwargs``."""
+    kept = {}
+    for name, value in arguments.items():
+        inner = isinstance(value, Mapping) and str(name).endswith(("_kwargs", "_args", "_options"))
+        left = _without_neutral(value) if inner else value
+        if name not in NEUTRAL and left is not None and not (isinstance(left, Mapping) and not left):
+            kept[name] = left
+    return kept
+
+
+def plain(value: Any, where: str, *, vouched: bool = False) -> Any:  # noqa: PLR0911 - one a kind
+    """Return plain JSON for what users of mteb pass: enums by value, dtypes by name, objects by their settings.
+
+    Args:
+        value: The value, without credentials.
+        where: How to call it in an error, for example ``encode argument task``.
+        vouched: See `plain_arguments`.
+
+    Raises:
+        IdentityError: If it cannot be described.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, where, vouched=vouched)
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, where, vouched=vouched)
+    if isinstance(value, list | tuple):
+        return [plain(item, where, vouched=vouched) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, where, vouched=vouched) for item in value), key=repr)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value)
+    return _plain_object(value, where, vouched=vouched)
+
+
+def _plain_mapping(value: Mapping[Any, Any], where: str, *, vouched: bool) -> dict[str, Any]:
+    for key in value:
+        if not isinstance(key, str):
+            raise IdentityError(
+                f"The {where} has the key {key!r}, which is not a string: 1 and '1' would be the same when it is "
+                "written down. Use strings as keys, or evaluate without the cache."
+            )
+    return {key: plain(item, f"{where}[{key!r}]", vouched=vouched) for key, item in value.items()}
+
+
+def _plain_object(value: Any, where: str, *, vouched: bool) -> Any:
+    settings = _settings_of(value)
+    if settings is not None:
+        stable = {name: item for name, item in settings.items() if name not in _VERSIONS}
+        return {"class": type(value).__qualname__, **plain(strip_credentials(stable), where, vouched=vouched)}
+    if isinstance(value, type):
+        return _name_of(value)
+    try:
+        if callable(value):
+            return _plain_function(value, where, [])
+    except IdentityError:
+        if not vouched:
+            raise
+    if vouched:
+        return _name_of(value if isinstance(value, FunctionType | MethodType) else type(value))
+    raise IdentityError(
+        f"The {where} is a {_name_of(type(value))}, which cannot be described, so nobody can tell if it changes "
+        "vectors. Name the model and a revision that stands for it, model_id= and revision=, or pass a plain value."
+    )
+
+
+def _settings_of(value: Any) -> Mapping[str, Any] | None:
+    """The settings of an object that has a documented way to give them."""
+    if isinstance(value, type):
+        return None
+    for name in ("to_diff_dict", "to_dict", "model_dump"):
+        if callable(getattr(value, name, None)):
+            found = getattr(value, name)()
+            return found if isinstance(found, Mapping) else None
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else None
+
+
+def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
+    """A function by its name and, unless a library defines it, by its code, defaults and the values that it uses."""
+    if isinstance(function, partial):
+        parts = {"args": list(function.args), "keywords": function.keywords}
+        return {"partial": _plain_function(function.func, where, seen), **plain(strip_credentials(parts), where)}
+    name = _name_of(function)
+    if getattr(function, "__module__", "").partition(".")[0] in _LIBRARIES or isinstance(function, type):
+        return name
+    if type(function).__name__ == "builtin_function_or_method" and isinstance(function.__self__, ModuleType | None):
+        return name
+    if not isinstance(function, FunctionType) or len(seen) >= MAX_FUNCTIONS:
+        raise IdentityError(
+            f"The {where} is a {_name_of(type(function))} ({name}), whose state cannot be described. Name the model "
+            "and a revision that stands for it, model_id= and revision=, or pass a plain function."
+        )
+    if any(function is other for other in seen):
+        return name
+    seen.append(function)
+    used = {
+        **dict(
+            zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
+        ),
+        **{n: function.__globals__[n] for n in sorted(_names_used(function.__code__)) if n in function.__globals__},
+        "": [list(function.__defaults__ or ()), function.__kwdefaults__ or {}],
+    }
+    described = {n: _plain_value_used(v, f"{where} ({name} uses {n})", seen) for n, v in used.items()}
+    return {"function": name, "code": _digest_of(function.__code__), "uses": described}
+
+
+def _plain_value_used(value: Any, where: str, seen: list[Any]) -> Any:
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if callable(value) and not isinstance(value, type):
+        return _plain_function(value, where, seen)
+    return plain(strip_credentials(value), where)
+
+
+def _names_used(code: CodeType) -> set[str]:
+    """The names of globals and attributes in a function's code, and in that of functions inside of it."""
+    inner = (_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _digest_of(code: CodeType) -> str:
+    """A digest of what a code object does; the same in another process, and where the file is elsewhere."""
+    digest = hashlib.sha256(code.co_code)
+    for part in (code.co_names, code.co_varnames, code.co_freevars):
+        digest.update(repr(part).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            digest.update(_digest_of(constant).encode())
+        elif isinstance(constant, frozenset):
+            digest.update(repr(sorted(map(repr, constant))).encode())
+        else:
+            digest.update(repr(constant).encode())
+    return digest.hexdigest()[:16]
+
+
+def _name_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

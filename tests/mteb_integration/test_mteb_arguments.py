@@ -1,0 +1,170 @@
+"""The arguments of loaders and of encode: credentials and switches stay out of an identity, settings are in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import sys
+
+import pytest
+
+from cas_cache.errors import IdentityError, InvalidItem, MissingDependency
+from cas_cache.mteb import CachedEmbeddingWrapper, internals, spec_of
+from cas_cache.mteb.binding import backend
+from mteb_integration.mteb_encoders import HashEncoder
+from mteb_integration.mteb_tasks import loader, metadata
+
+TASK = metadata("A")
+SECRET = "hf_" + "aB3xY" * 7
+PREFIX = "query: "
+
+
+def encoder(**arguments):
+    """An encoder as `mteb.get_model(name, **arguments)` returns one."""
+    made = HashEncoder()
+    updates = {"experiment_kwargs": arguments or None, "loader_kwargs": arguments}
+    made.mteb_model_meta = made.mteb_model_meta.model_copy(update=updates)
+    return made
+
+
+def identity(*, encode=None, **arguments):
+    return spec_of(encoder(**arguments), TASK, encode_kwargs=encode).namespace
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"token": SECRET}, {"use_auth_token": True}, {"api_key": "x"}, {"client": object()}, {"HF_TOKEN": "x"},
+        {"default_headers": {"Authorization": f"Bearer {SECRET}"}}, {"model_kwargs": {"token": SECRET}},
+        {"tokenizer_kwargs": {"use_auth_token": SECRET, "cache_dir": "/home/alice"}},
+        {"device": "cuda"}, {"device_map": "auto"}, {"cache_folder": "/home/alice"}, {"local_files_only": True},
+        {"trust_remote_code": True}, {"attn_implementation": "sdpa"}, {"max_retries": 3}, {"timeout": 2.5},
+        {"model_kwargs": {"attn_implementation": "eager", "device_map": {"": 0}}},
+        {"config_kwargs": {"cache_dir": "x"}},
+        {"model_kwargs": {}}, {"truncate_dim": None}, {"model_kwargs": {"torch_dtype": None}}, {"num_workers": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_changes_no_vector_changes_no_identity(arguments):
+    """Colleagues share: at the loader, at encode, and in the arguments of arguments."""
+    assert identity(**arguments) == identity()
+    assert identity(encode=arguments) == identity()
+    spec = spec_of(encoder(**arguments), TASK, encode_kwargs=arguments)
+    assert SECRET.encode() not in spec.canonical()
+
+
+def test_what_changes_vectors_changes_the_identity():
+    """Also beside a credential, and in a URL less its password."""
+    specs = [
+        {}, {"max_tokens": 5}, {"max_tokens": 6}, {"pad_token": "[PAD]"}, {"base_url": "https://a.example.org"},
+        {"base_url": "https://b.example.org"}, {"model_kwargs": {"torch_dtype": "float16"}},
+        {"prompts": {"timeout": "a"}},
+        {"prompts": {"timeout": "b"}}, {"truncate_dim": 64},
+    ]  # fmt: skip
+    assert len({identity(token="x", **arguments) for arguments in specs}) == len(specs)
+    assert identity(base_url=f"https://me:{SECRET}@a.example.org") == identity(base_url="https://a.example.org")
+
+
+@dataclasses.dataclass
+class Quantization:
+    """Settings in an object, as a `BitsAndBytesConfig`."""
+
+    bits: int
+    api_key: str = SECRET
+
+    def to_dict(self):
+        return {"bits": self.bits, "api_key": self.api_key, "transformers_version": "5.24"}
+
+
+class Opaque:
+    """An object without settings."""
+
+
+def adds(prefix):
+    return lambda text: prefix + text
+
+
+def uses_global(text):
+    return PREFIX + text
+
+
+def test_objects_are_described_by_their_settings():
+    """`to_dict` where there is one; dataclasses by their fields."""
+    assert identity(config=Quantization(4)) == identity(config=Quantization(4))
+    assert identity(config=Quantization(4)) != identity(config=Quantization(8))
+    assert SECRET.encode() not in spec_of(encoder(config=Quantization(4)), TASK).canonical()
+
+
+def test_functions_are_described_by_what_they_do(monkeypatch):
+    """Name, code, defaults, what they close over, and the globals that they use."""
+    assert identity(fn=adds("a")) == identity(fn=adds("a"))
+    different = [adds("a"), adds("b"), lambda text: text, lambda text: text + "x", lambda text, x="y": text + x, len]
+    different += [functools.partial(adds, "a"), functools.partial(adds, "b")]
+    assert len({identity(fn=function) for function in different}) == len(different)
+    before = identity(fn=uses_global)
+    monkeypatch.setitem(globals(), "PREFIX", "passage: ")
+    assert identity(fn=uses_global) != before
+
+
+@pytest.mark.parametrize("thing", [Opaque(), Opaque().__repr__, adds(Opaque())], ids=["object", "method", "closure"])
+def test_what_cannot_be_described_is_refused_in_the_constructor(thing, tmp_path):
+    """In words that fit, and accepted when the user names the model and the revision."""
+    with pytest.raises(IdentityError, match=r"loader argument quantization .*model_id= and revision=") as caught:
+        CachedEmbeddingWrapper(encoder(quantization=thing), tmp_path)
+    assert "encode argument" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IdentityError):
+        CachedEmbeddingWrapper(encoder(quantization=thing), tmp_path, revision="4-bit")
+    wrapped = CachedEmbeddingWrapper(encoder(quantization=thing), tmp_path, model_id="org/m", revision="4-bit")
+    assert len(wrapped.encode(loader(["a"]), task_metadata=TASK, hf_split="test", hf_subset="default")) == 1
+
+
+def test_given_names_reach_the_metadata_of_mteb(tmp_path):
+    """Its result cache must not file two local models as one."""
+    plain = encoder()
+    wrapped = CachedEmbeddingWrapper(plain, tmp_path, model_id="me/tuned", revision="run-7")
+    assert (wrapped.mteb_model_meta.name, wrapped.mteb_model_meta.revision) == ("me/tuned", "run-7")
+    assert plain.mteb_model_meta.name != "me/tuned"
+    own = CachedEmbeddingWrapper(plain, tmp_path)
+    assert own.mteb_model_meta is plain.mteb_model_meta
+
+
+def test_a_backend_of_mteb_holds_no_token(tmp_path):
+    """The wrapper of mteb names its folders by the arguments, the token included."""
+    model = encoder(token=SECRET, max_tokens=7)
+    made = backend(model)
+    folder = tmp_path / "T" / "experiments" / model.mteb_model_meta.experiment_name / "query"
+    cache = made(folder)
+    assert cache.spec.params["experiment"]["max_tokens"] == 7
+    assert SECRET.encode() not in cache.spec.canonical()
+
+
+def test_texts_are_not_a_loader(tmp_path):
+    """The wrapper says what mteb passes."""
+    wrapped = CachedEmbeddingWrapper(encoder(), tmp_path)
+    with pytest.raises(InvalidItem, match=r"not the DataLoader .*EmbeddingCache\.encode"):
+        wrapped.encode(["a"], task_metadata=TASK, hf_split="test", hf_subset="default")
+
+
+def test_an_older_mteb_is_refused_by_name(monkeypatch):
+    """With the oldest that was run."""
+    monkeypatch.setattr(internals, "version", lambda _: "1.39.7")
+    monkeypatch.setattr(internals, "requires", lambda _: ['mteb>=2.8; extra == "mteb"'])
+    with pytest.raises(MissingDependency, match=r"mteb 1\.39\.7 is older than mteb 2\.8"):
+        internals.require_mteb()
+
+
+def test_an_mteb_whose_import_fails_is_not_missing(monkeypatch):
+    """The error names what failed."""
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingDependency, match=r"is installed, but importing it fails .*mteb") as caught:
+        internals.require_mteb()
+    assert "not installed" not in str(caught.value)
+
+    def missing(_):
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(internals, "version", missing)
+    with pytest.raises(MissingDependency, match="not installed"):
+        internals.require_mteb()
