@@ -63,7 +63,7 @@ def test_ls(run: Any, mirror: Path) -> None:
             f"{spec.namespace[:12]}  {shown}",
             *([f"{'':14}d13fe8, document"] if spec is LONG else []),
             f"{'':14}{counts}",
-            *({SPEC: [f"{'':14}prompt 'query: '"], LONG: PROMPT_LINES}.get(spec, [])),
+            *({LONG: PROMPT_LINES}.get(spec, [])),
         )
     ]
 
@@ -76,7 +76,7 @@ def test_ls_json(run: Any, mirror: Path) -> None:
     found = {ns["namespace"]: ns for ns in document["namespaces"]}
     assert set(found) == {SPEC.namespace, LONG.namespace, BRACKETS.namespace}
     assert found[SPEC.namespace] == {
-        "namespace": SPEC.namespace, "model": "org/model", "revision": "a1b2c3d", "role": "query", "prompt": "query: ",
+        "namespace": SPEC.namespace, "model": "org/model", "revision": "a1b2c3d", "role": "query", "prompt": "",
         "rows": 3, "waiting": 3, "where": "only here", "dtype": "float32", "shape": [4], "bytes": 48,
     }  # fmt: skip
 

@@ -30,7 +30,16 @@ from cas_cache.errors import (
     SuspiciousListing,
     UnsupportedFormat,
 )
-from cas_cache.identity import NAMESPACE_ID, Batch, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts
+from cas_cache.identity import (
+    NAMESPACE_ID,
+    Batch,
+    EncoderSpec,
+    as_texts,
+    batch_of_texts,
+    first_of_each,
+    keys_of_texts,
+    texts_at,
+)
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
@@ -205,27 +214,44 @@ class EmbeddingCache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def encode(self, texts: Iterable[str], spec: EncoderSpec, encode: Callable[[list[str]], Any]) -> NDArray[Any]:
+    def encode(
+        self,
+        texts: Iterable[str],
+        spec: EncoderSpec,
+        encode: Callable[[list[str]], Any],
+        *,
+        adds_prompt: bool = False,
+    ) -> NDArray[Any]:
         """Return the vectors of texts, encoding only what is in neither mirror nor repository.
 
         Args:
-            texts: n texts, repeats allowed.
+            texts: n texts without the prompt, repeats allowed: a list, a tuple, a column of pandas, polars, Arrow,
+                datasets or NumPy, or an iterator of strings.
             spec: The encoder's identity.
-            encode: Given the distinct missing texts in order of appearance, a chunk at a time; returns
-                one vector for each: a NumPy array, a torch tensor, or a list of vectors.
+            encode: Given the distinct missing texts in order of appearance, a chunk at a time, each with
+                ``spec.prompt`` in front; returns one vector for each: a NumPy array, a torch tensor, or a list of
+                vectors.
+            adds_prompt: `encode` adds ``spec.prompt`` by itself, so it is given the texts without it. For example
+                ``lambda texts: model.encode(texts, prompt=spec.prompt)`` with sentence-transformers.
 
         Returns:
             (n, *shape), in the order of `texts`, writable, of the encoder's dtype (torch bfloat16 as float32).
 
         Raises:
-            InvalidItem: If a text has no UTF-8 form.
+            InvalidItem: If the texts are not a sequence of strings, or a text has no UTF-8 form.
             CacheMiss: If something is missing and the cache is `only_cached`.
             WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
             SelfCheckFailed: If the encoder does not make what others have pushed for this spec.
         """
-        texts = texts if isinstance(texts, list | tuple | str) else list(texts)
-        return self.encode_items(batch_of_texts(texts), spec, lambda at: encode([texts[i] for i in at]))
+        checked = as_texts(texts)
+        prompt = "" if adds_prompt else _spec(spec).prompt
+
+        def encode_at(positions: NDArray[np.int64]) -> Any:
+            missing = texts_at(checked, positions)
+            return encode([prompt + text for text in missing] if prompt else missing)
+
+        return self.encode_items(batch_of_texts(checked), spec, encode_at)
 
     def encode_items(
         self,
@@ -417,11 +443,7 @@ class EmbeddingCache:
 
     def _namespace(self, spec: EncoderSpec) -> Namespace:
         self._check_open()
-        given: object = spec
-        if not isinstance(given, EncoderSpec):
-            msg = f"spec is a {type(given).__name__}; pass an EncoderSpec, which says whose vectors these are"
-            raise TypeError(msg)
-        return self.mirror.namespace(spec)
+        return self.mirror.namespace(_spec(spec))
 
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing.
@@ -558,6 +580,13 @@ class EmbeddingCache:
                     RemoteWarning,
                     stacklevel=4,
                 )
+
+
+def _spec(spec: object) -> EncoderSpec:
+    if not isinstance(spec, EncoderSpec):
+        msg = f"spec is a {type(spec).__name__}; pass an EncoderSpec, which says whose vectors these are"
+        raise TypeError(msg)
+    return spec
 
 
 def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:

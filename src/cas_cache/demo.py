@@ -211,7 +211,7 @@ def run_cached(
         trust="any",
     ) as cache:
         vectors = (
-            cache.encode(texts.queries, QUERY, lambda missing: encoder([QUERY.prompt + text for text in missing])),
+            cache.encode(texts.queries, QUERY, encoder),
             cache.encode(texts.documents, DOCUMENT, encoder),
         )
     seconds, stats = time.perf_counter() - started, cache.stats

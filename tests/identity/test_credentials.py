@@ -24,7 +24,8 @@ SECRET_NAMES = [
     "proxy_authorization", "auth", "cookie", "jwt",
 ]  # fmt: skip
 HARMLESS = {
-    "max_tokens": 8191, "num_tokens": 5, "tokenizer": "bert-base-uncased", "token_type": "segment", "token_type_ids": [0, 1],
+    "max_tokens": 8191, "num_tokens": 5, "tokenizer": "bert-base-uncased", "token_type": "segment",
+    "token_type_ids": [0, 1],
     "pad_token": "[PAD]", "eos_token": "</s>", "cls_token": "CLS", "image_token": "<image>", "token": "[CLS]",
     "special_tokens": ["<a>", "<b>"], "tokens": ["a", "b"], "use_token": True, "token_dim": 4, "pooling": "last_token",
     "weights": "weights-" + "0123456789abcdef" * 2 + "01234567", "sha256": "0123456789abcdef" * 4, "key_dim": 64,
@@ -125,7 +126,10 @@ def test_a_value_with_the_shape_of_a_credential_is_refused(data, secret, before)
 
 
 @pytest.mark.parametrize("name", ["key", "my_key", "headers", "default_headers", "session", "client", "authentication"])
-@pytest.mark.parametrize("value", ["q8F2mZ7tX1bN4vR9kL3w", "6f1c2a9b7d3e4f5061728394a5b6c7d8", "9a1b2c3d-1111-4222-8333-0123456789ab"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    ["q8F2mZ7tX1bN4vR9kL3w", "6f1c2a9b7d3e4f5061728394a5b6c7d8", "9a1b2c3d-1111-4222-8333-0123456789ab"],
+)
 def test_a_random_value_with_a_suspicious_name_is_refused(name, value):
     """Headers of any name carry keys."""
     refused(value, params={name: value})
@@ -166,9 +170,15 @@ def test_hashes_and_names_are_accepted(digest, words):
         made(model=f"org/model-{name}", revision=revision, params={"weights": digest, "adapter": f"org/{name}"})
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=40) | KNOWN_SHAPES,
-                    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from([*SECRET_NAMES, *HARMLESS, "client"]), v, max_size=4),
-                    max_leaves=8))  # fmt: skip
+ARGUMENT_NAMES = st.sampled_from([*SECRET_NAMES, *HARMLESS, "client"])
+ARGUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=40) | KNOWN_SHAPES,
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(ARGUMENT_NAMES, value, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(ARGUMENTS)
 def test_stripped_arguments_hold_no_credential(value):
     """What is left of an encoder's arguments can always enter a spec."""
     assert list(find_credentials(strip_credentials(value))) == []

@@ -91,7 +91,7 @@ def test_only_strings_are_texts() -> None:
         def encode(self, *_: Any) -> bytes:  # type: ignore[override]
             return b"ABC"
 
-    with pytest.raises(InvalidItem, match="item 0 is a Deceiver"):
+    with pytest.raises(InvalidItem, match=r"item 0 is a .*Deceiver"):
         keys_of_texts([Deceiver()])  # type: ignore[list-item]
     assert np.array_equal(keys_of_texts([Shouting("abc")]), keys_of_texts(["abc"]))
     assert np.array_equal(keys_of_texts([np.str_("abc")]), keys_of_texts(["abc"]))
@@ -148,7 +148,7 @@ def test_rows_without_a_key_are_refused(columns: dict[str, list[Any]], match: st
 
 def test_none_text_alone_is_refused() -> None:
     """Where text is all there is, None is no text."""
-    with pytest.raises(InvalidItem, match="item 0 is a NoneType"):
+    with pytest.raises(InvalidItem, match="item 0 is missing"):
         keys_of_rows({"text": [None]})
 
 

@@ -25,7 +25,7 @@ from cas_cache.testing import CountingStorage, MemoryStorage
 
 Memory, Counting = MemoryStorage, CountingStorage
 
-SPEC = EncoderSpec(model="org/model", revision="a1b2c3d", prompt="query: ", role="query")
+SPEC = EncoderSpec(model="org/model", revision="a1b2c3d", role="query")
 OTHER_SPEC = EncoderSpec(model="org/other", revision="a1b2c3d")
 
 

@@ -5,6 +5,7 @@ from cas_cache.identity.canonical import canonical_json, parsed_json, quoted
 from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
 from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec, check_no_credentials, names_of
+from cas_cache.identity.texts import as_texts, texts_at
 
 __all__ = [
     "KEY_BYTES",
@@ -12,6 +13,7 @@ __all__ = [
     "NAMESPACE_ID",
     "Batch",
     "EncoderSpec",
+    "as_texts",
     "batch_of_texts",
     "canonical_json",
     "check_no_credentials",
@@ -23,4 +25,5 @@ __all__ = [
     "parsed_json",
     "prefixes_of",
     "quoted",
+    "texts_at",
 ]

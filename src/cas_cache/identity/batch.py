@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.identity.keys import keys_of_texts
+from cas_cache.identity.texts import Texts, as_texts, blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,10 +51,14 @@ class Batch:
         return self._make_keys()
 
 
-def batch_of_texts(texts: Iterable[str]) -> Batch:
-    """Return texts as a batch."""
-    texts = texts if isinstance(texts, list | tuple | str) else list(texts)
-    return Batch(len(texts), lambda: keys_of_texts(texts), _digest_of_texts(texts))
+def batch_of_texts(texts: Iterable[str] | Texts) -> Batch:
+    """Return texts as a batch.
+
+    Raises:
+        InvalidItem: If the texts are not a sequence or an iterator; see `as_texts`.
+    """
+    checked = as_texts(texts)
+    return Batch(len(checked), lambda: keys_of_texts(checked), _digest_of_texts(checked))
 
 
 def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
@@ -69,13 +74,16 @@ def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
-def _digest_of_texts(texts: list[str] | tuple[str, ...] | str) -> bytes | None:
+def _digest_of_texts(texts: Texts) -> bytes | None:
     """The lengths of all texts and all their characters, which say where each ends."""
-    if isinstance(texts, str) or len(texts) < LEAST_ITEMS:
+    if len(texts) < LEAST_ITEMS:
         return None
+    lengths, characters = hashlib.sha256(), hashlib.sha256()
     try:
-        characters = "".join(texts).encode()
-        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        for block in blocks_of(texts):
+            characters.update("".join(block).encode())
+            # str.__len__, not len: a subclass of str could lie.
+            lengths.update(np.fromiter(map(str.__len__, block), np.int64, len(block)).data)
     except (TypeError, UnicodeEncodeError):
         return None  # the keys say which text it is, and what is wrong with it
-    return digest_of_batch("texts", [hashlib.sha256(lengths.data).digest(), hashlib.sha256(characters).digest()])
+    return digest_of_batch("texts", [lengths.digest(), characters.digest()])

@@ -51,19 +51,98 @@ _SECRET_ENDINGS = re.compile(
 """Ends of names, in lower case with an underscore between words."""
 
 _NOT_A_CREDENTIAL = frozenset(
-    "additional audio begin bof boi bop bos break call class cls context doc document end eof eoi eop eos eot fake fim "
-    "first image language last mask next pad passage placeholder pool pooling prefix prompt query sep special speaker "
-    "start stop suffix summary text thinking title tool unk video vision".split()
+    [
+        "additional",
+        "audio",
+        "begin",
+        "bof",
+        "boi",
+        "bop",
+        "bos",
+        "break",
+        "call",
+        "class",
+        "cls",
+        "context",
+        "doc",
+        "document",
+        "end",
+        "eof",
+        "eoi",
+        "eop",
+        "eos",
+        "eot",
+        "fake",
+        "fim",
+        "first",
+        "image",
+        "language",
+        "last",
+        "mask",
+        "next",
+        "pad",
+        "passage",
+        "placeholder",
+        "pool",
+        "pooling",
+        "prefix",
+        "prompt",
+        "query",
+        "sep",
+        "special",
+        "speaker",
+        "start",
+        "stop",
+        "suffix",
+        "summary",
+        "text",
+        "thinking",
+        "title",
+        "tool",
+        "unk",
+        "video",
+        "vision",
+    ]
 )
 """Words before ``token`` in the names of a tokenizer's special tokens and of poolings."""
 
 _SUSPICIOUS = frozenset(
-    "account auth authentication client clients header headers key keys login pat sas session sig signature".split()
+    [
+        "account",
+        "auth",
+        "authentication",
+        "client",
+        "clients",
+        "header",
+        "headers",
+        "key",
+        "keys",
+        "login",
+        "pat",
+        "sas",
+        "session",
+        "sig",
+        "signature",
+    ]
 )
 """Words that name a key or what carries one, and other things too."""
 
 _DIGEST = frozenset(
-    "cache checksum commit content digest fingerprint hash md5 revision sha sha1 sha256 weights".split()
+    [
+        "cache",
+        "checksum",
+        "commit",
+        "content",
+        "digest",
+        "fingerprint",
+        "hash",
+        "md5",
+        "revision",
+        "sha",
+        "sha1",
+        "sha256",
+        "weights",
+    ]
 )
 """Words of names whose values are random and public."""
 
@@ -175,7 +254,7 @@ def _is_left_out(name: object) -> bool:
 
 
 def _level_of_item(mapping: Mapping[Any, Any], name: object, level: Level) -> Level:
-    """The level of a mapping's item: its own name's, its mapping's, or for ``{"name": ..., "value": ...}`` that name's."""
+    """The level of an item: its name's, its mapping's, or that of the name in ``{"name": ..., "value": ...}``."""
     label = next((label for key in ("name", "key", "header") if isinstance(label := mapping.get(key), str)), None)
     names = [name, label] if name == "value" else [name]
     return max(level, *(level_of_name(each) for each in names if isinstance(each, str)), Level.NEUTRAL)
@@ -195,7 +274,7 @@ def _is_credential(value: object, level: Level) -> bool:
             return bool(value.strip()) and not _is_special_token(value)
         return level is Level.SUSPICIOUS and _is_random(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return level is Level.SECRET and is_number and abs(value) >= MIN_SECRET_NUMBER  # type: ignore[arg-type,operator]
+    return level is Level.SECRET and is_number and abs(value) >= MIN_SECRET_NUMBER  # type: ignore[arg-type]
 
 
 def _is_special_token(value: object) -> bool:

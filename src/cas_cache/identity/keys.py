@@ -18,12 +18,14 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.errors import IdentityError, InvalidItem
 from cas_cache.identity.canonical import MOST, canonical_json
+from cas_cache.identity.texts import Texts, as_texts, blocks_of, described_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +45,7 @@ HASHED_AT_ONCE = 1 << 14
 """Digests held as bytes objects, 65 B each, before they are joined."""
 
 
-def keys_of_texts(texts: Iterable[str], first: int = 0) -> NDArray[np.uint8]:
+def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.uint8]:
     """Return the keys of texts.
 
     Args:
@@ -54,20 +56,19 @@ def keys_of_texts(texts: Iterable[str], first: int = 0) -> NDArray[np.uint8]:
         (n, 32) uint8.
 
     Raises:
-        InvalidItem: If one is not a string, or holds a lone surrogate, with its position.
+        InvalidItem: If the texts are not a sequence of strings, or one of them holds a lone surrogate, with its
+            position. See `as_texts`.
     """
-    if isinstance(texts, str):
-        raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")
     # str.encode, not text.encode: what only looks like a string, and could change how it looks, has no key.
     sha256, encoded = hashlib.sha256, str.encode
-    texts = texts if isinstance(texts, list | tuple) else list(texts)
+    texts = as_texts(texts)
     keys = np.empty((len(texts), KEY_BYTES), np.uint8)
     try:
         for start in range(0, len(texts), HASHED_AT_ONCE):
             some = texts[start : start + HASHED_AT_ONCE]
             keys[start : start + len(some)] = _stack([sha256(encoded(text)).digest() for text in some])
     except (UnicodeEncodeError, TypeError):
-        for position, text in enumerate(texts, first):
+        for position, text in enumerate(chain.from_iterable(blocks_of(texts)), first):
             _digest_text(text, f"item {position}")
         raise
     return keys
@@ -122,7 +123,7 @@ def _digest_row(position: int, fields: list[str], row: tuple[Any, ...]) -> bytes
 
 def _digest_text(text: object, where: str) -> bytes:
     if not isinstance(text, str):
-        raise InvalidItem(f"{where} is a {type(text).__name__}, not a string.")
+        raise InvalidItem(f"{where} {described_item(text)}.")
     try:
         return hashlib.sha256(str.encode(text)).digest()
     except UnicodeEncodeError as err:

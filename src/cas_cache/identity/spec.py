@@ -169,9 +169,9 @@ def check_no_credentials(spec: EncoderSpec) -> None:
     if places:
         raise CredentialInSpec(
             f"The encoder spec of {quoted(spec.model)} has a value that is or may be a credential at "
-            f"{', '.join(places)}. A spec is stored in plain text and can be read by everybody who reads the cache. Give "
-            "the credential to the encoder only and leave it out of the spec. If the value changes vectors and is not "
-            "a secret, use another name or a short description of it.",
+            f"{', '.join(places)}. A spec is stored in plain text and can be read by everybody who reads the cache. "
+            "Give the credential to the encoder only and leave it out of the spec. If the value changes vectors and is "
+            "not a secret, use another name or a short description of it.",
             places=places,
         )
 

@@ -1,0 +1,142 @@
+"""Decide what counts as texts, and read them without copying a whole column. Pure.
+
+Every function that takes texts passes them through `as_texts`. A sequence of strings is accepted: a list, a tuple,
+a column of pandas, polars, Arrow, datasets or NumPy. So is an iterator of strings, which is read once. A mapping, a
+table, a set, one string and bytes are refused, because iterating over them gives something that nobody meant to encode.
+
+Columns are recognised by what they offer; nothing is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
+from collections.abc import Set as AbstractSet
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import InvalidItem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BLOCK_ITEMS = 1 << 14
+"""Texts of a column that are Python strings at one time."""
+
+_LISTS = ("to_pylist", "to_list", "tolist")
+"""How a part of a column becomes a list: in Arrow; in polars and pandas; in NumPy."""
+
+
+class TextColumn:
+    """A column of texts that is read in blocks.
+
+    Args:
+        column: A sized object with positional slices; ``column.iloc`` is used where it exists.
+    """
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+        self._rows = getattr(column, "iloc", column)
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, part: slice) -> list[Any]:
+        values = self._rows[part]
+        name = next((name for name in _LISTS if hasattr(values, name)), None)
+        return list(values) if name is None else list(getattr(values, name)())
+
+
+Texts = list[str] | tuple[str, ...] | TextColumn
+
+
+def as_texts(texts: object) -> Texts:
+    """Return texts as something that has a length and slices; the elements are checked when their keys are made.
+
+    Raises:
+        InvalidItem: If `texts` is anything but a sequence or an iterator, with what to pass instead.
+    """
+    if isinstance(texts, list | tuple | TextColumn):
+        return texts
+    _check_kind(texts)
+    if _has_slices(texts):
+        return TextColumn(texts)
+    if isinstance(texts, Iterable):
+        return list(texts)
+    raise InvalidItem(f"The texts are {_described(texts)}. Pass a list of strings.")
+
+
+def blocks_of(texts: Texts) -> Iterator[Sequence[Any]]:
+    """Yield the texts in order, a block at a time."""
+    for start in range(0, len(texts), BLOCK_ITEMS):
+        yield texts[start : start + BLOCK_ITEMS]
+
+
+def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
+    """Return some of the texts as plain strings: exactly the characters of which their keys were made.
+
+    Args:
+        texts: The texts, whose keys were made.
+        positions: Ascending.
+    """
+    chosen: list[str] = []
+    block: Sequence[Any] = ()
+    first, last = 0, 0
+    for position in positions.tolist():
+        if isinstance(texts, TextColumn):
+            if not first <= position < last:
+                first, last = position, position + BLOCK_ITEMS
+                block = texts[first:last]
+            text = block[position - first]
+        else:
+            text = texts[position]
+        # A subclass of str may look different each time that it is converted or joined to a prompt.
+        chosen.append(text if type(text) is str else str.__str__(text))
+    return chosen
+
+
+def described_item(item: object) -> str:
+    """Say what an item is that is not a text, and what to do."""
+    is_nan = isinstance(item, Real) and item != item  # noqa: PLR0124
+    if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):
+        return f"is missing ({item!r}). Leave missing texts out, or pass an empty string for them"
+    hint = ". Decode it: item.decode()" if isinstance(item, bytes | bytearray) else ""
+    if isinstance(item, list | tuple):
+        hint = ". Pass one flat list of strings"
+    return f"is {_described(item)}, not a string{hint}"
+
+
+def _check_kind(texts: object) -> None:
+    """Refuse what can be iterated and gives no texts, or gives them in no order."""
+    what = f"The texts are {_described(texts)}"
+    if isinstance(texts, str):
+        raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")
+    if isinstance(texts, bytes | bytearray | memoryview):
+        raise InvalidItem(f"{what}. Pass a list of strings, for example [data.decode()].")
+    is_column = isinstance(texts, Sequence) or hasattr(type(texts), "iloc")
+    if isinstance(texts, Mapping) or (hasattr(type(texts), "keys") and not is_column):
+        raise InvalidItem(
+            f"{what}; its keys would be encoded. Pass list(texts.values()), or one column: texts['text']."
+        )
+    # Properties of the class: a Series may have a label of that name.
+    if any(hasattr(type(texts), name) for name in ("columns", "column_names")) and not isinstance(texts, Sequence):
+        raise InvalidItem(f"{what}; its column names would be encoded. Pass one column, such as df['text'].tolist().")
+    if isinstance(texts, AbstractSet) and not isinstance(texts, MappingView):
+        raise InvalidItem(f"{what}, which has no order. Pass a list, such as sorted(texts).")
+    if getattr(texts, "ndim", 1) != 1:
+        raise InvalidItem(f"{what} with {getattr(texts, 'ndim', 0)} dimensions. Pass one column, such as array[:, 0].")
+
+
+def _has_slices(texts: Any) -> bool:
+    """Return True for a sized object whose slices are columns again, as far as an empty slice shows."""
+    if not (hasattr(type(texts), "__len__") and hasattr(type(texts), "__getitem__")):
+        return False
+    try:
+        return len(getattr(texts, "iloc", texts)[0:0]) == 0
+    except (TypeError, KeyError, ValueError):
+        return False  # a deque, for example
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
