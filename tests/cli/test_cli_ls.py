@@ -37,10 +37,17 @@ def test_ls_says_where_rows_are(run: Any, places: Places) -> None:
     }  # fmt: skip
     screen = run("ls", places.mirror).out
     assert "23 rows  3 only here" in screen
-    assert "prompt 'query: '" in screen
     run("push", places.mirror, "--remote", places.remote)
     assert {one["where"] for one in listed(run, places.mirror).values()} == {"also there", None}
     assert "also there" in run("ls", places.mirror).out
+
+
+def test_ls_shows_the_prompt(run: Any, tmp_path: Path) -> None:
+    """Two namespaces of one model are told apart by it."""
+    spec = EncoderSpec(model="org/model", revision="a1b2c3d", prompt="query: ")
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(["apple"], np.ones((1, 2), np.float32), spec)
+    assert "prompt 'query: '" in run("ls", tmp_path).out
 
 
 def test_ls_there(run: Any, places: Places) -> None:
