@@ -278,8 +278,8 @@ def test_stored_rows_are_digested_as_given(count: int, dtype: str, shape: tuple[
 
 
 def test_lists_of_numbers() -> None:
-    """What services answer with is float64, as NumPy makes of it, and ragged lists are our error."""
+    """Lists of Python numbers, as services return them, are float32; ragged lists raise our error."""
     np.testing.assert_array_equal(as_array([[1.5, 2], [3, 4.0]]), np.array([[1.5, 2.0], [3.0, 4.0]]))
-    assert as_array([[0.1] * 1536] * 3).dtype == np.float64
+    assert as_array([[0.1] * 1536] * 3).dtype == np.float32
     with pytest.raises(WrongAnswer, match="differ in shape"):
         as_array([[1.0, 2.0], [3.0]])

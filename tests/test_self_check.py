@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, SelfCheckFailed, WrongAnswer
-from cas_cache.self_check import compare, sample, similarities
+from cas_cache.comparison import distances, max_distance
+from cas_cache.self_check import sample, wrong_rows
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
 
@@ -112,7 +113,7 @@ def test_another_models_vectors_are_refused(tmp_path: Path) -> None:
         assert SPEC.namespace in str(failed.value)
         assert failed.value.spec == SPEC
         assert len(failed.value.rows) == 8
-        assert failed.value.similarity < 0.9
+        assert failed.value.distance > 0.9
     assert cache.mirror.namespace(SPEC).rows == 50
     assert cache.stats.encoded == 0
 
@@ -192,11 +193,11 @@ def test_an_answer_of_the_wrong_length_is_an_error(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 12))
 def test_a_sample_is_spread_over_the_packs(extents: list[int], count: int) -> None:
-    """As many rows as asked for, each once, of as many extents as there can be."""
+    """At least one row of each pack, and as many rows as asked for, each once."""
     chosen = sample(np.array(extents, np.int64), count)
-    assert len(set(chosen.tolist())) == len(chosen) == min(count, len(extents))
+    assert len(set(chosen.tolist())) == len(chosen) == max(min(count, len(extents)), len(set(extents)))
     assert sorted(chosen.tolist()) == chosen.tolist()
-    assert len({extents[at] for at in chosen}) == min(count, len(set(extents)))
+    assert {extents[at] for at in chosen} == set(extents)
 
 
 @pytest.mark.parametrize(
@@ -208,32 +209,28 @@ def test_tolerance_goes_by_the_dtype(dtype: str, passes: float, fails: float) ->
     rng = np.random.default_rng(0)
     exact = rng.standard_normal((8, 400)) * 30
     noise = rng.standard_normal((8, 400)) * 30
-    rows = np.arange(8)
 
-    def check(spec: EncoderSpec, amount: float) -> None:
+    def wrong(spec: EncoderSpec, amount: float) -> int:
         off = exact * (1 - amount) + noise * amount if amount == 1 else exact + amount * noise
-        compare(spec, exact.astype(dtype), off.astype(dtype), rows, ["p"] * 8)
+        apart = distances(exact.astype(dtype), off.astype(dtype))
+        return len(wrong_rows(apart, max_distance(spec, np.dtype(dtype))))
 
-    check(SPEC, passes)
-    with pytest.raises(SelfCheckFailed):
-        check(SPEC, fails)
+    assert wrong(SPEC, passes) == 0
+    assert wrong(SPEC, fails) == 8
     if dtype == "float32":
-        check(replace(SPEC, params={"dtype": "bfloat16"}), 0.1)
-        with pytest.raises(SelfCheckFailed):
-            check(replace(OTHER_SPEC, params={"dtype": "bfloat16"}), 0.3)
+        assert wrong(replace(SPEC, params={"dtype": "bfloat16"}), 0.1) == 0
+        assert wrong(replace(OTHER_SPEC, params={"dtype": "bfloat16"}), 0.3) == 8
 
 
-def test_similarities_of_odd_vectors() -> None:
-    """Zeros are alike, a zero is like nothing else, NaN is like nothing; packed bits are compared as bits."""
+def test_distances_of_odd_vectors() -> None:
+    """Zeros are equal, a zero is far from everything else, and so is NaN; packed bits are compared as bits."""
     zero, one = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
-    assert similarities(zero, zero)[0] == 1
-    assert similarities(zero, one)[0] == 0
-    assert not similarities(one, one * np.nan)[0] >= 0.1
+    assert distances(zero, zero)[0] == 0
+    assert distances(zero, one)[0] == 1
+    assert len(wrong_rows(distances(one, one * np.nan), 0.9)) == 1
     bits = np.random.default_rng(0).integers(0, 256, (1, 48), np.uint8)
     flipped = bits ^ np.eye(1, 48, dtype=np.uint8)
-    assert similarities(bits, flipped)[0] > 0.99
+    assert distances(bits, flipped)[0] < 0.01
     other = np.random.default_rng(1).integers(0, 256, (1, 48), np.uint8)
-    assert similarities(bits, other)[0] < 0.9
-    assert similarities(bits > 128, other > 128)[0] < 0.9
-    with pytest.raises(SelfCheckFailed):
-        compare(SPEC, one, one * np.nan, np.arange(1), ["p"])
+    assert distances(bits, other)[0] > 0.1
+    assert distances(bits > 128, other > 128)[0] > 0.1

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache import self_check as checking
 from cas_cache.background import BackgroundPush, Upload
 from cas_cache.chunks import gathered, in_chunks
 from cas_cache.errors import (
@@ -47,7 +46,8 @@ from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.progress import counting
 from cas_cache.repository import Repository, open_storage
-from cas_cache.rows import as_array, finite_rows, storable
+from cas_cache.rows import as_array, checked_dtype, finite_rows, storable
+from cas_cache.self_check import MIN_ROWS, ObservedEncoder, SelfCheck
 from cas_cache.settings import Settings
 from cas_cache.stats import Stats
 from cas_cache.trust import trust_of
@@ -63,9 +63,6 @@ if TYPE_CHECKING:
     from cas_cache.sync import Report
 
 logger = logging.getLogger(__name__)
-
-SELF_CHECK = 8
-"""Rows that others pushed and that are compared with the encoder's before the first of them are served."""
 
 RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
@@ -91,9 +88,12 @@ class EmbeddingCache:
         only_cached: Raise `CacheMiss` rather than encode. None takes ``CAS_CACHE_ONLY_CACHED``.
         lazy: Pull the keys of a namespace when it is first asked for, and of its vectors only those that are asked for,
             each proved by its digest. None takes ``CAS_CACHE_LAZY``. `pull` still takes all.
-        self_check: How many of the rows that others have pushed are encoded anew and compared, before the first of a
-            namespace's (and later the first of each pack's) are served. 0 trusts everybody. None takes
-            ``CAS_CACHE_SELF_CHECK``, or 8. With `only_cached`, nothing is encoded.
+        self_check: How many rows are encoded again and compared at least, before rows are served that others pushed and
+            that were never compared in this mirror, or that an encoder made which looked otherwise. Of each such pack
+            it is at least one row. 0 trusts everybody. None takes ``CAS_CACHE_SELF_CHECK``, or 8. With `only_cached`,
+            nothing is encoded, and so nothing compared.
+        max_self_check: How many rows one call may encode again for that; more raise `SelfCheckTooLarge` before
+            anything is encoded. None takes ``CAS_CACHE_MAX_SELF_CHECK``, or any number.
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
             ``"manual"`` leaves it to `push`.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
@@ -128,6 +128,7 @@ class EmbeddingCache:
         only_cached: bool | None = None,
         lazy: bool | None = None,
         self_check: int | None = None,
+        max_self_check: int | None = None,
         push: Literal["background", "manual"] = "background",
         on_remote_error: Literal["warn", "raise"] = "warn",
         chunk_items: int | None = None,
@@ -141,8 +142,9 @@ class EmbeddingCache:
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
         if chunk_items is not None and chunk_items < 1:
             raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        if self_check is not None and self_check < 0:
-            raise ConfigurationError(f"self_check is {self_check}; compare 0 rows or more.")
+        for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
+            if rows is not None and rows < 0:
+                raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -159,7 +161,8 @@ class EmbeddingCache:
         self.only_cached = settings.only_cached if only_cached is None else only_cached
         self.lazy = settings.lazy if lazy is None else lazy
         asked = settings.self_check if self_check is None else self_check
-        self.self_check = SELF_CHECK if asked is None else asked
+        self.self_check = MIN_ROWS if asked is None else asked
+        self.max_self_check = settings.max_self_check if max_self_check is None else max_self_check
         self.on_remote_error = on_remote_error
         self.chunk_items = chunk_items
         self._closed = False
@@ -221,6 +224,7 @@ class EmbeddingCache:
         encode: Callable[[list[str]], Any],
         *,
         adds_prompt: bool = False,
+        dtype: Any = None,
     ) -> NDArray[Any]:
         """Return the vectors of texts, encoding only what is in neither mirror nor repository.
 
@@ -233,6 +237,8 @@ class EmbeddingCache:
                 vectors.
             adds_prompt: `encode` adds ``spec.prompt`` by itself, so it is given the texts without it. For example
                 ``lambda texts: model.encode(texts, prompt=spec.prompt)`` with sentence-transformers.
+            dtype: The dtype of vectors that come as lists of Python numbers; None for float32. Arrays and tensors keep
+                theirs.
 
         Returns:
             (n, *shape), in the order of `texts`, writable, of the encoder's dtype (torch bfloat16 as float32).
@@ -243,6 +249,7 @@ class EmbeddingCache:
             WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
             SelfCheckFailed: If the encoder does not make what others have pushed for this spec.
+            SelfCheckTooLarge: If more than `max_self_check` rows would have to be compared.
         """
         checked = as_texts(texts)
         prompt = "" if adds_prompt else _spec(spec).prompt
@@ -251,7 +258,7 @@ class EmbeddingCache:
             missing = texts_at(checked, positions)
             return encode([prompt + text for text in missing] if prompt else missing)
 
-        return self.encode_items(batch_of_texts(checked), spec, encode_at)
+        return self.encode_items(batch_of_texts(checked), spec, encode_at, dtype=dtype)
 
     def encode_items(
         self,
@@ -260,6 +267,8 @@ class EmbeddingCache:
         encode: Callable[[NDArray[np.int64]], Any],
         *,
         progress: bool | None = None,
+        appearance: Callable[[], dict[str, str]] | None = None,
+        dtype: Any = None,
     ) -> NDArray[Any]:
         """Return the vectors of items of any kind; see `encode`.
 
@@ -268,19 +277,25 @@ class EmbeddingCache:
             spec: The encoder's identity.
             encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
             progress: Show the progress bars of this call; None as the cache does.
+            appearance: Returns what the encoder looks like now, as `cas_cache.models.appearance_of` does: a short text
+                for each plain attribute. It is recorded beside the vectors; rows of an encoder that looked otherwise
+                are compared before they are served. None: the spec alone says what the encoder is.
+            dtype: See `encode`.
         """
+        checked_dtype(dtype)
         progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
         ns = self._namespace(spec)
+        encoder = ObservedEncoder(ns, encode, appearance, dtype)
         remembered = ns.remembered(batch)
         if remembered is not None:
-            self._check_others(ns, remembered, encode)
+            self._check_others(ns, remembered, encoder, progress)
             self._note_hits(ns, batch.size)
             return ns.take(remembered)
         keys = batch.keys
         rows = self._find(ns, keys, progress)
-        self._check_others(ns, rows, encode)
+        self._check_others(ns, rows, encoder, progress)
         missing = np.flatnonzero(rows == ABSENT)
         self._note_hits(ns, len(keys) - len(missing))
         self.stats.add(misses=len(missing))
@@ -295,10 +310,10 @@ class EmbeddingCache:
                 missing=len(distinct),
             )
         with counting("encode", len(distinct), progress) as tell:
-            kept_out = self._encode_missing(ns, keys, missing[distinct], encode, tell)
+            kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached
-            return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else as_array(encode(missing))
+            return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else encoder(missing)
         rows[missing] = ns.find(keys[missing])
         if kept_out:
             return gathered(
@@ -329,13 +344,14 @@ class EmbeddingCache:
             vectors[found] = ns.take(rows[found])
         return vectors, found
 
-    def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec) -> int:
+    def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:
         """Store vectors that were made elsewhere. What is there already stays as it is.
 
         Args:
             texts: n texts, or items of any kind as a `Batch`.
             vectors: (n, *shape), by this spec's encoder.
             spec: The encoder's identity.
+            dtype: The dtype of vectors that come as lists of Python numbers; None for float32.
 
         Returns:
             How many were new.
@@ -345,7 +361,7 @@ class EmbeddingCache:
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
         keys = _keys_of(texts)
-        array = storable(as_array(vectors), len(keys))
+        array = storable(as_array(vectors, dtype), len(keys))
         finite = finite_rows(array)
         _warn_of_infinite(int((~finite).sum()), spec)
         return self._store(self._namespace(spec), keys[finite], array[finite])
@@ -489,50 +505,40 @@ class EmbeddingCache:
                 stacklevel=7,
             )
 
-    def _check_others(self, ns: Namespace, rows: Rows, encode: Callable[[NDArray[np.int64]], Any]) -> None:
-        """Compare some of the rows that others have pushed with what the encoder makes, once for each pack."""
+    def _check_others(self, ns: Namespace, rows: Rows, encoder: ObservedEncoder, progress: bool | None) -> None:
+        """Compare some of the rows that others pushed, or that another encoder made, with this encoder's vectors."""
         if not self.self_check or self.only_cached:
             return
-        positions, origins, packs = ns.from_others(rows)
-        if not len(positions):
-            return
-        rows_of = np.arange(rows.start, rows.stop)[positions] if isinstance(rows, slice) else rows[positions]
-        rows_of, first = np.unique(rows_of, return_index=True)  # an item that is asked for twice is compared once
-        positions, origins = positions[first], origins[first]
-        chosen = checking.sample(origins, self.self_check)
-        chosen = chosen[np.argsort(positions[chosen])]
-        at, compared = positions[chosen], rows_of[chosen]
-        began = time.perf_counter()
-        answer = as_array(encode(at))
-        self.stats.add(checked=len(at), encoder_seconds=time.perf_counter() - began)
-        fresh = storable(answer, len(at))
-        logger.debug("compared %d rows of %s with the encoder's", len(at), ns.spec.namespace)
-        checking.compare(ns.spec, ns.take(compared), fresh, compared, [packs[n] for n in origins[chosen].tolist()])
-        ns.vouch({packs[n] for n in np.unique(origins).tolist()})
+        remote = () if self.repository is None else ("--remote", self.repository.url)
+        location = (str(self.mirror.directory), *remote)
+        check = SelfCheck(self.self_check, self.max_self_check, self.chunk_items, location, self._note_checked)
+        check.check(ns, rows, encoder, progress)
 
     def _encode_missing(
         self,
         ns: Namespace,
         keys: NDArray[np.uint8],
         positions: NDArray[np.int64],
-        encode: Callable[[NDArray[np.int64]], Any],
+        encoder: ObservedEncoder,
         tell: Callable[[int], object],
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
-        for chunk, vectors in in_chunks(positions, encode, self.chunk_items, lambda it: self._note_encoded(ns, it)):
+        for chunk, vectors in in_chunks(positions, encoder, self.chunk_items, lambda it: self._note_encoded(ns, it)):
             finite = finite_rows(vectors)
             if finite.all():  # the usual case: no copy of the chunk
-                self._store(ns, keys[chunk], vectors)
+                self._store(ns, keys[chunk], vectors, encoder.id)
             else:
-                self._store(ns, keys[chunk[finite]], vectors[finite])
+                self._store(ns, keys[chunk[finite]], vectors[finite], encoder.id)
                 kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
             tell(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
 
-    def _store(self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> int:
-        new = ns.append(keys, vectors)
+    def _store(
+        self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any], appearance: str | None = None
+    ) -> int:
+        new = ns.append(keys, vectors, appearance=appearance)
         if self._pusher is not None:
             self._pusher.notify(new * ns.row_bytes)
         return new
@@ -540,6 +546,9 @@ class EmbeddingCache:
     def _note_hits(self, ns: Namespace, hits: int) -> None:
         if hits:
             self.stats.note_hits(ns.spec.namespace, hits, ns.row_bytes, self._pace_of(ns).pace)
+
+    def _note_checked(self, rows: int, seconds: float) -> None:
+        self.stats.add(checked=rows, encoder_seconds=seconds)
 
     def _note_encoded(self, ns: Namespace, measured: Pace) -> None:
         pace = self._pace_of(ns)

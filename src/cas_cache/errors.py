@@ -12,6 +12,7 @@
     |  |  `- NotDense                     sparse vectors, or of several shapes: right, but not one row an item
     |  `- ShapeMismatch (ValueError)      dtype or row shape differ from the namespace's
     |- SelfCheckFailed (ValueError)       what the cache holds is not what the encoder makes
+    |- SelfCheckTooLarge (ValueError)     more rows than max_self_check would have to be compared
     |- CacheMiss (KeyError)               only_cached=True and a row is not in the cache
     |- MirrorError                        the local side
     |  |- NotAMirror (ValueError)         the directory holds something else
@@ -117,23 +118,46 @@ class NotDense(WrongAnswer):
 
 
 class SelfCheckFailed(CasCacheError, ValueError):
-    """Vectors of the cache are not what the encoder makes: other weights under the same name.
+    """Vectors of the cache are not what the encoder makes: other weights, or other settings, under the same name.
 
     Attributes:
         spec: The `EncoderSpec` whose vectors they should be.
         rows: The mirror's rows that differ.
         packs: The ids of the packs they came from.
-        similarity: The least that was found, 1 for the same direction.
+        distance: The largest that was found: |a - b| / max(|a|, |b|), 0 for equal vectors.
+        attributes: The paths of the encoder's attributes that differ from those of the encoder that made the rows.
     """
 
     def __init__(
-        self, message: str, *, spec: object, rows: tuple[int, ...], packs: tuple[str, ...], similarity: float
+        self,
+        message: str,
+        *,
+        spec: object,
+        rows: tuple[int, ...],
+        packs: tuple[str, ...],
+        distance: float,
+        attributes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.spec = spec
         self.rows = rows
         self.packs = packs
-        self.similarity = similarity
+        self.distance = distance
+        self.attributes = attributes
+
+
+class SelfCheckTooLarge(CasCacheError, ValueError):
+    """Comparing one row of each unverified pack takes more rows than ``max_self_check`` allows.
+
+    Attributes:
+        rows: How many rows would have to be encoded again.
+        limit: How many may be.
+    """
+
+    def __init__(self, message: str, *, rows: int, limit: int) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.limit = limit
 
 
 class CacheMiss(CasCacheError, KeyError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import NotDense, WrongAnswer
+from cas_cache.errors import ConfigurationError, NotDense, WrongAnswer
 from cas_cache.identity.keys import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ def row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return dtype.itemsize * math.prod(shape)
 
 
-def as_array(answer: Any) -> NDArray[Any]:
+def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
     """Return an encoder's answer as a NumPy array, dtype unchanged; torch's bfloat16, which NumPy lacks, as float32.
 
     Args:
         answer: A NumPy array, a torch tensor (duck-typed, on any device), or a list of vectors.
+        dtype: The dtype of lists of Python numbers, whole or not; None for float32. Services answer with such lists,
+            and Python's float64 is how JSON is read, not how the vectors were made. Arrays and tensors keep theirs.
 
     Raises:
         WrongAnswer: If it is none of these, or has a dtype that NumPy lacks.
@@ -110,14 +112,16 @@ def as_array(answer: Any) -> NDArray[Any]:
     if hasattr(answer, "detach"):
         answer = _of_tensor(answer)
     elif isinstance(answer, list | tuple) and all(_is_numbers(row) for row in answer):
-        answer = _of_numbers(answer)
+        answer = _of_numbers(answer, dtype)
     elif isinstance(answer, list | tuple):
         try:
-            answer = np.stack([as_array(row) for row in answer]) if len(answer) else np.empty((0,))
+            answer = np.stack([as_array(row, dtype) for row in answer])
         except WrongAnswer:
             raise
         except ValueError as err:
             raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+    elif type(answer) in (float, int):
+        answer = _of_numbers(answer, dtype)
     elif np.isscalar(answer):
         answer = np.asarray(answer)
     if type(answer).__module__.startswith("scipy.sparse"):
@@ -135,11 +139,40 @@ def _is_numbers(row: Any) -> bool:
     return type(row) in (list, tuple) and all(type(value) in (float, int) for value in row)
 
 
-def _of_numbers(rows: Any) -> NDArray[Any]:
+def _of_numbers(rows: Any, dtype: Any) -> NDArray[Any]:
+    """Return an array of Python numbers; a dtype that would change their values is refused."""
+    dtype = checked_dtype(dtype)
     try:
-        return np.asarray(rows)
+        if dtype.kind == "f":
+            return np.asarray(rows, dtype)
+        exact = np.asarray(rows)
+        with np.errstate(invalid="ignore"):
+            array = exact.astype(dtype)
     except (ValueError, OverflowError) as err:
         raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+    if (array != exact).any():
+        raise WrongAnswer(
+            f"The encoder returned lists of numbers that are not {dtype} numbers. Nothing of them was stored. Pass "
+            "another dtype=, or none for float32."
+        )
+    return array
+
+
+def checked_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of vectors that come as lists of Python numbers; float32 for None.
+
+    Raises:
+        ConfigurationError: If vectors cannot be stored in it.
+    """
+    try:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError as err:
+        raise ConfigurationError(
+            f"dtype={dtype!r} is not a NumPy dtype ({err}). Pass one of {sorted(DTYPES)}."
+        ) from err
+    if found.name not in DTYPES:
+        raise ConfigurationError(f"Vectors of dtype {found} cannot be stored. Pass one of {sorted(DTYPES)}.")
+    return found
 
 
 def _of_tensor(tensor: Any) -> Any:

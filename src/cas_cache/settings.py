@@ -36,6 +36,7 @@ KINDS: Mapping[str, type] = {
     "only_cached": bool,
     "lazy": bool,
     "self_check": int,
+    "max_self_check": int,
     "progress": bool,
     "trust": str,
     "signing_key": str,
@@ -70,7 +71,8 @@ class Settings:
         read_only: Never write to the repository.
         only_cached: Never encode.
         lazy: Of vectors, pull only those that are asked for.
-        self_check: How many rows that others pushed are compared; None leaves the default.
+        self_check: How many rows that others pushed are compared at least; None leaves the default.
+        max_self_check: How many rows one call may compare; None for any number.
         progress: Show progress bars; None leaves it to the terminal.
         trust: ``"any"`` or ``"signed-by"``; see `Trust`.
         signing_key: The private key that signs what is written: its name, or its file; None for no signature.
@@ -87,6 +89,7 @@ class Settings:
     only_cached: bool
     lazy: bool
     self_check: int | None
+    max_self_check: int | None
     progress: bool | None
     trust: str = "any"
     signing_key: str | None = None
@@ -128,6 +131,7 @@ class Settings:
             only_cached=bool(found.get("only_cached", (False,))[0]),
             lazy=bool(found.get("lazy", (False,))[0]),
             self_check=found.get("self_check", (None,))[0],
+            max_self_check=found.get("max_self_check", (None,))[0],
             progress=found.get("progress", (None,))[0],
             trust=found.get("trust", ("any",))[0],
             signing_key=found.get("signing_key", (None,))[0],

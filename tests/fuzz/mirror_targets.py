@@ -21,7 +21,7 @@ KINDS = {
     "index": ("index.*",),
     "memo": ("memo/*",),
     "catalogue": ("catalogue/**/*",),
-    "notes": ("used.json", "vouched.json", "pace.json"),
+    "notes": ("used.json", "vouched.json", "appearances.json", "pace.json"),
 }
 """Files of a namespace's folder, by the target that changes them."""
 

@@ -91,7 +91,8 @@ def mirror(folder: Path) -> Path:
         view = View("Task", SPEC.namespace, SPEC.model, SPEC.revision, "query", "default", "test")
         ns = cache.mirror.namespace(SPEC)
         cache.mirror.views.record(view, ns.keys[:9], ns.keys[:9], [f"id {i}" for i in range(9)])
-        ns.vouch(ns.packs)
+        ns.note_verified(ns.packs)
+        ns.appearances.note_equal({"prefix": "'a'"}, [ns.appearances.record({"prefix": "'b'"})])
     with EmbeddingCache(folder / "mirror", remote=folder / "remote", push="manual", lazy=True) as cache:
         with EmbeddingCache(folder / "colleague", remote=folder / "remote") as colleague:
             colleague.put(STRANGERS, truth(STRANGERS), SPEC)
@@ -143,7 +144,7 @@ def judge(ns: Namespace) -> None:
         np.testing.assert_array_equal(vectors, truth([t for t, here in zip(ROWS, found, strict=True) if here]))
         assert vectors.dtype == np.float32
     assert (ns.find(keys_of_texts(texts(5, 900))) == ABSENT).all()
-    ns.from_others(rows)
+    ns.doubted(rows, ns.appearances.trusted({"prefix": "'a'"}))
     ns.packs_by_use()
     assert ns.catalogue.rows >= 0
     located = ns.catalogue.locate(keys_of_texts(STRANGERS))

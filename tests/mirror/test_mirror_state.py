@@ -19,7 +19,7 @@ def built(steps: list[tuple[int, str | None]]) -> State:
     """A state after appends."""
     state = State(dtype="float32", shape=(4,))
     for rows, pack in steps:
-        state = state.appended(rows, pack)
+        state = state.appended([(None, rows)], pack)
     return state
 
 
@@ -59,7 +59,7 @@ def test_planning_again_keeps_plans(
     first = built(steps).planned(most, nonces())
     again = first
     for rows, pack in more:
-        again = again.appended(rows, pack)
+        again = again.appended([(None, rows)], pack)
     again = again.planned(other, (f"m{i}" for i in count()))
     plans = covered(again)
     assert {nonce: plans[nonce] for nonce in covered(first)} == covered(first)
@@ -94,7 +94,7 @@ class Growth(RuleBasedStateMachine):
 
     @rule(rows=st.integers(0, 9), pack=st.sampled_from([None, "p1", "p2"]))
     def append(self, rows: int, pack: str | None) -> None:
-        self.state = self.state.appended(rows, pack)
+        self.state = self.state.appended([(None, rows)], pack)
         self.source += [pack] * rows
 
     @rule(most=st.integers(1, 7))
@@ -130,8 +130,8 @@ TestGrowth = Growth.TestCase
 def test_appending_nothing_is_the_same_state() -> None:
     """No rows, no change: the caller can tell by identity."""
     state = built([(3, None)])
-    assert state.appended(0, None) is state
-    assert state.appended(0, "p") is state
+    assert state.appended([(None, 0)], None) is state
+    assert state.appended([(None, 0)], "p") is state
 
 
 def test_neighbours_of_one_source_are_one_extent() -> None:

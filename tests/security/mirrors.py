@@ -69,7 +69,7 @@ def make(place: Path) -> None:
         cache.encode(MORE[:30], SPEC, embed)
         keys = keys_of_texts(TEXTS[:20])
         cache.mirror.views.record(view_of(), keys, keys, [f"d{i}" for i in range(20)])
-        cache.mirror.namespace(SPEC).vouch(["0" * 64])
+        cache.mirror.namespace(SPEC).note_verified(["0" * 64])
         open_search(cache.mirror, SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
         StoredRanges().of(cache.mirror.directory, SPEC, embed(TEXTS), normalized=False)
         backend = FaissCache(spec=SPEC, cache=cache, directory=cache.mirror.directory / TASK)

@@ -23,6 +23,7 @@ import numpy as np
 from cas_cache.disk import check_folder, lock_of
 from cas_cache.errors import MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
+from cas_cache.mirror.appearances import Appearances
 from cas_cache.mirror.catalogue import Catalogue
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
@@ -31,7 +32,7 @@ from cas_cache.mirror.plan import PlannedPack
 from cas_cache.mirror.proof import Proof
 from cas_cache.mirror.table import Table
 from cas_cache.mirror.usage import Usage, UseLock, read_usage
-from cas_cache.mirror.vouched import Vouched
+from cas_cache.mirror.verified import UNKNOWN, DoubtedRows, VerifiedPacks
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.mirror.memo import Rows
     from cas_cache.mirror.plan import WholePack
-    from cas_cache.mirror.state import State
+    from cas_cache.mirror.state import Extent, State
 
 NONCE_BYTES = 16
 
@@ -64,6 +65,7 @@ class Namespace:
         spec: Whose vectors these are.
         folder: Where they are.
         catalogue: Which rows the repository has, as far as that was asked for.
+        appearances: What the encoders that made rows looked like.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
@@ -84,7 +86,8 @@ class Namespace:
         self._index = KeyIndex(folder)
         self._memo = Memo(folder, self.spec.namespace)
         self._usage = Usage(folder)
-        self._vouched = Vouched(folder)
+        self._verified = VerifiedPacks(folder)
+        self.appearances = Appearances(folder)
         # Threads that share a handle may not refresh it, or extend the index, at once.
         self._handle = threading.RLock()
         self._proof = Proof(self._table)
@@ -231,23 +234,17 @@ class Namespace:
             return np.array(self._table.vectors[rows])
         return _gather(self._table.vectors, rows)
 
-    def from_others(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str | None]]:
-        """Return which rows came from packs that were made elsewhere and that nobody here vouches for.
+    def doubted(self, rows: Rows, trusted: frozenset[str] | None = None) -> DoubtedRows:
+        """Return which rows the self-check has to compare; see `VerifiedPacks.doubted`."""
+        return self._verified.doubted(rows, self._table.state, trusted)
 
-        Args:
-            rows: (n,) int64, -1 for none, or a slice.
+    def note_verified(self, units: Iterable[str], appearance: str = "") -> None:
+        """Record packs, or sources of merges, whose rows were compared with an encoder of that appearance."""
+        self._verified.note(dict.fromkeys(units, appearance))
 
-        Returns:
-            (m,) positions in `rows`, ascending; (m,) numbers that tell their origins apart; and the pack that each of
-            these numbers stands for.
-        """
-        state = self._table.state
-        positions, extents = self._vouched.others(rows, state)
-        return positions, extents, [extent.pack for extent in state.extents]
-
-    def vouch(self, packs: Iterable[str | None]) -> None:
-        """Note that rows of packs were compared with what the encoder makes here."""
-        self._vouched.note(pack for pack in packs if pack is not None)
+    def unverified_packs(self) -> dict[str, int]:
+        """Return the packs that no encoder was compared with here, each with its rows in the mirror."""
+        return self._verified.unverified(self._table.state)
 
     def prove(self, rows: Rows) -> None:
         """Check rows against their digests, each once in this process.
@@ -257,7 +254,7 @@ class Namespace:
         """
         self._proof.prove(rows)
 
-    def append(
+    def append(  # noqa: PLR0913 - where rows came from, by name
         self,
         keys: NDArray[np.uint8],
         vectors: NDArray[Any],
@@ -266,6 +263,8 @@ class Namespace:
         pack: str | None = None,
         upto: tuple[int, int] | None = None,
         supersedes: tuple[str, ...] = (),
+        appearance: str | None = None,
+        sources: NDArray[np.int64] | None = None,
     ) -> int:
         """Store the rows whose keys are not here yet, and commit.
 
@@ -276,6 +275,8 @@ class Namespace:
             pack: The pack they came from, or None if they wait to be pushed.
             upto: With `pack`: these are its rows up to this one, of that many.
             supersedes: With `pack`: those whose rows it has, once it was read to its end.
+            appearance: Without `pack`: the id of the appearance of the encoder that made them.
+            sources: With `pack`, if it is a merge: (n,) int64, from which of the merged packs each row came.
 
         Returns:
             How many rows were new.
@@ -286,7 +287,8 @@ class Namespace:
         """
 
         def advanced(state: State, new: NDArray[np.int64]) -> State:
-            state = state.appended(len(new), pack)
+            runs = [(None, len(new))] if sources is None else _runs(sources[new])
+            state = state.appended(runs, pack, appearance)
             if pack is None or upto is None:
                 return state
             return state.read(pack, upto[0], complete=upto[0] == upto[1], supersedes=supersedes)
@@ -375,17 +377,17 @@ class Namespace:
             planned = state.planned(most_rows, nonces, now=time.time(), most_age=most_age)
             if planned != state:
                 self._table.commit(planned)
-        runs: dict[str, list[tuple[int, int]]] = {}
+        extents: dict[str, list[Extent]] = {}
         for extent in planned.waiting:
-            runs.setdefault(extent.nonce or "", []).append((extent.start, extent.stop))
-        return [PlannedPack(nonce, tuple(pack_runs)) for nonce, pack_runs in runs.items()]
+            extents.setdefault(extent.nonce or "", []).append(extent)
+        return [_planned_pack(nonce, of_pack) for nonce, of_pack in extents.items()]
 
     def published(self, plan: PlannedPack, pack: str) -> None:
         """Note that a planned pack is in the repository."""
         with self._locked():
             self._table.commit(self._table.state.published(plan.nonce, pack))
         self._usage.note_packs([pack])
-        self._vouched.note([pack])
+        self._verified.note({pack: plan.appearance or UNKNOWN})
 
     def forget_packs(self) -> None:
         """Let every row wait to be pushed again, as if no pack were known."""
@@ -506,8 +508,25 @@ class Namespace:
         raise ShapeMismatch(
             f"The namespace {self.spec.namespace} ({self.spec.model}) holds {self.dtype} vectors of shape "
             f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
-            "spec has one dtype and one shape: put what differs (precision, truncation) into params=."
+            "spec has one dtype and one shape: put what differs (precision, truncation) into params=. Vectors that "
+            "come as lists of Python numbers are float32 unless dtype= says otherwise."
         )
+
+
+def _planned_pack(nonce: str, extents: list[Extent]) -> PlannedPack:
+    appearances = {extent.appearance for extent in extents}
+    return PlannedPack(
+        nonce,
+        tuple((extent.start, extent.stop) for extent in extents),
+        appearances.pop() if len(appearances) == 1 else None,
+    )
+
+
+def _runs(sources: NDArray[np.int64]) -> list[tuple[int | None, int]]:
+    """Return (source, rows) for each run of rows from one source."""
+    starts = np.flatnonzero(np.r_[True, np.diff(sources) != 0]) if len(sources) else np.empty(0, np.int64)
+    counts = np.diff(np.r_[starts, len(sources)])
+    return list(zip(sources[starts].tolist(), counts.tolist(), strict=True))
 
 
 def _gather(vectors: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:

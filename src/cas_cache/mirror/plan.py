@@ -35,11 +35,14 @@ class PlannedPack:
     Attributes:
         nonce: Drawn once, kept until the pack is published: a retry makes the same pack.
         runs: (start, stop) of the rows in the mirror, ascending.
+        appearance: The id of the encoder appearance that made all of them; None if there are several, or it is not
+            known.
         rows: How many there are.
     """
 
     nonce: str
     runs: tuple[tuple[int, int], ...]
+    appearance: str | None = None
 
     @property
     def rows(self) -> int:

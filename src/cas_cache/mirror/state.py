@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
+SHORT = 4
+"""Values of an extent whose maker is not known and that is not from a merge."""
+
 MOST_DIMENSIONS = 31
 """Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
 
@@ -35,12 +38,16 @@ class Extent:
         rows: How many.
         pack: The pack they came from or were published in; None while they wait to be pushed.
         nonce: While they wait: the nonce of the pack they are planned for, or None.
+        appearance: The id of the encoder appearance that made the rows here; None if it is not known.
+        source: If the pack is a merge: the position of the merged pack that the rows came from; None otherwise.
     """
 
     start: int
     rows: int
     pack: str | None = None
     nonce: str | None = None
+    appearance: str | None = None
+    source: int | None = None
 
     @property
     def stop(self) -> int:
@@ -49,7 +56,39 @@ class Extent:
 
     def continues(self, other: Extent) -> bool:
         """Whether this extent and the one before it are one run."""
-        return other.stop == self.start and (other.pack, other.nonce) == (self.pack, self.nonce)
+        return other.stop == self.start and other.origin == self.origin
+
+    @property
+    def origin(self) -> tuple[str | None, str | None, str | None, int | None]:
+        """Everything but the position and the length."""
+        return self.pack, self.nonce, self.appearance, self.source
+
+    @property
+    def unit(self) -> str | None:
+        """The name under which the self-check verifies the rows: a pack, or one source of a merge."""
+        return self.pack if self.source is None else f"{self.pack}/{self.source}"
+
+    def to_list(self) -> list[Any]:
+        """Return the extent as a JSON list; the last two values are left out if both are None."""
+        values = [self.start, self.rows, self.pack, self.nonce, self.appearance, self.source]
+        return values if self.appearance is not None or self.source is not None else values[:4]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> Extent:
+        """Read what `to_list` returned.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        start, rows, pack, nonce, appearance, source = (*values, None, None) if len(values) == SHORT else values
+        return cls(
+            _count(start),
+            _count(rows),
+            _name(pack),
+            _name(nonce),
+            _name(appearance),
+            None if source is None else _count(source),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +135,22 @@ class State:
         """The extents that are in no pack yet."""
         return tuple(extent for extent in self.extents if extent.pack is None)
 
-    def appended(self, rows: int, pack: str | None) -> State:
-        """Return the state after `rows` more rows from `pack`, or from an encoder (None)."""
-        if rows == 0:
-            return self
-        extents = _joined((*self.extents, Extent(self.rows, rows, pack)))
-        return replace(self, rows=self.rows + rows, extents=extents)
+    def appended(
+        self, runs: Iterable[tuple[int | None, int]], pack: str | None, appearance: str | None = None
+    ) -> State:
+        """Return the state after more rows from `pack`, or, if that is None, from an encoder of that appearance.
+
+        Args:
+            runs: (source, rows) for each run of rows; the source is None unless the pack is a merge.
+            pack: The pack that they came from.
+            appearance: The id of the appearance.
+        """
+        rows, extents = self.rows, list(self.extents)
+        for source, count in runs:
+            if count:
+                extents.append(Extent(rows, count, pack, None, appearance, source))
+                rows += count
+        return self if rows == self.rows else replace(self, rows=rows, extents=_joined(extents))
 
     def read(self, pack: str, rows: int, *, complete: bool, supersedes: Iterable[str] = ()) -> State:
         """Return the state after the first `rows` rows of `pack`, a merge of `supersedes` if any, were applied."""
@@ -161,7 +210,7 @@ class State:
                     nonce, room = next(fresh), most_rows
                     young[nonce] = now
                 rows = min(room, extent.stop - start)
-                extents.append(Extent(start, rows, None, nonce))
+                extents.append(replace(extent, start=start, rows=rows, nonce=nonce))
                 start, room = start + rows, room - rows
         return replace(self, extents=tuple(extents), planned_at=young)
 
@@ -177,7 +226,7 @@ class State:
 
     def unpublished(self) -> State:
         """Return the state with every row waiting and no pack known."""
-        extents = _joined(replace(extent, pack=None, nonce=None) for extent in self.extents)
+        extents = _joined(replace(extent, pack=None, nonce=None, source=None) for extent in self.extents)
         return State(
             self.rows,
             self.dtype,
@@ -226,7 +275,7 @@ class State:
             "rows": self.rows,
             "dtype": self.dtype,
             "shape": list(self.shape),
-            "extents": [[e.start, e.rows, e.pack, e.nonce] for e in self.extents],
+            "extents": [extent.to_list() for extent in self.extents],
             "applied": dict(self.applied),
             "complete": sorted(self.complete),
             "superseded": sorted(self.superseded),
@@ -257,10 +306,7 @@ class State:
                 rows=_count(document["rows"]),
                 dtype=document["dtype"],
                 shape=tuple(_count(n) for n in document["shape"]),
-                extents=tuple(
-                    Extent(_count(start), _count(rows), _name(pack), _name(nonce))
-                    for start, rows, pack, nonce in document["extents"]
-                ),
+                extents=tuple(Extent.from_list(values) for values in document["extents"]),
                 applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
                 complete=frozenset(str(pack) for pack in document["complete"]),
                 superseded=frozenset(str(pack) for pack in document.get("superseded", ())),

@@ -220,7 +220,15 @@ def _run(
         if len(spool.packs) < 2:
             return
         spool.seal()
-        written = repository.write(merge.namespace, spool, secrets.token_hex(16), tuple(spool.packs))
+        appearances = {manifests[pack].appearance for pack in spool.packs}
+        written = repository.write(
+            merge.namespace,
+            spool,
+            secrets.token_hex(16),
+            tuple(spool.packs),
+            source_rows=spool.source_rows,
+            appearance=appearances.pop() if len(appearances) == 1 else None,
+        )
         tell(merge.bytes)
         if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
             report.taken_back += 1
@@ -267,12 +275,14 @@ class _Spool:
     Attributes:
         packs: Ids of the packs that were added whole.
         rows: How many distinct keys there are, after `seal`.
+        source_rows: How many of them came from each of `packs`, after `seal`.
     """
 
     def __init__(self, like: Manifest) -> None:
         self.dtype, self.shape = like.element_shape("vectors")
         self.packs: list[str] = []
         self.rows = 0
+        self.source_rows: tuple[int, ...] = ()
         self._keys = np.empty((0, KEY_BYTES), np.uint8)
         self._digests = np.empty(0, np.uint64)
         self._parts: list[tuple[NDArray[np.uint8], NDArray[np.uint64]]] = []
@@ -316,9 +326,11 @@ class _Spool:
             self._file.flush()
         self._keys = np.concatenate([keys for keys, _ in self._parts])
         self._digests = np.concatenate([digests for _, digests in self._parts])
+        ends = np.cumsum([len(keys) for keys, _ in self._parts])
         self._parts.clear()
         distinct, _ = first_of_each(self._keys)
         self.rows = len(distinct)
+        self.source_rows = tuple(np.diff(np.searchsorted(distinct, ends), prepend=0).tolist())
         self._chosen = None if self.rows == len(self._keys) else distinct
         self._vectors = np.memmap(self._file, self.dtype, "r", shape=(len(self._keys), *self.shape))
 

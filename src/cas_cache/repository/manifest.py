@@ -21,6 +21,8 @@ from cas_cache.rows import DTYPES, row_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
 FORMAT = "cas-cache-pack"
 VERSION = 1
 KNOWN_FEATURES: frozenset[str] = frozenset()
@@ -68,6 +70,9 @@ class Manifest:
         supersedes: Ids of packs whose rows are all in this one.
         nonce: Hex; makes the id of this pack unlike any other's ever.
         signature: Over all the rest, or None.
+        source_rows: How many rows are from each pack of `supersedes`, in that order; empty if the writer did not say.
+        appearance: Digest of what the encoder looked like that made all rows; None if there were several, or the
+            writer did not say. A hint: nothing is trusted for it.
     """
 
     namespace: str
@@ -79,6 +84,8 @@ class Manifest:
     nonce: str
     supersedes: tuple[str, ...] = ()
     signature: Signature | None = None
+    source_rows: tuple[int, ...] = ()
+    appearance: str | None = None
 
     @property
     def vector_bytes(self) -> int:
@@ -102,9 +109,26 @@ class Manifest:
             for i, start in enumerate(range(0, self.rows, step))
         ]
 
+    def sources(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return for each of these rows the position in `supersedes` of the pack that it came from; None if no merge.
+
+        If the writer did not say how many rows each pack gave, they count as equally many.
+        """
+        if not self.supersedes:
+            return None
+        counts = self.source_rows
+        ends = np.cumsum(counts) if counts else np.linspace(0, self.rows, len(self.supersedes) + 1)[1:]
+        return np.searchsorted(ends, rows, "right")
+
     def to_bytes(self) -> bytes:
         """Return the manifest as canonical JSON: what is stored, and whose hash is the pack's id."""
-        signed = {} if self.signature is None else {"signature": asdict(self.signature)}
+        optional: dict[str, Any] = {}
+        if self.signature is not None:
+            optional["signature"] = asdict(self.signature)
+        if self.source_rows:
+            optional["source_rows"] = list(self.source_rows)
+        if self.appearance is not None:
+            optional["appearance"] = self.appearance
         return canonical_json(
             {
                 "format": FORMAT,
@@ -118,7 +142,7 @@ class Manifest:
                 "objects": {n: {"size": r.size, "sha256": r.sha256} for n, r in self.objects.items()},
                 "supersedes": list(self.supersedes),
                 "nonce": self.nonce,
-                **signed,
+                **optional,
             }
         )
 
@@ -153,6 +177,8 @@ class Manifest:
             supersedes=tuple(_matching(p, r"[0-9a-f]{64}") for p in _list(document.get("supersedes"))),
             nonce=_matching(document.get("nonce"), r"[0-9a-f]{32,64}"),
             signature=_signature(document.get("signature")),
+            source_rows=tuple(_count(n) for n in _list(document.get("source_rows", []))),
+            appearance=_optional(document.get("appearance"), r"[0-9a-f]{32}"),
         )
         manifest._check()
         return manifest
@@ -161,6 +187,9 @@ class Manifest:
         """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
         if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MOST_DIMENSIONS:
             msg = f"arrays {quoted(sorted(self.chunk_rows))}, {len(self.shape)} dimensions of a vector"
+            raise ValueError(msg)
+        if self.source_rows and (len(self.source_rows), sum(self.source_rows)) != (len(self.supersedes), self.rows):
+            msg = f"{len(self.source_rows)} counts of {sum(self.source_rows)} rows in source_rows"
             raise ValueError(msg)
         for array in ARRAYS:
             dtype, shape = self.element_shape(array)
@@ -235,6 +264,10 @@ def _matching(value: Any, pattern: str) -> str:
         msg = f"{quoted(value)} does not match {pattern}"
         raise ValueError(msg)
     return value
+
+
+def _optional(value: Any, pattern: str) -> str | None:
+    return None if value is None else _matching(value, pattern)
 
 
 def _object_name(name: str) -> str:

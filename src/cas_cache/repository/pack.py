@@ -81,8 +81,18 @@ def most_rows_of_a_pack(bytes_of_a_row: int) -> int:
     return CHUNKS_OF_A_PACK * max(1, CHUNK_BYTES // bytes_of_a_row)
 
 
-def describe(namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = ()) -> Manifest:
-    """Return the manifest of the pack that `source` will be: every object is made once, hashed and dropped."""
+def describe(
+    namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = (), **optional: Any
+) -> Manifest:
+    """Return the manifest of the pack that `source` will be: every object is made once, hashed and dropped.
+
+    Args:
+        namespace: Whose rows.
+        source: The rows.
+        nonce: Hex; drawn for this pack.
+        supersedes: The packs of which these are the rows.
+        **optional: `source_rows` and `appearance`, see `Manifest`.
+    """
     sizes = {"keys": 32, "vectors": row_bytes(source.dtype, source.shape), "digests": 8}
     facts: dict[str, Any] = {
         "namespace": namespace,
@@ -92,6 +102,7 @@ def describe(namespace: str, source: PackRows, nonce: str, supersedes: tuple[str
         "chunk_rows": {array: rows_of_a_chunk(source.rows, sizes[array]) for array in ARRAYS},
         "nonce": nonce,
         "supersedes": supersedes,
+        **optional,
     }
     draft = Manifest(objects={}, **facts)
     named = list(contents(draft, source))

@@ -333,17 +333,25 @@ class Repository:
             self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
             self._specs[spec.namespace] = time.monotonic()
 
-    def publish(self, namespace: str, source: PackRows, nonce: str, *, began: float | None = None) -> str:
+    def publish(
+        self,
+        namespace: str,
+        source: PackRows,
+        nonce: str,
+        *,
+        began: float | None = None,
+        appearance: str | None = None,
+    ) -> str:
         """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
 
         Returns:
             The pack's id.
         """
-        written = self.write(namespace, source, nonce, began=began)
+        written = self.write(namespace, source, nonce, began=began, appearance=appearance)
         self.reveal(written)
         return written.pack
 
-    def write(
+    def write(  # noqa: PLR0913 - the optional facts of a manifest, by name
         self,
         namespace: str,
         source: PackRows,
@@ -351,6 +359,8 @@ class Repository:
         supersedes: tuple[str, ...] = (),
         *,
         began: float | None = None,
+        source_rows: tuple[int, ...] = (),
+        appearance: str | None = None,
     ) -> Written:
         """Write all of a pack but what makes it visible.
 
@@ -364,6 +374,8 @@ class Repository:
             supersedes: The packs of which these are the rows, each key once.
             began: When the nonce was found to be young enough, by `time.time`; None is now, for one that is new. A
                 process may be suspended between the two, and an earlier attempt's objects be old by then.
+            source_rows: How many rows came from each pack of `supersedes`.
+            appearance: Digest of what the encoder looked like that made all rows; None if that is not known.
 
         Raises:
             RemoteError: If the storage is away or refuses.
@@ -373,7 +385,7 @@ class Repository:
         self.must_sign()
         self.writable()
         began = time.time() if began is None else began
-        manifest = describe(namespace, source, nonce, supersedes)
+        manifest = describe(namespace, source, nonce, supersedes, source_rows=source_rows, appearance=appearance)
         # A merge of what nobody verified is vouched for by nobody.
         if self.signer is not None and (self.trust is not None or not supersedes):
             manifest = self.signer.signed(manifest)

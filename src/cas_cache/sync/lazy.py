@@ -167,23 +167,27 @@ def _fetch_pack(
     it, manifest, keys = of
     check_kind(ns, manifest, it.pack)
     waiting: list[PackChunk] = []
+    sources = manifest.sources(it.rows)
     for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
         waiting.append(part)
         bar.update(len(part.keys) * manifest.vector_bytes)
         if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
-            report.rows += _commit(ns, it.pack, waiting)
+            report.rows += _commit(ns, it.pack, waiting, sources)
             waiting = []
     if waiting:
-        report.rows += _commit(ns, it.pack, waiting)
+        report.rows += _commit(ns, it.pack, waiting, sources)
     report.packs += 1
     logger.info("pulled %d rows of pack %s of %s", len(it.rows), it.pack, ns.spec.model)
 
 
-def _commit(ns: Namespace, pack: str, parts: list[PackChunk]) -> int:
+def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[np.int64] | None) -> int:
+    """Store parts of what was read of a pack; `sources` is for all of its rows that were asked for."""
     keys, vectors, digests = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "vectors", "digests")
     )
-    return ns.append(keys, vectors, digests=digests, pack=pack)
+    if sources is not None:
+        sources = sources[parts[-1].stop - len(keys) : parts[-1].stop]
+    return ns.append(keys, vectors, digests=digests, pack=pack, sources=sources)
 
 
 def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar) -> bool:

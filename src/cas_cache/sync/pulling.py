@@ -11,6 +11,8 @@ import logging
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cas_cache.errors import (
     CasCacheError,
     CredentialInSpec,
@@ -228,6 +230,7 @@ def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest
             pack=pack,
             upto=upto,
             supersedes=manifest.supersedes,
+            sources=manifest.sources(np.arange(chunk.stop - len(chunk.keys), chunk.stop)),
         )
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 

@@ -73,7 +73,9 @@ def push(
                 if not plans:
                     break
                 plan = plans[0]
-                pack = repository.publish(ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began)
+                pack = repository.publish(
+                    ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began, appearance=plan.appearance
+                )
                 ns.published(plan, pack)
                 report.packs += 1
                 report.rows += plan.rows

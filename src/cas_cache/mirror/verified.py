@@ -1,0 +1,168 @@
+"""Which packs were compared with an encoder in this mirror, and which rows the self-check has to compare next.
+
+The unit of trust is a pack, or, of a merge, the rows of each pack that it merged: a merge inherits nothing. Packs that
+were pushed from here count as compared. Kept in ``vouched.json``, which is a hint, not a record: if it is lost, rows
+are compared again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.disk import read_plain, write_atomically
+from cas_cache.identity import parsed_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.state import Extent, State
+
+logger = logging.getLogger(__name__)
+
+FILE = "vouched.json"
+
+UNKNOWN = ""
+"""The appearance of an encoder that nobody described."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows that are trusted together, once some of them were compared.
+
+    Attributes:
+        pack: The pack that they came from; None for rows that were encoded here and not pushed yet.
+        unit: The name to verify, of a pack that was not compared here; None for rows that are in doubt only because
+            another encoder made them.
+        appearance: The id of the appearance of the encoder that made or verified them; `UNKNOWN` if there is none.
+    """
+
+    pack: str | None
+    unit: str | None
+    appearance: str = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtedRows:
+    """The rows of a call that must be compared before they are served.
+
+    Attributes:
+        positions: (m,) positions in the call, ascending.
+        numbers: (m,) the number of each row's group.
+        groups: The groups by number.
+    """
+
+    positions: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    groups: list[RowGroup]
+
+
+class VerifiedPacks:
+    """The packs of one namespace that were compared, each with the appearance of the encoder that it was compared with.
+
+    Args:
+        folder: The namespace's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._units: dict[str, str] = {}
+        self._grouped: _Grouped | None = None
+
+    def __repr__(self) -> str:
+        return f"VerifiedPacks({len(self._units)})"
+
+    def note(self, units: Mapping[str, str]) -> None:
+        """Record packs, or sources of merges, as verified under an appearance."""
+        known = self._read()
+        self._units = {**known, **units}
+        self._grouped = None
+        if self._units != known:
+            try:
+                write_atomically(self._path, json.dumps({"units": self._units}, sort_keys=True).encode())
+            except OSError as err:
+                logger.info("the verified packs were not recorded, later processes compare again: %s", err)
+
+    def doubted(self, rows: Rows, state: State, trusted: frozenset[str] | None) -> DoubtedRows:
+        """Return which rows must be compared.
+
+        Args:
+            rows: (n,) int64, -1 for a missing row, or a slice.
+            state: The state that the rows belong to.
+            trusted: The appearances whose rows need no comparison; None if the encoder has no appearance, and only
+                packs that were never compared are in doubt.
+        """
+        grouped = self._groups_of(state, trusted)
+        if not grouped.groups:
+            return DoubtedRows(np.empty(0, np.int64), np.empty(0, np.int64), [])
+        at = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        numbers = grouped.numbers[np.searchsorted(grouped.starts, at, "right") - 1]
+        positions = np.flatnonzero((at >= 0) & (numbers >= 0))
+        return DoubtedRows(positions, numbers[positions], grouped.groups)
+
+    def unverified(self, state: State) -> dict[str, int]:
+        """Return how many rows each pack has here that was not compared, or not with every source of it."""
+        found: dict[str, int] = {}
+        for extent in state.extents:
+            if extent.pack is not None and extent.unit not in self._read():
+                found[extent.pack] = found.get(extent.pack, 0) + extent.rows
+        return found
+
+    def _groups_of(self, state: State, trusted: frozenset[str] | None) -> _Grouped:
+        """Return the group of each extent; read the file again if packs of the state are not known as verified."""
+        known = self._grouped
+        if known is not None and known.state is state and known.trusted == trusted and not known.has_unverified:
+            return known
+        if not self._units.keys() >= {extent.unit for extent in state.extents if extent.pack is not None}:
+            self._units = self._read()
+        groups: dict[RowGroup, int] = {}
+        numbers = [-1] * len(state.extents)
+        for i, extent in enumerate(state.extents):
+            group = self._group(extent, trusted)
+            if group is not None:
+                numbers[i] = groups.setdefault(group, len(groups))
+        starts = np.array([extent.start for extent in state.extents], np.int64)
+        self._grouped = _Grouped(state, trusted, starts, np.array(numbers, np.int64), list(groups))
+        return self._grouped
+
+    def _group(self, extent: Extent, trusted: frozenset[str] | None) -> RowGroup | None:
+        """Return the group of an extent, or None if it needs no comparison."""
+        if extent.pack is not None and extent.unit not in self._units:
+            return RowGroup(extent.pack, extent.unit)
+        appearance = extent.appearance or self._units.get(extent.unit or "", UNKNOWN)
+        if trusted is None or appearance in trusted:
+            return None
+        return RowGroup(extent.pack, None, appearance)
+
+    def _read(self) -> dict[str, str]:
+        """Return what is known here and what other processes have recorded."""
+        try:
+            document: Any = parsed_json(read_plain(self._path))
+            units = {str(unit): str(appearance) for unit, appearance in document["units"].items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return self._units
+        return {**units, **self._units}
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """The groups of a state's extents, kept because a call asks for them each time."""
+
+    state: State
+    trusted: frozenset[str] | None
+    starts: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    groups: list[RowGroup]
+
+    @property
+    def has_unverified(self) -> bool:
+        """Return True if another process may have verified some of the packs since."""
+        return any(group.unit is not None for group in self.groups)
