@@ -25,6 +25,11 @@ def old(places: Places) -> list[object]:
     return [directory, "--spec", directory / "spec.json"]
 
 
+def a_pack(places: Places) -> str:
+    """Return the id of a pack in the repository."""
+    return min((places.remote / "manifests" / SPEC.namespace).iterdir()).stem
+
+
 COMMANDS: dict[str, Callable[[Places], list[object]]] = {
     "pull": lambda p: ["pull", p.mirror, "--remote", p.remote],
     "pull into a new mirror": lambda p: ["pull", p.out / "new", "--remote", p.remote],
@@ -39,6 +44,7 @@ COMMANDS: dict[str, Callable[[Places], list[object]]] = {
     "compact": lambda p: ["compact", p.mirror, "--remote", p.remote, "--at-least", "2"],
     "prune": lambda p: ["prune", p.mirror, "--remote", p.remote, "--yes"],
     "drop": lambda p: ["drop", p.mirror, "--remote", p.remote, "--namespace", SPEC.namespace, "--yes"],
+    "drop a pack": lambda p: ["drop", p.mirror, "--remote", p.remote, "--pack", a_pack(p), "--yes"],
     "evict": lambda p: ["evict", p.mirror, "--max-size", "1kB", "--yes"],
     "import mteb": lambda p: ["import", "mteb", *old(p), p.out / "new", "--accept-unsafe"],
     "export": lambda p: ["export", p.mirror, p.out / "file", "--format", "npy", "--namespace", SPEC.namespace],

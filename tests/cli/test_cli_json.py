@@ -126,6 +126,7 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "prune", [*both, "--dry-run", "--grace", "0s", "--force"]
     yield "prune", [*both, "--yes", "--grace", "0s", "--force"]
     yield "drop", [*both, *of_spec, "--dry-run"]
+    yield "drop", [*both, "--pack", min((places.remote / "manifests" / SPEC.namespace).iterdir()).stem, "--dry-run"]
     yield "evict", [*here, "--max-size", 0, "--dry-run"]
     yield "demo", []
     damage(places)

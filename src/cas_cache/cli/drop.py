@@ -14,17 +14,23 @@ from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
     full_namespace,
+    mirror_if_there,
     namespace_option,
     open_repository,
     print_json,
 )
 from cas_cache.cli.talk import say
-from cas_cache.errors import RepositoryError
+from cas_cache.errors import ConfigurationError, RepositoryError
+from cas_cache.location import places
+from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository.drop import drop as drop_namespace
+from cas_cache.repository.drop_pack import drop_pack
+from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.repository import Repository
     from cas_cache.repository.drop import DropReport
+    from cas_cache.repository.drop_pack import DropPackReport
 
 
 @click.command(
@@ -37,14 +43,18 @@ if TYPE_CHECKING:
 @cache_options
 @dry_run_option
 @yes_option
-@namespace_option("namespace", "Delete this namespace.", required=True)
-@click.option("--force", is_flag=True, help="Also if a pack was added in the last day.")
+@namespace_option("namespace", "Which namespace: its id, or how it begins.")
+@click.option("--pack", metavar="ID", help="One pack with wrong vectors: its id, or how it begins.")
+@click.option(
+    "--force", is_flag=True, help="Also if a pack was added in the last day, or rows of others go with a merge."
+)
 def drop(
     cache: str | None,
     remote: str | None,
     storage_options: tuple[str, ...],
     *,
-    namespace: str,
+    namespace: str | None,
+    pack: str | None,
     yes: bool,
     force: bool,
     dry_run: bool,
@@ -52,11 +62,20 @@ def drop(
 ) -> None:
     """Delete a namespace, with all its vectors, from CACHE's repository. Mirrors keep what they have.
 
+    With --pack, delete one pack, whose vectors a self-check found to be wrong, and the merges that hold its rows. The
+    rows go from CACHE's mirror too, and are encoded again when they are next asked for. On every other machine that
+    has them, run the same command.
+
     It asks first; where nobody can be asked it needs --yes.
     """
+    if (namespace is None) == (pack is None):
+        raise click.UsageError("Name what to delete: either --namespace or --pack.")
     asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
+    if pack is not None:
+        _drop_pack((cache, remote, storage_options), pack, asks=asks, force=force, dry_run=dry_run, as_json=as_json)
+        return
     repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
-    namespace = full_namespace(repository, namespace)
+    namespace = full_namespace(repository, namespace or "")
     report = drop_namespace(repository, namespace, dry_run=True)
     if asks and (report.is_idle or force):
         ask(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?")
@@ -66,6 +85,47 @@ def drop(
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
         say(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+
+
+def _drop_pack(
+    options: tuple[str | None, str | None, tuple[str, ...]],
+    pack: str,
+    *,
+    asks: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Delete one pack from the repository, and its rows from the mirror."""
+    cache, remote, storage_options = options
+    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
+    mirror = mirror_if_there(places(cache, remote, Settings.read())[0])
+    report = drop_pack(repository, pack, dry_run=True)
+    packs = report.packs or [pack]
+    rows = 0 if mirror is None else forget_packs(mirror, packs, dry_run=True)
+    if not (report.packs or rows):
+        raise ConfigurationError(
+            f"Neither {repository.url} nor the mirror has a pack {pack}. Nothing was deleted. `cas-cache ls` and the "
+            "message of a failed self-check name packs."
+        )
+    if asks and (force or not report.other_rows):
+        ask(f"Delete {_pack_text(report, rows)}?")
+    if not dry_run:
+        report = drop_pack(repository, pack, force=force)
+        rows = 0 if mirror is None else forget_packs(mirror, packs)
+    if as_json:
+        print_json({"url": repository.url, "dry_run": dry_run, **report.as_json(), "mirror_rows": rows})
+    else:
+        say(f"{'would delete' if dry_run else 'deleted'} {_pack_text(report, rows)}")
+
+
+def _pack_text(report: DropPackReport, rows: int) -> str:
+    merges = f" and {len(report.packs) - 1} merges of it" if len(report.packs) > 1 else ""
+    others = f", with {report.other_rows} rows of other packs" if report.other_rows else ""
+    what = (
+        f"pack {report.packs[0]}{merges}: {report.rows} rows, {size_of(report.bytes)}{others}" if report.packs else ""
+    )
+    return f"{what}{'; ' if what else ''}{rows} rows in the mirror"
 
 
 def _spec(repository: Repository, namespace: str) -> str:

@@ -162,7 +162,8 @@ class Appearances:
     def _record(self, appearance: Appearance) -> str:
         known = self.id_of(appearance)
         if known not in self._records:
-            self._records[known] = dict(appearance)
+            ignored = self.ignored
+            self._records[known] = {path: text for path, text in appearance.items() if not _is_below(path, ignored)}
             for oldest in list(self._records)[:-MAX_RECORDS]:
                 del self._records[oldest]
         return known

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.amounts import size
+from cas_cache.errors import MirrorError
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -137,3 +138,34 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         for ns in free.values():
             ns.unreserve()
     return report
+
+
+def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False) -> int:
+    """Remove the rows that came from packs that were dropped, so that they are encoded again; return how many.
+
+    Args:
+        mirror: The mirror. Namespaces that were taken from it before must be taken again.
+        packs: Ids of the packs.
+        dry_run: Change nothing.
+
+    Raises:
+        MirrorError: If another process has such a namespace open. Its rows stay until the same is done again.
+        MirrorWriteError: If the disk is full or refuses.
+    """
+    gone, removed = frozenset(packs), 0
+    for ns in mirror.namespaces():
+        rows = ns.rows_of(gone)
+        if rows and not dry_run:
+            if not ns.reserve():
+                raise MirrorError(
+                    f"{ns.folder} is open in another process, so {rows} rows of the dropped pack are still in it. "
+                    "Close that process and do the same again."
+                )
+            try:
+                mirror.close(ns.spec.namespace)
+                ns.catalogue.forget()
+                ns.evict(gone)
+            finally:
+                ns.unreserve()
+        removed += rows
+    return removed

@@ -435,6 +435,10 @@ class Namespace:
                 rows[extent.pack] += extent.rows
         return [(pack, count, used.get(pack, 0.0)) for pack, count in rows.items()]
 
+    def rows_of(self, packs: frozenset[str]) -> int:
+        """Return how many rows came from packs, or were published in them."""
+        return sum(extent.rows for extent in self._table.state.extents if extent.pack in packs)
+
     def reserve(self) -> bool:
         """Keep all others out; False if another process or object has the namespace open. `unreserve` lets them in."""
         return self._use.alone()

@@ -111,8 +111,9 @@ class VerifiedPacks:
     def unverified(self, state: State) -> dict[str, int]:
         """Return how many rows each pack has here that was not compared, or not with every source of it."""
         found: dict[str, int] = {}
+        units = self._read()
         for extent in state.extents:
-            if extent.pack is not None and extent.unit not in self._read():
+            if extent.pack is not None and extent.unit not in units:
                 found[extent.pack] = found.get(extent.pack, 0) + extent.rows
         return found
 

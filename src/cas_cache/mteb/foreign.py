@@ -43,6 +43,7 @@ class Call:
         task: The task's name.
         dataset: The n rows.
         progress: Show progress bars; None as the cache does.
+        appearance: Returns what the encoder looks like now.
     """
 
     batch: Batch
@@ -50,6 +51,7 @@ class Call:
     task: str
     dataset: Any
     progress: bool | None = None
+    appearance: Callable[[], dict[str, str]] | None = None
 
 
 class Answers(Protocol):
@@ -111,7 +113,9 @@ class InMirror:
 
     def encode_items(self, call: Call, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the (n, d) vectors of a call."""
-        return self._cache.encode_items(call.batch, call.spec, encode, progress=call.progress)
+        return self._cache.encode_items(
+            call.batch, call.spec, encode, progress=call.progress, appearance=call.appearance
+        )
 
     def close(self) -> None:
         """Do nothing: all is committed."""

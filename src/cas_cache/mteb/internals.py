@@ -15,6 +15,8 @@ from typing import Any
 from cas_cache.errors import MissingDependency
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
+from cas_cache.models import appearance_of
+from cas_cache.models.value_text import is_torch_module
 from cas_cache.mteb.fingerprint import weights_sample
 from cas_cache.repository.failures import first_line
 
@@ -202,6 +204,24 @@ def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
     """
     arguments = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None)
     return plain_arguments(arguments, "loader argument", vouched=vouched)
+
+
+def appearance(model: Any) -> dict[str, str]:
+    """Return what an mteb encoder looks like: what its identity leaves out on purpose, or has no place for.
+
+    Of a `SentenceTransformer` inside, that is how and where it runs: device, attention kernel, compilation, versions.
+    """
+    found = appearance_of(model)
+    meta = getattr(model, "mteb_model_meta", None)
+    found.update({f"{name} of the metadata": repr(getattr(meta, name, None)) for name in ("max_tokens", "embed_dim")})
+    inner = getattr(model, "model", None)
+    first = next(iter(inner.children()), None) if inner is not None and is_torch_module(inner) else None
+    transformer = getattr(first, "auto_model", None)
+    config = getattr(transformer, "config", None)
+    found["device"] = str(getattr(inner, "device", None)).partition(":")[0]
+    found["attention"] = str(getattr(config, "_attn_implementation", None))
+    found["compiled"] = str(hasattr(transformer, "_orig_mod"))
+    return found
 
 
 def experiments_of(model: Any) -> dict[str | None, str | None]:

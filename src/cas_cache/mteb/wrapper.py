@@ -223,7 +223,8 @@ class CachedEmbeddingWrapper:
                 raise NotDense(f"The encoder returned vectors of shape {vectors.shape[1:]} for each item.")
             return vectors
 
-        call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress)
+        appearance = partial(internals.appearance, self._model)
+        call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress, appearance)
         try:
             vectors = self._answers.encode_items(call, encode)
         except NotDense as err:

@@ -13,16 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
-from cas_cache.errors import ConfigurationError, SelfCheckFailed, WrongAnswer
 from cas_cache.comparison import distances, max_distance
+from cas_cache.errors import ConfigurationError, SelfCheckFailed, WrongAnswer
 from cas_cache.self_check import sample, wrong_rows
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
-
-
-@pytest.fixture(autouse=True)
-def _on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is for everybody: on."""
-    monkeypatch.delenv("CAS_CACHE_SELF_CHECK")
 
 
 def filled(tmp_path: Path, count: int = 50, vectors: Any = None, name: str = "mine") -> str:
@@ -81,7 +75,7 @@ cache = EmbeddingCache(sys.argv[1], remote=sys.argv[2])
 cache.encode(texts(60), SPEC, encoder)
 print(len(encoder.asked), cache.stats.checked)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", code, str(tmp_path / "mine"), remote]
     assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "0 0\n"
 

@@ -1,0 +1,234 @@
+"""Short texts for the values that an encoder's attributes hold: equal values have equal texts in every process.
+
+No text has an address, a time or a credential of its own in it; long values are hashed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import fractions
+import functools
+import hashlib
+import random
+import re
+import types
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from itertools import islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.identity.credentials import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_TEXT = 80
+"""Characters of a value that are kept as they are; longer ones are hashed."""
+
+MAX_ITEMS = 256
+"""Items of a container that are described one by one; of a larger one, its size and `END_ITEMS` from both ends."""
+
+END_ITEMS = 32
+
+MIN_SECRET = 16
+"""Characters of a credential that is known by its shape alone; shorter texts need not be searched."""
+
+MAX_BYTES = 1 << 20
+"""Bytes of an array that are hashed whole; of a larger one `SAMPLED` values, evenly spread."""
+
+SAMPLED = 1 << 16
+
+SCALARS = (type(None), bool, int, float, complex, str, bytes)
+
+CONTAINERS = (Mapping, list, tuple, deque, set, frozenset)
+
+AS_TEXT = (
+    PurePath,
+    decimal.Decimal,
+    fractions.Fraction,
+    uuid.UUID,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    dt.tzinfo,
+    slice,
+    range,
+    np.generic,
+    np.dtype,
+)
+"""Values whose text says all of them."""
+
+CACHED = type(functools.lru_cache(len))
+
+FUNCTIONS = (
+    *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType),
+    *(types.WrapperDescriptorType, functools.partial, CACHED),
+)
+
+
+def text_of(value: Any) -> str | None:
+    """Return the text of a value that holds nothing else; None for an object, and a container of objects."""
+    if type(value) in SCALARS:
+        return _scalar(value)
+    texts = (describe(value) for describe in (_named, _array, _of_torch, _random_state, _flat))
+    return next((text for text in texts if text is not None), None)
+
+
+def _named(value: Any) -> str | None:
+    """Return the text of what has a name, or whose own text says all of it."""
+    if isinstance(value, Enum):
+        return f"{class_name(type(value))}.{value.name}"
+    if isinstance(value, AS_TEXT):
+        return _short(str(value))
+    if isinstance(value, re.Pattern):
+        return _short(f"{value.pattern!r} {value.flags}")
+    if isinstance(value, type):
+        return class_name(value)
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    return function_text(value) if isinstance(value, FUNCTIONS) else None
+
+
+def _scalar(value: Any) -> str:
+    if not isinstance(value, str):
+        return _short(repr(value))
+    return _short(redact(value) if len(value) >= MIN_SECRET else value, quoted=True)
+
+
+def _short(text: str, *, quoted: bool = False) -> str:
+    shown = repr(text) if quoted else text
+    return shown if len(shown) <= MAX_TEXT else f"{len(text)} characters {hashed(text)}"
+
+
+def _flat(value: Any) -> str | None:
+    """Return the text of a list or set of scalars, or of a container with very many items."""
+    if not isinstance(value, CONTAINERS):
+        return None
+    many = len(value) > MAX_ITEMS
+    items = _both_ends(value) if many else list(value.items() if isinstance(value, Mapping) else value)
+    if not many and isinstance(value, Mapping):
+        return None
+    texts: Sequence[str | None] = [item_text(item) for item in items]
+    if not many and None in texts:
+        return None
+    if isinstance(value, set | frozenset):
+        texts = sorted(map(str, texts))
+    joined = ", ".join(map(str, texts))
+    return f"{type(value).__name__} of {len(value)}: {_short(joined)}"
+
+
+def item_text(value: Any) -> str | None:
+    """Return the text of an item of a container; None if it is not plain."""
+    if isinstance(value, tuple):
+        return repr([item_text(part) for part in value])
+    return _scalar(value) if type(value) in SCALARS else _array(value)
+
+
+def _both_ends(value: Any) -> list[Any]:
+    items: Any = value.items() if isinstance(value, Mapping) else value
+    if isinstance(value, set | frozenset):
+        return []  # in no order: the size says what can be said at once
+    return [*islice(items, END_ITEMS), *islice(reversed(items), END_ITEMS)]
+
+
+def _array(value: Any) -> str | None:
+    """Return the text of a NumPy array; None for anything else."""
+    if not isinstance(value, np.ndarray):
+        return None
+    head = f"array {value.dtype} {list(value.shape)}"
+    if value.dtype.hasobject:
+        return head
+    if value.nbytes > MAX_BYTES:
+        flat = value.reshape(-1)
+        value = flat[:: max(1, flat.size // SAMPLED)]
+    return f"{head} {hashed(np.ascontiguousarray(value).tobytes())}"
+
+
+def _of_torch(value: Any) -> str | None:
+    """Return the text of a tensor, a random state, a device or a dtype of torch; None for anything else."""
+    if type(value).__module__.partition(".")[0] != "torch" or is_torch_module(value):
+        return None
+    if hasattr(value, "detach") and hasattr(value, "flatten"):
+        head = f"tensor {value.dtype} {list(value.shape)}"
+        if str(value.device) == "meta" or str(value.layout) != "torch.strided":
+            return head
+        flat = value.detach().flatten()
+        values = flat[:: max(1, flat.numel() // SAMPLED)].cpu()
+        return f"{head} {_array(values.double().numpy())}"
+    if hasattr(value, "get_state"):
+        return f"random state {_array(value.get_state().numpy())}"
+    return str(value) if type(value).__module__ == "torch" else None
+
+
+def _random_state(value: Any) -> str | None:
+    if isinstance(value, random.Random):
+        return f"random state {hashed(repr(value.getstate()))}"
+    if isinstance(value, np.random.Generator):
+        return f"random state {hashed(repr(value.bit_generator.state))}"
+    if isinstance(value, np.random.RandomState):
+        return f"random state {hashed(repr(value.get_state(legacy=False)))}"
+    return None
+
+
+def function_text(value: Any) -> str:
+    """Return the text of a function: its name, its code, and the plain values that it captures."""
+    if isinstance(value, functools.partial):
+        arguments = [item_text(part) for part in (*value.args, *sorted(value.keywords.items()))]
+        return _short(f"partial {function_text(value.func)} {arguments}")
+    function = getattr(value, "__wrapped__", getattr(value, "__func__", value))
+    code = getattr(function, "__code__", None)
+    name = f"function {getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(value).__name__)}"
+    if code is None:
+        return name
+    cells = [text_of(held) for held in _captured(function)]
+    defaults = [item_text(part) for part in function.__defaults__ or ()]
+    return f"{name} {hashed(repr((code_hash(code), cells, defaults)))}"
+
+
+def _captured(function: Any) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # a variable that is assigned later
+            continue
+        if held is not function and not isinstance(held, FUNCTIONS):
+            yield held
+
+
+@functools.lru_cache(maxsize=4096)
+def code_hash(code: types.CodeType) -> str:
+    """Return a hash of a function's bytecode, constants and names."""
+    return hashed(repr(_content_of_code(code)))
+
+
+def _content_of_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Return what a function's code does, without where it was written."""
+    constants = [
+        _content_of_code(part)
+        if isinstance(part, types.CodeType)
+        else repr(sorted(map(repr, part)) if isinstance(part, frozenset) else part)
+        for part in code.co_consts
+    ]
+    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+
+
+def is_torch_module(value: Any) -> bool:
+    """Return True for a module of torch, which need not be imported."""
+    return any((cls.__module__, cls.__name__) == ("torch.nn.modules.module", "Module") for cls in type(value).__mro__)
+
+
+def class_name(cls: type) -> str:
+    """Return the full name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def hashed(content: str | bytes) -> str:
+    """Return 16 hex digits that stand for a content."""
+    data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:16]

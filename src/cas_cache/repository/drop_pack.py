@@ -1,0 +1,141 @@
+"""Delete one pack whose vectors are wrong, and the merges that hold its rows: manifests first, then objects.
+
+A deletion that loses rows, and is requested by name: other weights under the right name pass every hash, and only the
+self-check finds them. Other packs of the namespace stay. A merge of the pack goes with it, because it holds the same
+rows; if packs that the merge replaced are gone already, their rows would go too, and that has to be forced.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cas_cache import html
+from cas_cache.amounts import size
+from cas_cache.errors import ConfigurationError
+from cas_cache.repository import layout
+from cas_cache.repository.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cas_cache.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMED = 5
+
+
+@dataclass(slots=True)
+class DropPackReport:
+    """What dropping a pack deleted, or would delete.
+
+    Attributes:
+        namespace: The namespace of the pack; None if the repository does not have the pack.
+        packs: The pack, and the merges that hold its rows.
+        rows: The rows of the pack, as far as its manifest can be read.
+        other_rows: Rows of other packs that exist only in these merges.
+        objects: Paths of the objects.
+        bytes: Bytes of objects and manifests.
+    """
+
+    namespace: str | None
+    packs: list[str] = field(default_factory=list)
+    rows: int = 0
+    other_rows: int = 0
+    objects: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+    def __repr__(self) -> str:
+        return f"DropPackReport(packs={len(self.packs)}, rows={self.rows}, other_rows={self.other_rows})"
+
+    def _repr_html_(self) -> str:
+        rows = [("packs", len(self.packs)), ("rows", self.rows), ("rows of other packs", self.other_rows)]
+        return html.facts("A dropped pack", [*rows, ("objects", len(self.objects)), ("bytes", size(self.bytes))])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON."""
+        return {
+            "namespace": self.namespace,
+            "packs": self.packs,
+            "rows": self.rows,
+            "other_rows": self.other_rows,
+            "objects": len(self.objects),
+            "bytes": self.bytes,
+        }
+
+
+def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run: bool = False) -> DropPackReport:
+    """Delete one pack and the merges that hold its rows.
+
+    Args:
+        repository: The repository.
+        pack: Id of the pack, or its first digits if no other pack has the same.
+        force: Also if rows of other packs are lost with a merge.
+        dry_run: Delete nothing.
+
+    Returns:
+        What was deleted; `namespace` is None if the repository has no such pack (any more).
+
+    Raises:
+        NotARepository: If there is no repository.
+        UnsupportedFormat: If this version may not write it.
+        ConfigurationError: If several packs begin like that, or rows of others would be lost and that is not forced.
+        RemoteError: If the storage is away or refuses. The same call continues; what it left is deleted by `prune`.
+    """
+    repository.must_be_there()
+    if not dry_run:
+        repository.writable()
+    listed = repository.packs()
+    found = [(namespace, name) for namespace, name in listed if name.startswith(pack)]
+    if len(found) > 1 or not pack:
+        names = ", ".join(name for _, name in found[:MAX_NAMED])
+        raise ConfigurationError(
+            f"{len(found)} packs of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. Name one by "
+            "more of its id."
+        )
+    if not found:
+        return DropPackReport(None)
+    namespace, name = found[0]
+    of_namespace = [entry for entry in listed if entry[0] == namespace]
+    manifests = {
+        other: manifest
+        for (_, other), manifest in zip(of_namespace, repository.manifests(of_namespace), strict=True)
+        if isinstance(manifest, Manifest)
+    }
+    report = plan_drop_pack(namespace, name, manifests)
+    if report.other_rows and not (force or dry_run):
+        raise ConfigurationError(
+            f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds {report.other_rows} rows of "
+            "other packs that are not in the repository any more. Nothing was deleted. With force=True (--force) they "
+            "are deleted, too, and encoded again when they are next asked for."
+        )
+    sizes = {
+        entry.path: entry.size for each in report.packs for entry in repository.storage.list(layout.pack_prefix(each))
+    }
+    report.objects, report.bytes = list(sizes), sum(sizes.values())
+    if not dry_run:
+        repository.delete([layout.manifest_path(namespace, each) for each in report.packs])
+        repository.delete(report.objects)
+        logger.info("dropped pack %s of namespace %s and %d merges of it", name, namespace, len(report.packs) - 1)
+    return report
+
+
+def plan_drop_pack(namespace: str, pack: str, manifests: Mapping[str, Manifest]) -> DropPackReport:
+    """Choose what has to go with a pack. Pure.
+
+    Args:
+        namespace: The namespace of the pack.
+        pack: Id of the pack.
+        manifests: The readable manifests of the namespace, by pack.
+    """
+    merges = [name for name, manifest in manifests.items() if pack in manifest.supersedes]
+    report = DropPackReport(namespace, [pack, *merges], manifests[pack].rows if pack in manifests else 0)
+    lost: dict[str, int] = {}
+    for merge in merges:
+        manifest = manifests[merge]
+        counts = manifest.source_rows or (-(-manifest.rows // len(manifest.supersedes)),) * len(manifest.supersedes)
+        lost.update(zip(manifest.supersedes, counts, strict=True))
+    report.other_rows = sum(rows for source, rows in lost.items() if source not in manifests and source != pack)
+    return report
