@@ -89,8 +89,8 @@ class Settings:
     only_cached: bool
     lazy: bool
     self_check: int | None
-    max_self_check: int | None
     progress: bool | None
+    max_self_check: int | None = None
     trust: str = "any"
     signing_key: str | None = None
     remotes: Mapping[str, str] = field(default_factory=dict)

@@ -5,6 +5,7 @@
 prints for 16, 64 and 256 packs how many bad packs were caught of those tried, and how many rows each reader compared.
 """
 
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import SelfCheckFailed
+from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
+from cas_cache.rows import digest_rows
 from repository.storages import SPEC, Memory, truth
 
 ROWS = 20
@@ -51,13 +54,32 @@ def wrong(batch: list[str]) -> Any:
     return np.ascontiguousarray(-truth(batch))
 
 
-def fill(folder: Path, writers: int, bad: int | None) -> Memory:
+class PackOf:
+    """The rows of one writer, as the rows of a pack."""
+
+    def __init__(self, batch: list[str], vectors: Any) -> None:
+        keys = keys_of_texts(batch)
+        self.rows, self.dtype, self.shape = len(batch), vectors.dtype, vectors.shape[1:]
+        self._columns = {"keys": keys, "vectors": vectors, "digests": digest_rows(keys, vectors)}
+
+    def column(self, array: str, start: int, stop: int) -> Any:
+        """Return some rows of one array."""
+        return self._columns[array][start:stop]
+
+
+def publish(memory: Memory, batch: list[str], vectors: Any) -> str:
+    """Push one pack, as a writer on another machine would; return its id."""
+    repository = Repository(memory)
+    repository.create()
+    repository.publish_spec(SPEC)
+    return repository.publish(SPEC.namespace, PackOf(batch, vectors), secrets.token_hex(16))
+
+
+def fill(writers: int, bad: int | None) -> Memory:
     """Return a storage with one pack of each writer; that of `bad` is wrong."""
     memory = Memory()
     for writer in range(writers):
-        cache = opened(folder / f"writer {writer}", memory, self_check=0)
-        cache.put(rows_of(writer), (wrong if writer == bad else truth)(rows_of(writer)), SPEC)
-        cache.push()
+        publish(memory, rows_of(writer), (wrong if writer == bad else truth)(rows_of(writer)))
     return memory
 
 
@@ -92,7 +114,7 @@ def _requests(way: str, writers: int) -> Iterator[list[str]]:
 def trial(writers: int, way: str, bad: int | None) -> Outcome:
     """Fill a repository, merge its packs if that is the way, and read it."""
     with tempfile.TemporaryDirectory() as folder:
-        memory = fill(Path(folder), writers, bad)
+        memory = fill(writers, bad)
         if "merge" in way:
             compact(Repository(memory), at_least=2)
         return read(Path(folder), memory, way, writers)

@@ -17,7 +17,7 @@ from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
 from cas_cache.repository.manifest import Manifest
 from repository.storages import SPEC, Encoder, Memory, texts, truth
-from self_check.filled import ROWS, WAYS, fill, opened, read, rows_of, wrong
+from self_check.filled import ROWS, WAYS, fill, opened, publish, read, rows_of, wrong
 
 
 class Rounded(Encoder):
@@ -30,7 +30,7 @@ class Rounded(Encoder):
 @pytest.mark.parametrize("way", WAYS)
 def test_one_bad_pack_among_sixteen_is_never_served(way: str, tmp_path: Path) -> None:
     """Whichever pack it is; of every pack at least one row is compared, in one call of the encoder."""
-    memory = fill(tmp_path, 16, 11)
+    memory = fill(16, 11)
     if "merge" in way:
         assert len(compact(Repository(memory), at_least=2).written) == 1
     outcome = read(tmp_path, memory, way, 16)
@@ -40,7 +40,7 @@ def test_one_bad_pack_among_sixteen_is_never_served(way: str, tmp_path: Path) ->
 
 def test_one_row_of_each_pack_is_compared_in_one_call(tmp_path: Path) -> None:
     """A call that touches 20 packs costs 20 rows, and later processes nothing."""
-    memory = fill(tmp_path, 20, None)
+    memory = fill(20, None)
     everything = [text for writer in range(20) for text in rows_of(writer)]
     calls: list[list[str]] = []
 
@@ -58,7 +58,7 @@ def test_one_row_of_each_pack_is_compared_in_one_call(tmp_path: Path) -> None:
 
 def test_packs_that_a_call_does_not_touch_stay_unverified(tmp_path: Path) -> None:
     """Asked for in parts, each part verifies its own packs; the mirror says which are left."""
-    memory = fill(tmp_path, 4, None)
+    memory = fill(4, None)
     cache = opened(tmp_path / "reader", memory, self_check=2)
     cache.encode(rows_of(0) + rows_of(1), SPEC, truth)
     assert cache.stats.checked == 2
@@ -70,7 +70,7 @@ def test_packs_that_a_call_does_not_touch_stay_unverified(tmp_path: Path) -> Non
 
 def test_a_failure_verifies_the_packs_that_agree(tmp_path: Path) -> None:
     """When the wrong pack was dropped, the others are not compared again."""
-    memory = fill(tmp_path, 3, 1)
+    memory = fill(3, 1)
     cache = opened(tmp_path / "reader", memory)
     with pytest.raises(SelfCheckFailed, match=r"drop .* --pack") as failed:
         cache.encode(rows_of(0) + rows_of(1) + rows_of(2), SPEC, truth)
@@ -80,7 +80,7 @@ def test_a_failure_verifies_the_packs_that_agree(tmp_path: Path) -> None:
 
 def test_a_merge_is_compared_source_by_source(tmp_path: Path) -> None:
     """It inherits nothing: verified packs that come back as a merge are compared again, one row for each of them."""
-    memory = fill(tmp_path, 10, None)
+    memory = fill(10, None)
     everything = [text for writer in range(10) for text in rows_of(writer)]
     with opened(tmp_path / "reader", memory) as cache:
         cache.encode(everything, SPEC, truth)
@@ -97,13 +97,11 @@ def test_a_merge_is_compared_source_by_source(tmp_path: Path) -> None:
     assert cache.stats.encoded == 0
 
 
-def test_a_merge_says_how_many_rows_each_pack_gave(tmp_path: Path) -> None:
+def test_a_merge_says_how_many_rows_each_pack_gave() -> None:
     """Without that, rows are shared out evenly; counts that do not add up are damage."""
     memory = Memory()
-    for name, count in (("small", 1), ("large", 39)):
-        cache = opened(tmp_path / name, memory, self_check=0)
-        cache.put(texts(count, start=len(name) * 100), truth(texts(count, start=len(name) * 100)), SPEC)
-        cache.push()
+    publish(memory, texts(1), truth(texts(1)))
+    publish(memory, texts(39, start=1), truth(texts(39, start=1)))
     repository = Repository(memory)
     (pack,) = compact(repository, at_least=2).written
     manifest = repository.manifest(SPEC.namespace, pack)
@@ -123,10 +121,8 @@ def test_a_tiny_bad_source_of_a_merge_is_met(tmp_path: Path) -> None:
     """One wrong row among 400 is the whole of its pack, so it is compared."""
     memory = Memory()
     for writer in range(3):
-        cache = opened(tmp_path / f"writer {writer}", memory, self_check=0)
         mine = texts(1 if writer == 1 else 200, start=1000 * writer)
-        cache.put(mine, (wrong if writer == 1 else truth)(mine), SPEC)
-        cache.push()
+        publish(memory, mine, (wrong if writer == 1 else truth)(mine))
     compact(Repository(memory), at_least=2)
     everything = texts(200) + texts(1, start=1000) + texts(200, start=2000)
     with pytest.raises(SelfCheckFailed, match="1 of 8 vectors"):
@@ -137,7 +133,7 @@ def test_a_large_comparison_is_announced_and_can_be_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is encoded; with what to do."""
-    memory = fill(tmp_path, 70, None)
+    memory = fill(70, None)
     everything = [text for writer in range(70) for text in rows_of(writer)]
     encoder = Encoder()
     with pytest.raises(SelfCheckTooLarge, match=r"70 of the 1400 .*max_self_check is 60") as refused:
@@ -209,7 +205,7 @@ def test_another_number_type_is_not_blamed_on_the_weights(tmp_path: Path) -> Non
 
 def test_packs_of_an_older_version_are_compared(tmp_path: Path) -> None:
     """It noted packs of which no row was compared, as a list; that is not believed."""
-    memory = fill(tmp_path, 2, None)
+    memory = fill(2, None)
     cache = opened(tmp_path / "reader", memory, self_check=0)
     cache.encode(rows_of(0), SPEC, truth)
     ns = cache.mirror.namespace(SPEC)

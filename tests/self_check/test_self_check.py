@@ -127,7 +127,7 @@ def test_one_wrong_pack_among_many_is_met(tmp_path: Path) -> None:
 def test_another_dtype_or_shape_is_refused(tmp_path: Path) -> None:
     """The plain run would give this encoder's dtype."""
     remote = filled(tmp_path)
-    with pytest.raises(SelfCheckFailed, match="float32 vectors of shape"):
+    with pytest.raises(SelfCheckFailed, match="float32 vectors and the encoder returns float16"):
         EmbeddingCache(tmp_path / "a", remote=remote).encode(texts(50), SPEC, lambda b: truth(b).astype(np.float16))
     with pytest.raises(SelfCheckFailed, match="of shape"):
         EmbeddingCache(tmp_path / "b", remote=remote).encode(texts(50), SPEC, lambda b: truth(b)[:, :3])
