@@ -100,13 +100,12 @@ class VerifiedPacks:
             trusted: The appearances whose rows need no comparison; None if the encoder has no appearance, and only
                 packs that were never compared are in doubt.
         """
-        grouped = self._groups_of(state, trusted)
-        if not grouped.groups:
-            return DoubtedRows(np.empty(0, np.int64), np.empty(0, np.int64), [])
-        at = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        numbers = grouped.numbers[np.searchsorted(grouped.starts, at, "right") - 1]
-        positions = np.flatnonzero((at >= 0) & (numbers >= 0))
-        return DoubtedRows(positions, numbers[positions], grouped.groups)
+        found = self._groups_of(state, trusted).doubted(rows)
+        if len(found.positions) and (units := self._read()) != self._units:
+            # Another process has verified some of the packs since.
+            self._units, self._grouped = units, None
+            found = self._groups_of(state, trusted).doubted(rows)
+        return found
 
     def unverified(self, state: State) -> dict[str, int]:
         """Return how many rows each pack has here that was not compared, or not with every source of it."""
@@ -118,12 +117,9 @@ class VerifiedPacks:
         return found
 
     def _groups_of(self, state: State, trusted: frozenset[str] | None) -> _Grouped:
-        """Return the group of each extent; read the file again if packs of the state are not known as verified."""
         known = self._grouped
-        if known is not None and known.state is state and known.trusted == trusted and not known.has_unverified:
+        if known is not None and known.state is state and known.trusted == trusted:
             return known
-        if not self._units.keys() >= {extent.unit for extent in state.extents if extent.pack is not None}:
-            self._units = self._read()
         groups: dict[RowGroup, int] = {}
         numbers = [-1] * len(state.extents)
         for i, extent in enumerate(state.extents):
@@ -163,7 +159,11 @@ class _Grouped:
     numbers: NDArray[np.int64]
     groups: list[RowGroup]
 
-    @property
-    def has_unverified(self) -> bool:
-        """Return True if another process may have verified some of the packs since."""
-        return any(group.unit is not None for group in self.groups)
+    def doubted(self, rows: Rows) -> DoubtedRows:
+        """Return which of the rows are in a group."""
+        if not self.groups:
+            return DoubtedRows(np.empty(0, np.int64), np.empty(0, np.int64), [])
+        at = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        numbers = self.numbers[np.searchsorted(self.starts, at, "right") - 1]
+        positions = np.flatnonzero((at >= 0) & (numbers >= 0))
+        return DoubtedRows(positions, numbers[positions], self.groups)

@@ -13,12 +13,12 @@ import re
 import sys
 import types
 from collections import deque
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.identity.credentials import Level, level_of_name, redact
 from cas_cache.models.value_text import (
     CONTAINERS,
+    MAPPINGS,
     SCALARS,
     class_name,
     code_hash,
@@ -137,8 +137,9 @@ class _Walk:
 
 def _parts(value: Any) -> dict[str, Any] | None:
     """Return what a container or an object holds, by the end of its path; None if nothing may look into it."""
-    if isinstance(value, Mapping):
-        return {f"[{item_text(key) or type(key).__name__}]": held for key, held in value.items() if _is_kept(key)}
+    if isinstance(value, MAPPINGS):
+        items = list(value.items())  # at once: another thread may fill it
+        return {f"[{item_text(key) or type(key).__name__}]": held for key, held in items if _is_kept(key)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return {f".{name}": held for name, held in zip(value._fields, value, strict=True)}
     if isinstance(value, list | tuple | deque):

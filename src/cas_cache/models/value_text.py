@@ -15,7 +15,6 @@ import re
 import types
 import uuid
 from collections import deque
-from collections.abc import Mapping
 from enum import Enum
 from itertools import islice
 from pathlib import PurePath
@@ -46,7 +45,10 @@ SAMPLED = 1 << 16
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
-CONTAINERS = (Mapping, list, tuple, deque, set, frozenset)
+MAPPINGS = (dict, types.MappingProxyType)
+"""Others may read a file or ask a server for each item: they are described by their attributes."""
+
+CONTAINERS = (*MAPPINGS, list, tuple, deque, set, frozenset)
 
 AS_TEXT = (
     PurePath,
@@ -111,8 +113,8 @@ def _flat(value: Any) -> str | None:
     if not isinstance(value, CONTAINERS):
         return None
     many = len(value) > MAX_ITEMS
-    items = _both_ends(value) if many else list(value.items() if isinstance(value, Mapping) else value)
-    if not many and isinstance(value, Mapping):
+    items = _both_ends(value) if many else list(value.items() if isinstance(value, MAPPINGS) else value)
+    if not many and isinstance(value, MAPPINGS):
         return None
     texts: Sequence[str | None] = [item_text(item) for item in items]
     if not many and None in texts:
@@ -131,7 +133,7 @@ def item_text(value: Any) -> str | None:
 
 
 def _both_ends(value: Any) -> list[Any]:
-    items: Any = value.items() if isinstance(value, Mapping) else value
+    items: Any = value.items() if isinstance(value, MAPPINGS) else value
     if isinstance(value, set | frozenset):
         return []  # in no order: the size says what can be said at once
     return [*islice(items, END_ITEMS), *islice(reversed(items), END_ITEMS)]
