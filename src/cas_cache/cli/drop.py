@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     examples=(
         "cas-cache drop s3://team/emb -n 55dc47fb --dry-run",
         "cas-cache drop s3://team/emb -n 55dc47fb --force --yes",
+        "cas-cache drop path_to_cache_dir --remote s3://team/emb --pack 9f2c41d0",
     ),
 )
 @cache_options
 @dry_run_option
 @yes_option
-@namespace_option("namespace", "Which namespace: its id, or how it begins.")
+@namespace_option("namespace", "Delete this namespace.")
 @click.option("--pack", metavar="ID", help="One pack with wrong vectors: its id, or how it begins.")
 @click.option(
     "--force", is_flag=True, help="Also if a pack was added in the last day, or rows of others go with a merge."
@@ -120,12 +121,13 @@ def _drop_pack(
 
 
 def _pack_text(report: DropPackReport, rows: int) -> str:
-    merges = f" and {len(report.packs) - 1} merges of it" if len(report.packs) > 1 else ""
-    others = f", with {report.other_rows} rows of other packs" if report.other_rows else ""
-    what = (
-        f"pack {report.packs[0]}{merges}: {report.rows} rows, {size_of(report.bytes)}{others}" if report.packs else ""
-    )
-    return f"{what}{'; ' if what else ''}{rows} rows in the mirror"
+    in_mirror = f"{counted(rows, 'row')} in the mirror"
+    if not report.packs:
+        return in_mirror
+    merges = f" and {counted(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
+    others = f", with {counted(report.other_rows, 'row')} of other packs" if report.other_rows else ""
+    dropped = f"pack {report.packs[0]}{merges}: {counted(report.rows, 'row')}, {size_of(report.bytes)}{others}"
+    return f"{dropped}; {in_mirror}"
 
 
 def _spec(repository: Repository, namespace: str) -> str:
