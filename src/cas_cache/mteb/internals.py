@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from cas_cache.errors import MissingDependency
-from cas_cache.mteb import classification
-from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.models import appearance_of
 from cas_cache.models.value_text import is_torch_module
+from cas_cache.mteb import classification
+from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.fingerprint import weights_sample
 from cas_cache.repository.failures import first_line
 
