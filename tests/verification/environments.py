@@ -164,6 +164,8 @@ def _count(python: Path, tests: tuple[str, ...], results: Path, outcome: Outcome
         "no:cacheprovider",
         "-m",
         "",
+        "-W",
+        "ignore::DeprecationWarning",  # old releases of NumPy, FAISS and SWIG warn of each other
         "-k",
         SELECTED,
         f"--junitxml={results}",
