@@ -46,6 +46,9 @@ class Wrapped:
         self.inner = inner
         self.url, self.traffic, self.capabilities = inner.url, inner.traffic, inner.capabilities
 
+    def close(self) -> None:
+        self.inner.close()
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         return self.inner.get(path, start, stop)
 

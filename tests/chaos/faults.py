@@ -43,6 +43,9 @@ class Hooked:
         """Whether there was an n-th operation."""
         return self.calls >= self.at
 
+    def close(self) -> None:
+        self.inner.close()
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         return self._counted("get", path, lambda: self.inner.get(path, start, stop))
 

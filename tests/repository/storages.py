@@ -49,6 +49,9 @@ class Flaky:
             self.failed = self.failed or self.left <= 0
         return verb == self.verb and self.failed
 
+    def close(self) -> None:
+        self.inner.close()
+
     def get(self, path: str, start: int, stop: int) -> bytes:
         if self._count("get"):
             raise RemoteUnavailable(f"no answer to get {path}")
@@ -106,7 +109,7 @@ class Slow:
         self.seconds = seconds
         self.begun = threading.Event()
         self._mended = threading.Event()
-        self.get, self.list, self.delete = inner.get, inner.list, inner.delete
+        self.get, self.list, self.delete, self.close = inner.get, inner.list, inner.delete, inner.close
         if hasattr(inner, "capabilities"):
             self.capabilities = inner.capabilities
 
