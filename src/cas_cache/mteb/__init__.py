@@ -4,9 +4,9 @@ mteb 1.x's map over them, and nearest-neighbour search for retrieval tasks. Impo
 torch: `TextVectorMap` works without either.
 """
 
+from cas_cache.models import weights_fingerprint
 from cas_cache.mteb.backends import FaissCache, MirrorCache
 from cas_cache.mteb.binding import backend
-from cas_cache.mteb.fingerprint import weights_fingerprint
 from cas_cache.mteb.search import MirrorSearch
 from cas_cache.mteb.specs import spec_of
 from cas_cache.mteb.text_vector_map import TextVectorMap

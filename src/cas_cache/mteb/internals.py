@@ -6,6 +6,7 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from importlib import import_module
@@ -13,11 +14,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from cas_cache.errors import MissingDependency
-from cas_cache.models import appearance_of
+from cas_cache.models import appearance_of, describe, describe_encoder
 from cas_cache.models.value_text import is_torch_module
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
-from cas_cache.mteb.fingerprint import weights_sample
 from cas_cache.repository.failures import first_line
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -40,8 +40,6 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("datasets", "Dataset.select", ("indices", "new_fingerprint")),
 )
 """Parts by module, with the arguments they must take. A version that moved one would be misread, so it is refused."""
-
-TOKENIZER_SETTINGS = ("padding_side", "truncation_side", "add_bos_token", "add_eos_token")
 
 
 def require_mteb() -> None:
@@ -150,19 +148,15 @@ def prompt_of_instruct(model: Any, task_metadata: Any, prompt_type: Any, name: s
 
 
 def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
-    """Return what changes the vectors of a `SentenceTransformer` besides weights, prompt and encode arguments."""
+    """Return everything but name, prompt and encode arguments that decides the vectors of a `SentenceTransformer`."""
     parameter = next(iter(model.parameters()), None)
-    pooled_prompt = [module.include_prompt for module in model.modules() if hasattr(module, "include_prompt")]
-    tokenizer = getattr(model, "tokenizer", None)
-    tokens = {s: v for s in TOKENIZER_SETTINGS if (v := getattr(tokenizer, s, None)) is not None}
+    length = getattr(model, "max_seq_length", None)
     return {
-        **tokens,
         "truncate_dim": getattr(model, "truncate_dim", None),
-        "max_seq_length": getattr(model, "max_seq_length", None),
+        "max_seq_length": None if length == math.inf else length,  # a static embedding has no limit
         "backend": getattr(model, "backend", "torch"),
         "dtype": None if parameter is None else str(parameter.dtype).removeprefix("torch."),
-        "include_prompt": all(pooled_prompt),
-        "weights": weights_sample(model),
+        **describe(model).identity(),
     }
 
 
@@ -193,6 +187,9 @@ def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
     if isinstance(inner, SentenceTransformer):
         own = {"prompts": inner.prompts, "default_prompt_name": inner.default_prompt_name}
         settings["model"] = {**settings_of_sentence_transformer(inner), **own}
+    held = describe_encoder(model).get("holds")
+    if held:
+        settings["holds"] = held
     return settings
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
+from cas_cache.models import class_name
 from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.derived import derivation_of
@@ -167,7 +168,7 @@ def common_params(
 ) -> dict[str, Any]:
     """What mteb and the caller say of how it is encoded; with `whole`, less what sets the size alone."""
     meta = getattr(model, "mteb_model_meta", None)
-    params: dict[str, Any] = {"encoder": type(model).__qualname__}
+    params: dict[str, Any] = {"encoder": class_name(type(model))}
     experiment = plain_arguments(getattr(meta, "experiment_kwargs", None), "loader argument", vouched=vouched)
     if whole and getattr(meta, "loader", None) is type(model):
         experiment.pop("embed_dim", None)  # these classes hand it to their model as truncate_dim, and to nothing else

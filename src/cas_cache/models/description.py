@@ -1,0 +1,147 @@
+"""`describe`: what an encoder computes, as a plain JSON document and a digest.
+
+Equal for an unchanged checkpoint on every machine, in every process and under other releases of the libraries;
+different whenever a part that can change vectors does. Weights are in it by a sample; `weights_fingerprint` reads all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.models import sentence_transformers as st
+from cas_cache.models.hooks import global_hooks, offloaded
+from cas_cache.models.modules import ModuleReader, is_module, unwrapped
+from cas_cache.models.names import class_name
+from cas_cache.models.tensors import is_simple, sample_step, sample_view, tensor_parts, update
+from cas_cache.models.values import canonical, hashed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SAMPLE_HEX = 16
+
+MAX_PARTS = 8
+"""Modules of a model that are listed by name; more of them, and the model alone is named."""
+
+Tensors = list[tuple[str, Any, Any]]
+"""Path, tensor, and the module that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a model computes.
+
+    Attributes:
+        document: Everything that was seen, as plain JSON; long values by their hash.
+        digest: 32 hex digits of a hash over the document.
+        weights: 16 hex digits of a hash over a sample of all tensors; "" for a model without tensors.
+        parts: The names of the model's modules in their order, for people.
+    """
+
+    document: Mapping[str, Any]
+    digest: str
+    weights: str
+    parts: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what belongs into an encoder's spec: short, plain JSON."""
+        return {"parts": list(self.parts), "computes": self.digest, "weights": self.weights}
+
+
+def describe(model: Any) -> Description:
+    """Return what a torch module computes, a `SentenceTransformer` included.
+
+    Args:
+        model: A torch module.
+
+    Raises:
+        IdentityError: If something that can change vectors cannot be described, or weights cannot be read.
+        TypeError: If it is not a torch module.
+    """
+    document, tensors = read(model)
+    return Description(document, hashed(canonical(document)), _sample(model, tensors), _parts_of(model))
+
+
+def read(model: Any) -> tuple[dict[str, Any], Tensors]:
+    """Return the document of a torch module, and its tensors.
+
+    Raises:
+        IdentityError: If something that can change vectors cannot be described.
+        TypeError: If it is not a torch module.
+    """
+    if not is_module(model):
+        raise TypeError(f"{class_name(type(model))} is not a torch module. Pass the module that holds the weights.")
+    reader = ModuleReader()
+    document = {"model": reader.describe(model, "model"), **global_hooks(reader.code)}
+    return document, reader.tensors
+
+
+def in_memory(tensor: Any, path: str, module: Any) -> Any:
+    """Return a tensor, or the values that accelerate keeps for one that is a placeholder."""
+    if not tensor.is_meta:
+        return tensor
+    values = offloaded(module, path.rpartition(".")[2])
+    return tensor if values is None else values
+
+
+def _parts_of(model: Any) -> tuple[str, ...]:
+    inner = [unwrapped(child) for child in model.children()]
+    if not inner or len(inner) > MAX_PARTS or not st.is_model(model):
+        return (type(unwrapped(model)).__name__,)
+    return tuple(_part(child) for child in inner)
+
+
+def _part(module: Any) -> str:
+    held = [unwrapped(child) for child in module.children()]
+    if len(held) == 1 and hasattr(held[0], "config"):
+        return f"{type(module).__name__}({type(held[0]).__name__})"
+    return type(module).__name__
+
+
+class _Sample:
+    """The places in memory of some values of every tensor.
+
+    NumPy views of them see every later change to the values, so a second sample takes microseconds. Tensors that were
+    moved, replaced or resized are found out by their address.
+    """
+
+    def __init__(self, tensors: Tensors, addresses: list[tuple[int, int]]) -> None:
+        self.addresses = addresses
+        self._views = []
+        self._others: Tensors = []
+        head = hashlib.sha256()
+        for path, tensor, module in tensors:
+            view = sample_view(tensor.detach()) if is_simple(tensor) else None
+            if view is None:
+                self._others.append((path, tensor, module))
+            else:
+                head.update(f"{path}\0{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0".encode())
+                self._views.append(view)
+        self._head = head
+
+    def digest(self) -> str:
+        digest = self._head.copy()
+        for view in self._views:
+            digest.update(view.tobytes())
+        for path, tensor, module in self._others:
+            digest.update(f"{path}\0".encode())
+            for part in tensor_parts(in_memory(tensor, path, module), path):
+                update(digest, part, path, step=1 if isinstance(part, str) else sample_step(part))
+        return digest.hexdigest()[:SAMPLE_HEX]
+
+
+_samples: weakref.WeakKeyDictionary[Any, _Sample] = weakref.WeakKeyDictionary()
+
+
+def _sample(model: Any, tensors: Tensors) -> str:
+    """A hash over name, dtype, shape and some values of every tensor."""
+    if not tensors:
+        return ""
+    addresses = [(id(tensor), tensor.data_ptr() if is_simple(tensor) else 0) for _, tensor, _ in tensors]
+    known = _samples.get(model)
+    if known is None or known.addresses != addresses:
+        known = _samples[model] = _Sample(tensors, addresses)
+    return known.digest()

@@ -1,0 +1,78 @@
+"""Encoders of any class: how they are named, and the torch modules that they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cas_cache.models.description import describe
+from cas_cache.models.modules import is_module
+from cas_cache.models.names import STANDARD, class_name, top_package
+from cas_cache.models.values import named_by_user
+
+MAX_DEPTH = 4
+"""Lists, mappings and objects in each other that are searched for torch modules."""
+
+MAX_ITEMS = 10_000
+"""Values that are looked at. A longer list holds data and not modules."""
+
+IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
+
+
+def describe_encoder(encoder: Any) -> dict[str, Any]:
+    """Return plain JSON for an encoder of a class that is not known: its name, and every torch module that it holds.
+
+    Raises:
+        IdentityError: If a module holds something that can change vectors and cannot be described.
+    """
+    held = {name: describe(module).identity() for name, module in modules_of(encoder).items()}
+    stated = named_by_user(encoder)
+    return {"class": class_name(type(encoder)), **({"holds": held} if held else {}), **(stated or {})}
+
+
+def modules_of(encoder: Any) -> dict[str, Any]:
+    """Return the torch modules that an object holds under whatever attribute, by the way to each.
+
+    Lists, mappings and objects are searched a few levels deep; a module's own modules are not listed.
+    """
+    found: dict[str, Any] = {}
+    _search(encoder, "", 0, found, {id(encoder)})
+    return dict(sorted(found.items()))
+
+
+def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[int]) -> None:
+    for name, held in _parts(value):
+        if id(held) in seen or len(seen) > MAX_ITEMS:
+            continue
+        place = f"{path}.{name}" if path else name
+        if is_module(held):
+            seen.add(id(held))
+            found[place] = held
+        elif depth < MAX_DEPTH and _may_hold(held):
+            seen.add(id(held))
+            _search(held, place, depth + 1, found, seen)
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(str(name), held) for name, held in value.items()]
+    if isinstance(value, list | tuple):
+        return [(str(position), held) for position, held in enumerate(value)]
+    bound = getattr(value, "__self__", None)
+    if bound is not None:
+        return [("__self__", bound)]
+    named = dict(getattr(value, "__dict__", {}))
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                named[name] = getattr(value, name)
+    return [(name, held) for name, held in sorted(named.items()) if name not in IGNORED]
+
+
+def _may_hold(value: Any) -> bool:
+    """Return True for containers, and for objects of classes that are not of Python's own library."""
+    if isinstance(value, dict | list | tuple) or getattr(value, "__self__", None) is not None:
+        return True
+    cls = type(value)
+    plain = top_package(cls.__module__) in STANDARD or cls.__module__ in ("numpy", "torch")
+    return hasattr(value, "__dict__") and not plain and not isinstance(value, type)

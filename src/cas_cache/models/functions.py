@@ -1,0 +1,272 @@
+"""Descriptions of code: functions by source, closure and defaults; classes outside of the libraries by their methods.
+
+A library's own function is known by its name. For all other code the source counts, or the bytecode where the source
+at hand is not what was compiled (a file that was edited since, an interactive session).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import linecache
+import sys
+import types
+from typing import Any
+
+from cas_cache.errors import IdentityError
+from cas_cache.models.names import class_name, is_library, module_name, top_package
+from cas_cache.models.values import Other, cannot_describe, hashed, named_by_user, plain_value
+
+MAX_DEPTH = 64
+"""Functions that refer to functions, in each other."""
+
+IGNORED_MEMBERS = frozenset(
+    {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__",
+     "__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__", "__annotate__", "_abc_impl",
+     "__classcell__", "__slots__", "__type_params__", "__annotations_cache__", "__annotate_func__"}
+)  # fmt: skip
+"""Members of a class that compute nothing."""
+
+OPAQUE = frozenset({"logging", "typing", "types", "threading", "_thread"})
+"""Modules of Python whose objects compute nothing."""
+
+CodeOfFile = dict[tuple[str, int], types.CodeType]
+
+
+class CodeReader:
+    """Describe functions and classes; each is described once, and a second time by reference.
+
+    Args:
+        reference: Describes a value that is not plain, for example a module of the model that is being described.
+    """
+
+    def __init__(self, reference: Other | None = None) -> None:
+        self._reference = reference
+        self._seen: dict[int, str] = {}
+        self._depth = 0
+
+    def callable(self, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line a kind
+        """Return plain JSON for a function, method, partial, or an object with `__call__`.
+
+        Raises:
+            IdentityError: If it holds something that cannot be described.
+        """
+        if (stated := named_by_user(value)) is not None:
+            return stated
+        if isinstance(value, functools.partial):
+            return {
+                "partial": self.callable(value.func, where),
+                "arguments": [self.value(argument, where) for argument in value.args],
+                "keywords": self.value(value.keywords, where),
+            }
+        if isinstance(value, types.MethodType):
+            return {"method": self.callable(value.__func__, where), "of": self.value(value.__self__, where)}
+        if isinstance(value, types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType):
+            return {"builtin": f"{top_package(getattr(value, '__module__', None))}:{value.__qualname__}"}
+        if isinstance(value, types.FunctionType):
+            return self._function(value, where)
+        if isinstance(value, type):
+            return self.own_class(value, where)
+        return self.instance(value, where)
+
+    def value(self, value: Any, where: str) -> Any:
+        """Return plain JSON for a value that code refers to."""
+        return plain_value(value, where, self._other)
+
+    def instance(self, value: Any, where: str) -> Any:
+        """Return plain JSON for an object: its class, and all of its attributes.
+
+        Raises:
+            IdentityError: If it has no attributes in Python, or they are nested too deeply.
+        """
+        if (stated := named_by_user(value)) is not None:
+            return stated
+        attributes = _attributes(value)
+        if attributes is None or self._depth >= MAX_DEPTH:
+            raise cannot_describe(value, where)
+        return self._once(
+            value,
+            lambda: {
+                "class": self.own_class(type(value), where),
+                "attributes": {name: self.value(held, f"{where}.{name}") for name, held in sorted(attributes.items())},
+            },
+        )
+
+    def own_class(self, cls: type, where: str) -> Any:
+        """Return a class's stable name, and what every class of it that belongs to no library defines."""
+        own = [ancestor for ancestor in cls.__mro__ if not is_library(ancestor)]
+        if not own:
+            return class_name(cls)
+        code = [self._once(part, lambda part=part: self._members(part, where)) for part in own]
+        base = next((class_name(part) for part in cls.__mro__ if is_library(part)), "")
+        return {"name": class_name(cls), "base": base, "code": hashed(repr(code))}
+
+    def _members(self, cls: type, where: str) -> Any:
+        described = {}
+        for name, member in sorted(vars(cls).items()):
+            if name in IGNORED_MEMBERS:
+                continue
+            place = f"{where} ({cls.__qualname__}.{name})"
+            plain = getattr(member, "__func__", getattr(member, "fget", member))
+            if callable(plain) and not isinstance(plain, types.GenericAlias):
+                described[name] = self.callable(plain, place)
+            elif not _is_descriptor(member):
+                described[name] = self.value(member, place)
+        return [class_name(cls), described]
+
+    def _function(self, function: types.FunctionType, where: str) -> Any:
+        name = f"{top_package(function.__globals__.get('__name__'))}:{function.__qualname__}"
+        captured = _closure(function)
+        if is_library(function):
+            if not captured:
+                return {"library": name}
+            # A decorator of a library: what it wraps counts, for example a function of one's own.
+            return {"library": name, "closure": self._captured(captured, where)}
+        if self._depth >= MAX_DEPTH:
+            raise cannot_describe(function, where)
+        return self._once(
+            function,
+            lambda: {
+                "function": function.__qualname__,
+                "code": code_hash(function.__code__),
+                "closure": self._captured(captured, where),
+                "defaults": self.value([function.__defaults__ or (), function.__kwdefaults__ or {}], where),
+                "globals": self._globals(_globals(function), where),
+            },
+        )
+
+    def _captured(self, names: dict[str, Any], where: str) -> dict[str, Any]:
+        return {name: self.value(held, f"{where}, {name}") for name, held in sorted(names.items())}
+
+    def _globals(self, names: dict[str, Any], where: str) -> dict[str, Any]:
+        """Global names. A machine's own object, such as a compiled kernel, is known by its class."""
+        described = {}
+        for name, held in sorted(names.items()):
+            try:
+                described[name] = self.value(held, f"{where}, {name}")
+            except IdentityError:
+                described[name] = {"class": class_name(type(held))}
+        return described
+
+    def _other(self, value: Any, where: str) -> Any:
+        if self._reference is not None and (found := self._reference(value, where)) is not None:
+            return found
+        if isinstance(value, types.ModuleType):
+            return {"module": module_name(value.__name__)}
+        if callable(value) or isinstance(value, functools.partial):
+            return self.callable(value, where)
+        if isinstance(value, types.CellType):
+            return self.value(value.cell_contents, where)
+        return self.instance(value, where)
+
+    def _once(self, thing: Any, describe: Any) -> Any:
+        if id(thing) in self._seen:
+            return {"again": self._seen[id(thing)]}
+        self._seen[id(thing)] = f"{len(self._seen)}"
+        self._depth += 1
+        try:
+            return describe()
+        finally:
+            self._depth -= 1
+
+
+def code_hash(code: types.CodeType) -> str:
+    """Return a hash of a function's source, or of its bytecode if the source at hand compiles to something else."""
+    linecache.checkcache(code.co_filename)
+    text = "".join(linecache.getlines(code.co_filename))
+    compiled = _compiled(code.co_filename, hash(text), text).get((code.co_qualname, code.co_firstlineno))
+    if compiled is None or compiled != code:
+        return hashed(repr(_bytecode(code)))
+    return hashed("\n".join(text.splitlines()[code.co_firstlineno - 1 : _last_line(code)]))
+
+
+def _last_line(code: types.CodeType) -> int:
+    inner = [_last_line(part) for part in code.co_consts if isinstance(part, types.CodeType)]
+    ends = [end for _, end, _, _ in code.co_positions() if end is not None]
+    return max([code.co_firstlineno, *ends, *inner])
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(filename: str, _version: int, text: str) -> CodeOfFile:
+    """The code objects of a source file by qualified name and line; nothing if it does not compile."""
+    try:
+        return _nested(compile(text, filename, "exec", dont_inherit=True))
+    except (SyntaxError, ValueError):
+        return {}
+
+
+def _nested(code: types.CodeType) -> CodeOfFile:
+    found = {(code.co_qualname, code.co_firstlineno): code}
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            found.update(_nested(part))
+    return found
+
+
+def _bytecode(code: types.CodeType) -> tuple[Any, ...]:
+    constants = tuple(
+        _bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
+    )
+    return hashlib.sha256(code.co_code).hexdigest(), constants, code.co_names, code.co_varnames, code.co_freevars
+
+
+def _stable_repr(constant: Any) -> str:
+    return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: held for name, cell in cells if name != "__class__" and (held := _content(cell)) is not None}
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that is assigned later
+        return None
+
+
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """The global names that a function and the functions inside of it read, less modules and what libraries define."""
+    names = {name for code in _nested(function.__code__).values() for name in code.co_names}
+    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    home = top_package(function.__globals__.get("__name__"))
+    return {name: held for name, held in found.items() if not _is_known(held, home)}
+
+
+def _is_known(held: Any, home: str) -> bool:
+    """Return True for modules, for what libraries define, and for what another installed package defines."""
+    if isinstance(held, types.ModuleType) or type(held).__module__ in OPAQUE:
+        return True
+    if isinstance(held, type | types.FunctionType | types.BuiltinFunctionType):
+        return is_library(held) or (top_package(held.__module__) != home and _is_installed(held.__module__))
+    return top_package(type(held).__module__) == "transformers"
+
+
+def _is_installed(module: str | None) -> bool:
+    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    slots = {
+        name: getattr(value, name)
+        for cls in type(value).__mro__
+        for name in _names(vars(cls).get("__slots__", ()))
+        if not name.startswith("__") and hasattr(value, name)
+    }
+    held = getattr(value, "__dict__", None)
+    if held is None and not slots:
+        # A plain object() has no state at all, and an extension type hides it.
+        return {} if type(value) is object else None
+    return {**slots, **(held or {})}
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _is_descriptor(member: Any) -> bool:
+    return isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType) or hasattr(
+        type(member), "__set_name__"
+    )

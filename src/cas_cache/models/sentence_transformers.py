@@ -1,0 +1,105 @@
+"""The configurations of sentence-transformers' modules, in the spelling of its latest release.
+
+Releases rename settings, replace several by one, and write defaults down or not. A description must be the same under
+all of them for an unchanged checkpoint.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from cas_cache.models.names import class_name
+
+RENAMED = {
+    "word_embedding_dimension": "embedding_dimension",
+    "in_word_embedding_dimension": "in_embedding_dimension",
+    "tokenizer_args": "processor_kwargs",
+    "model_args": "model_kwargs",
+}
+
+NOT_COMPUTED = frozenset(
+    {"activation_function", "unpad_inputs", "update_embeddings", "max_seq_length", "do_lower_case", "tokenizer_class",
+     "dropout", "processor_kwargs", "model_kwargs", "config_kwargs", "tokenizer_name_or_path"}
+)  # fmt: skip
+"""Settings that are described elsewhere (as a child module, with the tokenizer), or that change no vector."""
+
+POOLING_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Switches of releases before 6, in the order in which their results are concatenated."""
+
+TRANSFORMER_DEFAULTS = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
+
+EXTRA = {"BoW": ("weights",)}
+"""Attributes that a module computes from its configuration and uses in its place."""
+
+MODEL_ATTRIBUTES = frozenset(
+    {"prompts", "default_prompt_name", "truncate_dim", "backend", "trust_remote_code", "model_card_data",
+     "module_kwargs", "similarity_fn_name", "is_hpu_graph_enabled", "training"}
+)  # fmt: skip
+"""Public attributes of a `SentenceTransformer`, which are described elsewhere or change no vector."""
+
+
+def is_model(module: Any) -> bool:
+    """Return True for a `SentenceTransformer`, or another model of that library that runs modules in order."""
+    return any(class_name(cls) == "sentence_transformers:SentenceTransformer" for cls in type(module).__mro__)
+
+
+def config_of(module: Any) -> dict[str, Any] | None:
+    """Return the configuration of a module of sentence-transformers; None for any other module."""
+    if is_model(module):
+        passed = {name: kwargs for name, kwargs in (getattr(module, "module_kwargs", None) or {}).items() if kwargs}
+        return {"module_kwargs": passed} if passed else {}
+    cls = type(module)
+    if not class_name(cls).startswith("sentence_transformers:") or not hasattr(module, "get_config_dict"):
+        return None
+    stated = {RENAMED.get(name, name): value for name, value in _stated(module).items()}
+    defaults = _defaults_of(cls)
+    config = {
+        name: value
+        for name, value in stated.items()
+        if name not in NOT_COMPUTED and value is not None and not (name in defaults and value == defaults[name])
+    }
+    if config.get("module_output_name") == stated.get("module_input_name", ""):
+        del config["module_output_name"]  # the default is to write where it reads
+    return config
+
+
+def child_name(module: Any, name: str) -> str:
+    """Return the name of a child under every release: a `Transformer` has renamed its model."""
+    return "transformer" if name in ("auto_model", "model") and _is_transformer(module) else name
+
+
+def _is_transformer(module: Any) -> bool:
+    return any(class_name(cls) == "sentence_transformers:Transformer" for cls in type(module).__mro__)
+
+
+def _stated(module: Any) -> dict[str, Any]:
+    stated = dict(module.get_config_dict())
+    modes = [mode for switch, mode in POOLING_MODES.items() if stated.pop(switch, False)]
+    if modes:
+        stated["pooling_mode"] = modes
+    if type(stated.get("pooling_mode")) is str:
+        stated["pooling_mode"] = [stated["pooling_mode"]]
+    for name in EXTRA.get(type(module).__name__, ()):
+        stated[name] = getattr(module, name)
+    return stated
+
+
+def _defaults_of(cls: type) -> dict[str, Any]:
+    named = {RENAMED.get(n, n): p.default for n, p in inspect.signature(cls).parameters.items()}
+    given = {name: value for name, value in named.items() if value is not inspect.Parameter.empty}
+    defaults = {"module_input_name": "sentence_embedding", "use_residual": False, "include_prompt": True, **given}
+    if cls.__name__ == "Pooling":
+        defaults["pooling_mode"] = None  # always in it: releases have had other defaults
+    return {**defaults, **(TRANSFORMER_DEFAULTS if cls.__name__ == "Transformer" else {})}

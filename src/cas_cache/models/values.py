@@ -1,0 +1,124 @@
+"""Plain JSON for what modules, functions and tokenizers hold: scalars as they are, long values and tensors by a hash.
+
+Nothing is turned into text that could hide a difference: a value that cannot be described is an `IdentityError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from cas_cache.errors import IdentityError
+from cas_cache.models.names import class_name
+from cas_cache.models.tensors import is_tensor, tensor_digest
+
+IDENTITY_ATTRIBUTE = "cas_cache_identity"
+"""Set on a function, module or other object, it stands for all that the object is: a plain JSON value of the user's."""
+
+MAX_PLAIN = 256
+"""Characters of a value in a description. Longer ones, such as vocabularies, are in it by their hash."""
+
+SCALARS = (bool, int, float, str, type(None))
+
+Other = Callable[[Any, str], Any]
+"""Describes a value that is not plain, given the place where it was found."""
+
+
+def hashed(text: str | bytes) -> str:
+    """Return the first 32 hex digits of a SHA-256."""
+    return hashlib.sha256(text.encode(errors="surrogatepass") if isinstance(text, str) else text).hexdigest()[:32]
+
+
+def canonical(document: Any) -> str:
+    """Return the JSON by which a description is hashed."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def shortened(document: Any) -> Any:
+    """Return a plain JSON value as it is, or its hash if it is long."""
+    text = canonical(document)
+    return document if len(text) <= MAX_PLAIN else {"sha256": hashed(text)}
+
+
+def named_by_user(value: Any) -> Any:
+    """Return what the user wrote into an object's `IDENTITY_ATTRIBUTE`, in a mapping; None without the attribute."""
+    try:
+        stated = vars(value).get(IDENTITY_ATTRIBUTE)
+    except TypeError:
+        return None
+    return None if stated is None else {IDENTITY_ATTRIBUTE: stated}
+
+
+def plain_value(value: Any, where: str, other: Other | None = None) -> Any:
+    """Return plain JSON for a value; long strings and containers are hashed.
+
+    Args:
+        value: Any value.
+        where: The place of the value, for an error.
+        other: Describes what is neither plain nor a container, dtype, enum, array or tensor.
+
+    Raises:
+        IdentityError: If the value, or one inside of it, cannot be described.
+    """
+    return shortened(_plain(value, where, other))
+
+
+def _plain(value: Any, where: str, other: Other | None) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value, where, other)
+    if isinstance(value, SCALARS):
+        return value if not isinstance(value, float) or math.isfinite(value) else {"float": str(value)}
+    if (stated := named_by_user(value)) is not None:
+        return stated
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _container(value, where, other)
+    return _leaf(value, where, other)
+
+
+def _container(value: Any, where: str, other: Other | None) -> Any:
+    if isinstance(value, Mapping):
+        parts = {key: _plain(part, where, other) for key, part in value.items()}
+        if all(type(key) is str for key in parts):
+            return parts
+        return {"map": sorted([canonical(_plain(key, where, other)), canonical(part)] for key, part in parts.items())}
+    parts_in_order = [_plain(part, where, other) for part in value]
+    return {"set": sorted(parts_in_order, key=canonical)} if isinstance(value, set | frozenset) else parts_in_order
+
+
+def _leaf(value: Any, where: str, other: Other | None) -> Any:
+    if isinstance(value, bytes | bytearray):
+        return {"bytes": hashed(bytes(value))}
+    if isinstance(value, PurePath):
+        return {"path": value.name}  # where files are kept is the machine's business
+    if is_tensor(value):
+        return {"tensor": tensor_digest(value, where)}
+    if type(value).__module__ == "torch":  # a dtype, a device, a layout
+        return {"torch": str(value).partition(":")[0]}
+    if type(value).__module__ == "numpy":
+        return _numpy(value)
+    if other is not None:
+        return other(value, where)
+    raise cannot_describe(value, where)
+
+
+def _numpy(value: Any) -> Any:
+    import numpy as np
+
+    array = np.ascontiguousarray(value)
+    if array.dtype.hasobject:
+        return {"array": hashed(canonical(array.tolist()))}
+    return {"array": [str(array.dtype), list(array.shape), hashed(array.tobytes())]}
+
+
+def cannot_describe(value: Any, where: str) -> IdentityError:
+    """Return the error for a value that can change vectors and cannot be described, with the way out."""
+    return IdentityError(
+        f"{where} is a {class_name(type(value))}, which cannot be described, so vectors of two different ones could be "
+        f"taken for each other. Name what it does with an attribute, for example "
+        f"object.{IDENTITY_ATTRIBUTE} = 'steering-v1', or evaluate without the cache."
+    )
