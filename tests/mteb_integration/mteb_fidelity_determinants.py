@@ -153,11 +153,11 @@ OF_THE_KNOWN = {
     ),
     "padding side": by_encoders(
         real(setting(tokenizer_padding_side="left")), real(setting(tokenizer_padding_side="right")),
-        "params.padding_side",
+        "params.computes",
     ),
     "truncation side": by_encoders(
         real(setting(max_seq_length=5, tokenizer_truncation_side="left")),
-        real(setting(max_seq_length=5, tokenizer_truncation_side="right")), "params.truncation_side",
+        real(setting(max_seq_length=5, tokenizer_truncation_side="right")), "params.computes",
     ),
     "weights, trained once": by_encoders(real(), real(trained("A text.")), "params.weights"),
     "weights, trained twice": by_encoders(
@@ -165,12 +165,12 @@ OF_THE_KNOWN = {
     ),
     "pooling": by_encoders(
         real(lambda model: setattr(model[1], "pooling_mode", "cls")),
-        real(lambda model: setattr(model[1], "pooling_mode", "max")), "params.weights",
+        real(lambda model: setattr(model[1], "pooling_mode", "max")), "params.computes",
     ),
     "include_prompt": by_encoders(
         real(prompts={"query": "a query: "}),
         real(lambda model: model.set_pooling_include_prompt(include_prompt=False), prompts={"query": "a query: "}),
-        "params.include_prompt", "params.weights", call=QUERY,
+        "params.computes", call=QUERY,
     ),
     "backend": by_encoders(
         real(), real(setting(backend="onnx")), "params.backend", seen=False
@@ -246,8 +246,8 @@ def _some_words_trained(model: Any) -> None:
 
 
 OF_WHAT_WAS_LOADED = {
-    "how the transformer is called": by_encoders(real(), real(_shorter), "params.weights"),
-    "the tokenizer's normalizer": by_encoders(real(), real(_cased), "params.weights"),
+    "how the transformer is called": by_encoders(real(), real(_shorter), "params.computes"),
+    "the tokenizer's normalizer": by_encoders(real(), real(_cased), "params.computes"),
     "loader, deep inside": by_encoders(
         own(meta={"loader_kwargs": {"a": {"b": 1}}}), own(meta={"loader_kwargs": {"a": {"b": 2}}}), "params.loader"
     ),
@@ -256,7 +256,7 @@ OF_WHAT_WAS_LOADED = {
 NOT_SEEN = {
     "vectors of a few words, trained": by_encoders(real(), real(_some_words_trained), "params.weights"),
 }
-"""Pairs that the cache takes for one another: see what `weights_sample` promises."""
+"""Pairs that the cache takes for one another: see what `cas_cache.models` says about its sample of weights."""
 
 DETERMINANTS = {**OF_ANY_CLASS, **OF_THE_KNOWN, **OF_ITEMS, **OF_WHAT_WAS_LOADED}
 

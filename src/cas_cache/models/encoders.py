@@ -1,13 +1,16 @@
-"""Encoders of any class: how they are named, and the torch modules that they hold."""
+"""Encoders of any class: how they are named, and the models and tokenizers that they hold."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from cas_cache.models.description import describe
+from cas_cache.models.exported import describe_exported, is_exported
+from cas_cache.models.functions import CodeReader
 from cas_cache.models.modules import is_module
-from cas_cache.models.names import STANDARD, class_name, top_package
-from cas_cache.models.values import named_by_user
+from cas_cache.models.names import STANDARD, class_name, is_library, top_package
+from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
+from cas_cache.models.values import canonical, hashed, named_by_user
 
 MAX_DEPTH = 4
 """Lists, mappings and objects in each other that are searched for torch modules."""
@@ -19,20 +22,34 @@ IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
 
 def describe_encoder(encoder: Any) -> dict[str, Any]:
-    """Return plain JSON for an encoder of a class that is not known: its name, and every torch module that it holds.
+    """Return plain JSON for an encoder of a class that is not known: its name, and every model that it holds.
 
     Raises:
         IdentityError: If a module holds something that can change vectors and cannot be described.
     """
-    held = {name: describe(module).identity() for name, module in modules_of(encoder).items()}
+    held = {name: describe_part(part, name) for name, part in parts_of(encoder).items()}
     stated = named_by_user(encoder)
     return {"class": class_name(type(encoder)), **({"holds": held} if held else {}), **(stated or {})}
 
 
-def modules_of(encoder: Any) -> dict[str, Any]:
-    """Return the torch modules that an object holds under whatever attribute, by the way to each.
+def describe_part(part: Any, where: str) -> Any:
+    """Return short plain JSON for a torch module, a tokenizer, or a model of another engine.
 
-    Lists, mappings and objects are searched a few levels deep; a module's own modules are not listed.
+    Raises:
+        IdentityError: If it holds something that can change vectors and cannot be described.
+    """
+    if is_module(part):
+        return describe(part).identity()
+    code = CodeReader()
+    described = (describe_exported if is_exported(part) else describe_tokenizer)(part, where, code)
+    return {"computes": hashed(canonical(described))}
+
+
+def parts_of(encoder: Any) -> dict[str, Any]:
+    """Return what an object holds that is known to compute: torch modules, tokenizers, models of other engines.
+
+    They are found under whatever attribute, and named by the way to each. Lists, mappings and objects are searched a
+    few levels deep; a module's own modules are not listed.
     """
     found: dict[str, Any] = {}
     _search(encoder, "", 0, found, {id(encoder)})
@@ -44,7 +61,7 @@ def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[
         if id(held) in seen or len(seen) > MAX_ITEMS:
             continue
         place = f"{path}.{name}" if path else name
-        if is_module(held):
+        if is_module(held) or is_exported(held) or (is_tokenizer(held) and is_library(type(held))):
             seen.add(id(held))
             found[place] = held
         elif depth < MAX_DEPTH and _may_hold(held):

@@ -7,7 +7,7 @@ from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.models.description import in_memory, read
-from cas_cache.models.encoders import modules_of
+from cas_cache.models.encoders import describe_part, parts_of
 from cas_cache.models.modules import is_module
 from cas_cache.models.tensors import tensor_parts, update
 from cas_cache.models.values import canonical
@@ -29,25 +29,30 @@ def weights_fingerprint(model: Any) -> str:
         TypeError: If it is not a torch module and holds none.
     """
     digest = hashlib.sha256()
-    found = {"": model} if is_module(model) else modules_of(model)
+    found = {"": model} if is_module(model) else parts_of(model)
     if not found:
         raise TypeError(
             f"{type(model).__name__} is not a torch module and holds none. Pass the torch module, or name the "
             "revision yourself: revision='...'."
         )
-    read_anything = False
-    for name, module in found.items():
-        document, tensors = read(module)
+    says_something = False
+    for name, part in found.items():
+        document, tensors = read(part) if is_module(part) else (describe_part(part, name), [])
+        says_something = says_something or bool(tensors) or not _is_bare(document)
         digest.update(f"{name}\0{canonical(document)}\0".encode())
         for path, tensor, holder in tensors:
-            read_anything = True
             digest.update(f"{path}\0".encode())
-            for part in tensor_parts(in_memory(tensor, path, holder), path):
-                update(digest, part, path, step=1)
-        read_anything = read_anything or bool(document.get("weightless"))
-    if not read_anything:
+            for values in tensor_parts(in_memory(tensor, path, holder), path):
+                update(digest, values, path, step=1)
+    if not says_something:
         raise IdentityError(
             f"{type(model).__name__} holds no weights that can be read, so a fingerprint of it would be that of any "
             "other model of its kind. Name the revision yourself: revision='...'."
         )
     return f"weights-{digest.hexdigest()[:FINGERPRINT_HEX]}"
+
+
+def _is_bare(document: Any) -> bool:
+    """Return True if nothing is known of a module but the name of a library's class."""
+    described = document.get("model")
+    return isinstance(described, dict) and set(described) == {"class"} and isinstance(described["class"], str)

@@ -177,11 +177,12 @@ class ModuleReader:
         }
 
     def _attributes(self, module: Any, path: str) -> dict[str, Any]:
-        """Every attribute of a module of the user's own."""
+        """Attributes of a module of the user's own, less mutable containers: many a module remembers in one."""
         return {
             name: self.code.value(value, f"{path}.{name}")
             for name, value in sorted(vars(module).items())
-            if not _is_of_torch(name) and not VOLATILE.search(name) and not _is_override(module, name, value)
+            if not (_is_of_torch(name) or VOLATILE.search(name) or isinstance(value, list | dict | set))
+            and not _is_override(module, name, value)
         }
 
     def _differences(self, model: Any, skeleton: Any, path: str) -> dict[str, Any]:
@@ -201,9 +202,8 @@ class ModuleReader:
                 code[class_name(type(part))] = self._class(part, place)
             if standard is None or type(part) is not type(standard):
                 described["class"] = self._class(part, place)
-                described["attributes"] = scalars_of(part, NOT_COMPUTED)
-                if not is_library(type(part)):
-                    described["attributes"] = self._attributes(part, place)
+                own = not is_library(type(part))
+                described["attributes"] = self._attributes(part, place) if own else scalars_of(part, NOT_COMPUTED)
             else:
                 described.update(self._changed(part, standard, place, top=not name))
             described.update(self._buffers(part, standard, place))

@@ -1,0 +1,100 @@
+"""Encoders of classes that are not known: told apart by their names and by the models that they hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from cas_cache.models import describe_encoder, parts_of, weights_fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def layer(value: float) -> torch.nn.Module:
+    built = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(built.weight, value)
+    torch.nn.init.zeros_(built.bias)
+    return built
+
+
+class Holder:
+    def __init__(self, **held: Any) -> None:
+        self.__dict__.update(held)
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+PLACES = {
+    "an attribute": lambda module: Holder(network=module),
+    "a private attribute": lambda module: Holder(_net=module),
+    "a list": lambda module: Holder(parts=[1, module]),
+    "a mapping of lists": lambda module: Holder(parts={"a": [module]}),
+    "an object": lambda module: Holder(backend=Holder(engine=Holder(model=module))),
+    "slots": lambda module: Holder(backend=Slotted(module)),
+    "a bound method": lambda module: Holder(run=module.forward),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_torch_module_is_found_under_any_attribute(place: str) -> None:
+    """Two encoders that hold other weights are two, wherever they hold them."""
+    one, other = PLACES[place](layer(1.0)), PLACES[place](layer(2.0))
+    assert len(parts_of(one)) == 1
+    assert describe_encoder(one) != describe_encoder(other)
+    assert describe_encoder(one) == describe_encoder(PLACES[place](layer(1.0)))
+    assert weights_fingerprint(one) != weights_fingerprint(other)
+
+
+def test_what_an_encoder_counts_is_not_in_its_description() -> None:
+    """Counters and other attributes that are no models leave a description as it is; cycles end."""
+    encoder = Holder(network=layer(1.0), calls=0, log=[])
+    encoder.itself = encoder
+    before = describe_encoder(encoder)
+    encoder.calls, encoder.log = 7, ["a", "b"]
+    assert describe_encoder(encoder) == before
+
+
+def test_two_classes_of_one_name_in_two_modules_are_two() -> None:
+    """The name of a class has its module in it."""
+    made = []
+    for name in ("first", "second"):
+        module = types.ModuleType(name)
+        exec("class Enc: pass", module.__dict__)
+        made.append(describe_encoder(module.Enc()))
+    assert made == [{"class": "first:Enc"}, {"class": "second:Enc"}]
+
+
+def test_a_script_and_the_same_module_imported_have_one_name(tmp_path: Path) -> None:
+    """A class that is defined in a script is named as it is when the script is imported."""
+    (tmp_path / "bench.py").write_text(
+        "from cas_cache.models import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
+    )
+    runs = [["bench.py"], ["-m", "bench"], ["-c", "import bench"]]
+    done = [
+        subprocess.run([sys.executable, *run], cwd=tmp_path, capture_output=True, text=True, check=True) for run in runs
+    ]
+    assert [run.stdout.strip() for run in done] == ["bench:Enc"] * 3
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    """The package is for everybody; torch is imported by who uses it."""
+    code = "import sys, cas_cache.models; print({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_object_without_models_has_no_fingerprint() -> None:
+    """A fingerprint of nothing would be that of everything."""
+    with pytest.raises(TypeError, match="revision="):
+        weights_fingerprint(object())

@@ -1,0 +1,113 @@
+"""Adapters, quantization, offload and other engines, with the real packages, in processes of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+import pytest
+
+from models.installed import packages, run
+
+pytestmark = pytest.mark.verify
+
+ADAPTERS = """
+import torch, warnings
+from models.tiny_models import encoded, model
+from cas_cache.models import describe, weights_fingerprint
+from peft import LoraConfig
+warnings.simplefilter("ignore")
+
+def adapted(alpha=4):
+    built = model()
+    torch.manual_seed(3)
+    for name in ("one", "two"):
+        built[0].auto_model.add_adapter(LoraConfig(r=4, lora_alpha=alpha, init_lora_weights=False,
+            target_modules=["query", "value"]), adapter_name=name)
+    return built.eval()
+
+states = {"plain": model(), "two": adapted(), "stronger": adapted(64), "one": adapted(), "off": adapted()}
+states["one"][0].auto_model.set_adapter("one")
+states["off"][0].auto_model.disable_adapters()
+vectors = {name: encoded(built) for name, built in states.items()}
+prints = {name: weights_fingerprint(built) for name, built in states.items()}
+looks = {name: describe(built).identity() for name, built in states.items()}
+assert not torch.allclose(vectors["one"], vectors["two"], atol=1e-3)
+assert len({str(look) for look in looks.values()}) == 5, looks
+assert len(set(prints.values())) == 5, prints
+again = adapted()
+assert describe(again).identity() == looks["two"]
+for layer in again.modules():
+    if hasattr(layer, "merge"): layer.merge()
+assert describe(again).identity() != looks["two"]
+"""
+
+OFFLOAD = """
+import torch, tempfile, warnings
+from models.tiny_models import encoded, model
+from cas_cache.models import describe, weights_fingerprint
+from accelerate import cpu_offload, disk_offload, dispatch_model
+warnings.simplefilter("ignore")
+plain = model()
+expected, fingerprint = describe(plain).identity(), weights_fingerprint(plain)
+for offload in (cpu_offload, lambda m, execution_device: disk_offload(m, tempfile.mkdtemp(), execution_device)):
+    built = model()
+    offload(built[0].auto_model, execution_device=torch.device("cpu"))
+    assert any(parameter.is_meta for parameter in built.parameters())
+    assert describe(built).identity() == expected, describe(built).document
+    assert weights_fingerprint(built) == fingerprint
+    assert torch.allclose(encoded(built), encoded(plain), atol=1e-5)
+    assert describe(built).identity() == expected
+"""
+
+TORCHAO = """
+import torch, warnings
+from models.tiny_models import model
+from cas_cache.models import describe, weights_fingerprint
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+warnings.simplefilter("ignore")
+plain, one, two = model(), model(), model()
+for built in (one, two): quantize_(built[0].auto_model, Int8WeightOnlyConfig())
+assert describe(one).identity() == describe(two).identity() != describe(plain).identity()
+assert weights_fingerprint(one) == weights_fingerprint(two) != weights_fingerprint(plain)
+"""
+
+ONNX = """
+import numpy as np, onnx, tempfile, pathlib, onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from cas_cache.models import describe_encoder
+
+def file(folder, scale, name="model.onnx"):
+    weight = numpy_helper.from_array(np.full((4, 4), scale, np.float32), "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])], [weight])
+    path = pathlib.Path(folder) / name
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return str(path)
+
+class Encoder:
+    def __init__(self, path): self.session = onnxruntime.InferenceSession(path)
+
+def look(*args): return describe_encoder(Encoder(file(tempfile.mkdtemp(), *args)))
+assert look(1.0) == look(1.0)
+assert len({str(look(1.0)), str(look(2.0)), str(look(1.0, "model_int8.onnx"))}) == 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        (ADAPTERS, ["peft", "accelerate"]),
+        (OFFLOAD, ["accelerate"]),
+        (TORCHAO, ["torchao"]),
+        (ONNX, ["onnxruntime", "onnx", "flatbuffers", "protobuf", "ml_dtypes"]),
+    ],
+    ids=["peft", "accelerate", "torchao", "onnxruntime"],
+)
+def test_with_the_real_package(script: str, names: list[str], tmp_path: Path) -> None:
+    """What the package does to a model is seen where it changes vectors, and is not where it does not."""
+    run([packages(tmp_path, *names)], "-c", script)

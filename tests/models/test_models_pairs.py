@@ -1,0 +1,456 @@
+"""What changes vectors is in a description, and what changes none is not.
+
+Each pair is two models under one name with one set of tensors. The first test shows that they make other vectors and
+that their descriptions differ; it prints the cosine of what would be served to the second (the vectors of the first)
+and its own. The second test breaks the part of the description that sees the difference, and shows that the first test
+would fail.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers.sentence_transformer import modules as st
+from tokenizers import normalizers
+from transformers import Qwen2Model
+
+from cas_cache.models import describe, description, hooks, modules, weights_fingerprint
+from cas_cache.models.functions import CodeReader
+from cas_cache.models.names import class_name, is_library
+from models.tiny_models import (
+    SIZE,
+    TEXTS,
+    WORDS,
+    encoded,
+    model,
+    seeded,
+    sequence,
+    static,
+    tokenizer,
+    transformer,
+    words,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models, and how to make a description blind for what differs.
+
+    Attributes:
+        one: Makes the first model.
+        other: Makes the second one.
+        blind: Pairs of an object and the name of its member that is to see nothing.
+    """
+
+    one: Any
+    other: Any
+    blind: tuple[tuple[Any, str], ...]
+
+
+CONFIG = (modules, "describe_config")
+DIFFERENCES = (modules.ModuleReader, "_differences")
+CHANGED = (modules.ModuleReader, "_changed")
+HOOKS = (modules, "describe_hooks")
+GLOBAL_HOOKS = (description, "global_hooks")
+BEHAVIOUR = (modules.ModuleReader, "_behaviour")
+PATCHED = (modules.ModuleReader, "_patched")
+CLASS = (CodeReader, "own_class")
+TOKENIZER = (modules, "describe_tokenizer")
+SETTINGS = (modules.st, "config_of")
+ATTRIBUTES = (modules.ModuleReader, "_attributes")
+BUFFERS = (modules.ModuleReader, "_buffers")
+WEIGHTS = (description, "_sample")
+
+
+def changed(change: Any, kind: str = "bert", **config: Any) -> Any:
+    return functools.partial(model, kind, change, **config)
+
+
+def bidirectional(built: Any) -> None:
+    for layer in built[0].auto_model.layers:
+        layer.self_attn.is_causal = False
+    built[0].auto_model.config.is_causal = False
+
+
+class Flipped(Qwen2Model):
+    """A repository's own code: the same tensors, another function."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        answer = super().forward(*args, **kwargs)
+        answer.last_hidden_state = answer.last_hidden_state.flip(-1)
+        return answer
+
+
+def other_class(built: Any) -> None:
+    built[0].auto_model.__class__ = Flipped
+
+
+def relu(built: Any) -> None:
+    built[0].auto_model.encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
+
+
+class Louder(torch.nn.Linear):
+    def forward(self, inputs: Any) -> Any:
+        return 2 * super().forward(inputs)
+
+
+def louder_layer(built: Any) -> None:
+    built[0].auto_model.encoder.layer[1].output.dense.__class__ = Louder
+
+
+def epsilon(built: Any) -> None:
+    built[0].auto_model.encoder.layer[1].output.LayerNorm.eps = 0.9
+
+
+def frequencies(built: Any) -> None:
+    built[0].auto_model.rotary_emb.inv_freq.mul_(0.1)
+
+
+def steering(scale: float) -> Any:
+    vector = torch.linspace(-1, 1, SIZE) * scale
+
+    def change(built: Any) -> None:
+        def steer(module: Any, args: Any, output: Any) -> Any:
+            return output + vector
+
+        built[0].auto_model.encoder.layer[0].output.register_forward_hook(steer)
+
+    return change
+
+
+def steering_pre(built: Any) -> None:
+    built[1].register_forward_pre_hook(
+        lambda module, args: ({**args[0], "token_embeddings": args[0]["token_embeddings"] ** 2},)
+    )
+
+
+def steering_by_method(built: Any) -> None:
+    layer = built[0].auto_model.encoder.layer[0].output
+    usual = layer.forward
+    layer.forward = lambda *args: usual(*args).flip(-1)
+
+
+def preprocessing(built: Any) -> None:
+    usual = built[0].preprocess
+    built[0].preprocess = lambda inputs, **kwargs: usual([text[:3] for text in inputs], **kwargs)
+
+
+def more_tokens(built: Any) -> None:
+    built.tokenizer.add_tokens(["sea", "apples"], special_tokens=True)
+
+
+def cased(built: Any) -> None:
+    built.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+
+
+def other_vocabulary(built: Any) -> None:
+    from tokenizers.models import WordPiece
+
+    backend = built.tokenizer.backend_tokenizer
+    vocab = backend.get_vocab(with_added_tokens=False)
+    vocab["sea"], vocab["war"] = vocab["war"], vocab["sea"]
+    backend.model = WordPiece(vocab, unk_token="[UNK]")
+
+
+def left(built: Any) -> None:
+    built.tokenizer.truncation_side = "left"
+    built.max_seq_length = 5
+
+
+def right(built: Any) -> None:
+    built.max_seq_length = 5
+
+
+def trained(built: Any) -> None:
+    for parameter in built.parameters():
+        parameter.data.add_(0.05)  # unseen by torch's own version counters
+
+
+def router(mode: str = "mean", default: str = "document", dense: Any = None) -> Any:
+    parts = [transformer(), st.Pooling(SIZE, pooling_mode=mode), *([] if dense is None else [dense()])]
+    return sequence(st.Router.for_query_document([static()], parts, default_route=default))
+
+
+class Scaled(torch.nn.Module):
+    """A module of one's own."""
+
+    def __init__(self, scale: float = 1.0, shift: float = 0.0, axis: Any = (-1,)) -> None:
+        super().__init__()
+        self.scale, self.axis = scale, axis
+        self.register_buffer("shift", torch.full((SIZE,), shift), persistent=False)
+
+    def forward(self, features: Any) -> Any:
+        vector = features["sentence_embedding"]
+        features["sentence_embedding"] = (vector * self.scale + self.shift + (vector > 0)).flip(self.axis[0])
+        return features
+
+
+def own(**settings: Any) -> Any:
+    return lambda: sequence(static(), Scaled(**settings))
+
+
+def weighted_bow(built: Any) -> None:
+    built[0].weights[WORDS.index("sea")] = 9.0
+
+
+def bow(vocab: list[str], change: Any = None, **kwargs: Any) -> Any:
+    def make() -> Any:
+        built = sequence(st.BoW(vocab, **kwargs))
+        if change is not None:
+            change(built)
+        return built
+
+    return make
+
+
+def attention(built: Any) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def own_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        return value.transpose(1, 2).contiguous(), None
+
+    ALL_ATTENTION_FUNCTIONS.register("own-attention", own_attention)
+    built[0].auto_model.config._attn_implementation = "own-attention"
+
+
+PAIRS = {
+    "rope_theta": Pair(
+        changed(None, "qwen"), changed(None, "qwen", rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+        (CONFIG,),
+    ),
+    "rope_scaling": Pair(
+        changed(None, "qwen"),
+        changed(None, "qwen", rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}), (CONFIG,),
+    ),
+    "activation in the configuration": Pair(model, changed(None, hidden_act="relu"), (CONFIG,)),
+    "number of heads": Pair(model, changed(None, num_attention_heads=2), (CONFIG,)),
+    "norm epsilon in the configuration": Pair(model, changed(None, layer_norm_eps=0.9), (CONFIG,)),
+    "attention direction": Pair(changed(None, "qwen"), changed(bidirectional, "qwen"), (CONFIG, CHANGED)),
+    "attention function of one's own": Pair(model, changed(attention), ((modules, "attention_of"),)),
+    "class of the repository's own": Pair(changed(None, "qwen"), changed(other_class, "qwen"), (CLASS,)),
+    "an activation replaced": Pair(model, changed(relu), (DIFFERENCES,)),
+    "class of one layer": Pair(model, changed(louder_layer), (DIFFERENCES,)),
+    "norm epsilon of one layer": Pair(model, changed(epsilon), (CHANGED,)),
+    "rotary frequencies": Pair(changed(None, "qwen"), changed(frequencies, "qwen"), (BUFFERS,)),
+    "a forward hook": Pair(model, changed(steering(3.0)), (HOOKS,)),
+    "the tensor of a forward hook": Pair(changed(steering(-3.0)), changed(steering(3.0)), (HOOKS,)),
+    "a forward pre-hook": Pair(model, changed(steering_pre), (HOOKS,)),
+    "a replaced forward": Pair(model, changed(steering_by_method), (BEHAVIOUR,)),
+    "a replaced preprocess": Pair(model, changed(preprocessing), (BEHAVIOUR,)),
+    "an added token": Pair(model, changed(more_tokens), (TOKENIZER,)),
+    "the tokenizer's normalizer": Pair(model, changed(cased), (TOKENIZER,)),
+    "the vocabulary": Pair(model, changed(other_vocabulary), (TOKENIZER,)),
+    "truncation side": Pair(changed(right), changed(left), (TOKENIZER,)),
+    "vocabulary of a static embedding": Pair(
+        lambda: sequence(static()), lambda: sequence(_lowered(static())), (TOKENIZER,)
+    ),
+    "weights, changed in place": Pair(model, changed(trained), (WEIGHTS,)),
+    "dtype": Pair(model, lambda: model().bfloat16(), (WEIGHTS,)),
+    "pooling": Pair(model, lambda: sequence(transformer(), st.Pooling(SIZE, pooling_mode="cls")), (SETTINGS,)),
+    "pooling in a router": Pair(router, lambda: router("cls"), (SETTINGS,)),
+    "the default route": Pair(router, lambda: router(default="query"), (SETTINGS,)),
+    "a normalising layer": Pair(model, lambda: sequence(transformer(), st.Pooling(SIZE), st.Normalize()), ()),
+    "activation of a dense layer": Pair(
+        lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8))),
+        lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.nn.ReLU()))), (CLASS,),
+    ),
+    "order of a bag of words": Pair(bow(WORDS), bow(WORDS[::-1]), (SETTINGS,)),
+    "weights of a bag of words": Pair(bow(WORDS), bow(WORDS, word_weights={"sea": 5.0}), (SETTINGS,)),
+    "weights of a bag of words, set later": Pair(bow(WORDS), bow(WORDS, weighted_bow), (SETTINGS,)),
+    "stop words": Pair(
+        lambda: sequence(words(), st.Pooling(SIZE)), lambda: sequence(_without_stop_words(), st.Pooling(SIZE)),
+        (TOKENIZER,),
+    ),
+    "a number in a module of one's own": Pair(own(), own(scale=-2.0), (ATTRIBUTES,)),
+    "a buffer that is not saved": Pair(own(), own(shift=4.0), (BUFFERS,)),
+}  # fmt: skip
+
+
+def _lowered(module: Any) -> Any:
+    module.tokenizer.normalizer = normalizers.Replace("e", "a")
+    return module
+
+
+def _without_stop_words() -> Any:
+    table = words()
+    table.tokenizer.stop_words = {"sea"}
+    return table
+
+
+def identity(built: Any) -> dict[str, Any]:
+    return describe(built).identity()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> None:
+    """Two models that make other vectors have two descriptions, before and after they encoded, and two fingerprints."""
+    one, other = PAIRS[name].one(), PAIRS[name].other()
+    before = identity(one), identity(other)
+    first, second = encoded(one), encoded(other)
+    assert first.shape != second.shape or not torch.allclose(first, second, atol=1e-4), "the vectors do not differ"
+    if first.shape == second.shape:
+        cosine = torch.nn.functional.cosine_similarity(first, second).min().item()
+        figure(f"cosine of what would be served, in thousandths: {name}", round(1000 * cosine))
+    assert before[0] != before[1]
+    assert (identity(one), identity(other)) == before
+    assert identity(PAIRS[name].other()) == before[1]
+    assert weights_fingerprint(one) != weights_fingerprint(other)
+
+
+@pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.blind])
+def test_without_the_part_that_sees_it_two_are_taken_for_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of a description is needed: without it the test above fails."""
+    one, other = PAIRS[name].one(), PAIRS[name].other()
+    for owner, member in PAIRS[name].blind:
+        monkeypatch.setattr(owner, member, BLIND.get(member, lambda *args, **kwargs: {}))
+    assert identity(one) == identity(other)
+
+
+BLIND = {
+    "own_class": lambda self, cls, where: {},
+    "_sample": lambda *args: "",
+    "attention_of": lambda config: None,
+}
+
+
+def test_global_hooks_are_seen() -> None:
+    """A hook that torch runs on every module is part of what a model computes."""
+    before = identity(model())
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+    try:
+        assert identity(model()) != before
+    finally:
+        handle.remove()
+    assert identity(model()) == before
+
+
+def test_a_patched_class_of_a_library_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that other code put on a class of a library counts for every model of that class."""
+    before = identity(model())
+    usual = st.Pooling.forward
+    monkeypatch.setattr(st.Pooling, "forward", lambda self, features, **kwargs: usual(self, features))
+    assert identity(model()) != before
+    monkeypatch.undo()
+    assert identity(model()) == before
+
+
+def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:
+    """Functions of one name that compute other things are told apart by code, closure, defaults and globals."""
+
+    def made(source: str, **names: Any) -> Any:
+        space: dict[str, Any] = {"__name__": "somebody", **names}
+        exec(source, space)
+        return space["f"]
+
+    plain = CodeReader().callable(made("def f(x): return x + 1"), "f")
+    assert CodeReader().callable(made("\n\n\ndef f(x): return x + 1"), "f") == plain
+    others = [
+        made("def f(x): return x + 2"),
+        made("def f(x, y=1): return x + 1"),
+        made("def f(x): return x + A", A=1),
+        made("def f(x): return x + A", A=2),
+        made("def g(x): return x\ndef f(x): return g(x)"),
+        made("def g(x): return -x\ndef f(x): return g(x)"),
+        functools.partial(made("def f(x): return x + 1"), 1),
+        functools.partial(made("def f(x): return x + 1"), 2),
+    ]
+    described = [repr(CodeReader().callable(other, "f")) for other in others]
+    assert len({repr(plain), *described}) == 1 + len(others)
+
+
+def test_what_cannot_be_described_is_refused_and_can_be_named() -> None:
+    """A hook that holds an object without readable state is an error that says how to name it, and then works."""
+    import re
+
+    pattern = re.compile("x").scanner("x")  # an object of C, with hidden state
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        return output if pattern else None
+
+    built = model()
+    built[1].register_forward_hook(hook)
+    with pytest.raises(description_error(), match="cas_cache_identity"):
+        describe(built)
+    hook.cas_cache_identity = "steering-v1"
+    first = identity(built)
+    hook.cas_cache_identity = "steering-v2"
+    assert identity(built) != first
+
+
+def description_error() -> type[Exception]:
+    from cas_cache.errors import IdentityError
+
+    return IdentityError
+
+
+def compiled(built: Any) -> None:
+    built[0].model = torch.compile(built[0].auto_model)
+
+
+def evaluated(built: Any) -> None:
+    built.train()
+
+
+def renamed(built: Any) -> None:
+    built[0].auto_model.config._name_or_path = "/home/alice/model"
+    built.tokenizer.name_or_path = "/home/alice/model"
+    built[0].auto_model.config.transformers_version = "1.2.3"
+
+
+NEUTRAL = {
+    "torch.compile": changed(compiled),
+    "training mode": changed(evaluated),
+    "names and paths": changed(renamed),
+    "attention kernels": lambda: sequence(
+        st.Transformer(transformer().auto_model.config._name_or_path, model_kwargs={"attn_implementation": "eager"}),
+        st.Pooling(SIZE, pooling_mode="mean"),
+    ),
+    "defaults spelled out": changed(None, hidden_act="gelu", layer_norm_eps=1e-12, max_position_embeddings=512),
+    "having encoded": changed(lambda built: built.encode([*TEXTS, "longer " * 40], batch_size=2)),
+    "a copy": lambda: copy.deepcopy(model()),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_what_changes_no_vector_is_not_in_the_description(name: str) -> None:
+    """Speed, paths, versions and defaults leave a description as it is."""
+    assert identity(NEUTRAL[name]()) == identity(model())
+
+
+def test_changes_in_place_are_seen_at_once_and_taken_back() -> None:
+    """A description is never a memory of what a model was: each change is seen, and undone it is gone."""
+    built = model()
+    before = identity(built)
+    parameter = next(built.parameters())
+    values = parameter.data.clone()
+    parameter.data.add_(1)
+    assert identity(built) != before
+    parameter.data.copy_(values)
+    assert identity(built) == before
+    parameter.data = values.clone()  # other memory
+    parameter.data.mul_(2)
+    assert identity(built) != before
+
+
+def test_a_model_without_tensors_has_no_fingerprint_of_nothing() -> None:
+    """What holds nothing that could be told apart is refused; a bag of words is known by its vocabulary."""
+    with pytest.raises(description_error(), match="revision="):
+        weights_fingerprint(torch.nn.Identity())
+    assert weights_fingerprint(bow(WORDS)()) != weights_fingerprint(bow(WORDS[1:])())
+
+
+def test_names_of_classes() -> None:
+    """A class of a library is named by its package alone, any other by its module."""
+    assert class_name(torch.nn.Linear) == "torch:Linear"
+    assert class_name(st.Pooling) == "sentence_transformers:Pooling"
+    assert class_name(Scaled) == f"{__name__}:Scaled"
+    assert not is_library(Scaled)
+    assert is_library(hooks.HOOKS.__class__)
+    assert tokenizer().get_vocab_size() > 0
