@@ -21,6 +21,7 @@ PAGE = Path(__file__).parent / "api.md"
 
 ORDER: dict[str, tuple[str, ...]] = {
     "cas_cache": ("EmbeddingCache", "EncoderSpec"),
+    "cas_cache.models": ("describe", "describe_encoder", "weights_fingerprint"),
     "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
     "cas_cache.testing": ("StorageContract",),

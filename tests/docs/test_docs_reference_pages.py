@@ -86,12 +86,13 @@ def test_every_public_name_is_in_the_api() -> None:
     """Every name of `__all__` of the public packages is a heading, and has a docstring."""
     import cas_cache
     import cas_cache.doctor
+    import cas_cache.models
     import cas_cache.mteb
     import cas_cache.search
     import cas_cache.testing
 
     page = text_of("reference/api.md")
-    for module in (cas_cache, cas_cache.mteb, cas_cache.search, cas_cache.testing, cas_cache.doctor):
+    for module in (cas_cache, cas_cache.models, cas_cache.mteb, cas_cache.search, cas_cache.testing, cas_cache.doctor):
         assert f"\n## {module.__name__}\n" in page
         for name in module.__all__:
             assert f"\n### {name}\n" in page, name

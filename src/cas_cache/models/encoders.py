@@ -7,8 +7,8 @@ from typing import Any
 from cas_cache.models.description import describe
 from cas_cache.models.exported import describe_exported, is_exported
 from cas_cache.models.functions import CodeReader
-from cas_cache.models.modules import is_module
 from cas_cache.models.names import STANDARD, class_name, is_library, top_package
+from cas_cache.models.parts import is_module
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import canonical, hashed, named_by_user
 

@@ -8,7 +8,7 @@ from typing import Any
 from cas_cache.errors import IdentityError
 from cas_cache.models.description import in_memory, read
 from cas_cache.models.encoders import describe_part, parts_of
-from cas_cache.models.modules import is_module
+from cas_cache.models.parts import is_module
 from cas_cache.models.tensors import tensor_parts, update
 from cas_cache.models.values import canonical
 

@@ -28,11 +28,12 @@ def describe_hooks(module: Any, path: str, code: CodeReader) -> dict[str, Any]:
         IdentityError: If a hook holds something that cannot be described.
     """
     described: dict[str, Any] = {}
+    held = vars(module)
     for kind in HOOKS:
-        hooks = [hook for hook in getattr(module, kind, {}).values() if not _records(hook)]
+        hooks = [hook for hook in (held.get(kind) or {}).values() if not _records(hook)]
         if hooks:
             described[kind.strip("_")] = [code.callable(hook, f"a {_spoken(kind)} of {path}") for hook in hooks]
-    own = getattr(module, "_hf_hook", None)
+    own = held.get("_hf_hook")
     if own is not None and not only_moves(own):
         described["accelerate_hook"] = code.instance(own, f"the accelerate hook of {path}")
     return described
