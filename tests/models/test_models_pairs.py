@@ -67,6 +67,7 @@ SETTINGS = (modules.st, "config_of")
 ATTRIBUTES = (modules.ModuleReader, "_attributes")
 BUFFERS = (modules.ModuleReader, "_buffers")
 WEIGHTS = (description, "_sample")
+PARTS = (description, "_parts_of")
 
 
 def changed(change: Any, kind: str = "bert", **config: Any) -> Any:
@@ -143,7 +144,7 @@ def preprocessing(built: Any) -> None:
 
 
 def more_tokens(built: Any) -> None:
-    built.tokenizer.add_tokens(["sea", "apples"], special_tokens=True)
+    built.tokenizer.add_tokens(["ear"], special_tokens=True)  # inside of "pears"
 
 
 def cased(built: Any) -> None:
@@ -234,7 +235,7 @@ PAIRS = {
     "norm epsilon in the configuration": Pair(model, changed(None, layer_norm_eps=0.9), (CONFIG,)),
     "attention direction": Pair(changed(None, "qwen"), changed(bidirectional, "qwen"), (CONFIG, CHANGED)),
     "attention function of one's own": Pair(model, changed(attention), ((modules, "attention_of"),)),
-    "class of the repository's own": Pair(changed(None, "qwen"), changed(other_class, "qwen"), (CLASS,)),
+    "class of the repository's own": Pair(changed(None, "qwen"), changed(other_class, "qwen"), (CLASS, PARTS)),
     "an activation replaced": Pair(model, changed(relu), (DIFFERENCES,)),
     "class of one layer": Pair(model, changed(louder_layer), (DIFFERENCES,)),
     "norm epsilon of one layer": Pair(model, changed(epsilon), (CHANGED,)),
@@ -261,7 +262,7 @@ PAIRS = {
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8))),
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.nn.ReLU()))), (CLASS,),
     ),
-    "order of a bag of words": Pair(bow(WORDS), bow(WORDS[::-1]), (SETTINGS,)),
+    "order of a bag of words": Pair(bow(WORDS), bow(WORDS[::-1]), (SETTINGS, TOKENIZER)),
     "weights of a bag of words": Pair(bow(WORDS), bow(WORDS, word_weights={"sea": 5.0}), (SETTINGS,)),
     "weights of a bag of words, set later": Pair(bow(WORDS), bow(WORDS, weighted_bow), (SETTINGS,)),
     "stop words": Pair(
@@ -316,6 +317,7 @@ def test_without_the_part_that_sees_it_two_are_taken_for_one(name: str, monkeypa
 BLIND = {
     "own_class": lambda self, cls, where: {},
     "_sample": lambda *args: "",
+    "_parts_of": lambda built: (),
     "attention_of": lambda config: None,
 }
 

@@ -14,11 +14,13 @@ from models.installed import packages, run
 
 pytestmark = pytest.mark.verify
 
+SHARED = ("tokenizers==0.22.2", "datasets==4.0.0", "httpx", "httpcore", "h11", "anyio")
+"""What the older releases need beside themselves."""
+
 RELEASES = {
-    "4.57 and 5.2": ("transformers==4.57.6", "sentence-transformers==5.2.0", "tokenizers==0.22.2",
-                     "huggingface-hub==0.36.2"),
-    "5.10 and 5.6": ("transformers==5.10.1", "sentence-transformers==5.6.0"),
-}  # fmt: skip
+    "4.57 and 5.2": ("transformers==4.57.6", "sentence-transformers==5.2.0", "huggingface-hub==0.36.2", *SHARED),
+    "5.10 and 5.6": ("transformers==5.10.1", "sentence-transformers==5.6.0", "huggingface-hub<2", *SHARED),
+}
 
 SCRIPT = str(Path(__file__).parent / "description_of.py")
 

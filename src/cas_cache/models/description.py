@@ -111,27 +111,29 @@ class _Sample:
 
     def __init__(self, tensors: Tensors, addresses: list[tuple[int, int]]) -> None:
         self.addresses = addresses
-        self._views = []
-        self._others: Tensors = []
-        head = hashlib.sha256()
-        for path, tensor, module in tensors:
-            view = sample_view(tensor.detach()) if is_simple(tensor) else None
-            if view is None:
-                self._others.append((path, tensor, module))
-            else:
-                head.update(f"{path}\0{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0".encode())
-                self._views.append(view)
-        self._head = head
+        self._places = [_place(*entry) for entry in tensors]
 
     def digest(self) -> str:
-        digest = self._head.copy()
-        for view in self._views:
-            digest.update(view.tobytes())
-        for path, tensor, module in self._others:
-            digest.update(f"{path}\0".encode())
+        digest = hashlib.sha256()
+        for head, view, entry in self._places:
+            digest.update(head)
+            if view is not None:
+                digest.update(view.tobytes())
+                continue
+            path, tensor, module = entry
             for part in tensor_parts(in_memory(tensor, path, module), path):
                 update(digest, part, path, step=1 if isinstance(part, str) else sample_step(part))
         return digest.hexdigest()[:SAMPLE_HEX]
+
+
+def _place(path: str, tensor: Any, module: Any) -> tuple[bytes, Any, tuple[str, Any, Any]]:
+    """What is hashed before the values of a tensor, a view of them where there can be one, and how to read them else.
+
+    Both ways hash the same bytes: weights that were offloaded are the same weights.
+    """
+    view = sample_view(tensor.detach()) if is_simple(tensor) else None
+    shape = "" if view is None else f"{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0"
+    return f"{path}\0{shape}".encode(), view, (path, tensor, module)
 
 
 _samples: weakref.WeakKeyDictionary[Any, _Sample] = weakref.WeakKeyDictionary()

@@ -92,4 +92,5 @@ def _may_hold(value: Any) -> bool:
         return True
     cls = type(value)
     plain = top_package(cls.__module__) in STANDARD or cls.__module__ in ("numpy", "torch")
-    return hasattr(value, "__dict__") and not plain and not isinstance(value, type)
+    holds = hasattr(value, "__dict__") or any("__slots__" in vars(part) for part in cls.__mro__)
+    return holds and not plain and not isinstance(value, type)
