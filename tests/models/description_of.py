@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+sys.modules["torchcodec"] = None  # releases fail to import it where FFmpeg is not installed
 warnings.simplefilter("ignore")
 
 import sentence_transformers  # noqa: E402

@@ -16,7 +16,10 @@ MAX_DEPTH = 4
 """Lists, mappings and objects in each other that are searched for torch modules."""
 
 MAX_ITEMS = 10_000
-"""Values that are looked at. A longer list holds data and not modules."""
+"""Containers and objects that are searched."""
+
+MAX_LENGTH = 1_000
+"""Members of a container. A longer one holds data and not models."""
 
 IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
@@ -70,6 +73,8 @@ def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict | list | tuple) and len(value) > MAX_LENGTH:
+        return []
     if isinstance(value, dict):
         return [(str(name), held) for name, held in value.items()]
     if isinstance(value, list | tuple):

@@ -73,6 +73,13 @@ class CodeReader:
         """Return plain JSON for a value that code refers to."""
         return plain_value(value, where, self._other)
 
+    def value_or_class(self, value: Any, where: str) -> Any:
+        """Return plain JSON for a value, or the name of its class where it hides its state, as locks and kernels do."""
+        try:
+            return self.value(value, where)
+        except IdentityError:
+            return {"class": class_name(type(value))}
+
     def instance(self, value: Any, where: str) -> Any:
         """Return plain JSON for an object: its class, and all of its attributes.
 
@@ -139,14 +146,7 @@ class CodeReader:
         return {name: self.value(held, f"{where}, {name}") for name, held in sorted(names.items())}
 
     def _globals(self, names: dict[str, Any], where: str) -> dict[str, Any]:
-        """Global names. A machine's own object, such as a compiled kernel, is known by its class."""
-        described = {}
-        for name, held in sorted(names.items()):
-            try:
-                described[name] = self.value(held, f"{where}, {name}")
-            except IdentityError:
-                described[name] = {"class": class_name(type(held))}
-        return described
+        return {name: self.value_or_class(held, f"{where}, {name}") for name, held in sorted(names.items())}
 
     def _other(self, value: Any, where: str) -> Any:
         if self._reference is not None and (found := self._reference(value, where)) is not None:

@@ -172,7 +172,7 @@ class ModuleReader:
     def _attributes(self, module: Any, path: str) -> dict[str, Any]:
         """Attributes of a module of the user's own, less mutable containers: many a module remembers in one."""
         return {
-            name: self.code.value(value, f"{path}.{name}")
+            name: self.code.value_or_class(value, f"{path}.{name}")
             for name, value in sorted(vars(module).items())
             if not (is_of_torch(name) or VOLATILE.search(name) or isinstance(value, list | dict | set))
             and not is_override(module, name, value)

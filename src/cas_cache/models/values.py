@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -90,11 +91,13 @@ def _container(value: Any, where: str, other: Other | None) -> Any:
     return {"set": sorted(parts_in_order, key=canonical)} if isinstance(value, set | frozenset) else parts_in_order
 
 
-def _leaf(value: Any, where: str, other: Other | None) -> Any:
+def _leaf(value: Any, where: str, other: Other | None) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, bytes | bytearray):
         return {"bytes": hashed(bytes(value))}
     if isinstance(value, PurePath):
         return {"path": value.name}  # where files are kept is the machine's business
+    if isinstance(value, re.Pattern):
+        return {"pattern": [str(value.pattern), value.flags]}
     if is_tensor(value):
         return {"tensor": tensor_digest(value, where)}
     if type(value).__module__ == "torch":  # a dtype, a device, a layout
