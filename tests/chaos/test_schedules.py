@@ -65,6 +65,7 @@ def test_every_mutant_is_found(tmp_path: Path, figure: Figure, mutant: str) -> N
         figure("mutants found by schedules", 1)
 
 
+@pytest.mark.verify
 def test_a_failure_is_told_with_few_switches(tmp_path: Path) -> None:
     """Of a schedule of a hundred switches a few are left; the command that is printed fails again."""
     with Theatre("everybody", tmp_path, "manifest first") as theatre:

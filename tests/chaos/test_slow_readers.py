@@ -101,6 +101,7 @@ def compact_and_prune(scene: Scene) -> None:
 # Pulls ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("knows", ["nothing", "a pack of each"])
 def test_a_pull_from_packs_that_are_merged_and_pruned_meanwhile(before: Scene, world: World, knows: str) -> None:
     """Whenever they go, the pull finds their rows in the merges and has no damage to report."""
@@ -146,6 +147,7 @@ asleep = pytest.mark.parametrize("at_manifest", [False, True], ids=["asleep befo
 # Compactions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verify
 def test_two_compactions_at_once(before: Scene, world: World) -> None:
     """Wherever the second runs in the first: every row is there, and nothing is left that no manifest names."""
     taken_back = set()
@@ -181,6 +183,7 @@ def eight_days(scene: Scene, world: World) -> None:
     prune(Repository(scene.storage))
 
 
+@pytest.mark.verify
 @asleep
 def test_a_compaction_whose_sources_are_merged_and_pruned_meanwhile(
     before: Scene, world: World, at_manifest: bool
@@ -209,6 +212,7 @@ def test_a_compaction_whose_sources_are_merged_and_pruned_meanwhile(
     assert outcomes >= ({"told"} if at_manifest else {0, 1})
 
 
+@pytest.mark.verify
 def test_a_compaction_whose_sources_are_dropped_meanwhile(before: Scene, world: World) -> None:
     """It takes back what it wrote; a drop that comes between its last look and its manifest is done again."""
     outcomes = set()
@@ -251,6 +255,7 @@ def test_a_prune_within_a_push(waiting: Scene, world: World) -> None:
         assert kinds <= (set() if storage.reached else NOTES | {"orphan"})
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("coarse", [False, True], ids=["exact times", "times in seconds"])
 def test_a_push_within_a_prune(waiting: Scene, world: World, coarse: bool) -> None:
     """At every operation of the prune: what is old goes, nothing of the push, and no new pack makes it suspicious."""
@@ -278,6 +283,7 @@ def orphans_of(storage: Storage) -> set[str]:
     return written.difference(name for _, name in Repository(storage).packs())
 
 
+@pytest.mark.verify
 @asleep
 @pytest.mark.parametrize("again", [False, True], ids=["the first time", "the second time"])
 def test_a_push_that_sleeps_for_days(waiting: Scene, world: World, again: bool, at_manifest: bool) -> None:
@@ -306,6 +312,7 @@ def test_a_push_that_sleeps_for_days(waiting: Scene, world: World, again: bool, 
     assert told >= (2 if at_manifest else 9)
 
 
+@pytest.mark.verify
 def test_a_push_that_takes_as_long_as_it_may(waiting: Scene, world: World) -> None:
     """Begun anew after 11.9 hours, and asleep for 11.9 hours more: a prune that waits for a day harms nothing of it."""
     waiting = begun(waiting)
@@ -320,6 +327,7 @@ def test_a_push_that_takes_as_long_as_it_may(waiting: Scene, world: World) -> No
         assert scene.judged()[1] == wanted(scene)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("nth", [1, 2], ids=["before its first object", "after its first object"])
 def test_a_push_that_wakes_within_a_prune(waiting: Scene, world: World, nth: int) -> None:
     """Asleep for days in its second attempt, awake at each operation of a prune: it is told, or right."""
@@ -346,6 +354,7 @@ def test_a_push_that_wakes_within_a_prune(waiting: Scene, world: World, nth: int
     assert at > 12
 
 
+@pytest.mark.verify
 def test_a_manifest_that_comes_too_late_within_a_prune(waiting: Scene, world: World) -> None:
     """Its PUT was on its way for days and ends at each operation of a prune: no pack is left that lacks objects."""
     asleep_at = next(at for at, call in enumerate(calls_of(waiting, push_it), 1) if is_manifest(call))
