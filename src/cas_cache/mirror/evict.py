@@ -162,7 +162,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
                     "Close that process and do the same again."
                 )
             try:
-                mirror.close(ns.spec.namespace)
+                mirror.forget(ns.spec.namespace)
                 ns.catalogue.forget()
                 ns.evict(gone)
             finally:

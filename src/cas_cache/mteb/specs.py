@@ -159,7 +159,7 @@ def check_describable(model: Any, model_id: str | None, revision: str | None) ->
     name, pinned = identity_of(model, model_id, revision)
     vouched = model_id is not None and revision is not None
     EncoderSpec(model=name, revision=pinned, params=common_params(model, {}, whole=False, vouched=vouched))
-    if not (internals.is_sentence_transformer_wrapper(model) or internals.is_instruct_wrapper(model)):
+    if not classification.is_known(model):
         internals.arguments_of_loader(model, vouched=vouched)
 
 
