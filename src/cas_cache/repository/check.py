@@ -169,7 +169,9 @@ class _Run:
         if there and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
         elif not there and listed:
-            self.find("marker-missing", layout.MARKER, f"It is missing; {len(listed)} other objects are there.")
+            below = layout.repositories_below(entry.path for entry in listed)
+            more = f" There is a repository at {self.repository.url}/{below[0]}." if below else ""
+            self.find("marker-missing", layout.MARKER, f"It is missing; {len(listed)} other objects are there.{more}")
         elif not there:
             self.find("nothing-there", "", "There is no object at all.")
         return listed
