@@ -148,12 +148,14 @@ def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
     names = ("dropout", "unk_token", "unk_id", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
              "byte_fallback", "ignore_merges", "max_input_chars_per_word")  # fmt: skip
     seen = (type(model), size, some, added, tuple(repr(getattr(model, name, None)) for name in names))
-    known = _vocabularies.get(tokenizer)
+    remembered = type(tokenizer).__weakrefoffset__ > 0  # not of the Rust class itself before tokenizers 0.23
+    known = _vocabularies.get(tokenizer) if remembered else None
     if known is None or known[0] != seen:
         head, _, tail = model.__getstate__().decode().partition(',"vocab":')
         settings = _less_defaults(json.loads(head + "}"))
         known = (seen, hashed(canonical(settings) + tail))
-        _vocabularies[tokenizer] = known
+        if remembered:
+            _vocabularies[tokenizer] = known
     return known[1]
 
 
