@@ -127,6 +127,7 @@ def test_the_stronger_source_wins(files: tuple[Path, Path], monkeypatch: pytest.
         "trust": DEFAULT,
         "signing_key": DEFAULT,
         "self_check": str(project),
+        "max_self_check": "default",
         "progress": DEFAULT,
         "remotes.team": str(user),
         "remotes.lab": str(project),
