@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
-    from cas_cache.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +87,13 @@ class Upload:
     Attributes:
         directory: The mirror.
         repository: Where to; None for nowhere.
-        stats: Counts the bytes.
+        count: Is given the bytes that each push sent.
         progress: Show a bar while a process waits for it; None where there is a terminal.
     """
 
     directory: Path
     repository: Repository | None
-    stats: Stats
+    count: Callable[[int], object]
     progress: bool | None
 
     def run(self) -> None:
@@ -102,7 +101,7 @@ class Upload:
         mirror = self._mirror()
         if mirror is not None and self.repository is not None:
             with mirror:
-                self.stats.add(bytes_pushed=push(mirror, self.repository, progress=False).bytes)
+                self.count(push(mirror, self.repository, progress=False).bytes)
 
     def pending(self) -> Waiting | None:
         """Return what is pending; None if nothing is, there is no repository, or the mirror was deleted."""

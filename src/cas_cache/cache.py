@@ -154,9 +154,9 @@ class EmbeddingCache:
         repository = None if storage is None else Repository(storage, trust=trusted, signer=signer)
         self.mirror = Mirror(directory)
         self.mirror.check_trust(None if trusted is None else trusted.keys)
-        self.stats = Stats()
+        stats = self.stats = Stats()
         shown = settings.progress if progress is None else progress
-        self._upload = Upload(self.mirror.directory, repository, self.stats, shown)
+        self._upload = Upload(self.mirror.directory, repository, lambda sent: stats.add(bytes_pushed=sent), shown)
         self.read_only = settings.read_only if read_only is None else read_only
         self.only_cached = settings.only_cached if only_cached is None else only_cached
         self.lazy = settings.lazy if lazy is None else lazy
