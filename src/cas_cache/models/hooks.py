@@ -84,7 +84,7 @@ def offloaded(module: Any, name: str) -> Any:
 def _records(hook: Any) -> bool:
     names = getattr(hook, "__globals__", None)
     module = names.get("__name__") if isinstance(names, dict) else type(hook).__module__
-    return top_package(module) in RECORDING and not getattr(hook, "__closure__", None)
+    return top_package(module) in RECORDING
 
 
 def _spoken(kind: str) -> str:

@@ -6,7 +6,6 @@ Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, thi
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import warnings
 from importlib import import_module
@@ -19,6 +18,9 @@ from cas_cache.models.value_text import is_torch_module
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.repository.failures import first_line
+
+UNLIMITED = 1 << 31
+"""Tokens; a static embedding has infinitely many, and some tokenizers of transformers 10**30."""
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
@@ -153,7 +155,7 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
     length = getattr(model, "max_seq_length", None)
     return {
         "truncate_dim": getattr(model, "truncate_dim", None),
-        "max_seq_length": None if length == math.inf else length,  # a static embedding has no limit
+        "max_seq_length": None if (length or 0) >= UNLIMITED else length,  # a static embedding has no limit
         "backend": getattr(model, "backend", "torch"),
         "dtype": None if parameter is None else str(parameter.dtype).removeprefix("torch."),
         **describe(model).identity(),
