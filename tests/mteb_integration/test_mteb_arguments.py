@@ -35,7 +35,7 @@ def identity(*, encode=None, **arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"token": SECRET}, {"use_auth_token": True}, {"api_key": "x"}, {"client": object()}, {"HF_TOKEN": "x"},
+        {"token": SECRET}, {"use_auth_token": True}, {"api_key": "x"}, {"client": ...}, {"HF_TOKEN": "x"},
         {"default_headers": {"Authorization": f"Bearer {SECRET}"}}, {"model_kwargs": {"token": SECRET}},
         {"tokenizer_kwargs": {"use_auth_token": SECRET, "cache_dir": "/home/alice"}},
         {"device": "cuda"}, {"device_map": "auto"}, {"cache_folder": "/home/alice"}, {"local_files_only": True},
