@@ -84,12 +84,11 @@ def test_a_merge_is_compared_source_by_source(tmp_path: Path) -> None:
     everything = [text for writer in range(10) for text in rows_of(writer)]
     with opened(tmp_path / "reader", memory) as cache:
         cache.encode(everything, SPEC, truth)
-    compact(Repository(memory), at_least=2)
-    cache.pull()
-    assert opened(tmp_path / "reader", memory).mirror.namespace(SPEC).unverified_packs() == {}
-    del cache
-    mirror = Mirror(tmp_path / "reader")
-    assert evict(mirror, 0).after == 0
+        compact(Repository(memory), at_least=2)
+        cache.pull()
+    with Mirror(tmp_path / "reader") as mirror:
+        assert mirror.namespace(SPEC).unverified_packs() == {}
+    assert evict(Mirror(tmp_path / "reader"), 0).after == 0
     encoder = Encoder()
     cache = opened(tmp_path / "reader", memory)
     cache.encode(everything, SPEC, encoder)

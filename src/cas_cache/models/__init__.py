@@ -6,16 +6,13 @@ theirs is given.
 
 from cas_cache.models.appearance import appearance_of
 from cas_cache.models.description import Description, describe
-from cas_cache.models.encoders import describe_encoder, parts_of
+from cas_cache.models.encoders import describe_encoder
 from cas_cache.models.fingerprint import weights_fingerprint
-from cas_cache.models.names import class_name
 
 __all__ = [
     "Description",
     "appearance_of",
-    "class_name",
     "describe",
     "describe_encoder",
-    "parts_of",
     "weights_fingerprint",
 ]

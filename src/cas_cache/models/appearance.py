@@ -16,17 +16,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.identity.credentials import Level, level_of_name, redact
-from cas_cache.models.value_text import (
-    CONTAINERS,
-    MAPPINGS,
-    SCALARS,
-    class_name,
-    code_hash,
-    hashed,
-    is_torch_module,
-    item_text,
-    text_of,
-)
+from cas_cache.models.attributes import attributes_of
+from cas_cache.models.names import class_name, top_package
+from cas_cache.models.parts import is_module
+from cas_cache.models.value_text import CONTAINERS, MAPPINGS, SCALARS, code_hash, item_text, text_of
+from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -65,7 +59,7 @@ def appearance_of(encoder: Any, ignored: Collection[str] = ()) -> dict[str, str]
     """
     walk = _Walk(encoder, ignored)
     walk.look_at_class(type(encoder))
-    for name, value in _attributes(encoder).items():
+    for name, value in attributes_of(encoder).items():
         if name != METADATA:
             walk.look_at(name, value, 1)
     walk.look_at_versions(type(encoder))
@@ -94,7 +88,7 @@ class _Walk:
             return
         name = class_name(type(value))
         parts = None if id(value) in self._inside or depth >= MAX_DEPTH else _parts(value)
-        self._has_torch |= name.startswith("torch.") or is_torch_module(value)
+        self._has_torch |= top_package(type(value).__module__) == "torch" or is_module(value)
         if parts is None:
             self.found[path] = name
             return
@@ -108,7 +102,7 @@ class _Walk:
         """Describe the code and the class attributes of classes that do not belong to the libraries."""
         self.found["class"] = " < ".join(class_name(part) for part in cls.__mro__[:-1])
         for part in reversed(cls.__mro__):
-            if _package(part) in CLOSED:
+            if top_package(part.__module__) in CLOSED:
                 continue
             for name, member in vars(part).items():
                 function = getattr(member, "__func__", getattr(member, "fget", member))
@@ -126,7 +120,7 @@ class _Walk:
 
     def look_at_versions(self, cls: type) -> None:
         """Describe the versions of the libraries whose code makes the vectors."""
-        used = {_package(part) for part in cls.__mro__} & MODEL_LIBRARIES
+        used = {top_package(part.__module__) for part in cls.__mro__} & MODEL_LIBRARIES
         if self._has_torch:
             used.update(TORCH_LIBRARIES)
         for package in sorted(used):
@@ -144,31 +138,13 @@ def _parts(value: Any) -> dict[str, Any] | None:
         return {f".{name}": held for name, held in zip(value._fields, value, strict=True)}
     if isinstance(value, list | tuple | deque):
         return {f"[{i}]": held for i, held in enumerate(value)}
-    if isinstance(value, CONTAINERS) or _package(type(value)) in CLOSED or is_torch_module(value):
+    if isinstance(value, CONTAINERS) or top_package(type(value).__module__) in CLOSED or is_module(value):
         return None
-    return {f".{name}": held for name, held in _attributes(value).items()}
+    return {f".{name}": held for name, held in attributes_of(value).items()}
 
 
 def _is_kept(key: Any) -> bool:
     return not isinstance(key, str) or (level_of_name(key) is Level.NEUTRAL and redact(key) == key)
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    slots = {
-        name: getattr(value, name)
-        for cls in type(value).__mro__
-        for name in _names(vars(cls).get("__slots__", ()))
-        if not name.startswith("__") and hasattr(value, name)
-    }
-    return {**slots, **getattr(value, "__dict__", {})}
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _package(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
 
 
 def _last_name(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cas_cache.models.attributes import attributes_of
 from cas_cache.models.description import describe
 from cas_cache.models.exported import describe_exported, is_exported
 from cas_cache.models.functions import CodeReader
@@ -82,13 +83,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     bound = getattr(value, "__self__", None)
     if bound is not None:
         return [("__self__", bound)]
-    named = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                named[name] = getattr(value, name)
-    return [(name, held) for name, held in sorted(named.items()) if name not in IGNORED]
+    return [(name, held) for name, held in sorted(attributes_of(value).items()) if name not in IGNORED]
 
 
 def _may_hold(value: Any) -> bool:

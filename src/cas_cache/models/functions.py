@@ -14,6 +14,7 @@ import types
 from typing import Any
 
 from cas_cache.errors import IdentityError
+from cas_cache.models.attributes import attributes_of
 from cas_cache.models.names import class_name, is_library, module_name, top_package
 from cas_cache.models.values import Other, cannot_describe, hashed, named_by_user, plain_value
 
@@ -88,8 +89,8 @@ class CodeReader:
         """
         if (stated := named_by_user(value)) is not None:
             return stated
-        attributes = _attributes(value)
-        if attributes is None or self._depth >= MAX_DEPTH:
+        attributes = attributes_of(value)
+        if _hides_its_state(value, attributes) or self._depth >= MAX_DEPTH:
             raise cannot_describe(value, where)
         return self._once(
             value,
@@ -176,7 +177,7 @@ def code_hash(code: types.CodeType) -> str:
     text = "".join(linecache.getlines(code.co_filename))
     compiled = _compiled(code.co_filename, hash(text), text).get((code.co_qualname, code.co_firstlineno))
     if compiled is None or compiled != code:
-        return hashed(repr(_bytecode(code)))
+        return hashed(repr(bytecode(code)))
     return hashed("\n".join(text.splitlines()[code.co_firstlineno - 1 : _last_line(code)]))
 
 
@@ -203,9 +204,10 @@ def _nested(code: types.CodeType) -> CodeOfFile:
     return found
 
 
-def _bytecode(code: types.CodeType) -> tuple[Any, ...]:
+def bytecode(code: types.CodeType) -> tuple[Any, ...]:
+    """Return what a code object does, without where it was written: the same in every process of one Python."""
     constants = tuple(
-        _bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
+        bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
     )
     return hashlib.sha256(code.co_code).hexdigest(), constants, code.co_names, code.co_varnames, code.co_freevars
 
@@ -248,22 +250,9 @@ def _is_installed(module: str | None) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _attributes(value: Any) -> dict[str, Any] | None:
-    slots = {
-        name: getattr(value, name)
-        for cls in type(value).__mro__
-        for name in _names(vars(cls).get("__slots__", ()))
-        if not name.startswith("__") and hasattr(value, name)
-    }
-    held = getattr(value, "__dict__", None)
-    if held is None and not slots:
-        # A plain object() has no state at all, and an extension type hides it.
-        return {} if type(value) is object else None
-    return {**slots, **(held or {})}
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+def _hides_its_state(value: Any, attributes: dict[str, Any]) -> bool:
+    """Return True for an object of an extension type. A plain `object()` has no state at all."""
+    return not attributes and not hasattr(value, "__dict__") and type(value) is not object
 
 
 def _is_descriptor(member: Any) -> bool:

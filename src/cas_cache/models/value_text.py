@@ -9,7 +9,6 @@ import datetime as dt
 import decimal
 import fractions
 import functools
-import hashlib
 import random
 import re
 import types
@@ -23,6 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.identity.credentials import redact
+from cas_cache.models.functions import bytecode
+from cas_cache.models.names import class_name, top_package
+from cas_cache.models.parts import is_module
+from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,7 +157,7 @@ def _array(value: Any) -> str | None:
 
 def _of_torch(value: Any) -> str | None:
     """Return the text of a tensor, a random state, a device or a dtype of torch; None for anything else."""
-    if type(value).__module__.partition(".")[0] != "torch" or is_torch_module(value):
+    if top_package(type(value).__module__) != "torch" or is_module(value):
         return None
     if hasattr(value, "detach") and hasattr(value, "flatten"):
         head = f"tensor {value.dtype} {list(value.shape)}"
@@ -206,31 +209,4 @@ def _captured(function: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def code_hash(code: types.CodeType) -> str:
     """Return a hash of a function's bytecode, constants and names."""
-    return hashed(repr(_content_of_code(code)))
-
-
-def _content_of_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return what a function's code does, without where it was written."""
-    constants = [
-        _content_of_code(part)
-        if isinstance(part, types.CodeType)
-        else repr(sorted(map(repr, part)) if isinstance(part, frozenset) else part)
-        for part in code.co_consts
-    ]
-    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
-
-
-def is_torch_module(value: Any) -> bool:
-    """Return True for a module of torch, which need not be imported."""
-    return any((cls.__module__, cls.__name__) == ("torch.nn.modules.module", "Module") for cls in type(value).__mro__)
-
-
-def class_name(cls: type) -> str:
-    """Return the full name of a class."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def hashed(content: str | bytes) -> str:
-    """Return 16 hex digits that stand for a content."""
-    data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashed(repr(bytecode(code)))

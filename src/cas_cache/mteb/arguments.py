@@ -8,7 +8,6 @@ model and its revision and so vouches for it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -18,6 +17,8 @@ from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import strip_credentials
+from cas_cache.models.functions import bytecode
+from cas_cache.models.values import hashed
 
 NEUTRAL = frozenset(
     {
@@ -172,7 +173,7 @@ def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
         "": [list(function.__defaults__ or ()), function.__kwdefaults__ or {}],
     }
     described = {n: _plain_value_used(v, f"{where} ({name} uses {n})", seen) for n, v in used.items()}
-    return {"function": name, "code": _digest_of(function.__code__), "uses": described}
+    return {"function": name, "code": hashed(repr(bytecode(function.__code__))), "uses": described}
 
 
 def _plain_value_used(value: Any, where: str, seen: list[Any]) -> Any:
@@ -187,21 +188,6 @@ def _names_used(code: CodeType) -> set[str]:
     """The names of globals and attributes in a function's code, and in that of functions inside of it."""
     inner = (_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
-
-
-def _digest_of(code: CodeType) -> str:
-    """A digest of what a code object does; the same in another process, and where the file is elsewhere."""
-    digest = hashlib.sha256(code.co_code)
-    for part in (code.co_names, code.co_varnames, code.co_freevars):
-        digest.update(repr(part).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            digest.update(_digest_of(constant).encode())
-        elif isinstance(constant, frozenset):
-            digest.update(repr(sorted(map(repr, constant))).encode())
-        else:
-            digest.update(repr(constant).encode())
-    return digest.hexdigest()[:16]
 
 
 def _name_of(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cas_cache.errors import MissingDependency
 from cas_cache.models import appearance_of, describe, describe_encoder
-from cas_cache.models.value_text import is_torch_module
+from cas_cache.models.parts import is_module
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.repository.failures import first_line
@@ -214,7 +214,7 @@ def appearance(model: Any) -> dict[str, str]:
     meta = getattr(model, "mteb_model_meta", None)
     found.update({f"{name} of the metadata": repr(getattr(meta, name, None)) for name in ("max_tokens", "embed_dim")})
     inner = getattr(model, "model", None)
-    first = next(iter(inner.children()), None) if inner is not None and is_torch_module(inner) else None
+    first = next(iter(inner.children()), None) if inner is not None and is_module(inner) else None
     transformer = getattr(first, "auto_model", None)
     config = getattr(transformer, "config", None)
     found["device"] = str(getattr(inner, "device", None)).partition(":")[0]

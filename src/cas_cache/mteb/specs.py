@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
-from cas_cache.models import class_name
+from cas_cache.models.names import class_name
 from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.derived import derivation_of
