@@ -41,8 +41,8 @@ help:
 	@echo
 	@echo "Each target installs its own environment at first. CONTRIBUTING.md says how much that downloads. Variables:"
 	@echo "  PYTHON=python3.12    the Python of new environments (default: the first of 3.11 to 3.14 that runs)"
-	@echo "  TORCH_INDEX=URL      an index with other builds of torch, for demo, test and bench; the CPU builds are at"
-	@echo "                       https://download.pytorch.org/whl/cpu"
+	@echo "  TORCH_INDEX=URL      an index with other builds of torch, for demo, test and bench: of the CPU builds, the"
+	@echo "                       one that PyTorch's installation page names"
 
 # The first Python that runs: pyenv puts commands on the path that only say "command not found".
 usable := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -61,7 +61,7 @@ $(DIST)/.ready:  INSTALL = --group dist
 
 # What is downloaded on Linux, as benchmarks/downloads.py measures it.
 TORCH = and torch, which is 190 MB as a CPU build, and 2,700 MB with the CUDA that the public index adds to it. \
-        For a CPU build add TORCH_INDEX=https://download.pytorch.org/whl/cpu to the command.
+        For a CPU build add TORCH_INDEX=URL to the command: the index of CPU builds that PyTorch's installation page names.
 $(TEST)/.ready:  SIZE = about 530 MB, $(TORCH)
 $(CORE)/.ready:  SIZE = about 240 MB.
 $(CHECK)/.ready: SIZE = about 70 MB.

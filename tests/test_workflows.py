@@ -51,7 +51,7 @@ def run(
         home=folder / "machine",
         source=source,
         stand_ins=dict.fromkeys(uses, lambda work, given: {}),
-        expressions={"matrix.python": python},
+        expressions={"matrix.python": python, "vars.TORCH_INDEX": "https://example.org/cpu"},
         always={"GITHUB_REF_NAME": f"v{version[1]}", **variables},
         workflows=FOLDER,
         tools={"make": MAKE, f"python{python}": "#!/bin/sh\nexit 0\n"},
