@@ -42,7 +42,7 @@ Names are in the order in which they are used.
 SECTION = re.compile(r"^(Args|Returns|Raises|Attributes|Yields|Example):$", re.MULTILINE)
 WIDTH = 100
 LINKS: dict[str, str] = {}
-"""Where each public name is described."""
+"""Links to the descriptions of public names."""
 
 
 def page() -> str:
@@ -54,7 +54,9 @@ def page() -> str:
     for name, names in public.items():
         module = importlib.import_module(name)
         parts.append(f"\n## {name}\n\n{described(module)}\n")
-        parts += [f"\n### {one}\n\n{entry(one, getattr(module, one))}\n" for one in names]
+        parts += [
+            f"\n### {public_name}\n\n{entry(public_name, getattr(module, public_name))}\n" for public_name in names
+        ]
     return "".join(parts)
 
 
@@ -65,8 +67,8 @@ def public_names() -> dict[str, list[str]]:
     for name, first in ORDER.items():
         module = importlib.import_module(name)
         names = [*first, *sorted(set(module.__all__) - set(first), key=str.lower)]
-        found[name] = [one for one in names if id(getattr(module, one)) not in seen]
-        seen |= {id(getattr(module, one)) for one in names}
+        found[name] = [public_name for public_name in names if id(getattr(module, public_name)) not in seen]
+        seen |= {id(getattr(module, public_name)) for public_name in names}
     return found
 
 
@@ -75,11 +77,13 @@ def contents(public: dict[str, list[str]]) -> str:
     rows = []
     for name, names in public.items():
         module = importlib.import_module(name)
-        for one in names:
-            thing = getattr(module, one)
+        for public_name in names:
+            thing = getattr(module, public_name)
             documented = inspect.isclass(thing) or callable(thing)
-            said = code(inspect.cleandoc(thing.__doc__).partition("\n\n")[0].replace("\n", " ")) if documented else ""
-            rows.append(f"| `{name}` | [`{one}`](#{one.lower()}) | {said} |")
+            summary = (
+                code(inspect.cleandoc(thing.__doc__).partition("\n\n")[0].replace("\n", " ")) if documented else ""
+            )
+            rows.append(f"| `{name}` | [`{public_name}`](#{public_name.lower()}) | {summary} |")
     return "\n| module | name | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
@@ -192,7 +196,7 @@ def described(thing: Any) -> str:
             continue
         kinds = types(thing) if title in {"Args", "Attributes"} else {}
         items = [lines] if title in {"Returns", "Yields"} else re.split(r"\n(?=\S)", lines)
-        parts.append(f"**{title}:**\n" + "".join(f"\n- {item(one, kinds)}" for one in items))
+        parts.append(f"**{title}:**\n" + "".join(f"\n- {item(entry_of_list, kinds)}" for entry_of_list in items))
     return "\n\n".join(part for part in parts if part)
 
 

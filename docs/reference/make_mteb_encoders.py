@@ -54,8 +54,8 @@ or scores.
 The class decides first. Metadata of a model can only narrow it: `model_type` "sparse" or "late-interaction", or MaxSim
 as similarity, are passed through whatever the class. A `SentenceTransformer` alone is treated as mteb would wrap it.
 
-"Reads" lists what the code of a class looks at besides the content of an item, as far as its source shows: the task
-(its name, type, prompt or instruction), the role, or title and body apart from the joined text.
+"Reads" lists what the code of a class looks at in addition to the content of an item, as far as its source shows: the
+task (its name, type, prompt or instruction), the role, or title and body apart from the joined text.
 
 ## Services and what the self-check costs
 
@@ -128,7 +128,7 @@ def _lineage(found: SourceClass, classes: dict[str, SourceClass]) -> Iterator[So
 
 
 def _reads(node: ast.ClassDef) -> Iterator[str]:
-    """Yield what the methods of a class look at besides the content of an item."""
+    """Yield what the methods of a class look at in addition to the content of an item."""
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "task_metadata":
             yield "task"

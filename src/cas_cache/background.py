@@ -104,7 +104,7 @@ class Upload:
                 self.count(push(mirror, self.repository, progress=False).bytes)
 
     def pending(self) -> Waiting | None:
-        """Return what is pending; None if nothing is, there is no repository, or the mirror was deleted."""
+        """Return the pending rows; None without any, without a repository, or if the mirror was deleted."""
         mirror, repository = self._mirror(), self.repository
         if mirror is None or repository is None:
             return None

@@ -191,7 +191,7 @@ class EmbeddingCache:
 
     @property
     def progress(self) -> bool | None:
-        """Whether progress bars are shown; None shows them on a terminal only."""
+        """True if progress bars are shown; None shows them on a terminal only."""
         return self._upload.progress
 
     @progress.setter
@@ -396,7 +396,7 @@ class EmbeddingCache:
         return report
 
     def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> sync.Report:
-        """Publish what waits in the mirror: of some namespaces, or of all.
+        """Publish the pending rows of some namespaces, or of all.
 
         Args:
             namespaces: Ids of those to push; None for all.

@@ -1,4 +1,4 @@
-"""How far two encoders' vectors for the same items may be apart, and what is said about a pair of another kind. Pure.
+"""The greatest distance between two encoders' vectors of the same items, and the words for other differences. Pure.
 
 Vectors are reproducible to tolerance, not to the bit: padding, batches and devices round differently. The distance of
 two vectors a and b is |a - b| / max(|a|, |b|): it bounds direction and length alike, because a vector that was

@@ -72,7 +72,7 @@ class ObservedEncoder:
 
     @property
     def appearance(self) -> dict[str, str] | None:
-        """What it looked like before it was first called; None if nobody describes it."""
+        """The encoder's appearance before it was first called; None without a function that describes it."""
         if self._first is None and self._describe is not None:
             self._first = self._describe()
         return self._first
@@ -95,7 +95,7 @@ class ObservedEncoder:
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """How a cache checks rows.
+    """Settings of the self-check.
 
     Attributes:
         rows: How many rows are compared at least; 0 trusts everybody.

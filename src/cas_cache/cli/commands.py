@@ -32,7 +32,7 @@ SECTIONS = {
     },
     "Share": {
         "pull": "Take what the repository has and the mirror has not.",
-        "push": "Publish what waits in the mirror.",
+        "push": "Publish the pending rows of a mirror.",
         "sync": "Pull, then push.",
         "keys": "Make signing keys, and list those that sign and are trusted.",
     },

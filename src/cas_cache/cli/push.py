@@ -35,7 +35,7 @@ def push(
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
-    """Publish what waits in CACHE's mirror: all of it, or what the filters choose."""
+    """Publish the pending rows of CACHE's mirror: all of them, or those that the filters choose."""
     if dry_run:
         report = would_push(Named(cache, remote, storage_options, Filters(**filters)), rebind=rebind)
         print_report("would push", report, dry_run=True, as_json=as_json)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REDACTED = "***"
-"""Stands in for a credential."""
+"""The text that replaces a credential."""
 
 MIN_RANDOM_RUN = 16
 """Letters and digits in a row. Generated keys have 20 or more; words with digits in them are shorter."""
@@ -33,7 +33,7 @@ MIN_SECRET_NUMBER = 10**5
 
 
 class Level(IntEnum):
-    """What the name of a value says about it."""
+    """How strongly the name of a value suggests that the value is a credential."""
 
     NEUTRAL = 0
     SUSPICIOUS = 1
@@ -125,7 +125,7 @@ _SUSPICIOUS = frozenset(
         "signature",
     ]
 )
-"""Words that name a key or what carries one, and other things too."""
+"""Words that may name a key, or a container of one."""
 
 _DIGEST = frozenset(
     [
@@ -147,7 +147,7 @@ _DIGEST = frozenset(
 """Words of names whose values are random and public."""
 
 _CONNECTIONS = re.compile(r"(?:^|_)(?:clients?|headers?|sessions?)$")
-"""How a service is reached. Arguments of these names are left out of an identity, whatever they hold."""
+"""Names of connections to a service. Arguments with these names are left out of an identity, whatever they hold."""
 
 _SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
@@ -197,8 +197,8 @@ def find_credentials(value: object, where: str = "", level: Level = Level.NEUTRA
 
     Args:
         value: The value.
-        where: How to call it.
-        level: What its name says about it.
+        where: The place of the value, for messages.
+        level: The level of the value's name.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -235,12 +235,12 @@ def strip_credentials(value: Any, level: Level = Level.NEUTRAL) -> Any:
 
 
 def redact(text: str) -> str:
-    """Return a text without what has the shape of a credential."""
+    """Return a text in which everything that has the shape of a credential is replaced."""
     return _SHAPES.sub(REDACTED, _USERINFO.sub("", text))
 
 
 def _words_of(name: str) -> list[str]:
-    """The words of a name in lower case, less what only numbers it or says that it is a value."""
+    """Return the words of a name in lower case, without trailing numbers and the word "value"."""
     words = [word.lower() for word in _WORDS.findall(name)]
     while len(words) > 1 and (words[-1].isdigit() or words[-1] == "value"):
         words.pop()
@@ -254,14 +254,14 @@ def _is_left_out(name: object) -> bool:
 
 
 def _level_of_item(mapping: Mapping[Any, Any], name: object, level: Level) -> Level:
-    """The level of an item: its name's, its mapping's, or that of the name in ``{"name": ..., "value": ...}``."""
+    """Return an item's level: its name's, its mapping's, or that of the name in ``{"name": ..., "value": ...}``."""
     label = next((label for key in ("name", "key", "header") if isinstance(label := mapping.get(key), str)), None)
     names = [name, label] if name == "value" else [name]
     return max(level, *(level_of_name(each) for each in names if isinstance(each, str)), Level.NEUTRAL)
 
 
 def _level_in_list(values: list[Any] | tuple[Any, ...], position: int, level: Level) -> Level:
-    """The level of a list's item; the second of a pair may be named by the first, as in lists of headers."""
+    """Return the level of a list's item; the second of a pair may be named by the first, as in lists of headers."""
     is_pair = position == 1 and len(values) == 2 and isinstance(values[0], str)
     return max(level, level_of_name(values[0])) if is_pair else level
 

@@ -109,7 +109,7 @@ class EncoderSpec:
         }
 
     def public_document(self) -> dict[str, Any]:
-        """Return the spec as reports show it: `document`, less credentials that an older version wrote."""
+        """Return the spec as reports show it: `document` without credentials that an older version wrote."""
         document = self.document()
         return {n: strip_credentials(v) for n, v in document.items()} if self.credentials() else document
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_ITEMS = 1 << 14
-"""Texts of a column that are Python strings at one time."""
+"""The number of a column's texts that are Python strings at one time."""
 
 _LISTS = ("to_pylist", "to_list", "tolist")
-"""How a part of a column becomes a list: in Arrow; in polars and pandas; in NumPy."""
+"""Methods that turn a part of a column into a list: in Arrow; in polars and pandas; in NumPy."""
 
 
 class TextColumn:
@@ -96,7 +96,7 @@ def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
 
 
 def described_item(item: object) -> str:
-    """Say what an item is that is not a text, and what to do."""
+    """Return a description of an item that is not a text, with what to do about it."""
     is_nan = isinstance(item, Real) and item != item  # noqa: PLR0124
     if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):
         return f"is missing ({item!r}). Leave missing texts out, or pass an empty string for them"
@@ -107,7 +107,7 @@ def described_item(item: object) -> str:
 
 
 def _check_kind(texts: object) -> None:
-    """Refuse what can be iterated and gives no texts, or gives them in no order."""
+    """Refuse an iterable that does not give texts, or gives them without an order."""
     what = f"The texts are {_described(texts)}"
     if isinstance(texts, str):
         raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")

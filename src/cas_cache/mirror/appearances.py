@@ -1,4 +1,4 @@
-"""What the encoders of one namespace looked like, and which of them make equal vectors.
+"""A record of what the encoders of one namespace looked like, and which of them make equal vectors.
 
 An appearance maps the path of each plain attribute of an encoder to a short text. Rows name the appearance that made
 them (``state.json``); this file, ``appearances.json``, says what the names stand for:
@@ -31,13 +31,13 @@ FILE = "appearances.json"
 ID_HEX = 32
 
 NONE = "None"
-"""The text of an attribute that is not set yet: one that is filled in at first use is no counter."""
+"""The text of an attribute that is not set yet. An attribute that is filled in at first use is not a counter."""
 
 MAX_VALUES = 3
-"""An attribute that had this many other values under which the vectors were equal is ignored from then on."""
+"""An attribute is ignored after this many other values under which the vectors were equal."""
 
 MAX_RECORDS = 64
-"""Appearances that are kept; the rows of older ones are compared once more."""
+"""The most appearances that are kept; rows of older ones are compared once more."""
 
 Appearance = dict[str, str]
 
@@ -46,7 +46,7 @@ class Appearances:
     """The appearances of one namespace.
 
     Args:
-        folder: The namespace's.
+        folder: The folder of the namespace.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class Appearances:
             self._update(learn)
 
     def refresh(self) -> None:
-        """Take in what other processes have written."""
+        """Read what other processes have written."""
         self._trusted = None
         try:
             document: Any = parsed_json(read_plain(self._path))

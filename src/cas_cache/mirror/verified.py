@@ -1,7 +1,7 @@
-"""Which packs were compared with an encoder in this mirror, and which rows the self-check has to compare next.
+"""The packs that were compared with an encoder in this mirror, and the rows that the self-check has to compare next.
 
 The unit of trust is a pack, or, of a merge, the rows of each pack that it merged: a merge inherits nothing. Packs that
-were pushed from here count as compared. Kept in ``vouched.json``, which is a hint, not a record: if it is lost, rows
+this mirror pushed count as compared. Kept in ``vouched.json``, which is a hint, not a record: if it is lost, rows
 are compared again.
 """
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILE = "vouched.json"
 
 UNKNOWN = ""
-"""The appearance of an encoder that nobody described."""
+"""The appearance of an encoder without a description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class VerifiedPacks:
     """The packs of one namespace that were compared, each with the appearance of the encoder that it was compared with.
 
     Args:
-        folder: The namespace's.
+        folder: The folder of the namespace.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,7 +140,7 @@ class VerifiedPacks:
         return RowGroup(extent.pack, None, appearance)
 
     def _read(self) -> dict[str, str]:
-        """Return what is known here and what other processes have recorded."""
+        """Return the packs that this object or another process has recorded."""
         try:
             document: Any = parsed_json(read_plain(self._path))
             units = {str(unit): str(appearance) for unit, appearance in document["units"].items()}

@@ -1,6 +1,6 @@
-"""What an encoder computes and what it looks like: used by `cas_cache.mteb` and by every other integration.
+"""Describe what an encoder computes and what it looks like, for `cas_cache.mteb` and every other integration.
 
-Importing it imports neither torch nor transformers nor sentence-transformers; they are looked at only where a model of
+Importing it imports neither torch nor transformers nor sentence-transformers; they are used only if a model of
 theirs is given.
 """
 

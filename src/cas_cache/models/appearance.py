@@ -1,4 +1,4 @@
-"""What an encoder looks like now: a short text for each of its plain attributes, its own code, and versions.
+"""Describe what an encoder looks like now: a short text for each plain attribute, its own code, and versions.
 
 Identity cannot hold all of that: counters, timers and caches change while an encoder works. So it is recorded beside
 the vectors (`cas_cache.mirror.appearances`), and an encoder that looks otherwise is compared before rows are served.
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_DEPTH = 6
-"""Objects in objects: a client of a service keeps its base URL in the third."""
+"""Levels of nested objects that are described: a client of a service keeps its base URL in the third."""
 
 MAX_PATHS = 2000
-"""Attributes of one encoder. Describing that many takes some 10 ms."""
+"""The most attributes of one encoder that are described, which takes about 10 ms."""
 
 MODEL_LIBRARIES = frozenset(
     {"torch", "transformers", "tokenizers", "sentence_transformers", "peft", "accelerate", "datasets", "onnxruntime"}
@@ -42,10 +42,10 @@ CLOSED = MODEL_LIBRARIES | {
     *("concurrent", "contextvars", "io", "logging", "multiprocessing", "queue", "selectors", "socket", "ssl"),
     *("subprocess", "tempfile", "threading", "weakref"),
 }
-"""Packages into whose objects nothing looks: locks, loggers, threads, connections."""
+"""Packages whose objects are not looked into: locks, loggers, threads, connections."""
 
 METADATA = "mteb_model_meta"
-"""Not described: name and revision are in the identity, and the rest changes with each release of mteb."""
+"""An attribute that is not described: the identity has name and revision, and the rest changes with mteb's releases."""
 
 TORCH_LIBRARIES = ("torch", "transformers", "sentence_transformers")
 
@@ -130,7 +130,7 @@ class _Walk:
 
 
 def _parts(value: Any) -> dict[str, Any] | None:
-    """Return what a container or an object holds, by the end of its path; None if nothing may look into it."""
+    """Return what a container or an object holds, by the end of its path; None if it is not looked into."""
     if isinstance(value, MAPPINGS):
         items = list(value.items())  # at once: another thread may fill it
         return {f"[{item_text(key) or type(key).__name__}]": held for key, held in items if _is_kept(key)}

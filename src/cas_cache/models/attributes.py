@@ -1,4 +1,4 @@
-"""The attributes that an object holds itself: of its `__dict__` and its slots. No property and no method is called."""
+"""Read an object's own attributes, from its `__dict__` and its slots, without calling a property or a method."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ NOT_COMPUTED = frozenset(
         "top_k", "top_p", "typical_p", "cross_attention_hidden_size", "bos_token_id", "eos_token_id", "sep_token_id",
     }
 )  # fmt: skip
-"""Keys that change no vector of an encoder."""
+"""Keys that do not change the vectors of an encoder."""
 
 FORMER_DEFAULTS = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Defaults of keys that some releases of transformers no longer have."""
@@ -110,7 +110,7 @@ def _equal(value: Any, default: Any) -> bool:
 
 
 def _defaults_of(config: Any) -> dict[str, Any]:
-    """What a configuration of this class holds that was given nothing; {} where there cannot be one."""
+    """Return the values of a configuration of this class without arguments; {} for a class that needs some."""
     cls = type(config)
     if cls is dict:
         return {}
@@ -123,7 +123,7 @@ def _defaults_of(config: Any) -> dict[str, Any]:
 
 
 def _rope(config: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The rotary embedding in one spelling, less what is default."""
+    """Return the rotary embedding in one spelling, without default values."""
     parameters = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(parameters, dict):
         parameters = dict(vars(parameters))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLE_HEX = 16
 
 MAX_PARTS = 8
-"""Modules of a model that are listed by name; more of them, and the model alone is named."""
+"""The most modules that are listed by name; of a model with more, only its own name is listed."""
 
 Tensors = list[tuple[str, Any, Any]]
 """Path, tensor, and the module that holds it."""
@@ -33,10 +33,10 @@ Tensors = list[tuple[str, Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a model computes.
+    """A description of what a model computes.
 
     Attributes:
-        document: Everything that was seen, as plain JSON; long values by their hash.
+        document: The whole description as plain JSON; long values are replaced by their hash.
         digest: 32 hex digits of a hash over the document.
         weights: 16 hex digits of a hash over a sample of all tensors; "" for a model without tensors.
         parts: The names of the model's modules in their order, for people.
@@ -48,7 +48,7 @@ class Description:
     parts: tuple[str, ...]
 
     def identity(self) -> dict[str, Any]:
-        """Return what belongs into an encoder's spec: short, plain JSON."""
+        """Return the part that belongs in an encoder's spec, as short plain JSON."""
         return {"parts": list(self.parts), "computes": self.digest, "weights": self.weights}
 
 
@@ -103,10 +103,10 @@ def _part(module: Any) -> str:
 
 
 class _Sample:
-    """The places in memory of some values of every tensor.
+    """Views of some values of every tensor, kept to hash the sample again.
 
     NumPy views of them see every later change to the values, so a second sample takes microseconds. Tensors that were
-    moved, replaced or resized are found out by their address.
+    moved, replaced or resized have another address.
     """
 
     def __init__(self, tensors: Tensors, addresses: list[tuple[int, int]]) -> None:
@@ -127,7 +127,7 @@ class _Sample:
 
 
 def _place(path: str, tensor: Any, module: Any) -> tuple[bytes, Any, tuple[str, Any, Any]]:
-    """What is hashed before the values of a tensor, a view of them where there can be one, and how to read them else.
+    """Return the bytes that are hashed before a tensor's values, a view of these or None, and the means to read them.
 
     Both ways hash the same bytes: weights that were offloaded are the same weights.
     """
@@ -140,7 +140,7 @@ _samples: weakref.WeakKeyDictionary[Any, _Sample] = weakref.WeakKeyDictionary()
 
 
 def _sample(model: Any, tensors: Tensors) -> str:
-    """A hash over name, dtype, shape and some values of every tensor."""
+    """Return a hash over name, dtype, shape and some values of every tensor."""
     if not tensors:
         return ""
     addresses = [(id(tensor), tensor.data_ptr() if is_simple(tensor) else 0) for _, tensor, _ in tensors]

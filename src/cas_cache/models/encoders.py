@@ -14,13 +14,13 @@ from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import canonical, hashed, named_by_user
 
 MAX_DEPTH = 4
-"""Lists, mappings and objects in each other that are searched for torch modules."""
+"""Levels of nested lists, mappings and objects that are searched for models."""
 
 MAX_ITEMS = 10_000
-"""Containers and objects that are searched."""
+"""The most containers and objects that are searched."""
 
 MAX_LENGTH = 1_000
-"""Members of a container. A longer one holds data and not models."""
+"""The most members of a container that is searched. A longer one holds data and not models."""
 
 IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
@@ -52,7 +52,7 @@ def describe_part(part: Any, where: str) -> Any:
 def parts_of(encoder: Any) -> dict[str, Any]:
     """Return what an object holds that is known to compute: torch modules, tokenizers, models of other engines.
 
-    They are found under whatever attribute, and named by the way to each. Lists, mappings and objects are searched a
+    They are found under any attribute, and named by their paths. Lists, mappings and objects are searched a
     few levels deep; a module's own modules are not listed.
     """
     found: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from cas_cache.models.names import class_name, is_library, module_name, top_pack
 from cas_cache.models.values import Other, cannot_describe, hashed, named_by_user, plain_value
 
 MAX_DEPTH = 64
-"""Functions that refer to functions, in each other."""
+"""Levels of functions that refer to other functions."""
 
 IGNORED_MEMBERS = frozenset(
     {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__",
@@ -189,7 +189,7 @@ def _last_line(code: types.CodeType) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(filename: str, _version: int, text: str) -> CodeOfFile:
-    """The code objects of a source file by qualified name and line; nothing if it does not compile."""
+    """Return the code objects of a source file by qualified name and line; nothing if it does not compile."""
     try:
         return _nested(compile(text, filename, "exec", dont_inherit=True))
     except (SyntaxError, ValueError):
@@ -229,7 +229,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """The global names that a function and the functions inside of it read, less modules and what libraries define."""
+    """Return the globals that a function and its inner functions read, without modules and what libraries define."""
     names = {name for code in _nested(function.__code__).values() for name in code.co_names}
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     home = top_package(function.__globals__.get("__name__"))

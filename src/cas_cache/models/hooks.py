@@ -15,7 +15,7 @@ MOVING_HOOKS = frozenset(
     {"accelerate:AlignDevicesHook", "accelerate:CpuOffload", "accelerate:UserCpuOffloadHook",
      "accelerate:SequentialHook", "accelerate:ModelHook"}
 )  # fmt: skip
-"""Hooks of accelerate that move weights and inputs, and change no value."""
+"""Hooks of accelerate that move weights and inputs, and do not change values."""
 
 RECORDING = frozenset({"transformers", "accelerate"})
 """Libraries whose forward hooks record intermediate results, or move tensors."""
@@ -52,7 +52,7 @@ def global_hooks(code: CodeReader) -> dict[str, Any]:
 
 
 def real_forward(module: Any) -> Any:
-    """Return the `forward` that was put on a module, less accelerate's wrapper; None if it is that of the class."""
+    """Return the `forward` that was put on a module, without accelerate's wrapper; None if it is the class's method."""
     forward = vars(module).get("forward")
     if forward is not None and getattr(module, "_hf_hook", None) is not None:
         forward = vars(module).get("_old_forward")
@@ -62,7 +62,7 @@ def real_forward(module: Any) -> Any:
 
 
 def only_moves(hook: Any) -> bool:
-    """Return True for a hook of accelerate that moves tensors and changes none."""
+    """Return True for a hook of accelerate that only moves tensors."""
     if class_name(type(hook)) not in MOVING_HOOKS:
         return False
     return all(only_moves(part) for part in getattr(hook, "hooks", ()))

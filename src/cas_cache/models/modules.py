@@ -43,7 +43,7 @@ NOT_COMPUTED = frozenset(
         "hf_device_map", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method",
     }
 )  # fmt: skip
-"""Attributes of the libraries' modules that change no vector, or that change while a model computes."""
+"""Attributes of the libraries' modules that do not change vectors, or that change while a model computes."""
 
 VOLATILE = re.compile(
     r"(^|_)(calls?|count(s|er|ers)?|seen|hits|misses|elapsed|timers?|timings?|time|cached?|caches|memo|stats"
@@ -170,7 +170,7 @@ class ModuleReader:
         }
 
     def _attributes(self, module: Any, path: str) -> dict[str, Any]:
-        """Attributes of a module of the user's own, less mutable containers: many a module remembers in one."""
+        """Describe the attributes of a user's own module, without mutable containers, which often hold memories."""
         return {
             name: self.code.value_or_class(value, f"{path}.{name}")
             for name, value in sorted(vars(module).items())

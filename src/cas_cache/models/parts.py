@@ -1,4 +1,4 @@
-"""Looking into torch modules: their parts, tensors, adapters and methods, without calling any of their code."""
+"""Look into torch modules: their parts, tensors, adapters and methods, without calling any of their code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
-    """Parameters and saved buffers of a module. Those that are not saved are described, where they count."""
+    """Yield the parameters and saved buffers of a module. Other buffers are described where they matter."""
     torch = sys.modules["torch"]
     # A module that saves in a way of its own may pack its weights into something else.
     if type(module)._save_to_state_dict is not torch.nn.Module._save_to_state_dict:  # noqa: SLF001
@@ -65,7 +65,7 @@ _methods: dict[type, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
 
 def foreign_methods(cls: type) -> dict[str, Any]:
-    """Methods of a library's class that were not defined by a library; kept until the class is changed."""
+    """Return methods of a library's class that no library defined; cached until the class changes."""
     members = vars(cls)
     seen = tuple(map(id, members.values()))
     known = _methods.get(cls)
@@ -79,7 +79,7 @@ def foreign_methods(cls: type) -> dict[str, Any]:
 
 
 def walk(module: Any) -> list[tuple[str, Any]]:
-    """Every module below one by its path, compiled ones by what they run; shared ones under each of their paths."""
+    """Return all modules of a model by path: for compiled ones the module they run, shared ones under each path."""
     found = [("", unwrapped(module))]
     for prefix, part in found:  # which grows on the way
         for name, child in part._modules.items():  # noqa: SLF001 - named_modules() would not unwrap
@@ -89,7 +89,7 @@ def walk(module: Any) -> list[tuple[str, Any]]:
 
 
 def adapters_of(module: Any) -> dict[str, Any]:
-    """The state of an adapter layer of peft: which adapters act, and how strongly."""
+    """Return the state of an adapter layer of peft: which adapters act, and how strongly."""
     described: dict[str, Any] = {}
     if hasattr(type(module), "merged_adapters") or "merged_adapters" in vars(module):
         described = {
@@ -128,7 +128,7 @@ def is_computed(part: Any, standard: Any, name: str, value: Any) -> bool:
 
 
 def tuples_of(module: Any) -> dict[str, Any]:
-    """Attributes of a library's module that are tuples or lists of numbers, such as a stride."""
+    """Return the attributes of a library's module that are tuples or lists of numbers, such as a stride."""
     return {
         name: list(value)
         for name, value in vars(module).items()

@@ -22,7 +22,7 @@ NOT_COMPUTED = frozenset(
     {"activation_function", "unpad_inputs", "update_embeddings", "max_seq_length", "do_lower_case", "tokenizer_class",
      "dropout", "processor_kwargs", "model_kwargs", "config_kwargs", "tokenizer_name_or_path"}
 )  # fmt: skip
-"""Settings that are described elsewhere (as a child module, with the tokenizer), or that change no vector."""
+"""Settings that are described elsewhere (as a child module, with the tokenizer), or that do not change vectors."""
 
 POOLING_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -42,12 +42,6 @@ TRANSFORMER_DEFAULTS = {
 
 EXTRA = {"BoW": ("weights",)}
 """Attributes that a module computes from its configuration and uses in its place."""
-
-MODEL_ATTRIBUTES = frozenset(
-    {"prompts", "default_prompt_name", "truncate_dim", "backend", "trust_remote_code", "model_card_data",
-     "module_kwargs", "similarity_fn_name", "is_hpu_graph_enabled", "training"}
-)  # fmt: skip
-"""Public attributes of a `SentenceTransformer`, which are described elsewhere or change no vector."""
 
 
 def is_model(module: Any) -> bool:
@@ -97,8 +91,8 @@ def _stated(module: Any) -> dict[str, Any]:
 
 
 def _defaults_of(cls: type) -> dict[str, Any]:
-    named = {RENAMED.get(n, n): p.default for n, p in inspect.signature(cls).parameters.items()}
-    given = {name: value for name, value in named.items() if value is not inspect.Parameter.empty}
+    parameters = {RENAMED.get(n, n): p.default for n, p in inspect.signature(cls).parameters.items()}
+    given = {name: value for name, value in parameters.items() if value is not inspect.Parameter.empty}
     defaults = {"module_input_name": "sentence_embedding", "use_residual": False, "include_prompt": True, **given}
     if cls.__name__ == "Pooling":
         defaults["pooling_mode"] = None  # always in it: releases have had other defaults

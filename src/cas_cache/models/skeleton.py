@@ -1,4 +1,4 @@
-"""What transformers builds for a configuration: the classes and settings that a model's own are compared with.
+"""Skeletons that transformers builds for a configuration: a model's classes and settings are compared with theirs.
 
 The skeleton has no weights and takes about 15 ms for a small model. It is built once for a class and configuration.
 """
@@ -59,7 +59,7 @@ def _build(model: Any) -> Any:
 
 
 def scalars_of(module: Any, ignored: frozenset[str]) -> dict[str, Any]:
-    """Return the plain attributes of a module by name, less private ones and those in `ignored`."""
+    """Return the plain attributes of a module by name, without private ones and those in `ignored`."""
     return {
         name: value
         for name, value in vars(module).items()

@@ -1,4 +1,4 @@
-"""Reading the values of tensors: a sample of each at every use, or all of them for a fingerprint.
+"""Read the values of tensors: a sample of each at every use, or all of them for a fingerprint.
 
 Weights may lie on any device, be quantized, be a subclass that wraps other tensors, or be placeholders whose values
 accelerate keeps elsewhere. They are read where they are; what cannot be read is an `IdentityError`.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SAMPLED = 64
-"""Values of each tensor in a sample: with the hundred tensors of a small model, 6,400 of them."""
+"""Values of each tensor in a sample: 6,400 values of a small model with a hundred tensors."""
 
 
 def is_tensor(value: Any) -> bool:
@@ -57,7 +57,7 @@ def tensor_parts(tensor: Any, where: str) -> Iterator[Any]:
 
 
 def _subclass_parts(tensor: Any, where: str) -> Iterator[Any]:
-    """What a subclass wraps: by torch's own protocol for it, else its storage and the tensors that it carries."""
+    """Yield the contents of a tensor subclass: by torch's protocol for subclasses, or its storage and attributes."""
     import torch
 
     yield type(tensor).__qualname__
@@ -81,7 +81,7 @@ def _subclass_parts(tensor: Any, where: str) -> Iterator[Any]:
 
 
 def _carried(name: str, value: Any, where: str) -> Iterator[Any]:
-    """Tensors and numbers that a subclass carries beside its storage, such as the scales of bitsandbytes."""
+    """Yield the tensors and numbers that a subclass carries beside its storage, such as the scales of bitsandbytes."""
     if is_tensor(value):
         yield name
         yield from tensor_parts(value, where)

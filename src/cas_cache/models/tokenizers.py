@@ -1,4 +1,4 @@
-"""What a tokenizer or processor does: vocabulary, added tokens and all rules, less what changes from call to call.
+"""Descriptions of tokenizers and processors: vocabulary, added tokens and rules, without what each call sets.
 
 Padding and truncation are set by each call, and names and files are the machine's. A class of transformers for a fast
 tokenizer is not in it: releases build the same tokenizer under other names.
@@ -25,7 +25,7 @@ BY_DEFAULT = {"padding_side": "right", "truncation_side": "right", "split_specia
               "add_bos_token": False, "add_eos_token": False}  # fmt: skip
 
 UNLIMITED = 1 << 31
-"""Tokens; transformers writes 10**30 where there is no limit."""
+"""A number of tokens; transformers writes 10**30 for an unlimited length."""
 
 VOLATILE = frozenset(
     {
@@ -76,7 +76,7 @@ def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
 
 
 def _replaced(tokenizer: Any, where: str, code: CodeReader) -> dict[str, Any]:
-    """Methods that were put on the object, such as another `__call__` or `encode_batch`."""
+    """Describe methods that were put on the object, such as another `__call__` or `encode_batch`."""
     held = getattr(tokenizer, "__dict__", {})
     found = {
         name: value
@@ -87,7 +87,7 @@ def _replaced(tokenizer: Any, where: str, code: CodeReader) -> dict[str, Any]:
 
 
 def _backend(tokenizer: Any) -> Any:
-    """The Rust tokenizer of a fast one."""
+    """Return the Rust tokenizer of a fast tokenizer."""
     if class_name(type(tokenizer)) == "tokenizers:Tokenizer":
         return tokenizer
     return getattr(tokenizer, "backend_tokenizer", None)
@@ -137,17 +137,17 @@ def _less_defaults(document: Any) -> Any:
 
 
 def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
-    """A hash of the model of a fast tokenizer: its vocabulary, merges and settings.
+    """Return a hash of the model of a fast tokenizer: its vocabulary, merges and settings.
 
     Reading it takes 5 ms for 30,000 tokens, so it is kept until something that can be seen cheaply has changed: the
     number of tokens, some of them, a setting.
     """
     model = backend.model
     size = backend.get_vocab_size(with_added_tokens=True)
-    some = tuple(backend.id_to_token(number) for number in range(0, size, max(1, size // 64)))
+    sampled = tuple(backend.id_to_token(number) for number in range(0, size, max(1, size // 64)))
     names = ("dropout", "unk_token", "unk_id", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
              "byte_fallback", "ignore_merges", "max_input_chars_per_word")  # fmt: skip
-    seen = (type(model), size, some, added, tuple(repr(getattr(model, name, None)) for name in names))
+    seen = (type(model), size, sampled, added, tuple(repr(getattr(model, name, None)) for name in names))
     remembered = type(tokenizer).__weakrefoffset__ > 0  # not of the Rust class itself before tokenizers 0.23
     known = _vocabularies.get(tokenizer) if remembered else None
     if known is None or known[0] != seen:

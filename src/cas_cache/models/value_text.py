@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_TEXT = 80
-"""Characters of a value that are kept as they are; longer ones are hashed."""
+"""The most characters of a value that is kept as it is; longer values are hashed."""
 
 MAX_ITEMS = 256
-"""Items of a container that are described one by one; of a larger one, its size and `END_ITEMS` from both ends."""
+"""The most items of a container that is described whole; of a larger one, its size and `END_ITEMS` at both ends."""
 
 END_ITEMS = 32
 
 MIN_SECRET = 16
-"""Characters of a credential that is known by its shape alone; shorter texts need not be searched."""
+"""The fewest characters of a credential that is recognised by its shape; shorter texts are not searched."""
 
 MAX_BYTES = 1 << 20
-"""Bytes of an array that are hashed whole; of a larger one `SAMPLED` values, evenly spread."""
+"""The most bytes of an array that is hashed whole; of a larger one `SAMPLED` values, evenly spread."""
 
 SAMPLED = 1 << 16
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 MAPPINGS = (dict, types.MappingProxyType)
-"""Others may read a file or ask a server for each item: they are described by their attributes."""
+"""Mappings whose items are read. Others may read a file or ask a server for each item; their attributes are read."""
 
 CONTAINERS = (*MAPPINGS, list, tuple, deque, set, frozenset)
 
@@ -67,7 +67,7 @@ AS_TEXT = (
     np.generic,
     np.dtype,
 )
-"""Values whose text says all of them."""
+"""Types whose text describes a value completely."""
 
 CACHED = type(functools.lru_cache(len))
 
@@ -86,7 +86,7 @@ def text_of(value: Any) -> str | None:
 
 
 def _named(value: Any) -> str | None:
-    """Return the text of what has a name, or whose own text says all of it."""
+    """Return the text of a value that has a name, or whose own text describes it completely."""
     if isinstance(value, Enum):
         return f"{class_name(type(value))}.{value.name}"
     if isinstance(value, AS_TEXT):

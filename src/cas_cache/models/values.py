@@ -1,4 +1,4 @@
-"""Plain JSON for what modules, functions and tokenizers hold: scalars as they are, long values and tensors by a hash.
+"""Plain JSON for the contents of modules, functions and tokenizers; long values and tensors by a hash.
 
 Nothing is turned into text that could hide a difference: a value that cannot be described is an `IdentityError`.
 """
@@ -19,10 +19,10 @@ from cas_cache.models.names import class_name
 from cas_cache.models.tensors import is_tensor, tensor_digest
 
 IDENTITY_ATTRIBUTE = "cas_cache_identity"
-"""Set on a function, module or other object, it stands for all that the object is: a plain JSON value of the user's."""
+"""An attribute that users set on a function, module or other object: plain JSON that stands for all that it is."""
 
 MAX_PLAIN = 256
-"""Characters of a value in a description. Longer ones, such as vocabularies, are in it by their hash."""
+"""The most characters of a value in a description. Longer values, such as vocabularies, are replaced by a hash."""
 
 SCALARS = (bool, int, float, str, type(None))
 

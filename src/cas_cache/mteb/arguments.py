@@ -1,4 +1,4 @@
-"""The arguments of encoders as plain JSON: what changes vectors, and nothing else.
+"""Describe the arguments of encoders as plain JSON: those that change vectors, and no others.
 
 `mteb.get_model` hands its keyword arguments to the model's loader and keeps them in the model's metadata. Credentials
 are left out (`strip_credentials`), and so is what decides only where and how fast an encoder runs. An object is
@@ -44,17 +44,17 @@ NEUTRAL = frozenset(
 """Names of arguments that do not change what a vector is, beyond rounding, at any depth."""
 
 _VERSIONS = frozenset({"transformers_version", "torch_version", "sentence_transformers_version"})
-"""Keys of settings that say who wrote them."""
+"""Keys of settings that name the version that wrote them."""
 
 _LIBRARIES = frozenset({"mteb", "numpy", "sentence_transformers", "torch", "transformers"})
 """Packages whose functions are known by their names. Their code changes between releases."""
 
 MAX_FUNCTIONS = 32
-"""Functions that call each other, from one that was passed."""
+"""The most functions that are described for one function that was passed."""
 
 
 def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, vouched: bool = False) -> dict[str, Any]:
-    """Return arguments as plain JSON, less credentials, None, and what changes no vector.
+    """Return arguments as plain JSON, without credentials, None, and arguments that do not change vectors.
 
     Args:
         arguments: By name.
@@ -69,7 +69,7 @@ def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, vouched: 
 
 
 def _without_neutral(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what changes no vector, also of arguments in arguments, such as ``model_kwargs``."""
+    """Return the arguments that may change vectors, also of arguments in arguments, such as ``model_kwargs``."""
     kept = {}
     for name, value in arguments.items():
         inner = isinstance(value, Mapping) and str(name).endswith(("_kwargs", "_args", "_options"))
@@ -131,13 +131,13 @@ def _plain_object(value: Any, where: str, *, vouched: bool) -> Any:
     if vouched:
         return _name_of(value if isinstance(value, FunctionType | MethodType) else type(value))
     raise IdentityError(
-        f"The {where} is a {_name_of(type(value))}, which cannot be described, so nobody can tell if it changes "
+        f"The {where} is a {_name_of(type(value))}, which cannot be described, so it may change "
         "vectors. Name the model and a revision that stands for it, model_id= and revision=, or pass a plain value."
     )
 
 
 def _settings_of(value: Any) -> Mapping[str, Any] | None:
-    """The settings of an object that has a documented way to give them."""
+    """Return the settings of an object that has a documented way to give them."""
     if isinstance(value, type):
         return None
     for name in ("to_diff_dict", "to_dict", "model_dump"):
@@ -148,7 +148,7 @@ def _settings_of(value: Any) -> Mapping[str, Any] | None:
 
 
 def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
-    """A function by its name and, unless a library defines it, by its code, defaults and the values that it uses."""
+    """Describe a function by its name; outside of the libraries also by its code, defaults and the values it uses."""
     if isinstance(function, partial):
         parts = {"args": list(function.args), "keywords": function.keywords}
         return {"partial": _plain_function(function.func, where, seen), **plain(strip_credentials(parts), where)}
@@ -185,7 +185,7 @@ def _plain_value_used(value: Any, where: str, seen: list[Any]) -> Any:
 
 
 def _names_used(code: CodeType) -> set[str]:
-    """The names of globals and attributes in a function's code, and in that of functions inside of it."""
+    """Return the names of globals and attributes in a function's code, and in that of functions inside of it."""
     inner = (_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
 

@@ -1,4 +1,4 @@
-"""How the cache treats an encoder, and why: the one place that decides.
+"""Decide how the cache treats an encoder, and give the reason: no other module decides it.
 
 A class of mteb is shared only if its `encode` is known to be a function of the item and of what the encoder spec holds.
 Every other class that returns one dense vector for each item is scoped to the task, also one that mteb added after
@@ -15,7 +15,7 @@ from cas_cache.mteb import reviewed
 
 
 class Treatment(StrEnum):
-    """What the cache does with the answers of an encoder."""
+    """Ways in which the cache treats the vectors of an encoder."""
 
     SHARED = "known function of the item"
     SCOPED = "scoped to the task"

@@ -79,7 +79,7 @@ def require_mteb() -> None:
 
 
 def _oldest_mteb() -> str:
-    """The oldest mteb that the extra of this package accepts."""
+    """Return the oldest mteb that the extra of this package accepts."""
     try:
         found = (re.match(r"mteb\s*>=\s*([0-9.]+)", requirement) for requirement in requires("cas-cache") or ())
     except PackageNotFoundError:
@@ -88,7 +88,7 @@ def _oldest_mteb() -> str:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The release of a version as numbers: 2.26.24rc1 is (2, 26, 24)."""
+    """Return the release of a version as numbers: 2.26.24rc1 is (2, 26, 24)."""
     release = re.match(r"[0-9]+(?:\.[0-9]+)*", text)
     return tuple(map(int, release[0].split("."))) if release else ()
 
@@ -196,7 +196,7 @@ def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
 
 
 def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
-    """Return what the model's loader was given and changes vectors.
+    """Return the arguments of the model's loader that change vectors.
 
     Raises:
         IdentityError: If an argument cannot be described, and the user did not name the model and its revision.
@@ -206,7 +206,7 @@ def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
 
 
 def appearance(model: Any) -> dict[str, str]:
-    """Return what an mteb encoder looks like: what its identity leaves out on purpose, or has no place for.
+    """Return the appearance of an mteb encoder: attributes that its identity leaves out on purpose or has no place for.
 
     Of a `SentenceTransformer` inside, that is how and where it runs: device, attention kernel, compilation, versions.
     """

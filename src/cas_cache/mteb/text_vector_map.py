@@ -21,7 +21,7 @@ from cas_cache.rows import as_array, finite_rows, storable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Models named in an error; more would bury what to do."""
 
 
@@ -223,7 +223,7 @@ class TextVectorMap:
             views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
         if not views:
             if models:
-                has = f"It has {', '.join(models[:MOST_NAMED])}."
+                has = f"It has {', '.join(models[:MAX_NAMED])}."
             else:
                 has = f"The mirror has the tasks {', '.join(self._mirror.views.tasks()) or '(none)'}."
             raise MirrorError(
@@ -232,7 +232,7 @@ class TextVectorMap:
             )
         if len({(view.model, view.revision) for view in views}) > 1:
             raise ConfigurationError(
-                f"{self.directory.name} has vectors of several models: {', '.join(models[:MOST_NAMED])}. Name one: "
+                f"{self.directory.name} has vectors of several models: {', '.join(models[:MAX_NAMED])}. Name one: "
                 "TextVectorMap(directory, model='name@revision')."
             )
         chosen = [view for view in views if self._role is None or view.role == self._role]
@@ -267,7 +267,7 @@ class TextVectorMap:
     def _described(self, namespaces: list[str]) -> str:
         """Namespaces with their prompts, for a message."""
         shown = []
-        for name in namespaces[:MOST_NAMED]:
+        for name in namespaces[:MAX_NAMED]:
             ns = self._mirror.get(name)
             shown.append(name if ns is None else f"{name} (role {ns.spec.role}, prompt {ns.spec.prompt!r})")
         more = len(namespaces) - len(shown)

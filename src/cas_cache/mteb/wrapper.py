@@ -142,8 +142,8 @@ class CachedEmbeddingWrapper:
         """
         meta = self._model.mteb_model_meta if self._meta is None else self._meta
         given = {"name": self._model_id, "revision": self._revision}
-        named = {name: value for name, value in given.items() if value is not None}
-        return meta.model_copy(update=named) if named and self._meta is None else meta
+        update = {name: value for name, value in given.items() if value is not None}
+        return meta.model_copy(update=update) if update and self._meta is None else meta
 
     @mteb_model_meta.setter
     def mteb_model_meta(self, meta: Any) -> None:

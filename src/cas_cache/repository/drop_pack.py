@@ -29,7 +29,7 @@ MAX_NAMED = 5
 
 @dataclass(slots=True)
 class DropPackReport:
-    """What dropping a pack deleted, or would delete.
+    """The packs, rows and objects that dropping a pack deleted, or would delete.
 
     Attributes:
         namespace: The namespace of the pack; None if the repository does not have the pack.

@@ -156,8 +156,8 @@ class Repository:
                 )
             below = layout.repositories_below(entry.path for entry in found)
             if data is None and below:
-                named = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
-                raise NotARepository(f"{self.url} is not a repository. Did you mean {named}?")
+                candidates = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
+                raise NotARepository(f"{self.url} is not a repository. Did you mean {candidates}?")
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
