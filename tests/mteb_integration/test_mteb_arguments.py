@@ -7,7 +7,11 @@ import functools
 import importlib.metadata
 import sys
 
+import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from cas_cache.errors import IdentityError, InvalidItem, MissingDependency
 from cas_cache.mteb import CachedEmbeddingWrapper, internals, spec_of
@@ -107,7 +111,55 @@ def test_functions_are_described_by_what_they_do(monkeypatch):
     assert identity(fn=uses_global) != before
 
 
-@pytest.mark.parametrize("thing", [Opaque(), Opaque().__repr__, adds(Opaque())], ids=["object", "method", "closure"])
+def word_tokenizer(*words):
+    return Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
+
+
+def lowers_for(part):
+    return lambda text: part(text.lower())
+
+
+def constant_layer(value):
+    layer = torch.nn.Linear(2, 2)
+    for tensor in layer.parameters():
+        torch.nn.init.constant_(tensor, value)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "make", [constant_layer, lambda value: word_tokenizer(f"word {value}", "b")], ids=["module", "tokenizer"]
+)
+def test_models_of_libraries_are_described_by_what_they_compute(make):
+    """The name of the class is not enough: weights and vocabularies differ. Used by a function, they count as well."""
+    assert identity(part=make(0)) == identity(part=make(0))
+    assert identity(part=make(0)) != identity(part=make(1))
+    assert identity(part=lowers_for(make(0))) == identity(part=lowers_for(make(0)))
+    assert identity(part=lowers_for(make(0))) != identity(part=lowers_for(make(1)))
+
+
+def test_a_function_with_the_name_of_a_library_is_described():
+    """A wrapper takes over the name of the function that it wraps."""
+
+    def wrapping(function):
+        return functools.wraps(torch.nn.functional.relu)(lambda values: function(values) + 1)
+
+    functions = [torch.nn.functional.relu, wrapping(len), wrapping(sum), torch.tanh, np.tanh, np.mean]
+    functions += [torch.nn.functional.max_pool1d, torch.nn.functional.max_pool2d]
+    assert len({identity(fn=function) for function in functions}) == len(functions)
+
+
+STATEFUL = {
+    "object": Opaque(),
+    "method": Opaque().__repr__,
+    "closure": adds(Opaque()),
+    "method of a library": word_tokenizer("a").encode,
+    "method of a tensor": torch.ones(2).add,
+    "callable of a library": np.vectorize(len),
+    "ufunc of a function": np.frompyfunc(len, 1, 1),
+}
+
+
+@pytest.mark.parametrize("thing", STATEFUL.values(), ids=STATEFUL)
 def test_what_cannot_be_described_is_refused_in_the_constructor(thing, tmp_path):
     """In words that fit, and accepted when the user names the model and the revision."""
     with pytest.raises(IdentityError, match=r"loader argument quantization .*model_id= and revision=") as caught:

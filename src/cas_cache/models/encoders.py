@@ -36,6 +36,11 @@ def describe_encoder(encoder: Any) -> dict[str, Any]:
     return {"class": class_name(type(encoder)), **({"holds": held} if held else {}), **(stated or {})}
 
 
+def is_part(value: Any) -> bool:
+    """Return True for a torch module, a tokenizer of a library, or a model of another engine."""
+    return is_module(value) or is_exported(value) or (is_tokenizer(value) and is_library(type(value)))
+
+
 def describe_part(part: Any, where: str) -> Any:
     """Return short plain JSON for a torch module, a tokenizer, or a model of another engine.
 
@@ -65,7 +70,7 @@ def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[
         if id(held) in seen or len(seen) > MAX_ITEMS:
             continue
         place = f"{path}.{name}" if path else name
-        if is_module(held) or is_exported(held) or (is_tokenizer(held) and is_library(type(held))):
+        if is_part(held):
             seen.add(id(held))
             found[place] = held
         elif depth < MAX_DEPTH and _may_hold(held):

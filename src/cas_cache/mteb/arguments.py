@@ -8,16 +8,19 @@ model and its revision and so vouches for it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import strip_credentials
+from cas_cache.models.encoders import describe_part, is_part
 from cas_cache.models.functions import bytecode
+from cas_cache.models.names import top_package
 from cas_cache.models.values import hashed
 
 NEUTRAL = frozenset(
@@ -116,13 +119,15 @@ def _plain_mapping(value: Mapping[Any, Any], where: str, *, vouched: bool) -> di
 
 
 def _plain_object(value: Any, where: str, *, vouched: bool) -> Any:
-    settings = _settings_of(value)
+    settings = None if is_part(value) else _settings_of(value)
     if settings is not None:
         stable = {name: item for name, item in settings.items() if name not in _VERSIONS}
         return {"class": type(value).__qualname__, **plain(strip_credentials(stable), where, vouched=vouched)}
     if isinstance(value, type):
         return _name_of(value)
     try:
+        if is_part(value):
+            return describe_part(value, where)
         if callable(value):
             return _plain_function(value, where, [])
     except IdentityError:
@@ -153,9 +158,7 @@ def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
         parts = {"args": list(function.args), "keywords": function.keywords}
         return {"partial": _plain_function(function.func, where, seen), **plain(strip_credentials(parts), where)}
     name = _name_of(function)
-    if getattr(function, "__module__", "").partition(".")[0] in _LIBRARIES or isinstance(function, type):
-        return name
-    if type(function).__name__ == "builtin_function_or_method" and isinstance(function.__self__, ModuleType | None):
+    if _is_known_by_name(function):
         return name
     if not isinstance(function, FunctionType) or len(seen) >= MAX_FUNCTIONS:
         raise IdentityError(
@@ -176,9 +179,26 @@ def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
     return {"function": name, "code": hashed(repr(bytecode(function.__code__))), "uses": described}
 
 
+def _is_known_by_name(function: Any) -> bool:
+    """Return True for classes, and for functions without state that Python or a known library defines."""
+    if isinstance(function, type):
+        return True
+    if isinstance(function, BuiltinFunctionType):
+        return isinstance(function.__self__, ModuleType | type | None)
+    module = getattr(function, "__module__", None)
+    if isinstance(function, FunctionType):
+        # What a library's decorator wraps is in the closure; what wraps a library's function has its name.
+        modules = {top_package(module), top_package(function.__globals__.get("__name__"))}
+        return not function.__closure__ and modules <= _LIBRARIES
+    exported = getattr(sys.modules.get(module or ""), getattr(function, "__name__", ""), None)
+    return exported is function and top_package(module) == "numpy"  # a ufunc, or one of NumPy's own dispatchers
+
+
 def _plain_value_used(value: Any, where: str, seen: list[Any]) -> Any:
     if isinstance(value, ModuleType):
         return value.__name__
+    if is_part(value):
+        return describe_part(value, where)
     if callable(value) and not isinstance(value, type):
         return _plain_function(value, where, seen)
     return plain(strip_credentials(value), where)
