@@ -138,7 +138,7 @@ sys.stdin.read()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(MirrorError, match="20 rows of the dropped pack are still in it"):
+        with pytest.raises(MirrorError, match="still has 20 rows of the dropped pack"):
             forget_packs(Mirror(tmp_path / "mirror"), [bad])
         other.communicate()
     assert forget_packs(Mirror(tmp_path / "mirror"), [bad]) == 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.amounts import counted, size
 from cas_cache.errors import MirrorError
 from cas_cache.identity import KEY_BYTES
 
@@ -158,7 +158,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         if rows and not dry_run:
             if not ns.reserve():
                 raise MirrorError(
-                    f"{ns.folder} is open in another process, so {rows} rows of the dropped pack are still in it. "
+                    f"{ns.folder} is open in another process and still has {counted(rows, 'row')} of the dropped pack. "
                     "Close that process and do the same again."
                 )
             try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.amounts import counted, size
 from cas_cache.errors import ConfigurationError
 from cas_cache.repository import layout
 from cas_cache.repository.manifest import Manifest
@@ -92,8 +92,8 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if len(found) > 1 or not pack:
         names = ", ".join(name for _, name in found[:MAX_NAMED])
         raise ConfigurationError(
-            f"{len(found)} packs of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. Name one by "
-            "more of its id."
+            f"{counted(len(found), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
+            "Name one by more of its id."
         )
     if not found:
         return DropPackReport(None)
@@ -107,9 +107,9 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     report = plan_drop_pack(namespace, name, manifests)
     if report.other_rows and not (force or dry_run):
         raise ConfigurationError(
-            f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds {report.other_rows} rows of "
-            "other packs that are not in the repository any more. Nothing was deleted. With force=True (--force) they "
-            "are deleted, too, and encoded again when they are next asked for."
+            f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds "
+            f"{counted(report.other_rows, 'row')} of other packs that are not in the repository any more. Nothing was "
+            "deleted. With force=True (--force) they are deleted, too, and encoded again when they are next asked for."
         )
     sizes = {
         entry.path: entry.size for each in report.packs for entry in repository.storage.list(layout.pack_prefix(each))
