@@ -105,32 +105,87 @@ def test_what_was_encoded_before_a_failure_stays(tmp_path: Path) -> None:
     assert encoder.calls == [texts(4, start=8)]
 
 
-def test_chunks_grow_only_for_a_quick_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They double while a chunk takes less than half a second, up to a number of bytes; a number given stays."""
-    now = 0.0
+class Clocked(Encoder):
+    """An encoder that takes a number of seconds for each item, on a clock of its own, and can fail."""
 
-    class Clocked(Encoder):
-        seconds = 0.0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, *, fails_at: float = np.inf) -> None:
+        super().__init__()
+        self.seconds, self.fails_at, self.now = seconds, fails_at, 0.0
+        monkeypatch.setattr(cas_cache.chunks.time, "monotonic", lambda: self.now)
 
+    def __call__(self, batch: list[str]) -> Any:
+        if len(self.asked) + len(batch) > self.fails_at:
+            raise RateLimitError("429")
+        self.now += self.seconds * len(batch)
+        return super().__call__(batch)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(call) for call in self.calls]
+
+
+class RateLimitError(Exception):
+    """What an API raises."""
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.01, 0.1, 0.2, 1.0])
+def test_a_chunk_takes_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """By default no chunk is more than 10 s of an encoder's work, and a fast one does not commit often."""
+    encoder = Clocked(monkeypatch, seconds)
+    count = 20_000 if seconds < 0.01 else 1000
+    with EmbeddingCache(tmp_path) as cache:
+        np.testing.assert_array_equal(cache.encode(texts(count), SPEC, encoder), truth(texts(count)))
+    assert max(encoder.sizes) * seconds <= 10
+    if seconds < 0.01:
+        assert len(encoder.sizes) <= 22
+
+
+@pytest.mark.parametrize("fails_at", [600, 5000, 15_000])
+def test_a_fast_encoder_that_fails_loses_a_fifth_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """The error passes unchanged, four fifths of what was paid for are found again, but for one small chunk."""
+    with EmbeddingCache(tmp_path) as cache, pytest.raises(RateLimitError, match=r"^429$"):
+        cache.encode(texts(20_000), SPEC, Clocked(monkeypatch, 1e-6, fails_at=fails_at))
+    with EmbeddingCache(tmp_path) as cache:
+        kept = int(cache.get(texts(20_000), SPEC)[1].sum())
+    assert kept >= min(0.8 * fails_at, fails_at - 256)
+
+
+def test_a_later_call_begins_with_the_measured_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small calls in a row are not cut up, unless the encoder is slow."""
+    with EmbeddingCache(tmp_path) as cache:
+        fast = Clocked(monkeypatch, 0.001)
+        for start in range(0, 400, 100):
+            cache.encode(texts(100, start=start), SPEC, fast)
+        assert fast.sizes == [8, 32, 60, 100, 100, 100]
+        slow = Clocked(monkeypatch, 2.0)
+        for start in range(400, 420, 10):
+            cache.encode(texts(10, start=start), SPEC, slow)
+        assert slow.sizes == [10, 2, 2, 2, 2, 2]
+
+
+def test_chunks_recover_from_a_slow_start_and_respect_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first chunk often pays for a warm-up; vectors of one chunk have at most `MAX_CHUNK_BYTES`."""
+
+    class WarmsUp(Clocked):
         def __call__(self, batch: list[str]) -> Any:
-            nonlocal now
-            now += self.seconds
+            self.now += 0 if self.calls else 30
             return super().__call__(batch)
 
-    monkeypatch.setattr(cas_cache.chunks, "CHUNK_ITEMS", 4)
-    monkeypatch.setattr(cas_cache.chunks, "MOST_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
-    monkeypatch.setattr(cas_cache.chunks.time, "monotonic", lambda: now)
+    monkeypatch.setattr(cas_cache.chunks, "MAX_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
+    encoder = WarmsUp(monkeypatch, 0.001)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.encode(texts(50), SPEC, encoder)
+    assert encoder.sizes == [8, 1, 4, 16, 16, 5]
 
-    def sizes(seconds: float, **options: Any) -> list[int]:
-        encoder = Clocked()
-        encoder.seconds = seconds
-        with EmbeddingCache(tmp_path / f"{seconds} {options}", **options) as cache:
-            np.testing.assert_array_equal(cache.encode(texts(50), SPEC, encoder), truth(texts(50)))
-        return [len(call) for call in encoder.calls]
 
-    assert sizes(0.01) == [4, 8, 16, 16, 6]
-    assert sizes(0.6) == [4] * 12 + [2]
-    assert sizes(0.01, chunk_items=20) == [20, 20, 10]
+def test_chunk_items_is_the_size_of_every_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast the encoder is."""
+    encoder = Clocked(monkeypatch, 2.0)
+    with EmbeddingCache(tmp_path, chunk_items=20) as cache:
+        cache.encode(texts(50), SPEC, encoder)
+    assert encoder.sizes == [20, 20, 10]
 
 
 KILLED = """

@@ -16,7 +16,7 @@ import numpy as np
 
 from cas_cache import html, sync
 from cas_cache.background import BackgroundPush, Upload
-from cas_cache.chunks import gathered, in_chunks
+from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
     CacheMiss,
@@ -98,8 +98,8 @@ class EmbeddingCache:
             ``"manual"`` leaves it to `push`.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
             ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
-        chunk_items: The most items encoded between two commits. None begins with 8,192 and doubles them, up to 64 MB of
-            vectors, while a chunk takes less than half a second: with a quick encoder commits are what costs.
+        chunk_items: Items encoded between two commits. None chooses by measurement: about 5 s of the encoder's work,
+            at most 256 items or a quarter of what the call has committed, whichever is larger, and 64 MB of vectors.
         progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
             terminal.
         trust: Whose packs are read: ``"any"``, or ``"signed-by"`` for those of `trusted_keys` alone. None takes
@@ -524,7 +524,8 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
-        for chunk, vectors in in_chunks(positions, encoder, self.chunk_items, lambda it: self._note_encoded(ns, it)):
+        sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
+        for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
             if finite.all():  # the usual case: no copy of the chunk
                 self._store(ns, keys[chunk], vectors, encoder.id)

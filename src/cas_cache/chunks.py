@@ -1,4 +1,8 @@
-"""Encoding what is missing: chunk by chunk, so that what was paid for is committed before more is."""
+"""Encode missing items chunk by chunk, and commit each chunk before the next one is encoded.
+
+What is uncommitted is lost when the encoder raises or the process is killed, so a chunk is small: a few seconds of the
+encoder's work, and never much of what was committed before.
+"""
 
 from __future__ import annotations
 
@@ -19,45 +23,99 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror import Namespace
 
-CHUNK_ITEMS = 8192
-"""Items encoded between two commits, to begin with: what a crash costs at most."""
+FIRST_ITEMS = 8
+"""Items of the first chunk, whose duration is not known: 8 s of an encoder that does one item a second."""
 
-MOST_CHUNK_BYTES = 64 << 20
-"""Chunks do not grow beyond this."""
+SMALL_ITEMS = 256
+"""A chunk may always have this many items: below that, a commit costs more than it protects."""
 
-QUICK_SECONDS = 0.5
-"""An encoder that takes less than this for a chunk is given twice as many next; a crash costs it a second at most."""
+COMMITTED_SHARE = 1 / 4
+"""A larger chunk has at most this share of the items that the call has committed before.
+
+An encoder that fails suddenly, however fast it was, loses a fifth of what it made at most.
+"""
+
+GROWTH = 4
+"""A chunk has at most this many times the items of the one before it, whose duration may have been an accident."""
+
+CHUNK_SECONDS = 5.0
+"""How long a chunk may take at the pace of the one before it: if the encoder slows down by half, it takes 10 s."""
+
+MAX_CHUNK_BYTES = 64 << 20
+"""Vectors of one chunk."""
+
+
+class ChunkSizes:
+    """Choose how many items to encode before the next commit.
+
+    The first chunk has `FIRST_ITEMS` items, or what an earlier measurement allows. Each later one is bounded by what
+    was committed, by the pace of the chunk before it, and by the size of its vectors; see the constants above.
+
+    Args:
+        chunk_items: The size of every chunk; None chooses sizes by measurement.
+        earlier: How fast the same encoder was at its last chunk in this process, if it had one.
+    """
+
+    def __init__(self, chunk_items: int | None = None, earlier: Pace | None = None) -> None:
+        self._fixed = chunk_items
+        self._committed = 0
+        self.next = chunk_items or FIRST_ITEMS
+        """Items of the next chunk."""
+        if chunk_items is None and earlier is not None and earlier.items:
+            self.next = min(SMALL_ITEMS, _items_in_time(earlier))
+
+    def add(self, measured: Pace, row_bytes: int) -> None:
+        """Take the measurement of a chunk that was committed.
+
+        Args:
+            measured: Its items, and the encoder's seconds for them.
+            row_bytes: Bytes of one vector.
+        """
+        if self._fixed is not None:
+            return
+        self._committed += measured.items
+        self.next = min(
+            max(SMALL_ITEMS, int(self._committed * COMMITTED_SHARE)),
+            GROWTH * max(self.next, measured.items),
+            max(1, MAX_CHUNK_BYTES // max(1, row_bytes)),
+            _items_in_time(measured),
+        )
+
+
+def _items_in_time(pace: Pace) -> int:
+    """Return how many items take `CHUNK_SECONDS`, at least 1."""
+    return max(1, int(pace.items * min(CHUNK_SECONDS / max(pace.seconds, 1e-6), 1e6)))
 
 
 def in_chunks(
     positions: NDArray[np.int64],
     encode: Callable[[NDArray[np.int64]], Any],
-    chunk_items: int | None,
-    note: Callable[[Pace], object],
+    sizes: ChunkSizes,
+    record: Callable[[Pace], object],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Encode items and yield (their positions, their vectors), a chunk at a time.
 
-    A chunk is encoded when the one before it was dealt with; the time that this takes counts as the chunk's.
+    A chunk is encoded when the caller has committed the one before it.
 
     Args:
-        positions: (n,) int64, of what is to be encoded.
+        positions: (n,) int64, of the items to encode.
         encode: Given some of the positions, returns one vector for each.
-        chunk_items: The most items of a chunk. None begins with `CHUNK_ITEMS` and doubles them while that is quick.
-        note: Is told how many items the encoder took, and how long for it, before they are looked at.
+        sizes: Chooses the number of items of each chunk.
+        record: Called with the items and the encoder's seconds of each chunk, before its vectors are checked.
 
     Raises:
         WrongAnswer: If the encoder does not return one vector for each item.
         ShapeMismatch: If chunks differ in dtype or row shape.
     """
     kind: tuple[Any, ...] | None = None
-    start, size = 0, chunk_items or CHUNK_ITEMS
+    start = 0
     while start < len(positions):
-        began, chunk = time.monotonic(), positions[start : start + size]
-        start += size
+        began, chunk = time.monotonic(), positions[start : start + sizes.next]
+        start += len(chunk)
         answer = as_array(encode(chunk))
         measured = Pace(len(chunk), time.monotonic() - began)
         vectors = storable(answer, len(chunk))
-        note(measured)
+        record(measured)
         kind = kind or (vectors.dtype, vectors.shape[1:])
         if kind != (vectors.dtype, vectors.shape[1:]):
             raise ShapeMismatch(
@@ -65,9 +123,7 @@ def in_chunks(
                 f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
             )
         yield chunk, vectors
-        quick = time.monotonic() - began < QUICK_SECONDS
-        if quick and chunk_items is None and 2 * vectors.nbytes <= MOST_CHUNK_BYTES:
-            size *= 2
+        sizes.add(measured, vectors.nbytes // len(chunk))
 
 
 def gathered(

@@ -52,6 +52,8 @@ class PaceFile:
         self._folder = folder
         self._before = read_pace(folder)
         self._run = Pace()
+        self.last: Pace | None = None
+        """The last measurement of this process."""
         self._written = 0
 
     def __repr__(self) -> str:
@@ -64,6 +66,7 @@ class PaceFile:
 
     def add(self, measured: Pace) -> None:
         """Take a measurement; it is written whenever the run has twice as many items as at the last time."""
+        self.last = measured
         self._run = self._run.plus(measured)
         if self._run.items >= 2 * self._written:
             self._written = self._run.items

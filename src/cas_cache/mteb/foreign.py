@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cas_cache.chunks import CHUNK_ITEMS
+from cas_cache.chunks import ChunkSizes
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.pace import Pace, PaceFile
@@ -190,10 +190,11 @@ class InForeign:
                 missing=len(missing),
             )
         progress = self._cache.progress if call.progress is None else call.progress
-        size = self._cache.chunk_items or CHUNK_ITEMS
+        sizes, first = ChunkSizes(self._cache.chunk_items, pace.last), 0
         with counting("encode", len(missing), progress) as tell:
-            for first in range(0, len(missing), size):
-                chunk = missing[first : first + size]
+            while first < len(missing):
+                chunk = missing[first : first + sizes.next]
+                first += len(chunk)
                 began = time.monotonic()
                 answer = as_array(encode(distinct[chunk]))
                 measured = Pace(len(chunk), time.monotonic() - began)
@@ -203,6 +204,7 @@ class InForeign:
                 kept.add(keys[distinct[chunk]], [items[at] for at in chunk], fresh)
                 for at, vector in zip(chunk.tolist(), fresh, strict=True):
                     vectors[at] = vector
+                sizes.add(measured, fresh.nbytes // len(chunk))
                 tell(len(chunk))
         found: NDArray[Any] = np.stack([vector for vector in vectors if vector is not None])[which]
         return found
