@@ -1,6 +1,9 @@
 """Batches: one digest for the same items in the same order, and never for others."""
 
+import hashlib
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 from cas_cache.errors import InvalidItem
 from cas_cache.identity import Batch, batch_of_texts, digest_of_batch, keys_of_texts
 from cas_cache.identity import batch as module
+from cas_cache.identity import keys as keys_module
+from cas_cache.identity import texts as texts_module
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=6)
 
@@ -71,3 +76,47 @@ def test_generators_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_ITEMS", 4)
     assert batch_of_texts(["a", "b", "c"]).digest is None
     assert batch_of_texts(["a", "b", "c", "d"]).digest is not None
+
+
+MEMORY = """
+import sys
+from cas_cache.identity import batch_of_texts
+
+def peak():
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
+
+texts = [f"{n} " + "lorem ipsum " * 166 for n in range(20_000)]
+texts[7] += chr(0x1F600)
+texts[8] *= 20_000 if "long" in sys.argv else 1
+if "column" in sys.argv:
+    import pyarrow
+    texts = pyarrow.array(texts)
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")
+before = peak()
+batch = batch_of_texts(texts)
+assert batch.digest and len(batch.keys) == 20_000
+print((peak() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("texts", ["list", "long", "column"])
+def test_hashing_takes_little_memory(texts: str) -> None:
+    """Neither a batch, nor a block of it, nor one long text is copied whole, though an emoji takes 4 bytes a letter."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, texts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 64
+
+
+@pytest.mark.parametrize("characters", [1, 3, 10, 1000])
+def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, characters: int) -> None:
+    """Keys and digest are the same however texts are cut to be hashed."""
+    texts = [("a\N{GRINNING FACE}" * n) for n in range(40)] * 40
+    expected = batch_of_texts(texts).digest
+    monkeypatch.setattr(texts_module, "PIECE_CHARACTERS", characters)
+    monkeypatch.setattr(keys_module, "PIECE_CHARACTERS", characters)
+    batch = batch_of_texts(texts)
+    assert batch.digest == expected
+    assert [key.tobytes() for key in batch.keys[:40]] == [hashlib.sha256(t.encode()).digest() for t in texts[:40]]

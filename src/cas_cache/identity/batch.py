@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.identity.keys import keys_of_texts
-from cas_cache.identity.texts import Texts, as_texts, blocks_of
+from cas_cache.identity.texts import Texts, as_texts, blocks_of, utf8_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,7 +81,8 @@ def _digest_of_texts(texts: Texts) -> bytes | None:
     lengths, characters = hashlib.sha256(), hashlib.sha256()
     try:
         for block in blocks_of(texts):
-            characters.update("".join(block).encode())
+            for piece in utf8_of(block):
+                characters.update(piece)
             # str.__len__, not len: a subclass of str could lie.
             lengths.update(np.fromiter(map(str.__len__, block), np.int64, len(block)).data)
     except (TypeError, UnicodeEncodeError):

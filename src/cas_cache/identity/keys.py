@@ -25,7 +25,7 @@ import numpy as np
 
 from cas_cache.errors import IdentityError, InvalidItem
 from cas_cache.identity.canonical import MOST, canonical_json
-from cas_cache.identity.texts import Texts, as_texts, blocks_of, described_item
+from cas_cache.identity.texts import PIECE_CHARACTERS, Texts, as_texts, blocks_of, described_item, utf8_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,10 +39,6 @@ EXIF_ORIENTATION = 0x0112
 
 VIDEO_FRAMES_AT_ONCE = 64
 """Frames decoded at a time: 64 frames of 1080p RGB are 400 MB."""
-
-
-HASHED_AT_ONCE = 1 << 14
-"""Digests held as bytes objects, 65 B each, before they are joined."""
 
 
 def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.uint8]:
@@ -62,11 +58,15 @@ def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.ui
     # str.encode, not text.encode: what only looks like a string, and could change how it looks, has no key.
     sha256, encoded = hashlib.sha256, str.encode
     texts = as_texts(texts)
-    keys = np.empty((len(texts), KEY_BYTES), np.uint8)
+    keys, start = np.empty((len(texts), KEY_BYTES), np.uint8), 0
     try:
-        for start in range(0, len(texts), HASHED_AT_ONCE):
-            some = texts[start : start + HASHED_AT_ONCE]
-            keys[start : start + len(some)] = _stack([sha256(encoded(text)).digest() for text in some])
+        for block in blocks_of(texts):
+            if max(map(str.__len__, block)) > PIECE_CHARACTERS:
+                digests = [_sha256_of(text) for text in block]
+            else:
+                digests = [sha256(encoded(text)).digest() for text in block]
+            keys[start : start + len(block)] = _stack(digests)
+            start += len(block)
     except (UnicodeEncodeError, TypeError):
         for position, text in enumerate(chain.from_iterable(blocks_of(texts)), first):
             _digest_text(text, f"item {position}")
@@ -103,6 +103,14 @@ def keys_of_rows(
         raise InvalidItem(f"The columns differ in length: {counts}.")
     rows = zip(*(columns[field] for field in present), strict=True)
     return _stack([_digest_row(position, present, row) for position, row in enumerate(rows, first)])
+
+
+def _sha256_of(text: str) -> bytes:
+    """Return the SHA-256 of a text's UTF-8 bytes, which are not all made at once."""
+    digest = hashlib.sha256()
+    for piece in utf8_of([text]):
+        digest.update(piece)
+    return digest.digest()
 
 
 def _stack(digests: list[bytes]) -> NDArray[np.uint8]:

@@ -14,14 +14,24 @@ from collections.abc import Set as AbstractSet
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cas_cache.errors import InvalidItem
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 BLOCK_ITEMS = 1 << 14
 """The number of a column's texts that are Python strings at one time."""
+
+FIRST_BLOCK_ITEMS = 1 << 10
+"""Texts of the first block of a column, whose length is not known."""
+
+BLOCK_CHARACTERS = 1 << 22
+"""Characters of a column's texts that are aimed at in one block; up to 4 bytes each."""
+
+PIECE_CHARACTERS = 1 << 20
+"""Characters that are joined or encoded at one time: 8 MB if one of them is an emoji."""
 
 _LISTS = ("to_pylist", "to_list", "tolist")
 """Methods that turn a part of a column into a list: in Arrow; in polars and pandas; in NumPy."""
@@ -67,9 +77,35 @@ def as_texts(texts: object) -> Texts:
 
 
 def blocks_of(texts: Texts) -> Iterator[Sequence[Any]]:
-    """Yield the texts in order, a block at a time."""
-    for start in range(0, len(texts), BLOCK_ITEMS):
-        yield texts[start : start + BLOCK_ITEMS]
+    """Yield the texts in order, a block at a time. Blocks of a column are smaller where its texts are long."""
+    start, items = 0, _next_items(()) if isinstance(texts, TextColumn) else BLOCK_ITEMS
+    while start < len(texts):
+        block = texts[start : start + items]
+        yield block
+        start += len(block)
+        if isinstance(texts, TextColumn):
+            items = _next_items(block)
+
+
+def utf8_of(texts: Sequence[str]) -> Iterator[bytes]:
+    """Yield the UTF-8 bytes of all texts, one after another, in pieces of bounded size.
+
+    Raises:
+        TypeError: If an item is not a string.
+        UnicodeEncodeError: If a text holds a lone surrogate.
+    """
+    # str's own methods: a subclass could lie about its length or parts.
+    ends = np.cumsum(np.fromiter(map(str.__len__, texts), np.int64, len(texts)))
+    first = 0
+    while first < len(texts):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + PIECE_CHARACTERS, side="right")))
+        if ends[last - 1] - before <= PIECE_CHARACTERS:
+            yield str.encode("".join(texts[first:last]))
+        else:  # one long text
+            for start in range(0, int(ends[first]) - before, PIECE_CHARACTERS):
+                yield str.encode(str.__getitem__(texts[first], slice(start, start + PIECE_CHARACTERS)))
+        first = last
 
 
 def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
@@ -85,7 +121,7 @@ def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
     for position in positions.tolist():
         if isinstance(texts, TextColumn):
             if not first <= position < last:
-                first, last = position, position + BLOCK_ITEMS
+                first, last = position, min(position + _next_items(block), int(positions[-1]) + 1)
                 block = texts[first:last]
             text = block[position - first]
         else:
@@ -93,6 +129,14 @@ def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
         # A subclass of str may look different each time that it is converted or joined to a prompt.
         chosen.append(text if type(text) is str else str.__str__(text))
     return chosen
+
+
+def _next_items(block: Sequence[Any]) -> int:
+    """Return how many items the block of a column after this one has; after an empty one, those of the first."""
+    if not block:
+        return min(FIRST_BLOCK_ITEMS, BLOCK_ITEMS)
+    characters = sum(len(text) for text in block if isinstance(text, str))
+    return max(1, min(BLOCK_ITEMS, BLOCK_CHARACTERS * len(block) // max(1, characters)))
 
 
 def described_item(item: object) -> str:
