@@ -6,6 +6,8 @@ unit length, as most encoders' do. All other rows are converted, and for cosine 
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,20 @@ def require_faiss() -> Any:
     except ImportError as err:
         raise MissingDependency.of_package("Searching", "faiss-cpu") from err
     return faiss
+
+
+def _use_one_thread() -> None:
+    """Search with one thread in a forked process: the threads of its parent's OpenMP pool do not exist in it.
+
+    A parallel region would wait for them forever. Rows and scores do not depend on the number of threads.
+    """
+    faiss = sys.modules.get("faiss")
+    if faiss is not None:
+        faiss.omp_set_num_threads(1)
+
+
+if False:
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def block_rows(dimensions: int) -> int:
