@@ -43,9 +43,10 @@ second that something was left out of the cache.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Error = TypeVar("_Error", bound=BaseException)
+_OwnError = TypeVar("_OwnError", bound="CasCacheError")
 
 
 def printable(text: str) -> str:
@@ -75,6 +76,18 @@ class CasCacheError(Exception):
     def __str__(self) -> str:
         # KeyError prints the repr of its argument, OSError may print none: the message is the same everywhere.
         return printable(str(self.args[0])) if self.args else type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args` alone, which fails for every class that has keyword-only arguments:
+        # a process pool then loses its worker, and multiprocessing.Pool waits forever.
+        return _restored, (type(self), self.args), vars(self).copy()
+
+
+def _restored(kind: type[_OwnError], args: tuple[Any, ...]) -> _OwnError:
+    """Return an error of a class without calling its constructor; its attributes follow as the state."""
+    error = kind.__new__(kind, *args)
+    super(CasCacheError, error).__init__(*args)
+    return error
 
 
 class IdentityError(CasCacheError, ValueError):
