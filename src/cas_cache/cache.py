@@ -499,8 +499,8 @@ class EmbeddingCache:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # frames of the traceback hold the report
             warnings.warn(
-                f"{len(report.problems)} packs were passed over, their rows are encoded anew. The first: "
-                f"{report.problems[0]}",
+                f"{len(report.problems)} packs were passed over. Rows that no other pack has are encoded again. "
+                f"The first: {report.problems[0]}",
                 DataWarning,
                 stacklevel=7,
             )
@@ -580,7 +580,9 @@ class EmbeddingCache:
         except expected as err:
             if self.on_remote_error == "raise":
                 raise
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+            if expected is PULL_PROBLEMS:
+                # A push that fails, for example for want of a permission, says nothing about reads.
+                self._retry_at = time.monotonic() + RETRY_SECONDS
             logger.info("going on without the remote: %s", err)
             if not self._warned:
                 self._warned = True

@@ -29,6 +29,7 @@ from cas_cache.mirror.index import ABSENT, KeyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -126,18 +127,18 @@ class Catalogue:
             self._closed = True
             self._forgotten()
 
-    def locate(self, keys: NDArray[np.uint8]) -> list[Located]:
+    def locate(self, keys: NDArray[np.uint8], without: AbstractSet[str] = frozenset()) -> list[Located]:
         """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
 
         Args:
             keys: (n, 32) uint8.
+            without: Packs that could not be read. Their keys are looked up in the other packs.
         """
         with self._handle:
             self._refresh()
             if not self._state.packs or not len(keys):
                 return []
-            self._index.extend(self._keys)
-            rows = self._index.find(keys, self._keys)
+            rows = self._find(keys, without)
             found = np.flatnonzero(rows != ABSENT)
             found = found[np.argsort(rows[found], kind="stable")]
             rows = rows[found]
@@ -149,6 +150,25 @@ class Catalogue:
                     digests = np.array(self._digests[rows[part]])
                     located.append(Located(pack, manifest, found[part], rows[part] - first, digests))
             return located
+
+    def _find(self, keys: NDArray[np.uint8], without: AbstractSet[str]) -> NDArray[np.int64]:
+        """Return the row of each key in the key column, or ABSENT."""
+        if not without:
+            self._index.extend(self._keys)
+            return self._index.find(keys, self._keys)
+        # The index returns one row for a key, whichever packs hold it. Sorting the keys of the other packs again is
+        # slow, and only needed after a pack could not be read.
+        rows = np.full(len(keys), ABSENT, np.int64)
+        for pack, (first, count, _) in self._state.packs.items():
+            missing = np.flatnonzero(rows == ABSENT)
+            if pack in without or not len(missing):
+                continue
+            part = self._keys[first : first + count]
+            index = KeyIndex()
+            index.extend(part)
+            found = index.find(keys[missing], part)
+            rows[missing] = np.where(found == ABSENT, ABSENT, found + first)
+        return rows
 
     def add(self, packs: Sequence[Listed]) -> None:
         """Note packs, with one commit. Those that are noted already are passed over.

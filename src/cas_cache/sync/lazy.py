@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import CredentialInSpec, DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
+from cas_cache.errors import (
+    AccessDenied,
+    CredentialInSpec,
+    DamagedMirror,
+    RepositoryError,
+    ShapeMismatch,
+    UnsupportedFormat,
+)
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet
 from cas_cache.sync.pulling import MOST_LISTINGS, is_gone, manifests_of, read_what_is_listed
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.report import Report, bar_of, metered, pass_over, without_frames
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -107,53 +114,106 @@ def pull_rows(
     if ns is None or not ns.catalogue.rows:
         return report
     keys = keys[first_of_each(keys)[0]]
-    with metered(repository, report):
+    with metered(repository, report), bar_of("pull", 0, progress) as bar:
+        reader = _RowReader(ns, repository, report, bar)
         for _ in range(MOST_LISTINGS):
-            if not _fetch(ns, repository, keys, report, progress):
+            if not reader.read(keys):
                 break
             logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)
             report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
-            keys = keys[ns.find(keys) == ABSENT]
+            keys = _missing(ns, keys)
+        reader.raise_refused()
     return report
 
 
-def _fetch(
-    ns: Namespace, repository: Repository, keys: NDArray[np.uint8], report: Report, progress: bool | None
-) -> bool:
-    """Take the vectors of keys; whether the catalogue was forgotten, because packs have gone or it was damaged."""
-    located = ns.catalogue.locate(keys)
-    if not located:
+class _RowReader:
+    """Reads rows of one namespace. What one pack cannot give is read from the other packs that hold it.
+
+    Args:
+        ns: The namespace.
+        repository: Where its packs are.
+        report: Receives the counts and the problems.
+        bar: The progress bar.
+    """
+
+    def __init__(self, ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+        self._ns = ns
+        self._repository = repository
+        self._report = report
+        self._bar = bar
+        self._failed: set[str] = set()
+        self._refused: list[tuple[NDArray[np.uint8], AccessDenied]] = []
+
+    def read(self, keys: NDArray[np.uint8]) -> bool:
+        """Read the vectors of keys that are in the catalogue.
+
+        Returns:
+            True if the catalogue has to be read again before the remaining keys can be found.
+        """
+        catalogue = self._ns.catalogue
+        superseded: set[str] = set()
+        while located := catalogue.locate(keys, self._failed):
+            manifests = _manifests_of(located, self._ns.spec.namespace)
+            known = len(self._failed)
+            outdated = [self._is_outdated(part, manifests[part.pack], keys) for part in located if manifests]
+            if not manifests or any(outdated):
+                catalogue.forget()
+                return True
+            superseded.update(*(manifests[pack].supersedes for pack in self._failed & manifests.keys()))
+            if len(self._failed) == known:
+                return False
+            keys = _missing(self._ns, keys)
+        # The keys of a superseded pack are not read as long as those of the pack that supersedes it can be.
+        return bool(len(keys)) and not catalogue.packs.issuperset(superseded)
+
+    def raise_refused(self) -> None:
+        """Raise the first refusal that left rows unread."""
+        while self._refused:
+            keys, problem = self._refused.pop(0)
+            if len(_missing(self._ns, keys)):
+                self._refused.clear()
+                raise problem
+
+    def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
+        """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
+        self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
+        wanted = keys[part.at]
+        try:
+            _fetch_pack(self._ns, self._repository, (part, manifest, wanted), self._report, self._bar)
+        except (RepositoryError, ShapeMismatch) as problem:
+            if self._repository.has_gone((manifest.namespace, part.pack), problem):
+                return True
+            if not _agrees(self._repository, part, manifest):
+                return True
+            pass_over(f"pack {part.pack}", problem, self._report)
+        except AccessDenied as problem:
+            self._refused.append((wanted, without_frames(problem)))
+        else:
+            return False
+        self._failed.add(part.pack)
         return False
+
+
+def _missing(ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    missing: NDArray[np.uint8] = keys[ns.find(keys) == ABSENT]
+    return missing
+
+
+def _manifests_of(located: list[Located], namespace: str) -> dict[str, Manifest]:
+    """Return the manifests of packs; none at all if one of them is damaged or another namespace's."""
     try:
-        manifests = {it.pack: Manifest.from_bytes(it.manifest) for it in located}
+        manifests = {part.pack: Manifest.from_bytes(part.manifest) for part in located}
     except (ValueError, UnsupportedFormat):
-        manifests = {}
+        return {}
     # A digest covers key and vector and not whose it is.
-    if not manifests or any(manifest.namespace != ns.spec.namespace for manifest in manifests.values()):
-        ns.catalogue.forget()
-        return True
-    total = sum(len(it.rows) * manifests[it.pack].vector_bytes for it in located)
-    forget = False
-    with bar_of("pull", total, progress) as bar:
-        for it in located:
-            manifest = manifests[it.pack]
-            try:
-                _fetch_pack(ns, repository, (it, manifest, keys[it.at]), report, bar)
-            except (RepositoryError, ShapeMismatch) as problem:
-                if repository.has_gone((ns.spec.namespace, it.pack), problem) or not _agrees(repository, it, manifest):
-                    forget = True
-                else:
-                    pass_over(f"pack {it.pack}", problem, report)
-    if forget:
-        ns.catalogue.forget()
-    return forget
+    return manifests if all(manifest.namespace == namespace for manifest in manifests.values()) else {}
 
 
 def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
     """Whether what the catalogue says of a pack's rows is what the repository says."""
     try:
         return bool((repository.digests(it.pack, manifest)[it.rows] == it.digests).all())
-    except RepositoryError:
+    except (RepositoryError, AccessDenied):
         return True  # the pack is damaged, whatever the catalogue is
 
 
@@ -168,14 +228,17 @@ def _fetch_pack(
     check_kind(ns, manifest, it.pack)
     waiting: list[PackChunk] = []
     sources = manifest.sources(it.rows)
-    for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
-        waiting.append(part)
-        bar.update(len(part.keys) * manifest.vector_bytes)
-        if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
+    try:
+        for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
+            waiting.append(part)
+            bar.update(len(part.keys) * manifest.vector_bytes)
+            if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
+                report.rows += _commit(ns, it.pack, waiting, sources)
+                waiting = []
+    finally:
+        # Also after a damaged range or an interrupted request: these rows are verified.
+        if waiting:
             report.rows += _commit(ns, it.pack, waiting, sources)
-            waiting = []
-    if waiting:
-        report.rows += _commit(ns, it.pack, waiting, sources)
     report.packs += 1
     logger.info("pulled %d rows of pack %s of %s", len(it.rows), it.pack, ns.spec.model)
 

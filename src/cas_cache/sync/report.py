@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache import html
 from cas_cache.amounts import size
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.repository import Repository
 
-__all__ = ["Report", "bar_of", "leave_out", "metered", "pass_over"]
+__all__ = ["Report", "bar_of", "leave_out", "metered", "pass_over", "without_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,13 @@ def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
         logger.warning("passed over %s: %s", what, problem)
-        report.problems.append(_without_frames(problem))
+        report.problems.append(without_frames(problem))
 
 
-def _without_frames(problem: CasCacheError) -> CasCacheError:
+_Problem = TypeVar("_Problem", bound="CasCacheError")
+
+
+def without_frames(problem: _Problem) -> _Problem:
     """Drop the tracebacks: their frames hold the report itself, and maps and locks that close has to release."""
     error: BaseException | None = problem
     while error is not None:
