@@ -89,7 +89,7 @@ class _Own(CasCacheError):
 
 def test_errors_cross_a_process_pool() -> None:
     """As arguments, results and what a worker raises; one that does not unpickle makes the pool wait forever."""
-    kinds = [kind for kind in _tree() if len(vars(example(kind)))]
+    kinds = [kind for kind in _tree() if vars(example(kind))]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for kind in kinds:
             error = example(kind)

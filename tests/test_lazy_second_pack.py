@@ -178,8 +178,8 @@ def test_a_failed_push_does_not_pause_pulls(twice: Memory, tmp_path: Path) -> No
             return call.run()
 
     with lazily(tmp_path / "laptop", ReadOnly(twice), self_check=0) as cache:
+        cache.encode(["new"], SPEC, truth)
         with pytest.warns(RemoteWarning, match="no permission"):
-            cache.encode(["new"], SPEC, truth)
             cache.flush()
         assert cache.get(SHARED, SPEC)[1].all()
 

@@ -45,7 +45,9 @@ from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.progress import counting
+from cas_cache.reopening import OPEN_IN_THE_WORKER, check_portable, reopen
 from cas_cache.repository import Repository, open_storage
+from cas_cache.repository.local import LocalStorage
 from cas_cache.rows import as_array, checked_dtype, finite_rows, storable
 from cas_cache.self_check import MIN_ROWS, ObservedEncoder, SelfCheck
 from cas_cache.settings import Settings
@@ -165,6 +167,17 @@ class EmbeddingCache:
         self.max_self_check = settings.max_self_check if max_self_check is None else max_self_check
         self.on_remote_error = on_remote_error
         self.chunk_items = chunk_items
+        # What a copy is opened with, besides the live settings such as `offline`. A relative path of a repository would
+        # mean another directory in a process that runs elsewhere.
+        self._given: dict[str, Any] = {
+            "remote": storage.url if isinstance(storage, LocalStorage) else url,
+            "storage_options": dict(storage_options or {}),
+            "push": push,
+            "trust": trust or settings.trust,
+            "trusted_keys": settings.trusted_keys if trusted_keys is None else dict(trusted_keys),
+            "signing_key": settings.signing_key if signing_key is None else signing_key,
+        }
+        self._opened = repository
         self._closed = False
         self._pulled: set[str] = set()
         self._paces: dict[str, PaceFile] = {}
@@ -179,6 +192,40 @@ class EmbeddingCache:
     def __repr__(self) -> str:
         remote = f", remote={self.repository.url!r}" if self.repository else ""
         return f"EmbeddingCache({str(self.mirror.directory)!r}{remote})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = self._arguments()
+        storage = None if self.repository is None else self.repository.storage
+        check_portable(arguments["remote"], arguments["storage_options"], storage)
+        return reopen, (type(self), arguments)
+
+    def __copy__(self) -> Self:
+        return type(self)(**self._arguments())
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self.__copy__()
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return what opens this cache again: a second cache on the same mirror, with its own locks and counts."""
+        self._check_open()
+        if self.repository is not self._opened:
+            raise ConfigurationError(
+                f"The repository of {self!r} was replaced after the cache was opened, so a copy would have another "
+                f"one. {OPEN_IN_THE_WORKER}"
+            )
+        return {
+            **self._given,
+            "location": str(self.mirror.directory),
+            "read_only": self.read_only,
+            "offline": self.offline,
+            "only_cached": self.only_cached,
+            "lazy": self.lazy,
+            "self_check": self.self_check,
+            "max_self_check": self.max_self_check,
+            "on_remote_error": self.on_remote_error,
+            "chunk_items": self.chunk_items,
+            "progress": self.progress,
+        }
 
     @property
     def repository(self) -> Repository | None:

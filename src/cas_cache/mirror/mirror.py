@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from cas_cache.disk import check_folder, lock_of, make_folder, read_plain, write_atomically
 from cas_cache.errors import (
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+_Mirror = TypeVar("_Mirror", bound="Mirror")
 
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
@@ -107,6 +109,15 @@ class Mirror:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is opened again; only the directory is in it.
+        self._check_open()
+        return _reopen, (type(self), str(self.directory))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AlreadyClosed(f"The mirror {self.directory} is closed. Open it again: Mirror(directory).")
 
     def __repr__(self) -> str:
         return f"Mirror({str(self.directory)!r})"
@@ -215,8 +226,7 @@ class Mirror:
             DamagedMirror: If its spec does not have that id.
             AlreadyClosed: If the mirror is closed.
         """
-        if self._closed:
-            raise AlreadyClosed(f"The mirror {self.directory} is closed. Open it again: Mirror(directory).")
+        self._check_open()
         if namespace not in self._namespaces:
             folder = self._folder(namespace)
             try:
@@ -392,6 +402,10 @@ class Mirror:
                 f"{path} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
             )
         return dict(marker)
+
+
+def _reopen(kind: type[_Mirror], directory: str) -> _Mirror:
+    return kind(directory, create=False)
 
 
 def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:

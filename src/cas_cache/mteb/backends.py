@@ -78,6 +78,10 @@ class MirrorCache:
         self.cache = EmbeddingCache(directory, **options) if cache is None else cache
         self.directory = self.cache.mirror.directory if directory is None else Path(directory)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Nobody counts the users of a copied cache, so closing a copy pushes its rows and leaves the cache open.
+        return {**vars(self), "on_close": None}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r}, namespace={self.spec.namespace})"
 
@@ -187,6 +191,13 @@ class FaissCache(MirrorCache):
         super().__init__(directory, spec=spec, cache=cache, **options)
         self._index: Any = None
         self._saved = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy makes the index again from the mirror's rows.
+        return {**super().__getstate__(), "_faiss": None, "_index": None, "_saved": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _faiss=require_faiss())
 
     @property
     def index(self) -> Any:

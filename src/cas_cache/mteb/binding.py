@@ -20,6 +20,7 @@ from cas_cache.mteb.arguments import plain
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.folders import Folder, folder_of
 from cas_cache.mteb.specs import CONTENT_FIELDS, MEDIA_SETTINGS, check_describable, common_params, identity_of
+from cas_cache.reopening import check_portable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +109,11 @@ class Backend:
         self._caches: dict[Path, EmbeddingCache] = {}
         self._users = Counter[Path]()
         self._stats: list[Stats] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        remote = self._options.get("remote")
+        check_portable(None if remote is None else str(remote), self._options.get("storage_options") or {})
+        return {**vars(self), "_caches": {}, "_users": Counter(), "_stats": []}
 
     def __repr__(self) -> str:
         return f"Backend({type(self._model).__name__}, cls={self._class.__name__})"

@@ -128,6 +128,9 @@ class InFaiss(InMirror):
         super().__init__(cache)
         self._opened: dict[str, FaissCache] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": {}}
+
     def encode_items(self, call: Call, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the (n, d) vectors of a call, which FAISS and the mirror agree on."""
         vectors = super().encode_items(call, encode)
@@ -155,6 +158,10 @@ class InForeign:
         self._cache = cache
         self._opened: dict[tuple[str, str], Kept] = {}
         self._paces: dict[tuple[str, str], PaceFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy opens the backends again, from their folders.
+        return {**vars(self), "_opened": {}, "_paces": {}}
 
     def encode_items(self, call: Call, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the (n, d) vectors of a call.

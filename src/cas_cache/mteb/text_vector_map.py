@@ -70,6 +70,14 @@ class TextVectorMap:
         self.vector_dim: int | None = None
         self.load()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy reads the task from the mirror again. Vectors that were added and not saved yet are in both.
+        return {**vars(self), "_parts": [], "_vectors": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.load()
+
     def __repr__(self) -> str:
         return f"TextVectorMap({str(self.directory)!r}, {len(self.hash_to_index)} texts)"
 

@@ -122,6 +122,10 @@ class CachedEmbeddingWrapper:
             # mteb asks for these two by name, and searches with them rather than with `encode`.
             self.index, self.search = self._model.index, self._model.search
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The cache opens itself again; what this object has already recorded and reported is not the copy's.
+        return {**vars(self), "_recorded": set(), "_told": 0}
+
     def __repr__(self) -> str:
         return f"CachedEmbeddingWrapper({type(self._model).__name__}, {self.cache!r})"
 

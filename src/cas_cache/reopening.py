@@ -1,0 +1,96 @@
+"""Copies of caches: opened again at the same place with the same options, in this process or in another.
+
+A pickled cache is its directory, its remote and its options: no row, lock, file or connection is in it. Neither is a
+credential: a cache whose options hold one is refused, and the other process has to find its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cas_cache.errors import ConfigurationError
+from cas_cache.identity.credentials import find_credentials
+from cas_cache.repository import without_credentials
+from cas_cache.repository.failures import secrets_in
+from cas_cache.repository.interface import PROCESSES
+from cas_cache.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cas_cache.repository import Storage
+
+_Cache = TypeVar("_Cache")
+
+OPEN_IN_THE_WORKER = (
+    "Open it in the worker: pass directory, remote and options to the function that runs there, and call "
+    "EmbeddingCache(...) in it."
+)
+
+
+def check_portable(remote: str | None, options: Mapping[str, Any], storage: Storage | None = None) -> None:
+    """Refuse to pickle a cache that another process could not open, or whose options hold a credential.
+
+    Args:
+        remote: The URL as it was given; None for a local cache.
+        options: The storage options.
+        storage: The opened remote; None for a local cache, or where it is not opened yet.
+
+    Raises:
+        ConfigurationError: With the reason and the way out.
+    """
+    if remote is None:
+        return
+    shown = without_credentials(remote)
+    places = [*(["the URL"] if shown != remote else ()), *sorted(set(_secret_places(options)))]
+    if places:
+        raise ConfigurationError(
+            f"The cache of {shown} is not pickled, because {', '.join(places)} is or may be a credential, which would "
+            f"be written in plain text. {OPEN_IN_THE_WORKER} Credentials that are set in the environment or in a "
+            "profile are found there again, and such a cache can be pickled."
+        )
+    objects = sorted(name for name, value in options.items() if not _is_plain(value))
+    if objects:
+        raise ConfigurationError(
+            f"The cache of {shown} is not pickled, because its storage options {', '.join(objects)} are objects of "
+            f"this process. {OPEN_IN_THE_WORKER}"
+        )
+    if storage is not None and PROCESSES not in storage.capabilities:
+        raise ConfigurationError(
+            f"The cache of {shown} is not pickled, because this storage exists in one process only. Use a storage "
+            f"that other processes can reach. {OPEN_IN_THE_WORKER}"
+        )
+
+
+def reopen(kind: type[_Cache], arguments: dict[str, Any]) -> _Cache:
+    """Open a cache again, from what another process pickled.
+
+    Raises:
+        ConfigurationError: If the cache had no remote, and the settings of this process name one.
+    """
+    remote = Settings.read().remote
+    if arguments["remote"] is None and remote is not None:
+        raise ConfigurationError(
+            f"A cache without a remote came from another process, but the settings of this process name the remote "
+            f"{without_credentials(remote)}, which would receive its rows. Unset CAS_CACHE_REMOTE here, or set it in "
+            f"both. {OPEN_IN_THE_WORKER}"
+        )
+    return kind(**arguments)
+
+
+def _secret_places(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        single = {name: value}
+        if any(secrets_in(single)) or (_is_plain(value) and any(find_credentials(single))):
+            yield f"storage_options[{name!r}]"
+
+
+def _is_plain(value: object) -> bool:
+    """Return True for what means the same in every process."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | PurePath)
