@@ -47,8 +47,7 @@ def _use_one_thread() -> None:
         faiss.omp_set_num_threads(1)
 
 
-if False:
-    os.register_at_fork(after_in_child=_use_one_thread)
+os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def block_rows(dimensions: int) -> int:
