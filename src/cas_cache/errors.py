@@ -43,7 +43,10 @@ second that something was left out of the cache.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _Error = TypeVar("_Error", bound=BaseException)
 _OwnError = TypeVar("_OwnError", bound="CasCacheError")
