@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import types
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from cas_cache.models import describe_encoder, weights_fingerprint
-from cas_cache.models.encoders import parts_of
+from cas_cache.models import appearance_of, describe_encoder, parts_of, weights_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,8 @@ PLACES = {
     "an object": lambda module: Holder(backend=Holder(engine=Holder(model=module))),
     "slots": lambda module: Holder(backend=Slotted(module)),
     "a bound method": lambda module: Holder(run=module.forward),
+    "a closure": lambda module: Holder(run=lambda inputs: module(inputs)),
+    "a partial": lambda module: Holder(run=functools.partial(map, [module])),
 }
 
 
@@ -55,6 +57,41 @@ def test_a_torch_module_is_found_under_any_attribute(place: str) -> None:
     assert describe_encoder(one) != describe_encoder(other)
     assert describe_encoder(one) == describe_encoder(PLACES[place](layer(1.0)))
     assert weights_fingerprint(one) != weights_fingerprint(other)
+
+
+class Remembering(torch.nn.Module):
+    """A module of one's own: identity leaves out its list, because many a module remembers in one."""
+
+    def __init__(self, scales: list[float]) -> None:
+        super().__init__()
+        self.inner, self.scales = torch.nn.Linear(2, 2), scales
+
+
+def test_lists_of_a_module_of_ones_own_are_in_the_appearance() -> None:
+    """What identity leaves out on purpose has the self-check below it."""
+    one, other = (Holder(model=torch.nn.Sequential(Remembering([1.0, last]))) for last in (2.0, 3.0))
+    assert appearance_of(one) == appearance_of(Holder(model=torch.nn.Sequential(Remembering([1.0, 2.0]))))
+    assert appearance_of(one) != appearance_of(other)
+
+
+def test_a_model_that_code_reads_as_a_global_is_in_the_appearance() -> None:
+    """As scripts do: no attribute leads to it."""
+
+    def looks(value: float) -> dict[str, str]:
+        names: dict[str, Any] = {"__name__": "script_of_a_user", "MODELS": {"main": layer(value)}}
+        exec("class Encoder:\n def encode(self, batch): return MODELS['main'](batch)", names)  # noqa: S102
+        return appearance_of(names["Encoder"]())
+
+    assert looks(1.0) == looks(1.0)
+    assert looks(1.0) != looks(2.0)
+
+
+def test_a_method_of_a_library_that_was_replaced_is_in_the_appearance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class itself is the library's, and known by its name."""
+    encoder = torch.utils.data.SequentialSampler([])
+    before = appearance_of(encoder)
+    monkeypatch.setattr(torch.utils.data.SequentialSampler, "__iter__", lambda self: iter([]))
+    assert appearance_of(encoder) != before
 
 
 def test_what_an_encoder_counts_is_not_in_its_description() -> None:
@@ -79,7 +116,7 @@ def test_two_classes_of_one_name_in_two_modules_are_two() -> None:
 def test_a_script_and_the_same_module_imported_have_one_name(tmp_path: Path) -> None:
     """A class that is defined in a script is named as it is when the script is imported."""
     (tmp_path / "bench.py").write_text(
-        "from cas_cache.models.names import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
+        "from cas_cache.models import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
     )
     runs = [["bench.py"], ["-m", "bench"], ["-c", "import bench"]]
     done = [

@@ -1,5 +1,6 @@
 """An encoder that does not look like the one that made the rows is compared before it is served them."""
 
+import functools
 import random
 import threading
 import time
@@ -114,6 +115,24 @@ def test_an_appearance_that_was_compared_is_good_for_ever(ask: Asked) -> None:
     assert [ask(Own(name=name)) for name in "abab"] == [(0, 0)] * 4
 
 
+class Suffix:
+    """An object whose method an encoder calls."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+
+    def add(self, text: str) -> str:
+        return text + self.end
+
+
+def _suffixed(settings: dict[str, str]) -> Any:
+    return lambda text: text + settings["end"]
+
+
+def _vectors(of_500: float) -> dict[str, list[float]]:
+    return {str(word): [of_500 if word == 500 else 0.0, 1.0] for word in range(1000)}
+
+
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a number": ({"max_tokens": 512}, {"max_tokens": 8}),
     "a list": ({"stops": ["a", "b"]}, {"stops": ["a", "c"]}),
@@ -132,6 +151,18 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a partial": ({"clean": partial(str.replace, "a")}, {"clean": partial(str.replace, "b")}),
     "a cached function": ({"clean": lru_cache(lambda text: text + "a")}, {"clean": lru_cache(lambda text: text + "b")}),
     "a class": ({"kind": dict}, {"kind": list}),
+    "the middle of a long list": ({"words": ["w"] * 5000}, {"words": ["w"] * 2500 + ["v"] + ["w"] * 2499}),
+    "a word of a large set": ({"words": {*map(str, range(999)), "a"}}, {"words": {*map(str, range(999)), "b"}}),
+    "a vector in a large dict": ({"table": _vectors(1.0)}, {"table": _vectors(2.0)}),
+    "an array of words": ({"words": np.array(["a", "b"], object)}, {"words": np.array(["a", "c"], object)}),
+    "a closure over a dict": ({"clean": _suffixed({"end": "a"})}, {"clean": _suffixed({"end": "b"})}),
+    "a method of an object": ({"clean": Suffix("a").add}, {"clean": Suffix("b").add}),
+    "a partial over an object": ({"clean": partial(str, Suffix("a"))}, {"clean": partial(str, Suffix("b"))}),
+    "a class of one's own": ({"kind": type("Kind", (), {"dim": 2})}, {"kind": type("Kind", (), {"dim": 3})}),
+    "the code of an object's class": (
+        {"clean": type("Clean", (), {"__call__": lambda self, text: text + "a"})()},
+        {"clean": type("Clean", (), {"__call__": lambda self, text: text + "b"})()},
+    ),
     "not set": ({"prompt": None}, {"prompt": "p"}),
     "not there": ({}, {"prompt": "p"}),
 }
@@ -155,6 +186,49 @@ def test_code_class_attributes_and_globals_are_seen(monkeypatch: pytest.MonkeyPa
     assert {path for path in before if before[path] != edited.get(path)} == {"embed()"}
     monkeypatch.setattr(Own, "limit", 5, raising=False)
     assert appearance_of(Own(**fixed)).keys() - edited.keys() == {"Own.limit"}
+
+
+CODE = """
+PREFIX = {"query": "a"}
+MODES = ["a"]
+def marked(text, mark="a"):
+    return PREFIX["query"] + text + mark + MODES[0]
+def make(kind):
+    class Encoder:
+        def embed(self, batch, *, end="a"):
+            return [marked(text) + kind["end"] + end for text in batch]
+        @functools.cached_property
+        def start(self):
+            return "a"
+        @functools.lru_cache
+        def cached(self):
+            return "a"
+    return Encoder
+encoder = make({"end": "a"})()
+"""
+
+
+@pytest.mark.parametrize("place", range(CODE.count('"a"')))
+def test_code_is_followed_wherever_it_leads(place: int) -> None:
+    """Globals, helper functions, defaults, closures, cached properties: each literal of this module is seen."""
+
+    def looks(code: str) -> dict[str, str]:
+        names: dict[str, Any] = {"__name__": "module_of_a_user", "functools": functools}
+        exec(code, names)  # noqa: S102
+        return appearance_of(names["encoder"])
+
+    parts = CODE.split('"a"')
+    edited = '"a"'.join(parts[: place + 1]) + '"b"' + '"a"'.join(parts[place + 1 :])
+    assert looks(CODE) == looks(CODE)
+    assert looks(CODE) != looks(edited)
+
+
+def test_tables_are_seen() -> None:
+    """A table of pandas hides its values from Python's own means."""
+    pandas = pytest.importorskip("pandas")
+    fixed = {"generator": None, "dice": None}
+    one, other = (Own(table=pandas.DataFrame({"w": [1.0, last]}), **fixed) for last in (2.0, 3.0))
+    assert appearance_of(one) != appearance_of(other)
 
 
 def test_nothing_of_a_credential_is_kept(ask: Asked) -> None:

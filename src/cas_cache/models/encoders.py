@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import FunctionType
 from typing import Any
 
-from cas_cache.models.attributes import attributes_of
 from cas_cache.models.description import describe
 from cas_cache.models.exported import describe_exported, is_exported
-from cas_cache.models.functions import CodeReader
+from cas_cache.models.functions import CodeReader, captured
 from cas_cache.models.names import STANDARD, class_name, is_library, top_package
 from cas_cache.models.parts import is_module
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import canonical, hashed, named_by_user
 
 MAX_DEPTH = 4
-"""Levels of nested lists, mappings and objects that are searched for models."""
+"""Lists, mappings and objects in each other that are searched for torch modules."""
 
 MAX_ITEMS = 10_000
-"""The most containers and objects that are searched."""
+"""Containers and objects that are searched."""
 
 MAX_LENGTH = 1_000
-"""The most members of a container that is searched. A longer one holds data and not models."""
+"""Members of a container. A longer one holds data and not models."""
 
 IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
@@ -34,11 +35,6 @@ def describe_encoder(encoder: Any) -> dict[str, Any]:
     held = {name: describe_part(part, name) for name, part in parts_of(encoder).items()}
     stated = named_by_user(encoder)
     return {"class": class_name(type(encoder)), **({"holds": held} if held else {}), **(stated or {})}
-
-
-def is_part(value: Any) -> bool:
-    """Return True for a torch module, a tokenizer of a library, or a model of another engine."""
-    return is_module(value) or is_exported(value) or (is_tokenizer(value) and is_library(type(value)))
 
 
 def describe_part(part: Any, where: str) -> Any:
@@ -57,7 +53,7 @@ def describe_part(part: Any, where: str) -> Any:
 def parts_of(encoder: Any) -> dict[str, Any]:
     """Return what an object holds that is known to compute: torch modules, tokenizers, models of other engines.
 
-    They are found under any attribute, and named by their paths. Lists, mappings and objects are searched a
+    They are found under whatever attribute, and named by the way to each. Lists, mappings and objects are searched a
     few levels deep; a module's own modules are not listed.
     """
     found: dict[str, Any] = {}
@@ -78,6 +74,11 @@ def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[
             _search(held, place, depth + 1, found, seen)
 
 
+def is_part(value: Any) -> bool:
+    """Return True for what `describe_part` describes."""
+    return is_module(value) or is_exported(value) or (is_tokenizer(value) and is_library(type(value)))
+
+
 def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict | list | tuple) and len(value) > MAX_LENGTH:
         return []
@@ -85,15 +86,27 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(str(name), held) for name, held in value.items()]
     if isinstance(value, list | tuple):
         return [(str(position), held) for position, held in enumerate(value)]
-    bound = getattr(value, "__self__", None)
-    if bound is not None:
-        return [("__self__", bound)]
-    return [(name, held) for name, held in sorted(attributes_of(value).items()) if name not in IGNORED]
+    if isinstance(value, FunctionType | partial) or getattr(value, "__self__", None) is not None:
+        return _parts_of_function(value)
+    named = dict(getattr(value, "__dict__", {}))
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                named[name] = getattr(value, name)
+    return [(name, held) for name, held in sorted(named.items()) if name not in IGNORED]
+
+
+def _parts_of_function(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, FunctionType):
+        return sorted(captured(value).items())
+    names = ("func", "args", "keywords") if isinstance(value, partial) else ("__self__",)
+    return [(name, getattr(value, name)) for name in names]
 
 
 def _may_hold(value: Any) -> bool:
     """Return True for containers, and for objects of classes that are not of Python's own library."""
-    if isinstance(value, dict | list | tuple) or getattr(value, "__self__", None) is not None:
+    if isinstance(value, dict | list | tuple | FunctionType | partial) or getattr(value, "__self__", None) is not None:
         return True
     cls = type(value)
     plain = top_package(cls.__module__) in STANDARD or cls.__module__ in ("numpy", "torch")

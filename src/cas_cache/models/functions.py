@@ -124,12 +124,12 @@ class CodeReader:
 
     def _function(self, function: types.FunctionType, where: str) -> Any:
         name = f"{top_package(function.__globals__.get('__name__'))}:{function.__qualname__}"
-        captured = _closure(function)
+        held = captured(function)
         if is_library(function):
-            if not captured:
+            if not held:
                 return {"library": name}
             # A decorator of a library: what it wraps counts, for example a function of one's own.
-            return {"library": name, "closure": self._captured(captured, where)}
+            return {"library": name, "closure": self._captured(held, where)}
         if self._depth >= MAX_DEPTH:
             raise cannot_describe(function, where)
         return self._once(
@@ -137,7 +137,7 @@ class CodeReader:
             lambda: {
                 "function": function.__qualname__,
                 "code": code_hash(function.__code__),
-                "closure": self._captured(captured, where),
+                "closure": self._captured(held, where),
                 "defaults": self.value([function.__defaults__ or (), function.__kwdefaults__ or {}], where),
                 "globals": self._globals(_globals(function), where),
             },
@@ -216,7 +216,8 @@ def _stable_repr(constant: Any) -> str:
     return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
-def _closure(function: types.FunctionType) -> dict[str, Any]:
+def captured(function: types.FunctionType) -> dict[str, Any]:
+    """Return the variables of surrounding functions that a function reads, by name."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: held for name, cell in cells if name != "__class__" and (held := _content(cell)) is not None}
 
@@ -241,11 +242,12 @@ def _is_known(held: Any, home: str) -> bool:
     if isinstance(held, types.ModuleType) or type(held).__module__ in OPAQUE:
         return True
     if isinstance(held, type | types.FunctionType | types.BuiltinFunctionType):
-        return is_library(held) or (top_package(held.__module__) != home and _is_installed(held.__module__))
+        return is_library(held) or (top_package(held.__module__) != home and is_installed(held.__module__))
     return top_package(type(held).__module__) == "transformers"
 
 
-def _is_installed(module: str | None) -> bool:
+def is_installed(module: str | None) -> bool:
+    """Return True for a module of an installed package."""
     file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file
 

@@ -9,47 +9,46 @@ import datetime as dt
 import decimal
 import fractions
 import functools
+import hashlib
 import random
 import re
 import types
 import uuid
 from collections import deque
 from enum import Enum
-from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.identity.credentials import redact
-from cas_cache.models.functions import bytecode
-from cas_cache.models.names import class_name, top_package
-from cas_cache.models.parts import is_module
-from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_TEXT = 80
-"""The most characters of a value that is kept as it is; longer values are hashed."""
+"""Characters of a value that are kept as they are; longer ones are hashed."""
 
 MAX_ITEMS = 256
-"""The most items of a container that is described whole; of a larger one, its size and `END_ITEMS` at both ends."""
+"""Items of a container that are described one by one; a larger one is hashed."""
 
-END_ITEMS = 32
+MAX_HASHED = 1 << 16
+"""Items of a container that are hashed; of a larger one as many, evenly spread."""
+
+TABLES = frozenset({"pandas", "polars", "pyarrow"})
 
 MIN_SECRET = 16
-"""The fewest characters of a credential that is recognised by its shape; shorter texts are not searched."""
+"""Characters of a credential that is known by its shape alone; shorter texts need not be searched."""
 
 MAX_BYTES = 1 << 20
-"""The most bytes of an array that is hashed whole; of a larger one `SAMPLED` values, evenly spread."""
+"""Bytes of an array that are hashed whole; of a larger one `SAMPLED` values, evenly spread."""
 
 SAMPLED = 1 << 16
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 MAPPINGS = (dict, types.MappingProxyType)
-"""Mappings whose items are read. Others may read a file or ask a server for each item; their attributes are read."""
+"""Others may read a file or ask a server for each item: they are described by their attributes."""
 
 CONTAINERS = (*MAPPINGS, list, tuple, deque, set, frozenset)
 
@@ -67,7 +66,7 @@ AS_TEXT = (
     np.generic,
     np.dtype,
 )
-"""Types whose text describes a value completely."""
+"""Values whose text says all of them."""
 
 CACHED = type(functools.lru_cache(len))
 
@@ -81,12 +80,12 @@ def text_of(value: Any) -> str | None:
     """Return the text of a value that holds nothing else; None for an object, and a container of objects."""
     if type(value) in SCALARS:
         return _scalar(value)
-    texts = (describe(value) for describe in (_named, _array, _of_torch, _random_state, _flat))
+    texts = (describe(value) for describe in (_named, _array, _table, _of_torch, _random_state, _flat))
     return next((text for text in texts if text is not None), None)
 
 
 def _named(value: Any) -> str | None:
-    """Return the text of a value that has a name, or whose own text describes it completely."""
+    """Return the text of what has a name, or whose own text says all of it."""
     if isinstance(value, Enum):
         return f"{class_name(type(value))}.{value.name}"
     if isinstance(value, AS_TEXT):
@@ -115,17 +114,36 @@ def _flat(value: Any) -> str | None:
     """Return the text of a list or set of scalars, or of a container with very many items."""
     if not isinstance(value, CONTAINERS):
         return None
-    many = len(value) > MAX_ITEMS
-    items = _both_ends(value) if many else list(value.items() if isinstance(value, MAPPINGS) else value)
-    if not many and isinstance(value, MAPPINGS):
+    if len(value) > MAX_ITEMS:
+        return f"{type(value).__name__} of {len(value)}: {_of_many(value)}"
+    if isinstance(value, MAPPINGS):
         return None
-    texts: Sequence[str | None] = [item_text(item) for item in items]
-    if not many and None in texts:
+    texts: Sequence[str | None] = [item_text(item) for item in value]
+    if None in texts:
         return None
     if isinstance(value, set | frozenset):
         texts = sorted(map(str, texts))
-    joined = ", ".join(map(str, texts))
-    return f"{type(value).__name__} of {len(value)}: {_short(joined)}"
+    return f"{type(value).__name__} of {len(value)}: {_short(', '.join(map(str, texts)))}"
+
+
+def _of_many(value: Any) -> str:
+    """Return a hash of the plain items of a large container; of a very large one, of some of them."""
+    items: Any = list(value.items() if isinstance(value, MAPPINGS) else value)
+    if len(items) > MAX_HASHED:
+        if isinstance(value, set | frozenset):
+            return ""  # in no order: the size says what can be said at once
+        items = items[:: len(items) // MAX_HASHED]
+    texts = [repr(item) if _is_plain(item) else str(item_text(item)) for item in items]
+    return hashed("\0".join(sorted(texts) if isinstance(value, set | frozenset) else texts))
+
+
+def _is_plain(value: Any) -> bool:
+    """Return True if the `repr` of a value says all of it, alike in every process."""
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return type(value) in SCALARS
 
 
 def item_text(value: Any) -> str | None:
@@ -135,29 +153,29 @@ def item_text(value: Any) -> str | None:
     return _scalar(value) if type(value) in SCALARS else _array(value)
 
 
-def _both_ends(value: Any) -> list[Any]:
-    items: Any = value.items() if isinstance(value, MAPPINGS) else value
-    if isinstance(value, set | frozenset):
-        return []  # in no order: the size says what can be said at once
-    return [*islice(items, END_ITEMS), *islice(reversed(items), END_ITEMS)]
-
-
 def _array(value: Any) -> str | None:
     """Return the text of a NumPy array; None for anything else."""
     if not isinstance(value, np.ndarray):
         return None
     head = f"array {value.dtype} {list(value.shape)}"
-    if value.dtype.hasobject:
-        return head
     if value.nbytes > MAX_BYTES:
         flat = value.reshape(-1)
         value = flat[:: max(1, flat.size // SAMPLED)]
+    if value.dtype.hasobject:
+        return f"{head} {hashed(repr([item_text(item) for item in value.reshape(-1).tolist()]))}"
     return f"{head} {hashed(np.ascontiguousarray(value).tobytes())}"
+
+
+def _table(value: Any) -> str | None:
+    """Return the text of a table or column of pandas, polars or Arrow; None for anything else."""
+    if type(value).__module__.partition(".")[0] not in TABLES or not hasattr(value, "__array__"):
+        return None
+    return f"{class_name(type(value))} of {len(value)}: {_array(np.asarray(value[:SAMPLED]))}"
 
 
 def _of_torch(value: Any) -> str | None:
     """Return the text of a tensor, a random state, a device or a dtype of torch; None for anything else."""
-    if top_package(type(value).__module__) != "torch" or is_module(value):
+    if type(value).__module__.partition(".")[0] != "torch" or is_torch_module(value):
         return None
     if hasattr(value, "detach") and hasattr(value, "flatten"):
         head = f"tensor {value.dtype} {list(value.shape)}"
@@ -209,4 +227,31 @@ def _captured(function: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def code_hash(code: types.CodeType) -> str:
     """Return a hash of a function's bytecode, constants and names."""
-    return hashed(repr(bytecode(code)))
+    return hashed(repr(_content_of_code(code)))
+
+
+def _content_of_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Return what a function's code does, without where it was written."""
+    constants = [
+        _content_of_code(part)
+        if isinstance(part, types.CodeType)
+        else repr(sorted(map(repr, part)) if isinstance(part, frozenset) else part)
+        for part in code.co_consts
+    ]
+    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+
+
+def is_torch_module(value: Any) -> bool:
+    """Return True for a module of torch, which need not be imported."""
+    return any((cls.__module__, cls.__name__) == ("torch.nn.modules.module", "Module") for cls in type(value).__mro__)
+
+
+def class_name(cls: type) -> str:
+    """Return the full name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def hashed(content: str | bytes) -> str:
+    """Return 16 hex digits that stand for a content."""
+    data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:16]
