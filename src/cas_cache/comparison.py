@@ -21,7 +21,7 @@ MAX_DISTANCE = {"float64": 0.014, "float32": 0.014, "float16": 0.045, "bfloat16"
 are cosines of 0.9999, 0.999 and 0.99."""
 
 MAX_INTEGER_DISTANCE = 0.1
-"""Quantized vectors: 1 minus the cosine, or the share of different bits, whichever is less."""
+"""Quantized vectors: 1 minus the cosine, or the share by which one is longer; of packed bits, the share of them."""
 
 
 def distances(stored: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
@@ -32,15 +32,17 @@ def distances(stored: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
         fresh: (n, *shape), of the same dtype.
 
     Returns:
-        (n,) float64: the relative distance, 1 if one of the two is zero, NaN if one has NaN; of integers and bools 1
-        minus the cosine, or the share of different bits if that is less.
+        (n,) float64: the relative distance, 1 if one of the two is zero, NaN if one has NaN. Of integers and bools: 1
+        minus the cosine or the relative difference of the lengths, whichever is more; or the share of different bits,
+        if that is less.
     """
     count = len(stored)
     a, b = (vectors.reshape(count, -1).astype(np.float64) for vectors in (stored, fresh))
     lengths = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    longer = np.maximum(*lengths)
+    longer = np.where(longer == 0, 1, longer)
     if stored.dtype.kind == "f":
-        longer = np.maximum(*lengths)
-        relative: NDArray[np.float64] = np.linalg.norm(a - b, axis=1) / np.where(longer == 0, 1, longer)
+        relative: NDArray[np.float64] = np.linalg.norm(a - b, axis=1) / longer
         return relative
     product = lengths[0] * lengths[1]
     cosines = (a * b).sum(axis=1) / np.where(product > 0, product, 1)
@@ -48,7 +50,9 @@ def distances(stored: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
     bits = [np.ascontiguousarray(vectors).reshape(count, -1).view(np.uint8) for vectors in (stored, fresh)]
     different = np.unpackbits(bits[0] ^ bits[1], axis=1).sum(axis=1, dtype=np.int64)
     whole = bits[0].shape[1] * (1 if stored.dtype == np.bool_ else 8)
-    least: NDArray[np.float64] = np.minimum(1 - cosines, different / whole)
+    least: NDArray[np.float64] = np.minimum(
+        np.maximum(1 - cosines, np.abs(lengths[0] - lengths[1]) / longer), different / whole
+    )
     return least
 
 

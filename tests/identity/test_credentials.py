@@ -145,6 +145,24 @@ def test_pairs_of_a_name_and_a_value_are_refused():
     refused(SECRET, params={"arguments": f"--api-key={SECRET}"})
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "export OPENAI_API_KEY=sk1234567890abc", "mxb_" + "aB3x" * 8, "esecret_" + "aB3x" * 8, "nk-" + "aB3x" * 8,
+        "https://hooks.slack.com/services/T00000000/B00000000/" + "aB3x" * 6,
+    ],
+)  # fmt: skip
+def test_more_shapes_of_keys(value):
+    """Of services whose keys have a beginning of their own, and of variables of a shell."""
+    refused(value, params={"note": value})
+
+
+def test_a_limit_in_tokens_is_no_credential():
+    """It changes vectors, so it must not be left out of an identity either."""
+    assert strip_credentials({"max_token": 5, "query_max_token": 6}) == {"max_token": 5, "query_max_token": 6}
+    assert strip_credentials({"creds": {"user": "a"}}) == {}
+
+
 @pytest.mark.parametrize("name", sorted(HARMLESS))
 def test_what_is_not_a_credential_is_accepted(name):
     """Settings of tokenizers, digests, names and switches."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
 from tokenizers import normalizers
 from transformers import Qwen2Model
@@ -26,7 +27,9 @@ from models.tiny_models import (
     SIZE,
     TEXTS,
     WORDS,
+    clip,
     encoded,
+    every_kind,
     model,
     seeded,
     sequence,
@@ -35,6 +38,9 @@ from models.tiny_models import (
     transformer,
     words,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -64,6 +70,7 @@ PATCHED = (modules.ModuleReader, "_patched")
 CLASS = (CodeReader, "own_class")
 TOKENIZER = (modules, "describe_tokenizer")
 SETTINGS = (modules.st, "config_of")
+FUNCTIONS = (modules, "is_function")
 ATTRIBUTES = (modules.ModuleReader, "_attributes")
 BUFFERS = (modules.ModuleReader, "_buffers")
 WEIGHTS = (description, "_sample")
@@ -249,6 +256,10 @@ PAIRS = {
     "the tokenizer's normalizer": Pair(model, changed(cased), (TOKENIZER,)),
     "the vocabulary": Pair(model, changed(other_vocabulary), (TOKENIZER,)),
     "truncation side": Pair(changed(right), changed(left), (TOKENIZER,)),
+    "truncation of a static embedding's tokenizer": Pair(
+        lambda: sequence(static()), lambda: sequence(_shortened(static())), (TOKENIZER,)
+    ),
+    "the end of a text, for CLIP": Pair(lambda: _ending(102), lambda: _ending(2), (CONFIG,)),
     "vocabulary of a static embedding": Pair(
         lambda: sequence(static()), lambda: sequence(_lowered(static())), (TOKENIZER,)
     ),
@@ -261,6 +272,10 @@ PAIRS = {
     "activation of a dense layer": Pair(
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8))),
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.nn.ReLU()))), (CLASS,),
+    ),
+    "a function as a dense layer's activation": Pair(
+        lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.relu))),
+        lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.sin))), (FUNCTIONS,),
     ),
     "order of a bag of words": Pair(bow(WORDS), bow(WORDS[::-1]), (SETTINGS, TOKENIZER)),
     "weights of a bag of words": Pair(bow(WORDS), bow(WORDS, word_weights={"sea": 5.0}), (SETTINGS,)),
@@ -277,6 +292,18 @@ PAIRS = {
 def _lowered(module: Any) -> Any:
     module.tokenizer.normalizer = normalizers.Replace("e", "a")
     return module
+
+
+def _shortened(module: Any) -> Any:
+    module.tokenizer.enable_truncation(2)
+    return module
+
+
+def _ending(token: int) -> Any:
+    built = sequence(st.CLIPModel(clip()))
+    text = built[0].model.text_model
+    text.eos_token_id = text.config.eos_token_id = token
+    return built
 
 
 def _without_stop_words() -> Any:
@@ -396,6 +423,10 @@ def compiled(built: Any) -> None:
     built[0].model = torch.compile(built[0].auto_model)
 
 
+def compiled_by_its_other_name(built: Any) -> None:
+    built[0].auto_model = torch.compile(built[0].auto_model)
+
+
 def evaluated(built: Any) -> None:
     built.train()
 
@@ -408,6 +439,7 @@ def renamed(built: Any) -> None:
 
 NEUTRAL = {
     "torch.compile": changed(compiled),
+    "torch.compile as auto_model": changed(compiled_by_its_other_name),
     "training mode": changed(evaluated),
     "names and paths": changed(renamed),
     "attention kernels": lambda: sequence(
@@ -424,6 +456,14 @@ NEUTRAL = {
 def test_what_changes_no_vector_is_not_in_the_description(name: str) -> None:
     """Speed, paths, versions and defaults leave a description as it is."""
     assert identity(NEUTRAL[name]()) == identity(model())
+
+
+@pytest.mark.parametrize("kind", ["Asym", "StaticEmbedding", "CNN"])
+def test_a_model_that_was_saved_and_loaded_is_described_alike(kind: str, tmp_path: Path) -> None:
+    """Also where layers shared an activation before, and do not now."""
+    built = every_kind()[kind]()
+    built.save(str(tmp_path))
+    assert identity(SentenceTransformer(str(tmp_path), device="cpu")) == identity(built)
 
 
 def test_changes_in_place_are_seen_at_once_and_taken_back() -> None:

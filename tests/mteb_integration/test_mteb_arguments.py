@@ -58,6 +58,34 @@ def test_what_changes_no_vector_changes_no_identity(arguments):
     assert SECRET.encode() not in spec.canonical()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_known_model_was_loaded_with_shows_in_the_model():
+    """Its description has what the arguments did, so those that are spelled out share; they are in its appearance."""
+    pytest.importorskip("torch")
+    from mteb.models import SentenceTransformerEncoderWrapper
+
+    from models.tiny_models import sequence, static
+
+    def model(change=None, **arguments):
+        built = sequence(static())
+        if change is not None:
+            change(built)
+        made = SentenceTransformerEncoderWrapper(built)
+        made.mteb_model_meta = made.mteb_model_meta.model_copy(update={"experiment_kwargs": arguments or None})
+        return made
+
+    def namespace(made, **encode):
+        return spec_of(made, TASK, encode_kwargs=encode, model_id="org/m", revision="abc1234").namespace
+
+    plain = namespace(model())
+    dtype = {"model_kwargs": {"torch_dtype": "float32"}}
+    assert namespace(model(**dtype)) == namespace(model(backend="torch")) == plain
+    assert namespace(model(lambda built: built.half(), **dtype)) != plain
+    assert namespace(model(), output_value="sentence_embedding", precision="float32") == plain
+    assert internals.appearance(model(**dtype)) != internals.appearance(model())
+    assert SECRET not in str(internals.appearance(model(token=SECRET)))
+
+
 def test_what_changes_vectors_changes_the_identity():
     """Also beside a credential, and in a URL less its password."""
     specs = [

@@ -214,7 +214,7 @@ def test_code_is_followed_wherever_it_leads(place: int) -> None:
 
     def looks(code: str) -> dict[str, str]:
         names: dict[str, Any] = {"__name__": "module_of_a_user", "functools": functools}
-        exec(code, names)  # noqa: S102
+        exec(code, names)
         return appearance_of(names["encoder"])
 
     parts = CODE.split('"a"')

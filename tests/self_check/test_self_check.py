@@ -222,6 +222,9 @@ def test_distances_of_odd_vectors() -> None:
     assert distances(zero, zero)[0] == 0
     assert distances(zero, one)[0] == 1
     assert len(wrong_rows(distances(one, one * np.nan), 0.9)) == 1
+    small = np.arange(-20, 20, dtype=np.int8).reshape(1, -1)
+    assert distances(small, 2 * small)[0] > 0.1  # of the same direction, and twice as long
+    assert distances(small * 0, small * 0)[0] == 0
     bits = np.random.default_rng(0).integers(0, 256, (1, 48), np.uint8)
     flipped = bits ^ np.eye(1, 48, dtype=np.uint8)
     assert distances(bits, flipped)[0] < 0.01

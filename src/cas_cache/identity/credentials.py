@@ -46,7 +46,7 @@ _SECRET_ENDINGS = re.compile(
     r"|hf|hugging_?face|mistral|nvidia|together|replicate|fireworks|groq|openrouter|wandb)_?key(?:_?id)?s?"
     r"|(?:api|access|auth|bearer|hf|hub|refresh|session|security|sas|oauth2?|user|login|personal_?access)_?tokens?"
     r"|token_?file_?content|secrets?|secret_?(?:access_?)?key|passw(?:or)?ds?|passphrases?|pwd|credentials?"
-    r"|connection_?string|(?:proxy_?)?authori[sz]ation|auth|bearer|jwt|cookies?)$"
+    r"|creds?|connection_?string|(?:proxy_?)?authori[sz]ation|auth|bearer|jwt|cookies?)$"
 )
 """Ends of names, in lower case with an underscore between words."""
 
@@ -79,6 +79,8 @@ _NOT_A_CREDENTIAL = frozenset(
         "language",
         "last",
         "mask",
+        "max",
+        "min",
         "next",
         "pad",
         "passage",
@@ -163,18 +165,20 @@ _SHAPES = re.compile(
     | \b(?:AKIA|ASIA)[A-Z0-9]{12,}\b                                             # AWS
     | \bAIza[\w-]{30,} | \bya29\.[\w-]{20,} | \bGOCSPX-[\w-]{20,}                # Google
     | \b(?:hf|api_org|jina|gsk|r8|fw|tgp_v1|npm|gh[pousr])_[A-Za-z0-9]{20,}      # Hugging Face, GitHub, and others
+    | \b(?:mxb|esecret)_[A-Za-z0-9]{20,}                                         # Mixedbread, Anyscale
     | \bgithub_pat_\w{20,} | \bgl(?:pat|dt|rt|ptt|soat)-[\w-]{20,}               # GitHub, GitLab
     | \b[srp]k_(?:live|test)_[A-Za-z0-9]{16,}                                    # Stripe
     | (?<![\w-])sk-(?:ant|proj|or|svcacct|admin|None)-(?=[\w-]*[0-9])[\w-]{16,}  # Anthropic, OpenAI, OpenRouter
-    | (?<![\w-])sk-(?=[\w-]*[0-9])[A-Za-z0-9_]{20,}                              # OpenAI, DeepSeek, and others
+    | (?<![\w-])[sn]k-(?=[\w-]*[0-9])[A-Za-z0-9_]{20,}                           # OpenAI, DeepSeek, Nomic, and others
     | (?<![\w-])pa-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{40,}                      # Voyage
     | \b(?:nvapi|xai|pplx|pcsk|pypi|dop_v1|SG)[-_.](?=[\w.-]*[0-9])[\w.-]{30,}   # NVIDIA, xAI, Perplexity, and others
     | \bdapi[0-9a-f]{32}\b | \bxox[abeoprs]-[\w-]{10,} | \bxapp-[\w-]{10,}       # Databricks, Slack
+    | (?<=hooks\.slack\.com/services/)[\w/]{20,}
     | (?i:\b(?:Bearer|Basic|Token)\ +(?=\S*[0-9])[\w.~+/=-]{16,})                # the value of an Authorization header
     | (?i:(?<=[?&;])(?:sig|signature|x-(?:amz|goog)-(?:signature|credential|security-token)|access_token|token
         |api_?key|key|password|accountkey|sharedaccesssignature)=[^&\s*]{8,})    # signed URLs
-    | (?i:\b(?:api[_-]?key|access[_-]?token|auth[_-]?token|hf[_-]?token|client[_-]?secret|secret[_-]?key|password
-        |accountkey|sharedaccess(?:key|signature))["']?\s*[=:]\s*["']?(?=[^\s"',;]*[0-9])[^\s"',;*]{8,})
+    | (?i:(?<![a-z0-9])(?:api[_-]?key|access[_-]?token|auth[_-]?token|hf[_-]?token|client[_-]?secret|secret[_-]?key
+        |password|accountkey|sharedaccess(?:key|signature))["']?\s*[=:]\s*["']?(?=[^\s"',;]*[0-9])[^\s"',;*]{8,})
     """,
     re.VERBOSE | re.DOTALL,
 )

@@ -30,7 +30,7 @@ NOT_COMPUTED = frozenset(
         "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
         "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "prefix", "remove_invalid_values",
         "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "tie_encoder_decoder",
-        "top_k", "top_p", "typical_p", "cross_attention_hidden_size", "bos_token_id", "eos_token_id", "sep_token_id",
+        "top_k", "top_p", "typical_p", "cross_attention_hidden_size", "bos_token_id", "sep_token_id",
     }
 )  # fmt: skip
 """Keys that do not change the vectors of an encoder."""

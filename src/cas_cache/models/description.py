@@ -96,7 +96,7 @@ def _parts_of(model: Any) -> tuple[str, ...]:
 
 
 def _part(module: Any) -> str:
-    held = [unwrapped(child) for child in module.children()]
+    held = list(dict.fromkeys(unwrapped(child) for child in module.children()))  # one, if it has two names
     if len(held) == 1 and hasattr(held[0], "config"):
         return f"{type(module).__name__}({type(held[0]).__name__})"
     return type(module).__name__

@@ -87,7 +87,7 @@ class ModuleReader:
             IdentityError: If something that can change vectors cannot be described.
         """
         module = unwrapped(module)
-        if id(module) in self._paths:
+        if id(module) in self._paths and _holds(module):
             return {"again": self._paths[id(module)]}
         self._paths[id(module)] = path
         self._collect(module, path)
@@ -144,6 +144,11 @@ class ModuleReader:
         library = is_library(type(module))
         if config is not None:
             described["config"] = plain_value(config, path, self.code.value)
+            described["functions"] = {
+                name: self.code.callable(value, f"{path}.{name}")
+                for name, value in sorted(vars(module).items())
+                if name[0] != "_" and is_function(value) and not is_override(module, name, value)
+            }
         elif library:
             attributes = scalars_of(module, NOT_COMPUTED)
             described["attributes"] = {**attributes, **tuples_of(module)}
@@ -159,11 +164,11 @@ class ModuleReader:
         }
         if not library or config is None:
             described.update(self._buffers(module, None, path))
-        children = engines | {
-            st.child_name(module, name): self.describe(child, f"{path}.{st.child_name(module, name)}")
-            for name, child in module._modules.items()  # noqa: SLF001 - unlike children(), with names and duplicates
-            if child is not None
-        }
+        children = engines
+        for name, child in module._modules.items():  # noqa: SLF001 - unlike children(), with names and duplicates
+            called = st.child_name(module, name)
+            if child is not None and called not in children:  # a Transformer may have its model under two names
+                children[called] = self.describe(child, f"{path}.{called}")
         return {
             **{name: value for name, value in described.items() if value},
             **({"modules": children} if children else {}),
@@ -275,3 +280,8 @@ class ModuleReader:
         if hasattr(value, "to_diff_dict"):
             return describe_config(value, where, self.code.value)
         return None
+
+
+def _holds(module: Any) -> bool:
+    """Return True for a module with tensors or modules: one without, such as an activation, may be shared or not."""
+    return bool(module._modules or module._parameters or module._buffers)  # noqa: SLF001 - as above

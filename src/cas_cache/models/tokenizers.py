@@ -1,7 +1,7 @@
 """Descriptions of tokenizers and processors: vocabulary, added tokens and rules, without what each call sets.
 
-Padding and truncation are set by each call, and names and files are the machine's. A class of transformers for a fast
-tokenizer is not in it: releases build the same tokenizer under other names.
+Padding and truncation are set by each call of transformers, and names and files are the machine's. A class of
+transformers for a fast tokenizer is not in it: releases build the same tokenizer under other names.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ def _settings(tokenizer: Any) -> dict[str, Any]:
 def _fast(tokenizer: Any, backend: Any) -> dict[str, Any]:
     rules = {name: _state(rule) for name in RULES if (rule := getattr(backend, name)) is not None}
     added = {str(number): _added(token) for number, token in sorted(backend.get_added_tokens_decoder().items())}
+    if tokenizer is backend:  # nobody sets these at each call, as transformers does
+        rules |= {name: rule for name in ("truncation", "padding") if (rule := getattr(backend, name)) is not None}
     return {
         **{name: shortened(rule) for name, rule in rules.items()},
         "added_tokens": shortened(added),

@@ -19,7 +19,14 @@ from cas_cache.mteb import classification, internals
 from cas_cache.mteb.arguments import plain
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.folders import Folder, folder_of
-from cas_cache.mteb.specs import CONTENT_FIELDS, MEDIA_SETTINGS, check_describable, common_params, identity_of
+from cas_cache.mteb.specs import (
+    CONTENT_FIELDS,
+    MEDIA_SETTINGS,
+    check_describable,
+    common_params,
+    experiment_params,
+    identity_of,
+)
 from cas_cache.reopening import check_portable
 
 if TYPE_CHECKING:
@@ -177,7 +184,8 @@ class Backend:
         kwargs = {
             name: value for name, value in self._encode_kwargs.items() if name != "precision"
         }  # the folder says it
-        common = common_params(model, kwargs, whole=False, vouched=vouched)
+        common = common_params(model, kwargs, vouched=vouched)
+        common.update(experiment_params(model, whole=False, vouched=vouched))
         settings = plain(internals.settings_of_any(model, vouched=vouched), "settings")
         media = {name: value for name in MEDIA_SETTINGS if (value := getattr(model, name, None)) is not None}
         # How rows are prepared, and a task's own prompt, are that version's.

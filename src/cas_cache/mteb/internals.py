@@ -13,8 +13,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from cas_cache.errors import MissingDependency
+from cas_cache.identity.credentials import strip_credentials
 from cas_cache.models import appearance_of, describe, describe_encoder
 from cas_cache.models.parts import is_module
+from cas_cache.models.value_text import text_of
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.repository.failures import first_line
@@ -217,6 +219,9 @@ def appearance(model: Any) -> dict[str, str]:
     first = next(iter(inner.children()), None) if inner is not None and is_module(inner) else None
     transformer = getattr(first, "auto_model", None)
     config = getattr(transformer, "config", None)
+    if classification.is_known(model):  # of other classes it is in the identity
+        experiment = strip_credentials(getattr(meta, "experiment_kwargs", None) or {})
+        found.update({f"argument {name}": text_of(value) or repr(type(value)) for name, value in experiment.items()})
     found["device"] = str(getattr(inner, "device", None)).partition(":")[0]
     found["attention"] = str(getattr(config, "_attn_implementation", None))
     found["compiled"] = str(hasattr(transformer, "_orig_mod"))

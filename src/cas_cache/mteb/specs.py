@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CONTENT_FIELDS = ("text", "title", "body", "query", "instruction", "conversation", "image", "audio", "video")
 """Every field of a row that mteb prepares, but its id."""
 
+ENCODE_DEFAULTS = {"precision": "float32", "output_value": "sentence_embedding"}
+"""What sentence-transformers' `encode` does if it is not told; spelled out, it is the same."""
+
 MODALITIES = ("text", "image", "audio", "video")
 MEDIA_SETTINGS = ("fps", "max_frames", "num_frames", "min_frames", "target_sampling_rate", "max_samples")
 
@@ -68,8 +71,9 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
         kwargs.pop("prompt_name", None)  # its text is in the prompt, or it is overruled
     derivation = derivation_of(model, kwargs, columns)
     vouched = model_id is not None and revision is not None
-    params = common_params(model, derivation.spec_kwargs(kwargs), whole=derivation.whole, vouched=vouched)
+    params = common_params(model, derivation.spec_kwargs(kwargs), vouched=vouched)
     if known_prompt is None:
+        params.update(experiment_params(model, whole=derivation.whole, vouched=vouched))
         _check_uncalibrated(model, kwargs)
         settings = internals.settings_of_unknown(model, task_metadata, prompt_type, vouched=vouched)
         params.update(plain(settings, "settings"))
@@ -158,25 +162,31 @@ def check_describable(model: Any, model_id: str | None, revision: str | None) ->
     """
     name, pinned = identity_of(model, model_id, revision)
     vouched = model_id is not None and revision is not None
-    EncoderSpec(model=name, revision=pinned, params=common_params(model, {}, whole=False, vouched=vouched))
+    EncoderSpec(model=name, revision=pinned, params=common_params(model, {}, vouched=vouched))
     if not classification.is_known(model):
+        experiment_params(model, whole=False, vouched=vouched)
         internals.arguments_of_loader(model, vouched=vouched)
 
 
-def common_params(
-    model: Any, encode_kwargs: Mapping[str, Any], *, whole: bool, vouched: bool = False
-) -> dict[str, Any]:
-    """What mteb and the caller say of how it is encoded; with `whole`, less what sets the size alone."""
+def experiment_params(model: Any, *, whole: bool, vouched: bool) -> dict[str, Any]:
+    """Return what `mteb.get_model` was given; with `whole`, less what sets the size alone.
+
+    Not for the two known classes: their arguments reach the model, whose description shows what they do.
+    """
     meta = getattr(model, "mteb_model_meta", None)
-    params: dict[str, Any] = {"encoder": class_name(type(model))}
     experiment = plain_arguments(getattr(meta, "experiment_kwargs", None), "loader argument", vouched=vouched)
     if whole and getattr(meta, "loader", None) is type(model):
         experiment.pop("embed_dim", None)  # these classes hand it to their model as truncate_dim, and to nothing else
-    if experiment:
-        params["experiment"] = experiment
+    return {"experiment": experiment} if experiment else {}
+
+
+def common_params(model: Any, encode_kwargs: Mapping[str, Any], *, vouched: bool = False) -> dict[str, Any]:
+    """Return the class of an encoder, and what the caller says of how it is to encode."""
+    params: dict[str, Any] = {"encoder": class_name(type(model))}
     kwargs = plain_arguments(encode_kwargs, "encode argument", vouched=vouched)
-    if kwargs.get("precision") in (None, "float32"):
-        kwargs.pop("precision", None)  # sentence-transformers' default
+    for argument, default in ENCODE_DEFAULTS.items():
+        if kwargs.get(argument) == default:
+            del kwargs[argument]
     if kwargs:
         params["encode"] = kwargs
     return params
