@@ -20,28 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import Level, level_of_name, redact
+from cas_cache.models.attributes import attributes_of
 from cas_cache.models.encoders import describe_part, is_part
 from cas_cache.models.functions import captured, is_installed
-from cas_cache.models.names import is_library
+from cas_cache.models.names import class_name, is_library, top_package
 from cas_cache.models.parts import foreign_methods, is_module, is_of_torch, walk
-from cas_cache.models.value_text import (
-    CONTAINERS,
-    MAPPINGS,
-    class_name,
-    code_hash,
-    hashed,
-    item_text,
-    text_of,
-)
+from cas_cache.models.value_text import CONTAINERS, MAPPINGS, code_hash, item_text, text_of
+from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_DEPTH = 6
-"""Objects in objects: a client of a service keeps its base URL in the third."""
+"""Levels of nested objects that are described: a client of a service keeps its base URL in the third."""
 
 MAX_PATHS = 4000
-"""Attributes of one encoder. Describing that many takes some 20 ms; those of the encoder itself come first."""
+"""The most attributes of one encoder that are described, its own first; that many take about 20 ms."""
 
 MODEL_LIBRARIES = frozenset(
     {"torch", "transformers", "tokenizers", "sentence_transformers", "peft", "accelerate", "datasets", "onnxruntime"}
@@ -101,7 +95,7 @@ class _Walk:
     def __init__(self, encoder: Any, ignored: Collection[str]) -> None:
         self.found: dict[str, str] = {}
         self._encoder = encoder
-        self._home = _package(type(encoder))
+        self._home = top_package(type(encoder).__module__)
         self._ignored = frozenset(ignored)
         self._seen: dict[int, tuple[Any, str]] = {id(encoder): (encoder, "(the encoder)")}
         self._pending: deque[tuple[_Place, Any]] = deque()
@@ -111,8 +105,8 @@ class _Walk:
         cls = type(self._encoder)
         self.found["class"] = " < ".join(class_name(part) for part in cls.__mro__[:-1])
         for part in reversed(cls.__mro__):
-            self._look_at_class(part, "", closed=_package(part) in CLOSED)
-        for name, value in _attributes(self._encoder).items():
+            self._look_at_class(part, "", closed=top_package(part.__module__) in CLOSED)
+        for name, value in attributes_of(self._encoder).items():
             if name != METADATA:
                 self._add(_Place(name, 1), value)
         while self._pending:
@@ -147,7 +141,7 @@ class _Walk:
 
     def _look_at_object(self, place: _Place, value: Any) -> None:
         name = class_name(type(value))
-        self._has_torch |= name.startswith("torch.") or is_module(value)
+        self._has_torch |= top_package(type(value).__module__) == "torch" or is_module(value)
         self.found[place.path] = _described(value) if place.in_code and is_part(value) else name
         parts = None if place.depth >= MAX_DEPTH else _parts(value)
         if parts is None:
@@ -202,12 +196,12 @@ class _Walk:
     def _is_own(self, thing: Any) -> bool:
         """Return True for a class or function of the encoder's package, or of no installed package."""
         module = getattr(thing, "__module__", None) or ""
-        package = module.partition(".")[0]
+        package = top_package(module)
         return package == self._home or not (package in CLOSED or is_library(thing) or is_installed(module))
 
     def _look_at_versions(self, cls: type) -> None:
         """Look at the versions of the libraries whose code makes the vectors."""
-        used = {_package(part) for part in cls.__mro__} & MODEL_LIBRARIES
+        used = {top_package(part.__module__) for part in cls.__mro__} & MODEL_LIBRARIES
         if self._has_torch:
             used.update(TORCH_LIBRARIES)
         for package in sorted(used):
@@ -247,9 +241,9 @@ def _parts(value: Any) -> dict[str, Any] | None:
         return {f"[{i}]": held for i, held in enumerate(value)}
     if is_module(value):
         return _remembered(value)
-    if isinstance(value, CONTAINERS) or _package(type(value)) in CLOSED:
+    if isinstance(value, CONTAINERS) or top_package(type(value).__module__) in CLOSED:
         return None
-    return {f".{name}": held for name, held in _attributes(value).items()}
+    return {f".{name}": held for name, held in attributes_of(value).items()}
 
 
 def _remembered(module: Any) -> dict[str, Any]:
@@ -257,7 +251,7 @@ def _remembered(module: Any) -> dict[str, Any]:
     return {
         f".{path}.{name}" if path else f".{name}": held
         for path, part in walk(module)
-        if _package(type(part)) not in CLOSED
+        if top_package(type(part).__module__) not in CLOSED
         for name, held in vars(part).items()
         if not is_of_torch(name)
     }
@@ -270,24 +264,6 @@ def _is_kept(key: Any) -> bool:
 def _names_used(code: types.CodeType) -> set[str]:
     inner = (_names_used(part) for part in code.co_consts if isinstance(part, types.CodeType))
     return set(code.co_names).union(*inner)
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    slots = {
-        name: getattr(value, name)
-        for cls in type(value).__mro__
-        for name in _names(vars(cls).get("__slots__", ()))
-        if not name.startswith("__") and hasattr(value, name)
-    }
-    return {**slots, **getattr(value, "__dict__", {})}
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _package(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
 
 
 def _last_name(path: str) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+from cas_cache.models.attributes import attributes_of
 from cas_cache.models.description import describe
 from cas_cache.models.exported import describe_exported, is_exported
 from cas_cache.models.functions import CodeReader, captured
@@ -15,13 +16,13 @@ from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import canonical, hashed, named_by_user
 
 MAX_DEPTH = 4
-"""Lists, mappings and objects in each other that are searched for torch modules."""
+"""Levels of nested lists, mappings, functions and objects that are searched for models."""
 
 MAX_ITEMS = 10_000
-"""Containers and objects that are searched."""
+"""The most containers and objects that are searched."""
 
 MAX_LENGTH = 1_000
-"""Members of a container. A longer one holds data and not models."""
+"""The most members of a container that is searched. A longer one holds data and not models."""
 
 IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
@@ -53,7 +54,7 @@ def describe_part(part: Any, where: str) -> Any:
 def parts_of(encoder: Any) -> dict[str, Any]:
     """Return what an object holds that is known to compute: torch modules, tokenizers, models of other engines.
 
-    They are found under whatever attribute, and named by the way to each. Lists, mappings and objects are searched a
+    They are found under any attribute, and named by their paths. Lists, mappings and objects are searched a
     few levels deep; a module's own modules are not listed.
     """
     found: dict[str, Any] = {}
@@ -75,7 +76,7 @@ def _search(value: Any, path: str, depth: int, found: dict[str, Any], seen: set[
 
 
 def is_part(value: Any) -> bool:
-    """Return True for what `describe_part` describes."""
+    """Return True for a torch module, a tokenizer of a library, or a model of another engine."""
     return is_module(value) or is_exported(value) or (is_tokenizer(value) and is_library(type(value)))
 
 
@@ -88,13 +89,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(str(position), held) for position, held in enumerate(value)]
     if isinstance(value, FunctionType | partial) or getattr(value, "__self__", None) is not None:
         return _parts_of_function(value)
-    named = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                named[name] = getattr(value, name)
-    return [(name, held) for name, held in sorted(named.items()) if name not in IGNORED]
+    return [(name, held) for name, held in sorted(attributes_of(value).items()) if name not in IGNORED]
 
 
 def _parts_of_function(value: Any) -> list[tuple[str, Any]]:

@@ -9,7 +9,6 @@ import datetime as dt
 import decimal
 import fractions
 import functools
-import hashlib
 import random
 import re
 import types
@@ -22,26 +21,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.identity.credentials import redact
+from cas_cache.models.functions import bytecode
+from cas_cache.models.names import class_name, top_package
+from cas_cache.models.parts import is_module
+from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_TEXT = 80
-"""Characters of a value that are kept as they are; longer ones are hashed."""
+"""The most characters of a value that is kept as it is; longer values are hashed."""
 
 MAX_ITEMS = 256
-"""Items of a container that are described one by one; a larger one is hashed."""
+"""The most items of a container that are described one by one; a larger container is hashed."""
 
 MAX_HASHED = 1 << 16
-"""Items of a container that are hashed; of a larger one as many, evenly spread."""
+"""The most items of a container that are all hashed; of a larger container as many, evenly spread."""
 
 TABLES = frozenset({"pandas", "polars", "pyarrow"})
 
 MIN_SECRET = 16
-"""Characters of a credential that is known by its shape alone; shorter texts need not be searched."""
+"""The fewest characters of a credential that is recognised by its shape; shorter texts are not searched."""
 
 MAX_BYTES = 1 << 20
-"""Bytes of an array that are hashed whole; of a larger one `SAMPLED` values, evenly spread."""
+"""The most bytes of an array that is hashed whole; of a larger one `SAMPLED` values, evenly spread."""
 
 SAMPLED = 1 << 16
 
@@ -66,7 +69,7 @@ AS_TEXT = (
     np.generic,
     np.dtype,
 )
-"""Values whose text says all of them."""
+"""Types whose text describes a value completely."""
 
 CACHED = type(functools.lru_cache(len))
 
@@ -85,7 +88,7 @@ def text_of(value: Any) -> str | None:
 
 
 def _named(value: Any) -> str | None:
-    """Return the text of what has a name, or whose own text says all of it."""
+    """Return the text of a value that has a name, or whose own text describes it completely."""
     if isinstance(value, Enum):
         return f"{class_name(type(value))}.{value.name}"
     if isinstance(value, AS_TEXT):
@@ -168,14 +171,14 @@ def _array(value: Any) -> str | None:
 
 def _table(value: Any) -> str | None:
     """Return the text of a table or column of pandas, polars or Arrow; None for anything else."""
-    if type(value).__module__.partition(".")[0] not in TABLES or not hasattr(value, "__array__"):
+    if top_package(type(value).__module__) not in TABLES or not hasattr(value, "__array__"):
         return None
     return f"{class_name(type(value))} of {len(value)}: {_array(np.asarray(value[:SAMPLED]))}"
 
 
 def _of_torch(value: Any) -> str | None:
     """Return the text of a tensor, a random state, a device or a dtype of torch; None for anything else."""
-    if type(value).__module__.partition(".")[0] != "torch" or is_torch_module(value):
+    if top_package(type(value).__module__) != "torch" or is_module(value):
         return None
     if hasattr(value, "detach") and hasattr(value, "flatten"):
         head = f"tensor {value.dtype} {list(value.shape)}"
@@ -227,31 +230,4 @@ def _captured(function: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def code_hash(code: types.CodeType) -> str:
     """Return a hash of a function's bytecode, constants and names."""
-    return hashed(repr(_content_of_code(code)))
-
-
-def _content_of_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return what a function's code does, without where it was written."""
-    constants = [
-        _content_of_code(part)
-        if isinstance(part, types.CodeType)
-        else repr(sorted(map(repr, part)) if isinstance(part, frozenset) else part)
-        for part in code.co_consts
-    ]
-    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
-
-
-def is_torch_module(value: Any) -> bool:
-    """Return True for a module of torch, which need not be imported."""
-    return any((cls.__module__, cls.__name__) == ("torch.nn.modules.module", "Module") for cls in type(value).__mro__)
-
-
-def class_name(cls: type) -> str:
-    """Return the full name of a class."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def hashed(content: str | bytes) -> str:
-    """Return 16 hex digits that stand for a content."""
-    data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashed(repr(bytecode(code)))
