@@ -92,7 +92,7 @@ class HashModule(InputModule):
         self.routed = routed  # whether queries and documents go different ways, as in a Router
         self.scale = torch.nn.Parameter(torch.ones(1))  # a weight, for what looks at device, dtype or weights
         self.seen: list[tuple[str | None, str, str]] = []
-        self.role: str | None = None
+        self.seen_role: str | None = None  # by its name a memory; any other plain attribute is identity
 
     @property
     def modalities(self) -> list[Any]:
@@ -110,7 +110,7 @@ class HashModule(InputModule):
         for item in inputs:
             text = item if isinstance(item, str) else item.get("text", "")
             rest = {} if isinstance(item, str) else {name: trace(part) for name, part in item.items() if name != "text"}
-            self.seen.append((self.role, prompt or "", json.dumps([text, rest], sort_keys=True)))
+            self.seen.append((self.seen_role, prompt or "", json.dumps([text, rest], sort_keys=True)))
             rows.append(bag((prompt or "") + text) + sum(word_vector(f"{n} {part}") for n, part in rest.items()) + way)
         return {"vectors": torch.from_numpy(np.stack(rows).astype(np.float32))}
 
@@ -137,7 +137,7 @@ class Known:
         encode = model.encode
 
         def with_role(*args: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
-            model.model[0].role = None if prompt_type is None else prompt_type.value
+            model.model[0].seen_role = None if prompt_type is None else prompt_type.value
             return encode(*args, prompt_type=prompt_type, **kwargs)
 
         model.encode = with_role  # of the object: its class is what the cache looks at

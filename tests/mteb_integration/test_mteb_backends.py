@@ -244,7 +244,7 @@ def test_identity_in_doubt_is_refused(tmp_path):
     with pytest.raises(TypeError, match="no mteb encoder"):
         backend(object())
     with pytest.raises(IdentityError, match="plain value"):
-        backend(HashEncoder(), encode_kwargs={"pool": object()})
+        backend(HashEncoder(), encode_kwargs={"anything": object()})
     with pytest.raises(ConfigurationError, match="neither MirrorCache nor FaissCache"):
         backend(HashEncoder(), cls=NumpyCache)
     encoder = HashEncoder()

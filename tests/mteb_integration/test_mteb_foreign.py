@@ -414,10 +414,10 @@ def test_faiss_answers_for_the_mirror(tmp_path):
         tasks.scores(model, task)
         mirror = model.cache.mirror
         sizes = {ns.spec.namespace: ns.rows for ns in mirror.namespaces()}
+        assert len(mirror.view("OddTexts", role="query").vectors)
+        assert mirror.views.tasks() == ["OddTexts"]
     for namespace, rows in sizes.items():
         assert faiss.read_index(str(tmp_path / "d" / "faiss" / f"{namespace}.index")).ntotal == rows
-    assert len(mirror.view("OddTexts", role="query").vectors)
-    assert mirror.views.tasks() == ["OddTexts"]
 
 
 def test_an_index_that_disagrees_is_an_error(tmp_path):

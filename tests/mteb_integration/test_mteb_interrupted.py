@@ -41,7 +41,7 @@ class Waits(MediaEncoder):
         self.calls += 1
         return answer
 
-Waits.__qualname__ = "MediaEncoder"
+Waits.__module__, Waits.__qualname__ = MediaEncoder.__module__, "MediaEncoder"
 task = getattr(tasks, sys.argv[1])()
 with CachedEmbeddingWrapper(Waits(), sys.argv[2], remote=sys.argv[3], chunk_items=4) as cached:
     all_scores(cached, task)
@@ -126,7 +126,7 @@ class Fails(HashEncoder):
         return self.how(vectors)
 
 
-Fails.__qualname__ = "HashEncoder"
+Fails.__module__, Fails.__qualname__ = HashEncoder.__module__, "HashEncoder"
 
 
 def out_of_memory(_):

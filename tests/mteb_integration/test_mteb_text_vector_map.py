@@ -264,7 +264,8 @@ def test_a_namespace_where_the_prompt_was_changed(tmp_path):
         spec = EncoderSpec(model="m", revision="1", prompt=prompt, role="query")
         with TextVectorMap(tmp_path / "T", spec=spec) as made:
             made.add("one", np.full(4, len(prompt), np.float32))
-        vectors[spec.namespace] = made.get_vector("one")
+            made.save()
+            vectors[spec.namespace] = made.get_vector("one")
     first, second = vectors
     with pytest.raises(ConfigurationError, match=r"(?=.*'find: ')(?=.*'search: ').*namespace="):
         TextVectorMap(tmp_path / "T")
