@@ -35,9 +35,11 @@ def weights_fingerprint(model: Any) -> str:
             f"{type(model).__name__} is not a torch module and holds none. Pass the torch module, or name the "
             "revision yourself: revision='...'."
         )
+    if len(found) == 1:
+        found = dict.fromkeys([""], *found.values())  # one model has one fingerprint, bare or under any attribute
     says_something = False
     for name, part in found.items():
-        document, tensors = read(part) if is_module(part) else (describe_part(part, name), [])
+        document, tensors = read(part) if is_module(part) else (describe_part(part, name or type(part).__name__), [])
         says_something = says_something or bool(tensors) or not _is_bare(document)
         digest.update(f"{name}\0{canonical(document)}\0".encode())
         for path, tensor, holder in tensors:
