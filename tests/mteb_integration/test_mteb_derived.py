@@ -56,6 +56,8 @@ def model(shared):
 
 
 def cached(model, folder, **options):
+    """Wrap a model; all texts are one chunk, as in a plain run: other batches have other rounding."""
+    options = {"chunk_items": len(TEXTS), **options}
     return CachedEmbeddingWrapper(model, folder, model_id="org/m", revision="1", **options)
 
 
@@ -92,6 +94,7 @@ def texts_seen(model):
         seen.extend(inputs)
         return original(inputs, **rest)
 
+    spy.cas_cache_identity = "the texts as they are"  # else what it has seen would be part of the identity
     model.preprocess = spy
     return seen
 
@@ -221,11 +224,18 @@ def test_the_embedding_size_that_mteb_loads_with_is_derived(tmp_path, monkeypatc
     for kwargs in ({}, {"embed_dim": 64}, {"embed_dim": 64, "fps": 2.0}):
         encoder = meta.load_model(device="cpu", **kwargs)
         assert (encoder.mteb_model_meta.experiment_kwargs or {}) == kwargs
-        wrapped = CachedEmbeddingWrapper(encoder, tmp_path / "cache")
+        wrapped = CachedEmbeddingWrapper(encoder, tmp_path / "cache", chunk_items=len(TEXTS))
         assert_same(wrapped.encode(loader(TEXTS), **CALL), encoder.encode(loader(TEXTS), **CALL))
         encoded.append(wrapped.stats.encoded)
     assert encoded == [len(TEXTS), 0, len(TEXTS)]
-    # What another loader does with it is not known.
+    # Of this class the model shows what its arguments do. What another class and its loader do with them is not known.
+    spec = spec_of(encoder, TASK, encode_kwargs={"truncate_dim": FULL})
+    assert (spec.params["fps"], "experiment" in spec.params) == (2.0, False)
+
+    class Own(SentenceTransformerEncoderWrapper):
+        pass
+
+    encoder.__class__ = Own
     encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"loader": lambda *_, **__: None})
     spec = spec_of(encoder, TASK, encode_kwargs={"truncate_dim": FULL})
     assert spec.params["experiment"] == {"embed_dim": 64, "fps": 2.0}
