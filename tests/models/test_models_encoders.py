@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from cas_cache.models import appearance_of, describe_encoder, parts_of, weights_fingerprint
+from cas_cache.models import appearance_of, describe_encoder, weights_fingerprint
+from cas_cache.models.encoders import parts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +117,7 @@ def test_two_classes_of_one_name_in_two_modules_are_two() -> None:
 def test_a_script_and_the_same_module_imported_have_one_name(tmp_path: Path) -> None:
     """A class that is defined in a script is named as it is when the script is imported."""
     (tmp_path / "bench.py").write_text(
-        "from cas_cache.models import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
+        "from cas_cache.models.names import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
     )
     runs = [["bench.py"], ["-m", "bench"], ["-c", "import bench"]]
     done = [
