@@ -50,6 +50,8 @@ def play(
     folder: Path,
     environment: Mapping[str, str],
     instead: Mapping[str, Callable[[dict[str, str]], str]] | None = None,
+    *,
+    prose: bool = True,
 ) -> str:
     """Run a page's blocks, and the commands in its prose, in order, in one folder.
 
@@ -59,12 +61,13 @@ def play(
         environment: Of every command; ``export NAME=VALUE`` in a block adds to it.
         instead: Commands that are not run, by their words, and what gives their output; it is handed the environment
             of the commands that follow.
+        prose: Run the commands in the prose, too; False for a page that only names commands between its blocks.
 
     Returns:
         The page, with the output that there was.
     """
     variables = {**environment, "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    played = EITHER.sub(Shell(folder, variables, instead or {}).part, text)
+    played = (EITHER if prose else FENCED).sub(Shell(folder, variables, instead or {}).part, text)
     return re.sub(r"^( *\S.*[^ \n]) +$", r"\1", played, flags=re.MULTILINE)
 
 

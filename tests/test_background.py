@@ -462,7 +462,6 @@ def test_a_slow_remote_takes_no_time_of_an_evaluation(tmp_path: Path, monkeypatc
     assert took < 10, "one PUT takes 30 s, and none was waited for"
     slow.mend()
     cache.close()
-    assert cache.mirror.namespace(SPEC).waiting_rows in (0, 191)
     assert waiting_rows(tmp_path / "m") == 0
 
 

@@ -424,8 +424,9 @@ def test_the_core_path_on_s3(tmp_path: Path, s3_remote: Any) -> None:
         two.put(["new"], truth(["new"], "float16"), SPEC)
         pulled, pushed = two.sync()
         assert (pulled.packs, pushed.packs, pushed.rows) == (0, 1, 1)
-    assert one.pull().rows == 1
-    np.testing.assert_array_equal(one.get(["new"], SPEC)[0], truth(["new"], "float16"))
+    with EmbeddingCache(tmp_path / "1", **options) as one:
+        assert one.pull().rows == 1
+        np.testing.assert_array_equal(one.get(["new"], SPEC)[0], truth(["new"], "float16"))
 
 
 def test_stats(tmp_path: Path) -> None:
@@ -463,9 +464,9 @@ def test_offline_never_calls_the_storage(tmp_path: Path) -> None:
     for attempt in (cache.pull, cache.push, cache.sync):
         with pytest.raises(ConfigurationError, match="offline"):
             attempt()
+    assert cache.mirror.namespace(SPEC).waiting_rows == 4
     cache.close()
     assert counting.calls == []
-    assert cache.mirror.namespace(SPEC).waiting_rows == 4
 
 
 def test_read_only_never_puts(tmp_path: Path) -> None:
@@ -475,7 +476,7 @@ def test_read_only_never_puts(tmp_path: Path) -> None:
     cache.encode(texts(3), SPEC, Encoder())
     with pytest.raises(ConfigurationError, match="read-only"):
         cache.push()
-    cache.close()
+    cache.flush()
     assert {verb for verb, _ in counting.calls} == {"get", "list"}
     writer = joined(tmp_path / "2", counting.inner)
     writer.put(["far"], truth(["far"]), SPEC)
@@ -487,11 +488,10 @@ def test_read_only_never_puts(tmp_path: Path) -> None:
 def test_manual_push(tmp_path: Path) -> None:
     """With push="manual", close pushes nothing and push does."""
     memory = Memory()
-    cache = joined(tmp_path / "1", memory, push="manual")
-    cache.encode(texts(3), SPEC, Encoder())
-    cache.close()
+    with joined(tmp_path / "1", memory, push="manual") as cache:
+        cache.encode(texts(3), SPEC, Encoder())
     assert memory.objects == {}
-    assert cache.push().rows == 3
+    assert joined(tmp_path / "1", memory, push="manual").push().rows == 3
     assert len(packs(memory)) == 1
 
 
@@ -510,7 +510,7 @@ def test_damaged_packs_are_warned_of_and_encoded_anew(tmp_path: Path) -> None:
     assert encoder.asked == texts(3)
     with joined(tmp_path / "3", memory, on_remote_error="raise") as three, pytest.raises(DamagedPack, match="SHA-256"):
         three.encode(texts(3), SPEC, never)
-    two.close()
+    two.flush()
     assert two.pull().problems == [], "what is here already is not asked of a damaged pack again"
 
 
@@ -653,10 +653,10 @@ def test_a_push_asks_the_remote_though_nothing_waits(tmp_path: Path) -> None:
         moved.pull("bogus")
 
 
-def test_what_is_encoded_after_close_goes_with_the_next(tmp_path: Path) -> None:
-    """Closing pushes; it does not end the cache."""
+def test_what_is_encoded_after_a_flush_goes_with_the_next(tmp_path: Path) -> None:
+    """Flushing pushes and keeps the cache open; closing pushes and ends it."""
     cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r"))
-    cache.close()
+    cache.flush()
     cache.encode(texts(3), SPEC, Encoder())
     cache.close()
     assert EmbeddingCache(tmp_path / "m2", remote=str(tmp_path / "r")).pull().rows == 3
@@ -674,7 +674,7 @@ def test_a_repository_of_a_newer_writer_costs_a_run_one_warning(tmp_path: Path) 
     np.testing.assert_array_equal(two.encode(texts(5), SPEC, encoder), truth(texts(5)))
     assert len(encoder.asked) == 2
     with pytest.warns(RemoteWarning, match="later"):
-        two.close()
+        two.flush()
     np.testing.assert_array_equal(two.encode(texts(6), SPEC, encoder), truth(texts(6)))
     memory.objects["cas-cache.json"] = json.dumps(marker).encode()
     assert joined(tmp_path / "2", memory).push().rows == 3, "what waited goes up when it may"

@@ -53,7 +53,7 @@ def test_compact(run: Any, cache: Path, repo: Path) -> None:
     result = run("compact", cache, "--remote", repo, "--at-least", 2, "--dry-run")
     assert (result.code, result.err) == (0, "")
     assert (
-        result.out == f"would merge 4 packs of {SPEC.namespace}: 40 rows, 640 B\n1 merges planned, 0 written, 0 rows\n"
+        result.out == f"would merge 4 packs of {SPEC.namespace}: 40 rows, 640 B\n1 merge planned, 0 written, 0 rows\n"
     )
     assert files(repo) == before
     result = run("compact", cache, "--remote", repo, "--at-least", 2)

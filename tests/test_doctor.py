@@ -567,7 +567,7 @@ def test_a_reader_is_told_what_a_reader_needs(wrap: Any, expected: str) -> None:
 def test_a_reader_verifies_manifests_and_specs() -> None:
     """A few are read; damage names the object."""
     memory = repository()
-    assert "1 manifests and the specs" in told(examined(memory, Role.READER), "manifests")
+    assert "1 manifest and the specs" in told(examined(memory, Role.READER), "manifests")
     (manifest,) = (path for path in memory.objects if path.startswith("manifests/"))
     whole, memory.objects[manifest] = memory.objects[manifest], b"{}"
     assert manifest in told(examined(memory, Role.READER), "manifests")

@@ -34,6 +34,7 @@ from cas_cache.errors import (
     RemoteUnavailable,
     RemoteWarning,
 )
+from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, open_storage, without_credentials
 from repository.storages import SPEC, Encoder, Flaky, Memory, packs, texts, truth
 
@@ -268,7 +269,7 @@ def test_wrong_credentials(tmp_path: Path, checking: dict[str, Any], wrong: dict
         cache.close()
     assert len(warned) == 1
     assert_no_secret(warned[0].message, cache)
-    assert cache.mirror.namespace(SPEC).waiting_rows == 2
+    assert Mirror(tmp_path).namespace(SPEC).waiting_rows == 2
 
 
 def test_no_credentials_at_all(checking: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -416,7 +417,7 @@ def test_raise_is_the_typed_error(tmp_path: Path) -> None:
     cache.put(texts(2), truth(texts(2)), SPEC)
     with pytest.raises(RemoteUnavailable):
         cache.close()
-    assert cache.mirror.namespace(SPEC).waiting_rows == 2
+    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 2
 
 
 def test_calls_by_name_always_raise(tmp_path: Path) -> None:

@@ -152,9 +152,11 @@ def test_texts_repeat(tmp_path: Path) -> None:
     assert sum(ns.rows for ns in Mirror(tmp_path / "mirror").namespaces()) == texts.distinct
 
 
-@pytest.mark.usefixtures("few")
-def test_on_s3(run: Any, s3_remote: Any) -> None:
-    """With storage options, which the second machine is told on its standard input; then `ls --there` shows it."""
+def test_on_s3(s3_remote: Any, run: Any, few: None) -> None:
+    """With storage options, which the second machine is told on its standard input; then `ls --there` shows it.
+
+    The server comes first: `few` replaces `subprocess.run`, by which it is installed.
+    """
     options = [f"--storage-option={key}={value}" for key, value in s3_remote.storage_options.items()]
     document = json.loads(run("demo", "--remote", s3_remote.url, "--json", *options).out)
     assert document["wrong"] == []

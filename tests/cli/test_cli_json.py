@@ -119,6 +119,8 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "compact", [*both, "--at-least", 2, "--dry-run"]
     yield "status", both
     yield "pull", [*both, "--dry-run"]
+    yield "pull", [places.out / "unverified", *there]
+    yield "check", ["--mirror", places.out / "unverified"]
     yield "push", [*both, "--dry-run"]
     yield "sync", [*both, "--dry-run"]
     yield "compact", [*both, "--at-least", 2]
@@ -193,7 +195,8 @@ def test_a_difference_is_found() -> None:
     assert wrong({**right, "bytes": -1}, schema) == ["drop.bytes is -1"]
     where = SCHEMA["properties"]["ls"]["properties"]["namespaces"]["items"]["properties"]["where"]
     assert wrong("elsewhere", where)
-    assert set(documented(schema, "drop")) == {f"drop.{name}" for name in right}
+    of_a_pack = {"rows", "other_rows", "mirror_rows"}
+    assert set(documented(schema, "drop")) == {f"drop.{name}" for name in {*right, *of_a_pack}}
 
 
 def wrong(document: object, schema: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ def blocks() -> list[tuple[str, str]]:
 
 def test_there_are_snippets_with_a_prompt() -> None:
     """The pattern finds what it looks for."""
-    assert sum(re.search(r"EncoderSpec\([^)]*prompt=", body) is not None for _, body in blocks()) >= 4
+    assert sum(re.search(r"EncoderSpec\([^)]*prompt=", body) is not None for _, body in blocks()) >= 3
 
 
 @pytest.mark.parametrize(("where", "body"), blocks())

@@ -18,7 +18,7 @@ def test_the_page_is_what_happens(tmp_path: Path) -> None:
     page = PAGE.read_text("utf-8")
     environment = {**a_users(tmp_path), "CAS_CACHE_SELF_CHECK": "0"}
     (tmp_path / "page").mkdir()
-    assert play(page, tmp_path / "page", environment) == page
+    assert play(page, tmp_path / "page", environment, prose=False) == page
     assert stat.S_IMODE((tmp_path / "page" / "mirror-of-all").stat().st_mode) == 0o2770
     assert stat.S_IMODE((tmp_path / "page" / "alices").stat().st_mode) == 0o700
 

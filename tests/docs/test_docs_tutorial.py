@@ -62,7 +62,8 @@ def test_the_tutorial_installs_what_there_is() -> None:
         extras = re.fullmatch(r"'\.\.?\[([\w,]+)\]'", ours)
         assert extras is not None
         assert set(extras[1].split(",")) <= set(project["project"]["optional-dependencies"])
-        tested = project["dependency-groups"]["test"]
+        groups = project["dependency-groups"]
+        tested = [*groups["test"], *groups["demo"]]
         assert all(any(isinstance(one, str) and one.startswith(other) for one in tested) for other in others)
 
 

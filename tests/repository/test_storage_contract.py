@@ -93,7 +93,7 @@ def test_neighbouring_prefixes_are_not_seen(tmp_path: Path, s3_remote: Any) -> N
     repository = Repository(open_storage(s3_remote.url, s3_remote.storage_options))
     assert repository.open() is False
     repository.create()
-    with pytest.raises(NotARepository, match=r"emb/cas-cache\.json"):
+    with pytest.raises(NotARepository, match=r"Did you mean s3://.*/emb\?"):
         Repository(bucket).create()
 
 

@@ -108,7 +108,7 @@ def test_vectors_from_a_file(run: Any, cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("text 70", "-n", SPEC.namespace), 1, "1 of 1 texts have no vector in the namespace"),
+        (("text 70", "-n", SPEC.namespace), 1, "no vector for 1 of 1 text in the namespace"),
         (("text 5",), 2, "2 namespaces of"),
         (("-n", SPEC.namespace), 2, "Say what to look for"),
         (("text 5", "--vectors", __file__), 2, "Say what to look for"),

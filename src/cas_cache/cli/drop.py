@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     examples=(
         "cas-cache drop s3://team/emb -n 55dc47fb --dry-run",
         "cas-cache drop s3://team/emb -n 55dc47fb --force --yes",
-        "cas-cache drop path_to_cache_dir --remote s3://team/emb --pack 9f2c41d0",
     ),
 )
 @cache_options

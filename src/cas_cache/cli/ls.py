@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
 from cas_cache.identity import names_of
 from cas_cache.repository import is_url, layout
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
@@ -63,7 +63,7 @@ def _repository(cache: str | None) -> str | None:
     """Return the repository that CACHE names, None if it names a mirror: a URL, or the directory of a repository."""
     if cache is None or is_url(cache):
         return cache
-    directory = Path(cache).expanduser().absolute()
+    directory = expanded(cache).absolute()
     return str(directory) if (directory / layout.MARKER).is_file() else None
 
 

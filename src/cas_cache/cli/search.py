@@ -184,8 +184,8 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     if len(missing):
         named = ", ".join(repr(_shown(texts[at])) for at in missing[:MOST_NAMED])
         raise CacheMiss(
-            f"{len(missing):,} of {counted(len(texts), 'text')} have no vector in the namespace {spec.namespace} "
-            f"({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
+            f"There is no vector for {len(missing):,} of {counted(len(texts), 'text')} in the namespace "
+            f"{spec.namespace} ({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
             "Name the namespace that has them with --from (`cas-cache ls` lists all), "
             "encode them with EmbeddingCache.encode first, or pass --vectors.",
             positions=tuple(int(at) for at in missing[:10]),
