@@ -95,6 +95,15 @@ def test_a_method_of_a_library_that_was_replaced_is_in_the_appearance(monkeypatc
     assert appearance_of(encoder) != before
 
 
+def test_a_model_has_one_fingerprint_wherever_it_is_held() -> None:
+    """The path of a single model says nothing of it; of several, it says which of them does what."""
+    one, other = layer(1.0), layer(2.0)
+    assert {weights_fingerprint(each) for each in (one, Holder(network=one), Holder(inner=[one]))} == {
+        weights_fingerprint(one)
+    }
+    assert weights_fingerprint(Holder(query=one, text=other)) != weights_fingerprint(Holder(query=other, text=one))
+
+
 def test_what_an_encoder_counts_is_not_in_its_description() -> None:
     """Counters and other attributes that are no models leave a description as it is; cycles end."""
     encoder = Holder(network=layer(1.0), calls=0, log=[])
