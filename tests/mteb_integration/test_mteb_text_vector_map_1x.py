@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EncoderSpec
-from cas_cache.errors import MirrorError, ShapeMismatch
+from cas_cache.errors import AlreadyClosed, MirrorError, ShapeMismatch
 from cas_cache.mteb import TextVectorMap
 from mteb_integration.mteb_class_recipes import replaced
 
@@ -112,4 +112,5 @@ def test_what_differs_on_purpose(both: Any, theirs: Any, tmp_path: Path) -> None
     old.close()
     new.close()
     assert old.vectors is None
-    assert new.vectors is not None
+    with pytest.raises(AlreadyClosed):
+        new.vectors  # noqa: B018 - a property
