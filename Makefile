@@ -22,13 +22,14 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-core verify check format bench docs dist reliability fuzz soak clean
+.PHONY: help demo test test-core verify environments check format bench docs dist reliability fuzz soak clean
 
 help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
 	@echo "make test [JOBS=2]             the tests for every change, LocalStack included, in so many processes"
 	@echo "make test-core [JOBS=2]        those of make test that need neither mteb nor torch: any Python from 3.11 to 3.14"
 	@echo "make verify [JOBS=2]           the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
+	@echo "make environments              a part of the tests with the lowest and newest dependencies, and on every Python here"
 	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make verify does"
 	@echo "make fuzz [SECONDS=60]         coverage-guided fuzzing of all that is parsed, so long for each of 22 targets"
 	@echo "make soak [MINUTES=10]         writers, readers and maintenance on LocalStack, killed and behind faults"
@@ -81,13 +82,16 @@ demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/demo.py --remote $(REMOTE)
 
 test: $(TEST)/.ready
-	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not verify"
+	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not verify and not environments"
 
 verify: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m verify
 
+environments: $(TEST)/.ready
+	$(TEST)/bin/python -m pytest -s -m environments
+
 test-core: $(CORE)/.ready
-	$(CORE)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not verify"
+	$(CORE)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not verify and not environments"
 
 reliability: $(TEST)/.ready
 	CAS_CACHE_TEST_SCALE=$(SCALE) $(TEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LONG)

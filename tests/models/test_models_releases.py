@@ -12,7 +12,7 @@ import pytest
 
 from models.installed import packages, run
 
-pytestmark = pytest.mark.verify
+pytestmark = pytest.mark.environments
 
 SHARED = ("tokenizers==0.22.2", "datasets==4.0.0", "httpx", "httpcore", "h11", "anyio")
 """What the older releases need beside themselves."""

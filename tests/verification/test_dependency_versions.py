@@ -7,7 +7,7 @@ import pytest
 
 from verification.environments import ENVIRONMENTS, check, interpreter
 
-pytestmark = pytest.mark.verify
+pytestmark = pytest.mark.environments
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
