@@ -59,7 +59,7 @@ def _encode(post: Post, cache: EmbeddingCache, turn: int) -> None:
     wrong = rows = 0
     for which, spec in enumerate(SPECS):
         texts = batch(post.number, turn, which)
-        vectors = cache.encode(texts, spec, lambda missing, which=which: vectors_of(which, missing))
+        vectors = cache.encode(texts, spec, lambda missing, which=which: vectors_of(which, missing), adds_prompt=True)
         wrong += wrong_rows(which, texts, vectors)
         rows += len(texts)
     post.note(op="encode", compared=rows, wrong=wrong)
