@@ -173,7 +173,7 @@ def test_nothing_is_left_after_close(tmp_path: Path, scenario: str) -> None:
 def test_an_array_stays_valid_after_close_and_eviction(tmp_path: Path) -> None:
     """A returned array keeps its own map: another process evicts at once, and the values stay. Then the map goes."""
     script = """
-with EmbeddingCache(mirror, remote=str(remote)) as cache:
+with EmbeddingCache(mirror, remote=str(remote), chunk_items=3000) as cache:
     cache.encode(texts(3000), SPEC, encode)
     vectors = cache.encode(texts(3000), SPEC, encode)
 expected = encode(texts(3000))
