@@ -163,7 +163,7 @@ def test_the_cache_asks_for_no_key_twice(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_vectors_that_may_not_be_stored_are_not_remembered(tmp_path: Path) -> None:
     """A batch with NaN is encoded again each time, as without a memo."""
-    cache = EmbeddingCache(tmp_path / "mirror")
+    cache = EmbeddingCache(tmp_path / "mirror", chunk_items=2000)
     calls = []
 
     def encode(some: list[str]) -> Any:
