@@ -146,3 +146,28 @@ def test_an_object_without_models_has_no_fingerprint() -> None:
     """A fingerprint of nothing would be that of everything."""
     with pytest.raises(TypeError, match="revision="):
         weights_fingerprint(object())
+
+
+def test_a_counter_that_a_replaced_method_reaches_is_not_the_model() -> None:
+    """A method that counts calls in an object, or in a variable, that it captures is described without the count."""
+
+    class Counter:
+        seen = 0
+
+        def __init__(self) -> None:
+            self.seen = 0
+
+    module, counter, calls = torch.nn.Linear(2, 2), Counter(), 0
+    forward = module.forward
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        counter.seen += 1
+        return forward(*args)
+
+    module.forward = counted
+    before = weights_fingerprint(module)
+    module(torch.ones(1, 2))
+    assert (calls, counter.seen) == (1, 1)
+    assert weights_fingerprint(module) == before

@@ -16,7 +16,7 @@ from typing import Any
 from cas_cache.errors import IdentityError
 from cas_cache.models.attributes import attributes_of
 from cas_cache.models.names import class_name, is_library, module_name, top_package
-from cas_cache.models.values import Other, cannot_describe, hashed, named_by_user, plain_value
+from cas_cache.models.values import VOLATILE, Other, cannot_describe, hashed, named_by_user, plain_value
 
 MAX_DEPTH = 64
 """Levels of functions that refer to other functions."""
@@ -82,7 +82,7 @@ class CodeReader:
             return {"class": class_name(type(value))}
 
     def instance(self, value: Any, where: str) -> Any:
-        """Return plain JSON for an object: its class, and all of its attributes.
+        """Return plain JSON for an object: its class, and its attributes, less counters and the like (`VOLATILE`).
 
         Raises:
             IdentityError: If it has no attributes in Python, or they are nested too deeply.
@@ -96,7 +96,7 @@ class CodeReader:
             value,
             lambda: {
                 "class": self.own_class(type(value), where),
-                "attributes": {name: self.value(held, f"{where}.{name}") for name, held in sorted(attributes.items())},
+                "attributes": {name: self.value(held, f"{where}.{name}") for name, held in _lasting(attributes)},
             },
         )
 
@@ -144,10 +144,10 @@ class CodeReader:
         )
 
     def _captured(self, names: dict[str, Any], where: str) -> dict[str, Any]:
-        return {name: self.value(held, f"{where}, {name}") for name, held in sorted(names.items())}
+        return {name: self.value(held, f"{where}, {name}") for name, held in _lasting(names)}
 
     def _globals(self, names: dict[str, Any], where: str) -> dict[str, Any]:
-        return {name: self.value_or_class(held, f"{where}, {name}") for name, held in sorted(names.items())}
+        return {name: self.value_or_class(held, f"{where}, {name}") for name, held in _lasting(names)}
 
     def _other(self, value: Any, where: str) -> Any:
         if self._reference is not None and (found := self._reference(value, where)) is not None:
@@ -261,3 +261,8 @@ def _is_descriptor(member: Any) -> bool:
     return isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType) or hasattr(
         type(member), "__set_name__"
     )
+
+
+def _lasting(names: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the names and values that do not change while a model computes, in order."""
+    return [(name, names[name]) for name in sorted(names) if not VOLATILE.search(name)]

@@ -7,7 +7,6 @@ computes is in it as well: code that belongs to no library, replaced methods, ho
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from typing import Any
 
@@ -33,7 +32,7 @@ from cas_cache.models.parts import (
 )
 from cas_cache.models.skeleton import scalars_of, skeleton_of
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
-from cas_cache.models.values import SCALARS, named_by_user, plain_value
+from cas_cache.models.values import SCALARS, VOLATILE, named_by_user, plain_value
 
 NOT_COMPUTED = frozenset(
     {
@@ -44,12 +43,6 @@ NOT_COMPUTED = frozenset(
     }
 )  # fmt: skip
 """Attributes of the libraries' modules that do not change vectors, or that change while a model computes."""
-
-VOLATILE = re.compile(
-    r"(^|_)(calls?|count(s|er|ers)?|seen|hits|misses|elapsed|timers?|timings?|time|cached?|caches|memo|stats"
-    r"|logs?|logger|history|lock)(_|$)"
-)
-"""Names of attributes that change while a module computes: counters, clocks and memories of former calls."""
 
 NOT_REPLACED = frozenset({"extra_repr"})
 """Methods that compute nothing."""

@@ -26,6 +26,12 @@ MAX_PLAIN = 256
 
 SCALARS = (bool, int, float, str, type(None))
 
+VOLATILE = re.compile(
+    r"(^|_)(calls?|count(s|er|ers)?|seen|hits|misses|elapsed|timers?|timings?|time|cached?|caches|memo|stats"
+    r"|logs?|logger|history|lock)(_|$)"
+)
+"""Names of attributes and variables that change while a model computes: counters, clocks, memories of former calls."""
+
 Other = Callable[[Any, str], Any]
 """Describes a value that is not plain, given the place where it was found."""
 
