@@ -1,8 +1,8 @@
 """The two tiers of the tests: `make test` runs with every change, `make verify` runs the exhaustive rest.
 
 A test that is exhaustive or slow carries the marker `verify`: on its function, its class, its file (`pytestmark`) or a
-single case. `make test` leaves it out, `make verify` runs it, and pytest without `-m` runs all. Tests that install other
-releases carry `environments` instead, and `make environments` runs them.
+single case. `make test` leaves it out, `make verify` runs it, and pytest without `-m` runs all. Tests that install
+other releases carry `environments` instead, and `make environments` runs them.
 
 Adds: `sampled`, which keeps a few cases of a parametrized test in `make test`.
 """
