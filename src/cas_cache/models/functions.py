@@ -175,7 +175,7 @@ def code_hash(code: types.CodeType) -> str:
     """Return a hash of a function's source, or of its bytecode if the source at hand compiles to something else."""
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename))
-    compiled = _compiled(code.co_filename, hash(text), text).get((code.co_qualname, code.co_firstlineno))
+    compiled = _compiled(code.co_filename, text).get((code.co_qualname, code.co_firstlineno))
     if compiled is None or compiled != code:
         return hashed(repr(bytecode(code)))
     return hashed("\n".join(text.splitlines()[code.co_firstlineno - 1 : _last_line(code)]))
@@ -188,7 +188,7 @@ def _last_line(code: types.CodeType) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(filename: str, _version: int, text: str) -> CodeOfFile:
+def _compiled(filename: str, text: str) -> CodeOfFile:
     """Return the code objects of a source file by qualified name and line; nothing if it does not compile."""
     try:
         return _nested(compile(text, filename, "exec", dont_inherit=True))
