@@ -163,7 +163,7 @@ def _count(python: Path, tests: tuple[str, ...], results: Path, outcome: Outcome
         "-p",
         "no:cacheprovider",
         "-m",
-        "",
+        "not verify",
         "-W",
         "ignore::DeprecationWarning",  # old releases of NumPy, FAISS and SWIG warn of each other
         "-k",
