@@ -23,6 +23,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import evict
 from repository.storages import SPEC, Memory, packs, texts, truth
 from test_background import environment, joined
+from tiers import sampled
 
 COMMON = '''
 import gc, json, os, subprocess, sys, threading, warnings
@@ -158,7 +159,7 @@ del cache
 }
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", sampled(SCENARIOS, keep=3))
 def test_nothing_is_left_after_close(tmp_path: Path, scenario: str) -> None:
     """No descriptor, map, thread or lock remains, and no object of ours is part of a reference cycle."""
     assert run(tmp_path, SCENARIOS[scenario]) == {

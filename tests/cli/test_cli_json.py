@@ -173,6 +173,7 @@ def checker(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checke
     return checker
 
 
+@pytest.mark.verify
 def test_what_is_printed_is_what_is_documented(checker: Checker) -> None:
     """For every command, nested fields too: nothing undocumented, of another type, or documented in vain."""
     assert set(SCHEMA["properties"]) == set(leaves(cli))

@@ -59,6 +59,7 @@ def test_encoders(
     assert [cli(*command.split()).code for command in commands] == [0, 0]
 
 
+@pytest.mark.verify
 @needs_mteb
 @pytest.mark.filterwarnings("ignore::FutureWarning:mteb", "ignore:The fill_missing parameter:DeprecationWarning")
 def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

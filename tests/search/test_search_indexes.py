@@ -24,6 +24,7 @@ from cas_cache.mirror.evict import evict
 from cas_cache.search import KINDS, METRICS, approximate, open_search, saved
 from cas_cache.testing.processes import in_process
 from search.search_rows import SPEC, check_truth, filled, overwrite, recall, texts, vectors
+from tiers import sampled
 
 INDEXES = [kind for kind in KINDS if kind != "exact"]
 ROWS = 3000
@@ -172,7 +173,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", sampled(DAMAGES, keep=4))
 def test_a_damaged_index_is_built_anew(directory: Path, damage: str) -> None:
     """Before faiss reads a byte of it: it would follow a wrong link out of its memory."""
     expected = opened(directory, kind="hnsw").search(QUERIES, 10)
@@ -286,6 +287,7 @@ def _search_in_process(directory: str) -> tuple[Any, int]:
     return searcher.search(QUERIES, 10).rows.tolist(), len(built)
 
 
+@pytest.mark.verify
 def test_processes_build_one_index(directory: Path) -> None:
     """Three at once: one builds, the others wait and map what it built."""
     script = (
