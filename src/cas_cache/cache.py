@@ -433,6 +433,26 @@ class EmbeddingCache:
         _warn_of_infinite(int((~finite).sum()), spec)
         return self._store(self._namespace(spec), keys[finite], array[finite])
 
+    def explain(self, text: str, spec: EncoderSpec) -> sync.Explanation:
+        """Return where the vector of a text is, or why it is a miss. Nothing is encoded or changed.
+
+        The keys of packs that the mirror does not know are read from the repository, so this can take a while.
+
+        Args:
+            text: The text without the prompt.
+            spec: The encoder's identity.
+        """
+        self._check_open()
+        not_asked = "The repository was not asked, because the cache is offline." if self.offline else None
+        asked = None if self.offline else self.repository
+        return sync.explain(
+            self.mirror,
+            asked,
+            _spec(spec),
+            keys_of_texts([text]),
+            not_asked=None if self.repository is None else not_asked,
+        )
+
     def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take what the repository has and the mirror has not: of some namespaces, or of all.
 
