@@ -151,6 +151,20 @@ cache = EmbeddingCache(mirror, remote=str(remote), push="manual")
 cache.encode(texts(3000), SPEC, encode)
 del cache
 """,
+    "closed with pending rows": """
+with EmbeddingCache(mirror, remote=str(remote), push_seconds=1000) as cache:
+    cache.encode(texts(10), SPEC, encode)
+    assert left()["threads"] == ["cas-cache-deadline"], left()
+    cache.flush()
+    assert left()["threads"] == [], left()
+    cache.encode(texts(20), SPEC, encode)
+""",
+    "rows that an earlier process left": """
+with EmbeddingCache(mirror, remote=str(remote), push="manual") as cache:
+    cache.encode(texts(10), SPEC, encode)
+with EmbeddingCache(mirror, remote=str(remote)):
+    assert left()["threads"] == ["cas-cache-deadline"], left()
+""",
     "dropped with pending rows": """
 cache = EmbeddingCache(mirror, remote=str(remote))
 cache.encode(texts(10), SPEC, encode)

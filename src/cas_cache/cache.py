@@ -8,14 +8,16 @@ push. The remote is a convenience of a run, never a condition: unless told other
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache.background import BackgroundPush, Upload
+from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
@@ -53,6 +55,7 @@ from cas_cache.self_check import MIN_ROWS, ObservedEncoder, SelfCheck
 from cas_cache.settings import Settings
 from cas_cache.stats import Stats
 from cas_cache.trust import trust_of
+from cas_cache.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,7 +100,10 @@ class EmbeddingCache:
         max_self_check: How many rows one call may encode again for that; more raise `SelfCheckTooLarge` before
             anything is encoded. None takes ``CAS_CACHE_MAX_SELF_CHECK``, or any number.
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
-            ``"manual"`` leaves it to `push`.
+            ``"manual"`` leaves it to `push`. Rows that an earlier process left pending are pushed as well.
+        push_seconds: How long a row stays pending at most before a background push starts, in seconds. It also starts
+            at 48 MiB of vectors, which ``math.inf`` leaves as the only reason. None takes ``CAS_CACHE_PUSH_SECONDS``,
+            or 30.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
             ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
         chunk_items: Items encoded between two commits. None chooses by measurement: about 5 s of the encoder's work,
@@ -132,6 +138,7 @@ class EmbeddingCache:
         self_check: int | None = None,
         max_self_check: int | None = None,
         push: Literal["background", "manual"] = "background",
+        push_seconds: float | None = None,
         on_remote_error: Literal["warn", "raise"] = "warn",
         chunk_items: int | None = None,
         progress: bool | None = None,
@@ -147,6 +154,8 @@ class EmbeddingCache:
         for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
             if rows is not None and rows < 0:
                 raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
+        if push_seconds is not None and not push_seconds >= 0:
+            raise ConfigurationError(f"push_seconds is {push_seconds}; pass 0 seconds or more.")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -173,6 +182,7 @@ class EmbeddingCache:
             "remote": storage.url if isinstance(storage, LocalStorage) else url,
             "storage_options": dict(storage_options or {}),
             "push": push,
+            "push_seconds": settings.push_seconds if push_seconds is None else push_seconds,
             "trust": trust or settings.trust,
             "trusted_keys": settings.trusted_keys if trusted_keys is None else dict(trusted_keys),
             "signing_key": settings.signing_key if signing_key is None else signing_key,
@@ -186,8 +196,18 @@ class EmbeddingCache:
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
             repository.must_sign()  # before anything is paid for
-            upload = self._upload
-            self._pusher = BackgroundPush(upload.run, upload.pending, lambda: upload.progress)
+            self._pusher = self._started_pusher(self._given["push_seconds"])
+
+    def _started_pusher(self, seconds: float | None) -> BackgroundPush:
+        upload = self._upload
+        pusher = BackgroundPush(
+            upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
+        )
+        # The pusher outlives a cache that is dropped with pending rows; the thread that keeps its time does not.
+        weakref.finalize(self, pusher.abandon).atexit = False
+        if os.access(self.mirror.directory, os.W_OK):  # who pushes writes into the mirror what was pushed
+            pusher.resume()
+        return pusher
 
     def __repr__(self) -> str:
         remote = f", remote={self.repository.url!r}" if self.repository else ""
@@ -412,6 +432,26 @@ class EmbeddingCache:
         finite = finite_rows(array)
         _warn_of_infinite(int((~finite).sum()), spec)
         return self._store(self._namespace(spec), keys[finite], array[finite])
+
+    def explain(self, text: str, spec: EncoderSpec) -> sync.Explanation:
+        """Return where the vector of a text is, or why it is a miss. Nothing is encoded or changed.
+
+        The keys of packs that the mirror does not know are read from the repository, so this can take a while.
+
+        Args:
+            text: The text without the prompt.
+            spec: The encoder's identity.
+        """
+        self._check_open()
+        not_asked = "The repository was not asked, because the cache is offline." if self.offline else None
+        asked = None if self.offline else self.repository
+        return sync.explain(
+            self.mirror,
+            asked,
+            _spec(spec),
+            keys_of_texts([text]),
+            not_asked=None if self.repository is None else not_asked,
+        )
 
     def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take what the repository has and the mirror has not: of some namespaces, or of all.

@@ -32,6 +32,10 @@ def run(page: str, names: dict[str, Any]) -> dict[str, Any]:
     ("page", "printed"),
     [
         ("explanation/self-check.md", "0 2\n"),
+        (
+            "explanation/misses.md",
+            'absent\nother_namespace prompt is "query: ", not "passage: " role is "query", not "document"\n',
+        ),
         ("explanation/identity.md", "6f36e61d0f4a64718d9b71d9ddf81ffa\n"),
         ("explanation/identity.md", "revision='main'"),
     ],

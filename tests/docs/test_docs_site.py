@@ -24,6 +24,7 @@ PLAYED = {
     "tutorial.md": "docs/test_docs_tutorial.py",
     "explanation/self-check.md": "docs/test_docs_pages.py",
     "explanation/identity.md": "docs/test_docs_pages.py",
+    "explanation/misses.md": "docs/test_docs_pages.py",
     "explanation/threat-model.md": "docs/test_docs_security.py",
     "explanation/derived.md": "docs/test_docs_pages.py",
     "how-to/mteb.md": "docs/test_docs_mteb.py",

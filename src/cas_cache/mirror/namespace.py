@@ -242,6 +242,10 @@ class Namespace:
         """Record packs, or sources of merges, whose rows were compared with an encoder of that appearance."""
         self._verified.note(dict.fromkeys(units, appearance))
 
+    def run_of(self, row: int) -> Extent:
+        """Return the run of rows from one source that a row belongs to."""
+        return next(extent for extent in self._table.state.extents if row < extent.stop)
+
     def unverified_packs(self) -> dict[str, int]:
         """Return the packs that no encoder was compared with here, each with its rows in the mirror."""
         return self._verified.unverified(self._table.state)

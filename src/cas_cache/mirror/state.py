@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ VERSION = 1
 
 SHORT = 4
 """Values of an extent whose maker is not known and that is not from a merge."""
+
+_WITHOUT_PACK = re.compile(rb"\[\s*\d+\s*,\s*\d+\s*,\s*null")
+"""How the list of an extent begins whose pack is None; see `Extent.to_list`."""
 
 MOST_DIMENSIONS = 31
 """Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
@@ -345,6 +349,11 @@ class State:
         if at != self.rows:
             msg = f"extents end at row {at} of {self.rows}"
             raise ValueError(msg)
+
+
+def may_have_pending_rows(data: bytes) -> bool:
+    """Return False if the bytes of a state have no extent without a pack. This is faster than to parse them."""
+    return _WITHOUT_PACK.search(data) is not None
 
 
 def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
