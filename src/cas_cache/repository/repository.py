@@ -40,11 +40,13 @@ from cas_cache.repository.pack import (
     read_keys,
     read_rows,
 )
+from cas_cache.repository.readable import open_dask, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
+    import zarr
     from numpy.typing import NDArray
 
     from cas_cache.repository.interface import Storage
@@ -319,6 +321,40 @@ class Repository:
         Where not everybody is trusted, whole chunks are read, and proved by their SHA-256: a digest stops no forger.
         """
         return read_rows(self.storage, pack, manifest, rows, keys, digests, whole_chunks=self.trust is not None)
+
+    def open_zarr(self, namespace: str) -> list[zarr.Group]:
+        """Return the packs of a namespace as read-only Zarr groups, the oldest first.
+
+        Each group has the arrays ``keys``, ``vectors`` and ``digests``; ``group.basename`` is the pack's id. Every
+        object that is read is verified by its SHA-256, and a missing one is an error, where zarr fills in zeros.
+        Packs that a merge supersedes are left out. Packs that cannot be used are skipped with a `DataWarning`. The same
+        key may be in several packs.
+
+        Args:
+            namespace: The namespace's id, as `EncoderSpec.namespace` gives it.
+
+        Raises:
+            ConfigurationError: If `namespace` is not a namespace id.
+            NotARepository: If there is no repository.
+            DamagedPack: If an object does not verify; also later, when an array is read.
+            RemoteError: If the remote is away or refuses.
+        """
+        return open_zarr(self, namespace)
+
+    def open_dask(self, namespace: str) -> Any:
+        """Return the vectors of a namespace as one dask array, (rows, *shape): those of `open_zarr` in the same order.
+
+        Nothing but metadata is read before the array is computed, and then each chunk when its turn comes.
+
+        Args:
+            namespace: The namespace's id.
+
+        Raises:
+            MissingDependency: If dask is not installed: the extra ``dask``.
+            RepositoryError: If the namespace has no packs.
+            As `open_zarr`.
+        """
+        return open_dask(self, namespace)
 
     def spec(self, namespace: str) -> EncoderSpec:
         """Return the spec of a namespace, verified against its id.
