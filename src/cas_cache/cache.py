@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
+from cas_cache.amounts import counted
 from cas_cache.background import BackgroundPush, Upload
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
@@ -183,6 +184,7 @@ class EmbeddingCache:
         self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
+        self._warned_untrusted = False
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
             repository.must_sign()  # before anything is paid for
@@ -542,6 +544,14 @@ class EmbeddingCache:
         self._tell_problems(report)
 
     def _tell_problems(self, report: Report) -> None:
+        if report.untrusted and not self._warned_untrusted:
+            self._warned_untrusted = True
+            warnings.warn(
+                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
+                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                DataWarning,
+                stacklevel=7,
+            )
         if report.problems:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # frames of the traceback hold the report
