@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
+from cas_cache.amounts import counted
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
@@ -149,13 +150,10 @@ class EmbeddingCache:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
-        if chunk_items is not None and chunk_items < 1:
-            raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
-            if rows is not None and rows < 0:
-                raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
-        if push_seconds is not None and not push_seconds >= 0:
-            raise ConfigurationError(f"push_seconds is {push_seconds}; pass 0 seconds or more.")
+        _check_amount("chunk_items", chunk_items, 1, "encode at least 1 item between two commits")
+        _check_amount("self_check", self_check, 0, "compare 0 rows or more")
+        _check_amount("max_self_check", max_self_check, 0, "compare 0 rows or more")
+        _check_amount("push_seconds", push_seconds, 0, "pass 0 seconds or more")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -193,6 +191,7 @@ class EmbeddingCache:
         self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
+        self._warned_untrusted = False
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
             repository.must_sign()  # before anything is paid for
@@ -582,6 +581,14 @@ class EmbeddingCache:
         self._tell_problems(report)
 
     def _tell_problems(self, report: Report) -> None:
+        if report.untrusted and not self._warned_untrusted:
+            self._warned_untrusted = True
+            warnings.warn(
+                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
+                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                DataWarning,
+                stacklevel=7,
+            )
         if report.problems:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # frames of the traceback hold the report
@@ -713,6 +720,11 @@ def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
                 "--json` give them."
             )
     return wanted
+
+
+def _check_amount(name: str, value: float | None, least: int, advice: str) -> None:
+    if value is not None and not value >= least:  # a NaN is not either
+        raise ConfigurationError(f"{name} is {value}; {advice}.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
