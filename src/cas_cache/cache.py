@@ -353,8 +353,10 @@ class EmbeddingCache:
         progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
-        ns = self._namespace(spec)
-        encoder = ObservedEncoder(ns, encode, appearance, dtype)
+        with self._namespace(spec).held() as ns:
+            return self._vectors_of(ns, batch, ObservedEncoder(ns, encode, appearance, dtype), progress)
+
+    def _vectors_of(self, ns: Namespace, batch: Batch, encoder: ObservedEncoder, progress: bool | None) -> NDArray[Any]:
         remembered = ns.remembered(batch)
         if remembered is not None:
             self._check_others(ns, remembered, encoder, progress)
@@ -370,9 +372,9 @@ class EmbeddingCache:
         if len(missing) and self.only_cached:
             positions = tuple(int(p) for p in missing[distinct][:10])
             raise CacheMiss(
-                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
-                f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
-                f"{positions[0]} of the call. Run once without only_cached, or pull.",
+                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of "
+                f"{ns.spec.model} (namespace {ns.spec.namespace}), and only_cached=True forbids encoding them. The "
+                f"first is item {positions[0]} of the call. Run once without only_cached, or pull.",
                 positions=positions,
                 missing=len(distinct),
             )
@@ -401,14 +403,14 @@ class EmbeddingCache:
             spec is known, the vectors have shape (n, 0).
         """
         keys = _keys_of(texts)
-        ns = self._namespace(spec)
-        rows = self._find(ns, keys, self.progress)
-        found = rows != ABSENT
-        self._note_hits(ns, int(found.sum()))
-        self.stats.add(misses=int((~found).sum()))
-        vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
-        if found.any():
-            vectors[found] = ns.take(rows[found])
+        with self._namespace(spec).held() as ns:
+            rows = self._find(ns, keys, self.progress)
+            found = rows != ABSENT
+            self._note_hits(ns, int(found.sum()))
+            self.stats.add(misses=int((~found).sum()))
+            vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
+            if found.any():
+                vectors[found] = ns.take(rows[found])
         return vectors, found
 
     def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:

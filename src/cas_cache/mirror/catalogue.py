@@ -25,6 +25,7 @@ from cas_cache.disk import check_folder, lock_of, read_plain, write_atomically
 from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorWriteError, as_cause
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
+from cas_cache.mirror.descriptors import POOL, Pooled
 from cas_cache.mirror.index import ABSENT, KeyIndex
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class _State(NamedTuple):
         return sum(rows for _, rows, _ in self.packs.values())
 
 
-class Catalogue:
+class Catalogue(Pooled):
     """What the repository has of one namespace.
 
     Args:
@@ -97,6 +98,7 @@ class Catalogue:
     """
 
     def __init__(self, folder: Path, namespace: str) -> None:
+        super().__init__()
         self.folder = folder
         self._namespace = namespace
         self._handle = threading.RLock()
@@ -110,14 +112,14 @@ class Catalogue:
     @property
     def packs(self) -> frozenset[str]:
         """The packs whose keys are here."""
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             return frozenset(self._state.packs)
 
     @property
     def rows(self) -> int:
         """How many rows these packs have, repeats included."""
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             return self._state.rows
 
@@ -126,6 +128,14 @@ class Catalogue:
         with self._handle:
             self._closed = True
             self._forgotten()
+        POOL.discard(self)
+
+    def _open_files(self) -> None:
+        """Leave it to `_refresh`, which reads everything again."""
+
+    def _close_files(self) -> None:
+        self._stamp = None
+        self._forgotten()
 
     def locate(self, keys: NDArray[np.uint8], without: AbstractSet[str] = frozenset()) -> list[Located]:
         """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
@@ -134,7 +144,7 @@ class Catalogue:
             keys: (n, 32) uint8.
             without: Packs that could not be read. Their keys are looked up in the other packs.
         """
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             if not self._state.packs or not len(keys):
                 return []
@@ -273,7 +283,7 @@ class Catalogue:
         check_folder(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
-            with lock_of(self.folder / ".lock"), self._handle:
+            with lock_of(self.folder / ".lock"), self.held(), self._handle:
                 self._refresh(force=True)
                 yield
         except OSError as err:

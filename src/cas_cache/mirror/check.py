@@ -99,7 +99,8 @@ def check_mirror(mirror: Mirror) -> MirrorCheckReport:
         try:
             ns = mirror.get(name)
             if ns is not None:
-                _check(ns, report)
+                with ns.held():
+                    _check(ns, report)
         except DamagedMirror as err:
             report.findings.append(MirrorFinding(name, "damaged", 0, str(err)))
         except UnsupportedFormat as err:

@@ -14,6 +14,7 @@ import numpy as np
 
 from cas_cache.disk import open_plain, plain
 from cas_cache.errors import DamagedMirror
+from cas_cache.mirror.descriptors import EXHAUSTED, map_answer, map_file, may_map_answer
 from cas_cache.rows import row_bytes
 
 if TYPE_CHECKING:
@@ -87,10 +88,12 @@ class Column:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
         with open(self.path, "rb", opener=plain) as file:  # a map has the name of its file
             self.inode = os.fstat(file.fileno()).st_ino
-            return np.memmap(file, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
+            return map_file(file, self.dtype, self.header_bytes, (rows, *self.shape))
 
-    def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any]:
+    def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any] | None:
         """Return rows [start, stop), which `map` has found to be there, as a copy-on-write map of the caller's own.
+
+        None if too many answers are maps already, or if the system has no descriptor or map left.
 
         Args:
             start: The first row.
@@ -100,13 +103,19 @@ class Column:
         Raises:
             DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
         """
+        if not may_map_answer():
+            return None
         try:
             with open(self.path, "rb", opener=plain) as file:
                 if os.fstat(file.fileno()).st_ino == inode:
                     offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
-                    return np.memmap(file, self.dtype, "c", offset=offset, shape=shape).view(np.ndarray)
+                    return map_answer(file, self.dtype, offset, shape)
         except FileNotFoundError:
             pass
+        except OSError as err:
+            if err.errno in EXHAUSTED:
+                return None
+            raise
         raise DamagedMirror(f"{self.path} was replaced while it was in use. Nothing of it was served. Open it again.")
 
     def _read_header(self) -> bytes:

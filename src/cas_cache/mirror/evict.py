@@ -118,26 +118,40 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
             much space as these for a while.
     """
     report = EvictReport()
-    namespaces = {ns.spec.namespace: ns for ns in mirror.namespaces()}
-    free = {name: ns for name, ns in namespaces.items() if ns.reserve()}
-    report.in_use = sorted(namespaces.keys() - free.keys())
-    try:
-        candidates: list[Candidate] = []
-        for name, ns in namespaces.items():
-            each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
-            report.before += ns.rows * each
-            report.waiting += ns.waiting_rows * each
-            if name in free:
-                candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
-        report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
-        report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
-        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted if not dry_run):
-            mirror.forget(name)
-            free[name].evict([it.pack for it in report.evicted if it.namespace == name])
-    finally:
-        for ns in free.values():
+    candidates: list[Candidate] = []
+    for ns in mirror.iter_namespaces():
+        name = ns.spec.namespace
+        each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
+        report.before += ns.rows * each
+        report.waiting += ns.waiting_rows * each
+        # Not kept until the end: a lock is a descriptor, and there may be thousands of namespaces.
+        if not ns.reserve():
+            report.in_use.append(name)
+            continue
+        try:
+            candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
+        finally:
             ns.unreserve()
+    report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
+    if not dry_run:
+        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted):
+            _evict_from(mirror, name, report)
+    report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
     return report
+
+
+def _evict_from(mirror: Mirror, name: str, report: EvictReport) -> None:
+    """Remove the chosen packs of a namespace, or report that somebody has opened it since they were chosen."""
+    ns = mirror.get(name)
+    if ns is None or not ns.reserve():
+        report.in_use.append(name)
+        report.evicted = [candidate for candidate in report.evicted if candidate.namespace != name]
+        return
+    try:
+        mirror.forget(name)
+        ns.evict([candidate.pack for candidate in report.evicted if candidate.namespace == name])
+    finally:
+        ns.unreserve()
 
 
 def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False) -> int:
@@ -153,7 +167,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         MirrorWriteError: If the disk is full or refuses.
     """
     gone, removed = frozenset(packs), 0
-    for ns in mirror.namespaces():
+    for ns in mirror.iter_namespaces():
         rows = ns.rows_of(gone)
         if rows and not dry_run:
             if not ns.reserve():

@@ -163,7 +163,7 @@ class Mirror:
         Raises:
             MirrorWriteError: If the disk is full or refuses; the mirror still belongs to its repository then.
         """
-        for namespace in self.namespaces():
+        for namespace in self.iter_namespaces():
             namespace.forget_packs()
         with self._locked():
             self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
@@ -227,6 +227,9 @@ class Mirror:
             AlreadyClosed: If the mirror is closed.
         """
         self._check_open()
+        known = self._namespaces.get(namespace)
+        if known is not None and not known.reopen():
+            self.forget(namespace)
         if namespace not in self._namespaces:
             folder = self._folder(namespace)
             try:
@@ -317,13 +320,23 @@ class Mirror:
         self._namespaces.pop(namespace, None)
 
     def namespaces(self) -> list[Namespace]:
-        """Return all namespaces, in order of their ids.
+        """Return all namespaces, in order of their ids. Of many, the files of most are closed until they are used.
 
         Raises:
             DamagedMirror: If one of them is damaged.
         """
-        found = [self.get(name) for name in self.ids()]
-        return [namespace for namespace in found if namespace is not None]
+        return list(self.iter_namespaces())
+
+    def iter_namespaces(self) -> Iterator[Namespace]:
+        """Yield all namespaces, in order of their ids. Each is open when it is yielded, however many there are.
+
+        Raises:
+            DamagedMirror: If one of them is damaged.
+        """
+        for name in self.ids():
+            namespace = self.get(name)
+            if namespace is not None:
+                yield namespace
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -72,9 +72,14 @@ class Table:
         return self._mapped()[2]
 
     def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of the vectors as a copy-on-write map of the caller's own."""
-        self._mapped()
-        return self._columns(self.state)[1].map_privately(start, stop, self._inode)
+        """Return rows [start, stop) of the vectors: a copy-on-write map of the caller's own, or a copy."""
+        vectors = self.vectors
+        mapped = self._columns(self.state)[1].map_privately(start, stop, self._inode)
+        return np.array(vectors[start:stop]) if mapped is None else mapped
+
+    def suspend(self) -> None:
+        """Drop the maps until the next use. Arrays that were handed out keep their own."""
+        self._maps = None
 
     def close(self) -> None:
         """Drop the maps. Arrays that were handed out keep their own; every later use raises `AlreadyClosed`."""
@@ -92,14 +97,10 @@ class Table:
             DamagedMirror: If the state is damaged, gone, another namespace's, or counts fewer rows than before.
             AlreadyClosed: If the table is closed.
         """
-        self._check_open()
+        self.check_open()
         path = self.folder / STATE_FILE
         try:
-            status = path.lstat()
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp and not force:
-                return
-            data = read_plain(path)
+            found = self._read(force=force)
         except FileNotFoundError as err:
             if self._stamp is None:
                 return
@@ -107,26 +108,56 @@ class Table:
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
             ) from err
-        except OSError as err:
-            raise DamagedMirror(
-                f"{path} cannot be read ({err}). Nothing was served. Make it readable, or, if it is no file, delete "
-                "the namespace's folder: what was pushed comes back with `cas-cache pull`."
-            ) from err
-        state = State.from_bytes(data, str(path))
+        if found is None:
+            return
+        state, stamp = found
         if state.namespace != self.state.namespace:
             raise DamagedMirror(
                 f"{path} belongs to namespace {state.namespace}, not {self.state.namespace}: folders were mixed up. "
                 "Nothing of it was served. Put them back, or delete this one: what was pushed comes back with "
                 "`cas-cache pull`."
             )
-        moved = state.generation != self.state.generation and self._stamp is not None
-        another = self.state.incarnation not in ("", state.incarnation)
-        if state.rows < self.state.rows or moved or another:
+        if self._is_other(state):
             raise DamagedMirror(
                 f"{path} is not what it was: it had {self.state.rows} rows and has {state.rows}, perhaps others. The "
                 "folder was replaced while it was in use. Nothing of it was served. Open the cache again."
             )
         self.state, self._stamp = state, stamp
+
+    def has_moved(self) -> bool:
+        """Return True if a row may be at another place than at the last `refresh`, whatever the state's stamp says.
+
+        Raises:
+            DamagedMirror: If the state is damaged.
+        """
+        try:
+            found = self._read(force=True)
+        except FileNotFoundError:
+            return self._stamp is not None
+        return found is not None and self._is_other(found[0])
+
+    def _read(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
+        """Return the state of the file and its stamp; None if its stamp is as before."""
+        path = self.folder / STATE_FILE
+        try:
+            status = path.lstat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp and not force:
+                return None
+            return State.from_bytes(read_plain(path), str(path)), stamp
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            raise DamagedMirror(
+                f"{path} cannot be read ({err}). Nothing was served. Make it readable, or, if it is no file, delete "
+                "the namespace's folder: what was pushed comes back with `cas-cache pull`."
+            ) from err
+
+    def _is_other(self, state: State) -> bool:
+        """Return True if a state does not continue the known one: rows moved, or the folder was made again."""
+        moved = state.generation != self.state.generation and self._stamp is not None
+        another = self.state.incarnation not in ("", state.incarnation)
+        return state.rows < self.state.rows or moved or another
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], digests: NDArray[np.uint64], state: State) -> None:
         """Write rows after the committed ones and commit `state`, which counts them in.
@@ -213,7 +244,7 @@ class Table:
         self.commit(replace(self.state, rewriting=False))
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        self._check_open()
+        self.check_open()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
             columns = self._columns(state)
@@ -222,7 +253,8 @@ class Table:
             self._inode = columns[1].inode
         return maps
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `AlreadyClosed` if the table is closed."""
         if self._closed:
             raise AlreadyClosed(
                 f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "

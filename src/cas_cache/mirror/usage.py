@@ -1,7 +1,8 @@
 """Who has a namespace open, and when its packs were last used here: what `evict` needs to know.
 
 `UseLock` is held by whoever has the namespace open, shared, and alone by an eviction: rows move then, and no reader may
-have looked one up before. It ends with the process that holds it, however that ends.
+have looked one up before. It ends with the process that holds it, however that ends. A namespace whose files are closed
+for want of descriptors does not hold it, and forgets its rows if they have moved when it takes the lock again.
 
 `Usage` is derived and approximate: what is lost makes a pack older. A process notes a pack the first time that it
 serves a row of it, so a note costs one small file once, not one a call.
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.disk import open_plain, read_plain, write_atomically
+from cas_cache.errors import MirrorError
 from cas_cache.identity import parsed_json
+from cas_cache.mirror.descriptors import EXHAUSTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +47,13 @@ class UseLock:
             try:
                 self._descriptor = open_plain(folder / USE_FILE, flags)
                 break
-            except OSError:
-                continue
+            except OSError as err:
+                if err.errno in EXHAUSTED:
+                    raise MirrorError(
+                        f"{folder / USE_FILE} cannot be opened ({err}), so another process could move rows while they "
+                        "are read. Nothing is damaged. Close files, or raise the limit of open files (`ulimit -n`), "
+                        "and try again."
+                    ) from err
         if self._descriptor is not None:
             self._share()
 

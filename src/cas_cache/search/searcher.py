@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -118,6 +119,9 @@ class Searcher:
     def __init__(self, mirror: Mirror, namespace: Namespace, design: Design) -> None:
         self.namespace = namespace
         self.design = design
+        # Rows of one search are used by the next one.
+        namespace.hold()
+        weakref.finalize(self, namespace.release).atexit = False
         self._mirror = mirror
         self._viewed: dict[View, tuple[int, _Viewed]] = {}
         self._finder = Finder(NamespaceRows(namespace), design, namespace.folder / FOLDER)

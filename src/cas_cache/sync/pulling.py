@@ -198,11 +198,12 @@ def _pull_pack(
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         check_kind(ns, manifest, pack)
-        if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
-            ns.skip(pack, manifest.rows, manifest.supersedes)
-            bar.total -= manifest.rows * manifest.vector_bytes
-        else:
-            _pull_rows(ns, repository, (pack, manifest), report, bar)
+        with ns.held():
+            if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
+                ns.skip(pack, manifest.rows, manifest.supersedes)
+                bar.total -= manifest.rows * manifest.vector_bytes
+            else:
+                _pull_rows(ns, repository, (pack, manifest), report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
         return problem
     report.packs += 1
