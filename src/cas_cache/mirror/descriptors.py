@@ -92,7 +92,9 @@ class Pooled:
                 self._open_files()
                 self._suspended = False
             self._holders += 1
-        POOL.use(self)
+            nested = self._holders > 1
+        if not nested:
+            POOL.use(self)
 
     def release(self) -> None:
         """End one `hold`."""

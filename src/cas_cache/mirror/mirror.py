@@ -299,12 +299,14 @@ class Mirror:
         folder = self.views.folder(task)
         keys, _ = keys_in(folder, view)
         ids = ids_in(folder, view)
-        rows = ns.find(keys)
-        there = rows != ABSENT
+        with ns.held():
+            rows = ns.find(keys)
+            there = rows != ABSENT
+            vectors = ns.take(rows[there])
         if ids is not None:
             # Others may have noted more rows since the keys were read.
             ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
-        return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
+        return ViewRows(view, keys[there], vectors, ids, int((~there).sum()))
 
     def close(self) -> None:
         """Close every namespace: no lock, map or descriptor is left, and `evict` works from any process.

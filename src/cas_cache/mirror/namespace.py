@@ -548,8 +548,12 @@ class Namespace(Pooled):
     @contextmanager
     def _opened(self) -> Iterator[None]:
         """Hold the files open, for one thread at a time."""
-        with self.held(), self._handle:
-            yield
+        self.hold()
+        try:
+            with self._handle:
+                yield
+        finally:
+            self.release()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

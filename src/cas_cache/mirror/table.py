@@ -46,6 +46,7 @@ class Table:
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
+        self._path = folder / STATE_FILE
         self.state = State(namespace=namespace)
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
@@ -98,7 +99,7 @@ class Table:
             AlreadyClosed: If the table is closed.
         """
         self.check_open()
-        path = self.folder / STATE_FILE
+        path = self._path
         try:
             found = self._read(force=force)
         except FileNotFoundError as err:
@@ -138,7 +139,7 @@ class Table:
 
     def _read(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
         """Return the state of the file and its stamp; None if its stamp is as before."""
-        path = self.folder / STATE_FILE
+        path = self._path
         try:
             status = path.lstat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -188,7 +189,7 @@ class Table:
         if not state.incarnation:
             state = replace(state, incarnation=secrets.token_hex(8))
         try:
-            write_atomically(self.folder / STATE_FILE, state.to_bytes())
+            write_atomically(self._path, state.to_bytes())
         except OSError as err:
             raise _write_error(self.folder, err, self.state.rows) from err
         self.refresh(force=True)

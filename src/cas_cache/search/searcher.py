@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -119,9 +118,6 @@ class Searcher:
     def __init__(self, mirror: Mirror, namespace: Namespace, design: Design) -> None:
         self.namespace = namespace
         self.design = design
-        # Rows of one search are used by the next one.
-        namespace.hold()
-        weakref.finalize(self, namespace.release).atexit = False
         self._mirror = mirror
         self._viewed: dict[View, tuple[int, _Viewed]] = {}
         self._finder = Finder(NamespaceRows(namespace), design, namespace.folder / FOLDER)
