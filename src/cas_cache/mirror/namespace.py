@@ -496,10 +496,13 @@ class Namespace(Pooled):
     def reserve(self) -> bool:
         """Keep all others out; False if another process or object has the namespace open. `unreserve` lets them in."""
         self.hold()
-        if self._use.alone():
-            return True
-        self.release()
-        return False
+        reserved = False
+        try:
+            reserved = self._use.alone()
+        finally:
+            if not reserved:
+                self.release()
+        return reserved
 
     def unreserve(self) -> None:
         """Let others in again."""
