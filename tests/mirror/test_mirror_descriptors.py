@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +169,34 @@ def test_rows_that_moved_while_the_files_were_closed(tmp_path: Path, few: int) -
     assert again is not None
     assert again.find(keys_of_texts(texts(10))).tolist() == [-1] * 5 + [0, 1, 2, 3, 4]
     assert machine.found(texts(10), ns.spec) == texts(5, 5)
+
+
+def test_a_writer_and_an_eviction_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A writer whose files are closed waits for the eviction before it takes the lock that the eviction needs."""
+    machine = Machine(tmp_path / "mirror", Memory())
+    machine.encode(texts(5))
+    machine.push()
+    (ns,) = machine.mirror.namespaces()
+    (evicting,) = Mirror(tmp_path / "mirror").namespaces()
+    assert ns.suspend()
+    assert evicting.reserve()
+    raised: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            ns.append(keys_of_texts(["new"]), truth(["new"]))
+        except AlreadyClosed as err:
+            raised.append(err)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(0.2)  # time to take a lock that it should not have
+    assert writer.is_alive()
+    eviction = threading.Thread(target=evicting.evict, args=(ns.packs,), daemon=True)
+    eviction.start()
+    eviction.join(60)
+    writer.join(60)
+    assert (eviction.is_alive(), writer.is_alive(), len(raised)) == (False, False, 1)
 
 
 def test_a_namespace_that_is_held_is_not_closed(mirror: Mirror) -> None:

@@ -562,6 +562,12 @@ class Namespace(Pooled):
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
         check_folder(self.folder)
+        # Before the lock, as an eviction does: otherwise each of two processes could wait for the other.
+        with self.held(), self._writing():
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
             lock = lock_of(self.folder / ".lock")
             lock.acquire()
@@ -571,7 +577,7 @@ class Namespace(Pooled):
                 "directory."
             ) from err
         try:
-            with self._opened():
+            with self._handle:
                 # A writer that missed a commit would write over its rows: it reads the state whatever its stamp says.
                 self._table.refresh(force=True)
                 yield
