@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -301,7 +302,7 @@ def test_an_answer_is_a_copy_where_no_map_is_left(tmp_path: Path, monkeypatch: p
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "memmap", refuse)
+        patch.setattr(mmap, "mmap", refuse)
         answer = ns.take(slice(0, BIG))
     assert np.array_equal(answer, wide)
     assert not is_mapped(answer)
