@@ -104,6 +104,21 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
     return chosen
 
 
+def least_to_write_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
+    """Return the namespaces of what goes, those with the fewest bytes to keep first. Pure.
+
+    The rows that stay are written again. On a full disk, each namespace so makes room for the next.
+
+    Args:
+        chosen: The packs that go.
+        before: Bytes that each namespace takes.
+    """
+    left: dict[str, int] = {}
+    for candidate in chosen:
+        left[candidate.namespace] = left.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
+    return sorted(left, key=lambda name: (left[name], name))
+
+
 def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:
     """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
 
@@ -112,10 +127,13 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
         dry_run: Change nothing.
 
+    A namespace that keeps rows is written again, which takes as much room as these for a while. Where the disk is too
+    full for that, more of the namespace goes: all that is in the repository. A namespace that keeps no row needs no
+    room.
+
     Raises:
         DamagedMirror: If a namespace is damaged. Nothing was changed.
-        MirrorWriteError: If the disk is full or refuses: a namespace that keeps rows is written anew, which takes as
-            much space as these for a while.
+        MirrorWriteError: If the disk refuses, or is too full to write the rows again that are pending. No row was lost.
     """
     report = EvictReport()
     namespaces = {ns.spec.namespace: ns for ns in mirror.namespaces()}
@@ -123,17 +141,21 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
     report.in_use = sorted(namespaces.keys() - free.keys())
     try:
         candidates: list[Candidate] = []
+        kept: dict[str, int] = {}
         for name, ns in namespaces.items():
             each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
-            report.before += ns.rows * each
+            kept[name] = ns.rows * each
+            report.before += kept[name]
             report.waiting += ns.waiting_rows * each
             if name in free:
                 candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
         report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
-        report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
-        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted if not dry_run):
+        for name in least_to_write_first(report.evicted, kept) if not dry_run else ():
             mirror.forget(name)
-            free[name].evict([it.pack for it in report.evicted if it.namespace == name])
+            gone = free[name].evict([it.pack for it in report.evicted if it.namespace == name])
+            mine = [it for it in candidates if it.namespace == name and it.pack in gone]
+            report.evicted += [it for it in mine if it not in report.evicted]
+        report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
     finally:
         for ns in free.values():
             ns.unreserve()
