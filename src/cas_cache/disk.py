@@ -44,7 +44,9 @@ NOT_SUPPORTED = frozenset(
 )
 """What file systems answer to a call that they do not have. Where one of ours can be done without, it is."""
 
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+NO_LOCKS = frozenset(
+    {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
+)
 """What a file system without locks answers."""
 
 NO_LINKS = NOT_SUPPORTED | {errno.EXDEV, errno.EMLINK, errno.ENOTTY}
@@ -53,6 +55,9 @@ EXCLUSIVE = b"exclusive-create\n"
 """What a lock file holds whose folder had no locks when the file was made: every process takes the other lock then."""
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+NO_ROOM = FULL_DISK | {errno.EFBIG}
+"""A limit of the size of a file leaves no room, either."""
 
 _TOO_MANY_FILES = "Too many files are open: close some, or allow more with `ulimit -n`"
 
@@ -63,8 +68,8 @@ _ADVICE = {
     errno.EMFILE: _TOO_MANY_FILES,
     errno.ENFILE: _TOO_MANY_FILES,
     errno.ENOMEM: "Free some memory",
-    errno.EACCES: "Make it readable",
-    errno.EPERM: "Make it readable",
+    errno.EACCES: "Check its owner and permissions",
+    errno.EPERM: "Check its owner and permissions",
     errno.EIO: "Check the disk",
 }
 
@@ -196,9 +201,9 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_full(err: BaseException) -> bool:
-    """Return True if the reason of an error, or of what led to it, is a disk or a quota without room."""
+    """Return True if the reason of an error, or of what led to it, is a disk, a quota or a limit without room."""
     cause: BaseException | None = err
-    while cause is not None and not (isinstance(cause, OSError) and cause.errno in FULL_DISK):
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in NO_ROOM):
         cause = cause.__cause__
     return cause is not None
 
@@ -211,9 +216,9 @@ def read_error(path: Path, err: OSError) -> MirrorReadError:
     )
 
 
-def advice(err: OSError) -> str:
+def advice(err: OSError, otherwise: str = "Wait a moment") -> str:
     """Return what to do about an error of the system before the next attempt, as the beginning of a sentence."""
-    return _ADVICE.get(err.errno or 0, "Wait a moment")
+    return _ADVICE.get(err.errno or 0, otherwise)
 
 
 def check_folder(*folders: Path) -> None:
@@ -273,7 +278,7 @@ def lock_of(path: Path) -> FileLock | ExclusiveLock:
 
 def _lock_file(path: Path) -> int:
     try:
-        return open_plain(path, os.O_RDWR)
+        return open_plain(path)
     except FileNotFoundError:
         if not has_locks(path.parent):
             write_atomically(path, EXCLUSIVE)

@@ -72,7 +72,7 @@ class ExclusiveLock:
 
     def _create(self, token: str) -> None:
         holder, since = "", time.monotonic()
-        while not _made(self._path, f"{platform.node()} {os.getpid()} {token}"):
+        while not _made(self._path, f"{machine()} {os.getpid()} {token}"):
             found = self._holder()
             if found != holder:
                 holder, since = found, time.monotonic()
@@ -108,6 +108,15 @@ class ExclusiveLock:
             guard.unlink()
 
 
+def machine() -> str:
+    """Return a name for what numbers this process: containers of one machine may share its name, not its numbers."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the link leads to no file
+    except OSError:
+        namespace = ""
+    return f"{platform.node()}{namespace}"
+
+
 def _made(path: Path, text: str) -> bool:
     """Create a file, or return False if it exists."""
     try:
@@ -125,9 +134,9 @@ def _made(path: Path, text: str) -> bool:
 
 
 def _has_ended(holder: str) -> bool:
-    """Return True if a holder is a process of this machine that is not running."""
+    """Return True if a holder is a process of this machine, or of this container, that is not running."""
     words = holder.rsplit(" ", 2)
-    if len(words) != len(("machine", "number", "token")) or words[0] != platform.node() or not words[1].isdigit():
+    if len(words) != len(("machine", "number", "token")) or words[0] != machine() or not words[1].isdigit():
         return False
     if int(words[1]) == os.getpid():
         return words[2] not in _held

@@ -16,9 +16,6 @@ from cas_cache.disk import TEMP_PREFIX, is_full, open_plain
 if TYPE_CHECKING:
     from pathlib import Path
 
-GAP = 1 << 16
-"""Bytes that are left out and read as zeros: more than a block of most file systems."""
-
 
 def missing_ability(folder: Path, *, in_place: bool) -> str | None:
     """Try what files in a folder have to do, and return what does not work there; None if all does.
@@ -58,10 +55,9 @@ def missing_ability(folder: Path, *, in_place: bool) -> str | None:
 
 
 def _keeps_places(descriptor: int) -> bool:
-    """Write after a gap and then at the beginning of a file, and return True if that is read again."""
-    os.lseek(descriptor, GAP, os.SEEK_SET)
+    """Write at the end and then at the beginning of a file, and return True if that is read again."""
     os.write(descriptor, b"last")
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, b"FIRST")
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, 2 * GAP) == b"FIRST".ljust(GAP, b"\0") + b"last"
+    return os.read(descriptor, len(b"FIRSTlast") + 1) == b"FIRSTlast"

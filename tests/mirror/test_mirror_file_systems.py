@@ -4,6 +4,7 @@ import errno
 import fcntl
 import mmap
 import os
+import platform
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -274,13 +275,16 @@ def test_the_lock_of_a_process_that_has_ended_is_broken(tmp_path, holder):
         os._exit(0)
     os.waitpid(pid, 0)
     path = tmp_path / "held"
-    path.write_text(holder.format(node=exclusive.platform.node(), gone=pid, self=os.getpid()))
+    path.write_text(holder.format(node=exclusive.machine(), gone=pid, self=os.getpid()))
     with ExclusiveLock(path):
         assert f" {os.getpid()} " in path.read_text()
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("holder", ["elsewhere 1 00", "", "no holder at all", f"{exclusive.platform.node()} 1 00"])
+OTHERS = ["elsewhere 1 00", f"{platform.node()}pid:[1] 1 00", "", "no holder at all", f"{exclusive.machine()} 1 00"]
+
+
+@pytest.mark.parametrize("holder", OTHERS)
 def test_the_lock_of_a_process_that_may_live_is_waited_for_and_named(tmp_path, monkeypatch, holder):
     """A process on another machine, or one that runs here: never broken, and never waited for without end."""
     monkeypatch.setattr(exclusive, "PATIENCE", 0.2)

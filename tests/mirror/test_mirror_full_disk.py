@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 from contextlib import suppress
@@ -61,6 +62,19 @@ def test_all_rows_are_evicted_without_a_byte_to_write(tmp_path):
     with EmbeddingCache(directory, remote=tmp_path / "repository", push="manual") as cache:
         cache.pull()
     assert held(directory) == 5000
+
+
+def test_a_limit_of_the_size_of_files_is_like_a_full_disk(tmp_path):
+    """Not a byte can be written to any file."""
+    directory = filled(tmp_path, 5000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        assert held(directory) == 5000
+        assert evict(Mirror(directory), 0).after == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert held(directory) == 0
 
 
 def test_more_is_evicted_where_the_rest_cannot_be_written_again(tmp_path):

@@ -161,11 +161,30 @@ def test_a_healthy_repository_in_a_directory_is_never_called_damaged(healthy, tm
     assert at > 10
 
 
+@pytest.mark.parametrize(("code", "works"), [(errno.EMFILE, False), (errno.EIO, False), (errno.EROFS, True)])
+def test_a_namespace_is_not_read_without_its_lock_because_of_an_error_that_passes(healthy, monkeypatch, code, works):
+    """Rows could be evicted under the reader. Where the lock's file cannot be made at all, nobody evicts."""
+    real = os.open
+
+    def opened(path, *args, **options):
+        if str(path).endswith(".use"):
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    with EmbeddingCache(healthy, only_cached=True) as cache:
+        if works:
+            assert cache.get(TEXTS, SPEC)[1].all()
+        else:
+            with pytest.raises(MirrorReadError, match="try again"):
+                cache.get(TEXTS, SPEC)
+
+
 def test_the_message_says_why_and_what_to_do(healthy, monkeypatch):
     """Each cause has its own advice."""
     for code, advice in {
         errno.EMFILE: "ulimit -n",
-        errno.EACCES: "Make it readable",
+        errno.EACCES: "Check its owner and permissions",
         errno.EIO: "Check the disk",
     }.items():
         with monkeypatch.context() as patches:

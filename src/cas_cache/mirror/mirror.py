@@ -16,7 +16,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from cas_cache.disk import check_folder, lock_of, make_folder, read_plain, reading, write_atomically
+from cas_cache.disk import advice, check_folder, lock_of, make_folder, read_plain, reading, write_atomically
 from cas_cache.errors import (
     AlreadyClosed,
     ConfigurationError,
@@ -336,7 +336,8 @@ class Mirror:
             raise
         except OSError as err:
             raise MirrorWriteError(
-                f"{self.directory} cannot be written ({err}). Make it writable, or use another directory."
+                f"{self.directory} cannot be written ({err}). {advice(err, 'Make it writable')}, or use another "
+                "directory."
             ) from as_cause(err)
 
     def _folder(self, namespace: str) -> Path:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.disk import check_folder, is_full, lock_of
+from cas_cache.disk import advice, check_folder, is_full, lock_of
 from cas_cache.errors import MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.appearances import Appearances
@@ -519,8 +519,8 @@ class Namespace:
             lock.acquire()
         except OSError as err:
             raise MirrorWriteError(
-                f"{self.folder} cannot be written ({err}). Nothing was changed. Make it writable, or use another "
-                "directory."
+                f"{self.folder} cannot be written ({err}). Nothing was changed. {advice(err, 'Make it writable')}, or "
+                "use another directory."
             ) from err
         try:
             with self._handle:

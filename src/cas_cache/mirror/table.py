@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.amounts import size
-from cas_cache.disk import flush, is_full, read_plain, reading, write_atomically
+from cas_cache.disk import FULL_DISK, advice, flush, is_full, read_plain, reading, write_atomically
 from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, MirrorWriteError, set_aside
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
@@ -305,10 +305,9 @@ class Table:
 
 
 def _write_error(folder: Path, err: OSError, rows: int) -> MirrorWriteError:
-    what = "The disk is full" if is_full(err) else f"Writing failed ({err})"
     return MirrorWriteError(
-        f"{what} at {folder}. The {rows} rows committed before are safe. Make room, or use another directory, and run "
-        "the same command again: it goes on from there."
+        f"{_what(err)} at {folder}. The {rows} rows committed before are safe. {advice(err, 'Make room')}, or use "
+        "another directory, and run the same command again: it goes on from there."
     )
 
 
@@ -316,7 +315,11 @@ def _rewrite_error(folder: Path, err: OSError, before: State, after: State) -> M
     if not is_full(err):
         return _write_error(folder, err, before.rows)
     return MirrorWriteError(
-        f"The disk is full at {folder}. None of its {before.rows} rows was lost. {after.rows} have to stay and are "
+        f"{_what(err)} at {folder}. None of its {before.rows} rows was lost. {after.rows} have to stay and are "
         f"written again, which needs {size(after.rows * after.row_bytes)} of room for a while. Make that room, or push "
         "pending rows (`cas-cache push`), and evict again."
     )
+
+
+def _what(err: OSError) -> str:
+    return "The disk is full" if err.errno in FULL_DISK else f"Writing failed ({err})"
