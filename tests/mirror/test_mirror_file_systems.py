@@ -7,6 +7,7 @@ import os
 import platform
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -258,6 +259,7 @@ def test_an_exclusive_lock_excludes(tmp_path):
     def work(n):
         with ExclusiveLock(path):
             inside.append(n)
+            time.sleep(0.005)  # others would come in
             most.append(len(inside))
             inside.remove(n)
 
