@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
+from cas_cache.amounts import counted
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
@@ -149,13 +150,10 @@ class EmbeddingCache:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
-        if chunk_items is not None and chunk_items < 1:
-            raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
-            if rows is not None and rows < 0:
-                raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
-        if push_seconds is not None and not push_seconds >= 0:
-            raise ConfigurationError(f"push_seconds is {push_seconds}; pass 0 seconds or more.")
+        _check_amount("chunk_items", chunk_items, 1, "encode at least 1 item between two commits")
+        _check_amount("self_check", self_check, 0, "compare 0 rows or more")
+        _check_amount("max_self_check", max_self_check, 0, "compare 0 rows or more")
+        _check_amount("push_seconds", push_seconds, 0, "pass 0 seconds or more")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -193,6 +191,7 @@ class EmbeddingCache:
         self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
+        self._warned_untrusted = False
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
             repository.must_sign()  # before anything is paid for
@@ -353,6 +352,11 @@ class EmbeddingCache:
         progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
+        if self.only_cached and self._is_unknown(spec):
+            if not batch.size:
+                return np.empty((0, 0), np.float32)
+            self.stats.add(misses=batch.size)
+            raise _cache_miss(spec, batch.keys, np.arange(batch.size))
         with self._namespace(spec).held() as ns:
             return self._vectors_of(ns, batch, ObservedEncoder(ns, encode, appearance, dtype), progress)
 
@@ -370,14 +374,7 @@ class EmbeddingCache:
         self.stats.add(misses=len(missing))
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
-            positions = tuple(int(p) for p in missing[distinct][:10])
-            raise CacheMiss(
-                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of "
-                f"{ns.spec.model} (namespace {ns.spec.namespace}), and only_cached=True forbids encoding them. The "
-                f"first is item {positions[0]} of the call. Run once without only_cached, or pull.",
-                positions=positions,
-                missing=len(distinct),
-            )
+            raise _cache_miss(ns.spec, keys, missing)
         with counting("encode", len(distinct), progress) as tell:
             kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
         if not len(keys):
@@ -403,6 +400,9 @@ class EmbeddingCache:
             spec is known, the vectors have shape (n, 0).
         """
         keys = _keys_of(texts)
+        if self._is_unknown(spec):
+            self.stats.add(misses=len(keys))
+            return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
         with self._namespace(spec).held() as ns:
             rows = self._find(ns, keys, self.progress)
             found = rows != ABSENT
@@ -550,6 +550,11 @@ class EmbeddingCache:
         self._check_open()
         return self.mirror.namespace(_spec(spec))
 
+    def _is_unknown(self, spec: EncoderSpec) -> bool:
+        """Return True if no look-up can find a row of a spec. Nothing is made for it: the disk may be full."""
+        self._check_open()
+        return self.mirror.get(_spec(spec).namespace) is None and not self._reachable
+
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing.
 
@@ -584,6 +589,14 @@ class EmbeddingCache:
         self._tell_problems(report)
 
     def _tell_problems(self, report: Report) -> None:
+        if report.untrusted and not self._warned_untrusted:
+            self._warned_untrusted = True
+            warnings.warn(
+                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
+                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                DataWarning,
+                stacklevel=7,
+            )
         if report.problems:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # frames of the traceback hold the report
@@ -613,6 +626,8 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
+        if len(positions):
+            self._check_writable(ns)
         sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
         for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
@@ -624,6 +639,13 @@ class EmbeddingCache:
             tell(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
+
+    def _check_writable(self, ns: Namespace) -> None:
+        """Refuse what cannot be kept, before anything is paid for."""
+        ns.check_writable()
+        storage = None if self.repository is None else self.repository.storage
+        if self._pusher is not None and isinstance(storage, LocalStorage):
+            storage.check_file_system()
 
     def _store(
         self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any], appearance: str | None = None
@@ -694,6 +716,19 @@ def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:
     return items.keys if isinstance(items, Batch) else keys_of_texts(items)
 
 
+def _cache_miss(spec: EncoderSpec, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
+    """Return the error for the items at the positions `missing` of a call."""
+    distinct, _ = first_of_each(keys[missing])
+    positions = tuple(int(p) for p in missing[distinct][:10])
+    return CacheMiss(
+        f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
+        f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
+        f"{positions[0]} of the call. Run once without only_cached, or pull.",
+        positions=positions,
+        missing=len(distinct),
+    )
+
+
 def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
     if count:
         warnings.warn(
@@ -715,6 +750,11 @@ def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
                 "--json` give them."
             )
     return wanted
+
+
+def _check_amount(name: str, value: float | None, least: int, advice: str) -> None:
+    if value is not None and not value >= least:  # a NaN is not either
+        raise ConfigurationError(f"{name} is {value}; {advice}.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ PLAYED = {
     "how-to/laptop.md": "docs/test_docs_how_to.py",
     "how-to/localstack.md": "docs/test_docs_how_to.py",
     "how-to/notebooks-and-logs.md": "docs/test_docs_notebooks.py",
+    "how-to/zarr-and-dask.md": "docs/test_docs_pages.py",
     "how-to/several-machines.md": "docs/test_docs_how_to.py",
     "how-to/test-with-faults.md": "faults/test_faults_page.py",
 }

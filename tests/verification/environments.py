@@ -38,6 +38,7 @@ CORE = (
     "tests/mirror/test_mirror_namespace.py",
     "tests/repository/test_pack.py",
     "tests/repository/test_repository.py",
+    "tests/repository/test_zarr.py",
     "tests/search/test_search_exact.py",
     "tests/search/test_search_indexes.py",
     "tests/signing/test_signed_packs.py",

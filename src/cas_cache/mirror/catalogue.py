@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of, read_plain, write_atomically
-from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorWriteError, as_cause
+from cas_cache.disk import check_folder, lock_of, read_plain, reading, write_atomically
+from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorReadError, MirrorWriteError, as_cause
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.descriptors import POOL, Pooled
@@ -201,12 +201,22 @@ class Catalogue(Pooled):
             self._tidy()
             inner.mkdir(exist_ok=True)
             values = [np.concatenate([getattr(it, name) for it in fresh.values()]) for name in ("keys", "digests")]
-            for column, rows in zip(_columns(inner), values, strict=True):
-                column.write(first, rows)
-                column.set_rows(at)
-            self._commit(_State(state.folder, noted))
+            try:
+                for column, rows in zip(_columns(inner), values, strict=True):
+                    column.write(first, rows)
+                    column.set_rows(at)
+                self._commit(_State(state.folder, noted))
+            except OSError:
+                self._give_back(inner)
+                raise
             self._index.extend(self._keys)
             self._index.save(self._keys)
+
+    def _give_back(self, inner: Path) -> None:
+        """Cut what a write that failed has left after the committed rows: the disk may be full."""
+        self._refresh(force=True)  # the commit may have happened, although it failed
+        for column in _columns(inner):
+            column.cut(self._state.rows if self._state.folder == inner.name else 0)
 
     def forget(self) -> None:
         """Forget all of it: what is asked for next is read from the repository.
@@ -233,7 +243,8 @@ class Catalogue(Pooled):
             raise AlreadyClosed(f"{self.folder} was closed with its mirror. Open the cache or the mirror again.")
         for _ in range(READS):
             try:
-                status = (self.folder / STATE_FILE).lstat()
+                with reading(self.folder):
+                    status = (self.folder / STATE_FILE).lstat()
                 stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
                 if stamp == self._stamp and not force:
                     return
@@ -242,7 +253,7 @@ class Catalogue(Pooled):
                 self._stamp = stamp
             except FileNotFoundError:
                 break
-            except LinkInMirror:
+            except (LinkInMirror, MirrorReadError):
                 raise
             except (ValueError, KeyError, TypeError, AttributeError, DamagedMirror, OSError) as err:
                 problem = str(err)  # the error itself would make a cycle: error, traceback, this frame
@@ -286,6 +297,8 @@ class Catalogue(Pooled):
             with lock_of(self.folder / ".lock"), self.held(), self._handle:
                 self._refresh(force=True)
                 yield
+        except MirrorReadError:
+            raise
         except OSError as err:
             raise MirrorWriteError(
                 f"{self.folder} cannot be written ({err}). Nothing is lost. Make room, or make it writable, and do "

@@ -13,10 +13,13 @@ import os
 import resource
 import threading
 from contextlib import contextmanager
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
+
+from cas_cache.disk import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,18 +43,26 @@ _maps: WeakSet[Any] = WeakSet()
 _answers: WeakSet[Any] = WeakSet()
 
 
-def map_file(file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a part of a file of a namespace, read-only."""
-    mapped = np.memmap(file, dtype, "r", offset, shape)
-    _maps.add(mapped.base)
-    return mapped
+def map_file(
+    file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, ...], known: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Map a part of a file of a namespace, read-only; see `disk.mapped`."""
+    array = mapped(file, dtype, "r", offset, shape, known)
+    _count(array, _maps)
+    return array
 
 
 def map_answer(file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a part of a file for the caller of a look-up, copy-on-write."""
-    mapped = np.memmap(file, dtype, "c", offset, shape)
-    _answers.add(mapped.base)
-    return mapped.view(np.ndarray)
+    """Map a part of a file for the caller of a look-up, copy-on-write; see `disk.mapped`."""
+    array = mapped(file, dtype, "c", offset, shape)
+    _count(array, _answers)
+    return array.view(np.ndarray)
+
+
+def _count(array: NDArray[Any], maps: WeakSet[Any]) -> None:
+    base: object = array.base
+    if isinstance(base, mmap):  # otherwise the rows were read into memory
+        maps.add(base)
 
 
 def may_map_answer() -> bool:

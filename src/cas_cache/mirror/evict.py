@@ -104,6 +104,21 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
     return chosen
 
 
+def least_to_write_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
+    """Return the namespaces of what goes, those with the fewest bytes to keep first. Pure.
+
+    The rows that stay are written again. On a full disk, each namespace so makes room for the next.
+
+    Args:
+        chosen: The packs that go.
+        before: Bytes that each namespace takes.
+    """
+    left: dict[str, int] = {}
+    for candidate in chosen:
+        left[candidate.namespace] = left.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
+    return sorted(left, key=lambda name: (left[name], name))
+
+
 def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:
     """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
 
@@ -112,17 +127,22 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
         dry_run: Change nothing.
 
+    A namespace that keeps rows is written again, which takes as much room as these for a while. Where the disk is too
+    full for that, more of the namespace goes: all that is in the repository. A namespace that keeps no row needs no
+    room.
+
     Raises:
         DamagedMirror: If a namespace is damaged. Nothing was changed.
-        MirrorWriteError: If the disk is full or refuses: a namespace that keeps rows is written anew, which takes as
-            much space as these for a while.
+        MirrorWriteError: If the disk refuses, or is too full to write the rows again that are pending. No row was lost.
     """
     report = EvictReport()
     candidates: list[Candidate] = []
+    kept: dict[str, int] = {}
     for ns in mirror.iter_namespaces():
         name = ns.spec.namespace
         each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
-        report.before += ns.rows * each
+        kept[name] = ns.rows * each
+        report.before += kept[name]
         report.waiting += ns.waiting_rows * each
         # Not kept until the end: a lock is a descriptor, and there may be thousands of namespaces.
         if not ns.reserve():
@@ -134,13 +154,13 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
             ns.unreserve()
     report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
     if not dry_run:
-        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted):
-            _evict_from(mirror, name, report)
+        for name in least_to_write_first(report.evicted, kept):
+            _evict_from(mirror, name, candidates, report)
     report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
     return report
 
 
-def _evict_from(mirror: Mirror, name: str, report: EvictReport) -> None:
+def _evict_from(mirror: Mirror, name: str, candidates: list[Candidate], report: EvictReport) -> None:
     """Remove the chosen packs of a namespace, or report that somebody has opened it since they were chosen."""
     ns = mirror.get(name)
     if ns is None or not ns.reserve():
@@ -149,9 +169,11 @@ def _evict_from(mirror: Mirror, name: str, report: EvictReport) -> None:
         return
     try:
         mirror.forget(name)
-        ns.evict([candidate.pack for candidate in report.evicted if candidate.namespace == name])
+        gone = ns.evict([candidate.pack for candidate in report.evicted if candidate.namespace == name])
     finally:
         ns.unreserve()
+    mine = [candidate for candidate in candidates if candidate.namespace == name and candidate.pack in gone]
+    report.evicted += [candidate for candidate in mine if candidate not in report.evicted]
 
 
 def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False) -> int:

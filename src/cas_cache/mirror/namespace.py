@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of
+from cas_cache.disk import advice, check_folder, is_full, lock_of
 from cas_cache.errors import AlreadyClosed, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.appearances import Appearances
@@ -410,6 +410,15 @@ class Namespace(Pooled):
             self._save_index()
         return len(new)
 
+    def check_writable(self) -> None:
+        """Take the lock once: a namespace that cannot be written is found before anything is encoded for it.
+
+        Raises:
+            MirrorWriteError: If it cannot be locked.
+        """
+        with self._locked():
+            pass
+
     def applied_rows(self, pack: str) -> int:
         """How many rows of a pack were read here: where to go on."""
         return self._table.state.applied.get(pack, 0)
@@ -509,22 +518,38 @@ class Namespace(Pooled):
         self._use.share()
         self.release()
 
-    def evict(self, packs: Iterable[str]) -> None:
+    def evict(self, packs: Iterable[str]) -> frozenset[str]:
         """Remove the rows that came from packs, of a namespace that is reserved, and close it.
 
+        Returns:
+            The packs whose rows went: on a disk that is too full to write the other rows again, all that can go.
+
         Raises:
-            MirrorWriteError: If the disk is full or refuses; no row was lost.
+            MirrorWriteError: If the disk refuses, or is too full to write the rows again that have to stay. No row was
+                lost.
         """
+        chosen = frozenset(packs)
         try:
             with self._locked(), self._handle:
-                state, runs = self._table.state.evicted(packs)
                 # A crash leaves no index rather than one of rows that have moved.
                 self._index.prune(0)
-                self._table.rewrite(runs, state)
                 self._memo.clear()
+                try:
+                    self._rewrite_without(chosen)
+                except MirrorWriteError as err:
+                    every = chosen.union(pack for pack, _, _ in self.packs_by_use())
+                    if every == chosen or not is_full(err):
+                        raise
+                    chosen = every
+                    self._rewrite_without(chosen)
+                return chosen
         finally:
             # What failed on its way is finished by whoever opens it next.
             self.close()
+
+    def _rewrite_without(self, packs: frozenset[str]) -> None:
+        state, runs = self._table.state.evicted(packs)
+        self._table.rewrite(runs, state)
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
@@ -573,8 +598,8 @@ class Namespace(Pooled):
             lock.acquire()
         except OSError as err:
             raise MirrorWriteError(
-                f"{self.folder} cannot be written ({err}). Nothing was changed. Make it writable, or use another "
-                "directory."
+                f"{self.folder} cannot be written ({err}). Nothing was changed. {advice(err, 'Make it writable')}, or "
+                "use another directory."
             ) from err
         try:
             with self._handle:
