@@ -352,8 +352,15 @@ class EmbeddingCache:
         progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
-        ns = self._namespace(spec)
-        encoder = ObservedEncoder(ns, encode, appearance, dtype)
+        if self.only_cached and self._is_unknown(spec):
+            if not batch.size:
+                return np.empty((0, 0), np.float32)
+            self.stats.add(misses=batch.size)
+            raise _cache_miss(spec, batch.keys, np.arange(batch.size))
+        with self._namespace(spec).held() as ns:
+            return self._vectors_of(ns, batch, ObservedEncoder(ns, encode, appearance, dtype), progress)
+
+    def _vectors_of(self, ns: Namespace, batch: Batch, encoder: ObservedEncoder, progress: bool | None) -> NDArray[Any]:
         remembered = ns.remembered(batch)
         if remembered is not None:
             self._check_others(ns, remembered, encoder, progress)
@@ -367,14 +374,7 @@ class EmbeddingCache:
         self.stats.add(misses=len(missing))
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
-            positions = tuple(int(p) for p in missing[distinct][:10])
-            raise CacheMiss(
-                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
-                f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
-                f"{positions[0]} of the call. Run once without only_cached, or pull.",
-                positions=positions,
-                missing=len(distinct),
-            )
+            raise _cache_miss(ns.spec, keys, missing)
         with counting("encode", len(distinct), progress) as tell:
             kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
         if not len(keys):
@@ -400,14 +400,17 @@ class EmbeddingCache:
             spec is known, the vectors have shape (n, 0).
         """
         keys = _keys_of(texts)
-        ns = self._namespace(spec)
-        rows = self._find(ns, keys, self.progress)
-        found = rows != ABSENT
-        self._note_hits(ns, int(found.sum()))
-        self.stats.add(misses=int((~found).sum()))
-        vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
-        if found.any():
-            vectors[found] = ns.take(rows[found])
+        if self._is_unknown(spec):
+            self.stats.add(misses=len(keys))
+            return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
+        with self._namespace(spec).held() as ns:
+            rows = self._find(ns, keys, self.progress)
+            found = rows != ABSENT
+            self._note_hits(ns, int(found.sum()))
+            self.stats.add(misses=int((~found).sum()))
+            vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
+            if found.any():
+                vectors[found] = ns.take(rows[found])
         return vectors, found
 
     def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:
@@ -547,6 +550,11 @@ class EmbeddingCache:
         self._check_open()
         return self.mirror.namespace(_spec(spec))
 
+    def _is_unknown(self, spec: EncoderSpec) -> bool:
+        """Return True if no look-up can find a row of a spec. Nothing is made for it: the disk may be full."""
+        self._check_open()
+        return self.mirror.get(_spec(spec).namespace) is None and not self._reachable
+
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing.
 
@@ -618,6 +626,8 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
+        if len(positions):
+            self._check_writable(ns)
         sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
         for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
@@ -629,6 +639,13 @@ class EmbeddingCache:
             tell(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
+
+    def _check_writable(self, ns: Namespace) -> None:
+        """Refuse what cannot be kept, before anything is paid for."""
+        ns.check_writable()
+        storage = None if self.repository is None else self.repository.storage
+        if self._pusher is not None and isinstance(storage, LocalStorage):
+            storage.check_file_system()
 
     def _store(
         self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any], appearance: str | None = None
@@ -697,6 +714,19 @@ def _spec(spec: object) -> EncoderSpec:
 
 def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:
     return items.keys if isinstance(items, Batch) else keys_of_texts(items)
+
+
+def _cache_miss(spec: EncoderSpec, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
+    """Return the error for the items at the positions `missing` of a call."""
+    distinct, _ = first_of_each(keys[missing])
+    positions = tuple(int(p) for p in missing[distinct][:10])
+    return CacheMiss(
+        f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
+        f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
+        f"{positions[0]} of the call. Run once without only_cached, or pull.",
+        positions=positions,
+        missing=len(distinct),
+    )
 
 
 def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:

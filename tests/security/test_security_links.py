@@ -151,7 +151,7 @@ def test_the_error_says_what_to_do(place: Path, tmp_path: Path, run: Any) -> Non
     link.symlink_to("/etc/hostname")
     with pytest.raises(LinkInMirror, match=r"state\.json is a symbolic link to /etc/hostname") as caught:
         EmbeddingCache(mirror).get(TEXTS, SPEC)
-    assert "delete it" in str(caught.value)
+    assert "remove the link and keep what it leads to" in str(caught.value)
     done = run("ls", mirror)
     assert done.code == 1
     assert "is a symbolic link to /etc/hostname" in done.err

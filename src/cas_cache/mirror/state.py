@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.rows import DTYPES, row_bytes
 
@@ -324,8 +324,7 @@ class State:
             state._check()
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
             raise DamagedMirror(
-                f"{where} is damaged ({err}). Nothing of it was served. Delete the namespace's folder: what was "
-                "pushed comes back with `cas-cache pull`, the rest is encoded anew."
+                f"{where} is damaged ({err}). Nothing of it was served. {set_aside('the folder that holds it')}"
             ) from err
         return state
 
