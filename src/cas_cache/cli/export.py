@@ -19,6 +19,7 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.table import ID_CHARACTERS, name_of
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.text import TEXT
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
 
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
 @namespace_option("wanted", "Export all of this namespace.")
-@click.option("--task", shell_complete=complete_tasks, help="What this task asked for, in its order.")
-@click.option("--role", help="Of the task's: query or document.")
-@click.option("--model", help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", help="Of the task's.")
-@click.option("--split", help="Of the task's.")
+@click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
+@click.option("--role", type=TEXT, help="Of the task's: query or document.")
+@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
+@click.option("--subset", type=TEXT, help="Of the task's.")
+@click.option("--split", type=TEXT, help="Of the task's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def export(
     cache: str,

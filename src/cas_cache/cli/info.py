@@ -13,7 +13,6 @@ from cas_cache.cli.ls import describe, mirror_as_json, print_mirror
 from cas_cache.cli.options import (
     cache_options,
     full_namespace,
-    json_text,
     namespace_option,
     open_cache,
     open_mirror,
@@ -21,6 +20,7 @@ from cas_cache.cli.options import (
     spec_in_file,
 )
 from cas_cache.cli.talk import say
+from cas_cache.cli.text import TEXT, json_text
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @cache_options
 @click.option("--spec", "spec_file", metavar="FILE", help="With --why: the spec, as `cas-cache info --json` prints it.")
-@click.option("--why", metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
+@click.option("--why", type=TEXT, metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
 @namespace_option("wanted", "Show this namespace.")
 def info(

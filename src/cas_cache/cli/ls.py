@@ -16,7 +16,7 @@ from cas_cache.errors import CasCacheError, MirrorError
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.mirror import MARKER
-from cas_cache.settings import Settings
+from cas_cache.settings import Settings, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
     if storage_options:
         raise click.UsageError("--storage-option is for a repository: name its URL, or add --there.")
     if cache is None and remote is None:
-        _list_mirrors(Settings.read().directory, as_json=as_json)
+        _list_mirrors(expanded(Settings.read().directory), as_json=as_json)
         return
     mirror = open_mirror(cache, remote)
     found = mirror.namespaces()

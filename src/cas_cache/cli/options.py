@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.text import json_text
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
@@ -260,15 +260,8 @@ def mirror_if_there(place: Path | str) -> Mirror | None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    say(json_text(document))
-
-
-def json_text(document: Any) -> str:
-    """Return JSON as people can read it: what a terminal would act on is escaped, other letters are as they are."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    # JSON's own escapes: outside of strings there is nothing but printable ASCII and line feeds.
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    """Print one JSON document, in ASCII."""
+    say(json_text(document, only_ascii=True))
 
 
 def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:

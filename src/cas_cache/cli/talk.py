@@ -71,9 +71,10 @@ def talking(command: click.Command) -> click.Command:
     return command
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a line or more that a terminal can only show: others wrote specs, ids of documents, names of objects."""
-    click.echo(printable(text), err=err)
+    # The streams themselves: click takes a stream of ASCII for a mistake and writes UTF-8 to it.
+    click.echo(printable(text), file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def bars_wanted() -> bool | None:
