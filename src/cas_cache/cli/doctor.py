@@ -11,7 +11,7 @@ import click
 
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
-from cas_cache.cli.talk import say
+from cas_cache.cli.talk import is_quiet, say
 from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.location import places
@@ -92,7 +92,7 @@ def _remote(cache: str | None, remote: str | None) -> str | None:
 
 def _print(finding: Finding) -> None:
     line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
-    say(f"{finding.status:<5} {finding.name}: {line}")
+    say(f"{finding.status:<5} {finding.name}: {line}", err=finding.status is Status.FAIL and is_quiet())
 
 
 def _print_end(report: Report) -> None:

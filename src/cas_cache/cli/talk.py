@@ -77,13 +77,18 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     click.echo(printable(text), file=sys.stderr if err else sys.stdout, nl=nl)
 
 
+def is_quiet() -> bool:
+    """Return True if ``-q`` was given: standard output is closed then, and what failed goes to standard error."""
+    context = click.get_current_context(silent=True)
+    return context is not None and _talk(context).quiet
+
+
 def bars_wanted() -> bool | None:
     """Whether the command that runs shows how far it is: not if it is quiet, else as the settings say.
 
     None, if they say nothing: bars on a terminal, lines elsewhere.
     """
-    context = click.get_current_context(silent=True)
-    return False if context is not None and _talk(context).quiet else Settings.read().progress
+    return False if is_quiet() else Settings.read().progress
 
 
 @contextlib.contextmanager

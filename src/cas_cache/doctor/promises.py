@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cas_cache.doctor.report import Status
-from cas_cache.errors import ObjectNotFound
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 
 if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
@@ -43,6 +43,11 @@ BASICS = {
         "Readers meet objects that are not all there: their hashes show it, and the rows are encoded anew.", _SERVER
     ),
     "missing": Promise("What is not there is taken for something else: no repository can be made."),
+    "ranges-past-end": Promise("Documents whose size nobody knows are read so: no repository can be opened.", _SERVER),
+    "largest": Promise(
+        "Packs of many rows cannot be pushed: their vectors go up in objects of up to 48 MiB.",
+        "Let the server, and every proxy before it, take bodies of 48 MiB (nginx: client_max_body_size 64m).",
+    ),
     "list-at-once": Promise(
         "Pulls may miss fresh packs, for a while or for good; their rows are encoded again.", _SERVER
     ),
@@ -81,7 +86,7 @@ CONTRACT = {
     ),
     "test_large_object": Promise(
         "Chunks of vectors come back other than they went: their hashes show it, and the rows are encoded anew.",
-        rests_on=frozenset({"ranges", "whole"}),
+        rests_on=frozenset({"ranges", "whole", "largest"}),
     ),
     "test_listing_of_nested_folders": Promise(
         "LIST of a folder shows less or more than is below it: pulls miss packs."
@@ -141,11 +146,16 @@ def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
     """
     size = len(whole)
     for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1), (size, size + 10), (size + 5, 2**62)):
-        found = storage.get(path, start, stop)
+        past = ", past its end," if stop > size else ""
+        asked = f"GET of bytes {start} to {stop} of an object of {size}{past}"
+        try:
+            found = storage.get(path, start, stop)
+        except AccessDenied:
+            raise
+        except RemoteError as err:
+            raise AssertionError(f"{asked} fails: {err}") from err
         if found != whole[start:stop]:
-            raise AssertionError(
-                f"GET of bytes {start} to {stop} of an object of {size} gives {len(found)} bytes that are not those."
-            )
+            raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
 
 
 def check_missing(storage: Storage, path: str) -> None:
