@@ -207,6 +207,13 @@ class PastTheEnd(Wrapped):
         return super().get(path, start, stop)
 
 
+class WholeBeyond(Wrapped):
+    """GET of a range that begins beyond the end gives the whole object."""
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        return super().get(path, start, stop) or super().get(path, 0, 2**62)
+
+
 def limited(most: int) -> Callable[[Storage], Storage]:
     """Return a wrapper whose PUT takes so many bytes."""
 
@@ -350,6 +357,11 @@ def test_thorough_lists_more() -> None:
             PastTheEnd,
             {"ranges-past-end": "FAIL"},
             "GET of a range past the end of cas-cache.json fails",
+        ),
+        (
+            WholeBeyond,
+            {"ranges-beyond": "warn"},
+            "GET of bytes 64 to 74 of an object of 64, past its end,",
         ),
         (limited(1 << 15), {"largest": "FAIL"}, "PUT of an object of 0.0625 MiB fails, one of 0.03125 MiB is taken"),
         (limited(1 << 12), {"largest": "FAIL"}, "nor is a smaller one taken: memory refuses a body of 65536 bytes"),

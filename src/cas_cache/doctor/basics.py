@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.promises import check_ranges
+from cas_cache.doctor.promises import check_ranges, check_ranges_beyond
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 from cas_cache.repository.pack import CHUNK_BYTES
 
@@ -39,6 +39,7 @@ KEPT = {
     "times": "LIST tells when objects were written.",
     "overwrite": "PUT over an object leaves the new bytes and size.",
     "ranges": "GET gives the range that is asked for, up to the end of an object and past it.",
+    "ranges-beyond": "GET of a range that begins beyond the end of an object gives nothing.",
     "create-only": "PUT that must not overwrite does not.",
     "delete": "DELETE is allowed, and what is deleted is gone from GET and LIST at once.",
 }
@@ -162,6 +163,11 @@ def ranges(writer: Storage, reader: Storage) -> None:
     """GET parts of an object."""
     writer.put(FIRST, CONTENT)
     check_ranges(reader, FIRST, CONTENT)
+
+
+def ranges_beyond(reader: Storage) -> None:
+    """GET parts of an object that are not there."""
+    check_ranges_beyond(reader, FIRST, CONTENT)
 
 
 def create_only(writer: Storage, reader: Storage) -> None:

@@ -60,6 +60,12 @@ BASICS = {
     "ranges": Promise(
         "Pulls read chunks and rows by their place in an object: every pack looks damaged, and is passed over.", _SERVER
     ),
+    "ranges-beyond": Promise(
+        "Nothing that cas_cache reads begins beyond the end of an object, unless the object was cut.",
+        "Nothing.",
+        Status.WARN,
+        frozenset({"ranges"}),
+    ),
     "create-only": Promise(
         "Two people who make a repository at the same moment may end with two ids; one of their mirrors is then "
         "refused. Nothing else relies on it.",
@@ -80,7 +86,7 @@ CONTRACT = {
         "LIST or GET does not show an object right after its PUT: pulls may miss fresh packs for a while.", _SERVER
     ),
     "test_overwrite": Promise(BASICS["overwrite"].means, _SERVER, rests_on=frozenset({"overwrite", "whole"})),
-    "test_ranges": Promise(BASICS["ranges"].means, _SERVER, rests_on=frozenset({"ranges"})),
+    "test_ranges": Promise(BASICS["ranges"].means, _SERVER, rests_on=frozenset({"ranges", "ranges-beyond"})),
     "test_empty_object": Promise(
         "Objects without bytes get lost; cas_cache writes none.", status=Status.WARN, rests_on=frozenset({"ranges"})
     ),
@@ -145,17 +151,32 @@ def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
         AssertionError: If one is not that part.
     """
     size = len(whole)
-    for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1), (size, size + 10), (size + 5, 2**62)):
-        past = ", past its end," if stop > size else ""
-        asked = f"GET of bytes {start} to {stop} of an object of {size}{past}"
-        try:
-            found = storage.get(path, start, stop)
-        except AccessDenied:
-            raise
-        except RemoteError as err:
-            raise AssertionError(f"{asked} fails: {err}") from err
-        if found != whole[start:stop]:
-            raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
+    for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1)):
+        _check_range(storage, path, whole, start, stop)
+
+
+def check_ranges_beyond(storage: Storage, path: str, whole: bytes) -> None:
+    """Read ranges that begin at the end of an object, or beyond it.
+
+    Raises:
+        AssertionError: If one is not empty.
+    """
+    size = len(whole)
+    for start, stop in ((size, size + 10), (size + 5, 2**62)):
+        _check_range(storage, path, whole, start, stop)
+
+
+def _check_range(storage: Storage, path: str, whole: bytes, start: int, stop: int) -> None:
+    past = ", past its end," if stop > len(whole) else ""
+    asked = f"GET of bytes {start} to {stop} of an object of {len(whole)}{past}"
+    try:
+        found = storage.get(path, start, stop)
+    except AccessDenied:
+        raise
+    except RemoteError as err:
+        raise AssertionError(f"{asked} fails: {err}") from err
+    if found != whole[start:stop]:
+        raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
 
 
 def check_missing(storage: Storage, path: str) -> None:

@@ -103,6 +103,8 @@ class Trial:
         self._check("overwrite", lambda: basics.overwrite(writer, reader))
         self._check("whole", lambda: basics.whole(writer, reader))
         self._check("ranges", lambda: basics.ranges(writer, reader))
+        if "ranges" not in self.broken:
+            self._check("ranges-beyond", lambda: basics.ranges_beyond(reader))
         self._create_only()
         if "delete" not in self.broken:
             self._check("delete", lambda: basics.delete(writer, reader))
