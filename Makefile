@@ -63,7 +63,7 @@ $(DIST)/.ready:  INSTALL = --group dist
 # What is downloaded on Linux, as benchmarks/downloads.py measures it.
 TORCH = and torch, which is 190 MB as a CPU build, and 2,700 MB with the CUDA that the public index adds to it. \
         For a CPU build add TORCH_INDEX=URL to the command: the index of CPU builds that PyTorch's installation page names.
-$(TEST)/.ready:  SIZE = about 530 MB, $(TORCH)
+$(TEST)/.ready:  SIZE = about 580 MB, $(TORCH)
 $(CORE)/.ready:  SIZE = about 240 MB.
 $(CHECK)/.ready: SIZE = about 70 MB.
 $(DOCS)/.ready:  SIZE = about 30 MB.

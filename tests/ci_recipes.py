@@ -41,15 +41,26 @@ def read(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 def project(directory: Path, texts: str) -> Path:
     """Make the page's little project; return its folder."""
     directory.mkdir(parents=True)
-    source = re.search(
-        r"^```python\n# test_quality\.py.*?\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
-    assert source is not None
-    (directory / "test_quality.py").write_text(source[1], "utf-8")
+    for name in ("test_quality.py", "requirements.txt", ".gitignore"):
+        source = re.search(
+            rf"^```\w+\n# {re.escape(name)}\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+        assert source is not None
+        (directory / name).write_text(source[1], "utf-8")
     (directory / "texts.txt").write_text(texts, "utf-8")
-    (directory / "requirements.txt").write_text("cas-cache[s3]\npytest\n", "utf-8")
     (directory / "localstack").symlink_to(ROOT / "localstack")
+    _git(directory, "init", "--quiet")
+    _git(directory, "add", "--all")
     return directory
+
+
+def untracked(directory: Path) -> list[str]:
+    """Return what a job left in its checkout that is neither tracked nor ignored."""
+    return _git(directory, "ls-files", "--others", "--exclude-standard").splitlines()
+
+
+def _git(directory: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=directory, capture_output=True, text=True, check=True).stdout
 
 
 @dataclass
@@ -105,7 +116,9 @@ class Machine:
         (self.home / "work").mkdir(parents=True)
         exported = self.home / "github-env"
         exported.touch()
+        (self.home / "temp").mkdir()
         environment = {**workflow.get("env", {}), **described.get("env", {}), **self.given, "GITHUB_ENV": str(exported)}
+        environment["RUNNER_TEMP"] = str(self.home / "temp")
         groups: list[int] = []
         try:
             for step in described["steps"]:

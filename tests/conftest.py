@@ -36,7 +36,7 @@ from user_remote import VARIABLE, UserRemote
 
 RUN_SCRIPT = Path(__file__).resolve().parent.parent / "localstack" / "run.py"
 FIGURE = "figure "
-EMULATORS = {"rclone_place", "google_place", "azure_place"}
+EMULATORS = {"rclone_place", "seaweed_place", "google_place", "azure_place"}
 USER_REMOTE = UserRemote.of_environment()
 
 

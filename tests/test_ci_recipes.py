@@ -13,7 +13,7 @@ import pytest
 from cas_cache.doctor import Role, s3_policy
 from cas_cache.doctor.policies import grant
 from cas_cache.repository import open_storage
-from ci_recipes import FOLDER, PAGE, Ended, Machine, end, project, read
+from ci_recipes import FOLDER, PAGE, Ended, Machine, end, project, read, untracked
 from contract import servers
 from contract.test_doctor_servers import Gateway
 
@@ -136,6 +136,7 @@ class Team:
         # No credentials; an endpoint, which is Amazon's own elsewhere.
         machine.always["AWS_ENDPOINT_URL"] = self.gateway.endpoint
         ended = machine.run(name, job)
+        assert not ended.steps or untracked(folder / "work") == []
         for key, path in self.kept.items():
             if path.is_relative_to(folder):  # the job's end, when the action saves
                 self.kept[key] = Path(shutil.copytree(path, self.folder / f"saved-{key}"))
@@ -174,11 +175,24 @@ def free_port() -> str:
 @pytest.mark.verify
 def test_an_s3_server_in_the_job(localstack: Any, tmp_path: Path) -> None:
     """The Docker-free workflow starts a server, fills a bucket and evaluates from it."""
-    machine = Machine(tmp_path / "m", project(tmp_path / "repository", TEXTS), replaced={"4566": free_port()})
+    cached: list[Mapping[str, str]] = []
+    machine = Machine(
+        tmp_path / "m",
+        project(tmp_path / "repository", TEXTS),
+        replaced={"4566": free_port()},
+        stand_ins={"actions/cache": lambda work, given: cached.append(given) or {}},
+        expressions={
+            "runner.os": "Linux",
+            "steps.python.outputs.python-version": "3.11.7",
+            "hashFiles('localstack/run.py')": "ab",
+        },
+    )
     ended = machine.run("github-localstack.yml", "tests")
     assert ended.code == 0, ended.out
     assert ended.out.count("1 passed") == 2
-    assert list((tmp_path / "m" / "work" / "another-mirror").glob("*/namespaces/*"))
+    assert list((tmp_path / "m" / "work" / ".cas-cache" / "another-machine").glob("*/namespaces/*"))
+    assert untracked(tmp_path / "m" / "work") == []
+    assert cached == [{"path": ".localstack", "key": "localstack-Linux-3.11.7-ab"}]
 
 
 @pytest.mark.verify
@@ -193,6 +207,7 @@ def test_an_s3_server_as_a_service(localstack: Any, tmp_path: Path) -> None:
     ended = machine.run("github-localstack-service.yml", "tests")
     assert ended.code == 0, ended.out
     assert ended.out.count("1 passed") == 2
+    assert untracked(tmp_path / "m" / "work") == []
 
 
 @pytest.mark.verify
@@ -262,6 +277,7 @@ def test_gitlab(team: Team) -> None:
         ended, groups = Ended(), []
         try:
             assert machine.shell("\n".join(job["script"]), environment, ended, groups) == code, ended.out
+            assert untracked(folder / "work") == []
         finally:
             end(groups)
         assert (folder / "token").read_text("utf-8") == "header.claims.signature\n"

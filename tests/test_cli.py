@@ -114,11 +114,14 @@ def test_info(run: Any, mirror: Path) -> None:
 
 
 def test_info_needs_to_know_which(run: Any, mirror: Path, tmp_path: Path) -> None:
-    """Several, none, or none at all: usage, with what to do."""
+    """Several are shown as an overview; none, or none at all, is usage, with what to do."""
     result = run("info", mirror)
-    assert result.code == 2
+    assert result.code == 0
     assert "3 namespaces match" in result.err
     assert "--namespace" in result.err
+    assert result.out.startswith(f"mirror {mirror}\n")
+    assert result.out.endswith(run("ls", mirror).out)
+    assert json.loads(run("info", mirror, "--json").out) == json.loads(run("ls", mirror, "--json").out)
     assert run("info", mirror, "-n", "zz").code == 2
     EmbeddingCache(tmp_path / "new")
     assert "cas-cache ls" in run("info", tmp_path / "new").err

@@ -136,8 +136,8 @@ def test_an_unknown_filter_gets_help(run: Any, team: Team, command: str) -> None
 
 def test_status_needs_a_repository(run: Any, team: Team, tmp_path: Path) -> None:
     """None named, offline, a mistyped one, another one: each gets its sentence."""
-    assert "no repository to compare with" in run("status", team.mirror).err
     EmbeddingCache(tmp_path / "new").put(texts(3), truth(texts(3)), SPEC)
+    assert "no repository to compare with" in run("status", tmp_path / "new").err
     assert "There is no repository at" in run("status", tmp_path / "new", "--remote", tmp_path / "typo").err
     with EmbeddingCache(tmp_path / "x", remote=tmp_path / "second") as cache:
         cache.put(texts(1), truth(texts(1)), OTHER_SPEC)

@@ -21,7 +21,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import main
-from cas_cache.doctor import Report, Role, Status, examine_remote, grant, machine, s3_policy
+from cas_cache.doctor import Report, Role, Status, basics, examine_remote, grant, machine, s3_policy
 from cas_cache.doctor.basics import KEPT
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.promises import BASICS, CONTRACT
@@ -29,7 +29,7 @@ from cas_cache.doctor.scratch import Scratch
 from cas_cache.doctor.trial import GATE, ShorterContract, Trial, names_of
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity import canonical_json
-from cas_cache.repository import Storage, open_storage
+from cas_cache.repository import Repository, Storage, open_storage
 from cas_cache.repository.interface import CREATE_ONLY, Listed
 from cas_cache.repository.marker import new_marker
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage, StorageContract
@@ -197,6 +197,35 @@ class Hiding(Wrapped):
             raise AccessDenied(f"{self.url} refuses a read (Forbidden). Check the credentials") from err
 
 
+class PastTheEnd(Wrapped):
+    """GET of more than there is fails."""
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        for entry in self.inner.list(""):
+            if entry.path == path and stop > entry.size:
+                raise RemoteUnavailable("memory did not answer as it should (416). Check the network.")
+        return super().get(path, start, stop)
+
+
+class WholeBeyond(Wrapped):
+    """GET of a range that begins beyond the end gives the whole object."""
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        return super().get(path, start, stop) or super().get(path, 0, 2**62)
+
+
+def limited(most: int) -> Callable[[Storage], Storage]:
+    """Return a wrapper whose PUT takes so many bytes."""
+
+    class Limited(Wrapped):
+        def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+            if len(data) > most and path.endswith("basics/largest"):
+                raise RemoteUnavailable(f"memory refuses a body of {len(data)} bytes (413). Check the network.")
+            super().put(path, data, create_only=create_only)
+
+    return Limited
+
+
 def refusing(verb: Any) -> Callable[[Storage], Storage]:
     """Return what makes a storage refuse a verb, always."""
 
@@ -234,6 +263,8 @@ def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> Repo
 def _fewer_objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function is not test_thorough_lists_more:
         monkeypatch.setattr(ShorterContract, "many", 120)
+    monkeypatch.setattr(basics, "LARGEST_BYTES", 1 << 16)
+    monkeypatch.setattr(basics, "SMALLEST_LIMIT", 1 << 13)
 
 
 @pytest.fixture
@@ -322,7 +353,19 @@ def test_thorough_lists_more() -> None:
         (FirstStays, {"overwrite": "FAIL"}, "not those of the last of several PUTs"),
         (Overwriting, {"create-only": "warn"}, "Two people who make a repository at the same moment may end with two"),
         (Timeless, {"times": "warn"}, "Prune cannot tell what is old, and will refuse to run."),
-        (Ghosts, {"delete": "FAIL", "cleaning": "warn"}, "LIST still shows an object that was deleted."),
+        (
+            PastTheEnd,
+            {"ranges-past-end": "FAIL"},
+            "GET of a range past the end of cas-cache.json fails",
+        ),
+        (
+            WholeBeyond,
+            {"ranges-beyond": "warn"},
+            "GET of bytes 64 to 74 of an object of 64, past its end,",
+        ),
+        (limited(1 << 15), {"largest": "FAIL"}, "PUT of an object of 0.0625 MiB fails, one of 0.03125 MiB is taken"),
+        (limited(1 << 12), {"largest": "FAIL"}, "nor is a smaller one taken: memory refuses a body of 65536 bytes"),
+        (Ghosts, {"delete": "FAIL"}, "LIST still shows an object that was deleted."),
         (Immortal, {"delete": "FAIL", "cleaning": "warn"}, "LIST still shows an object that was deleted."),
         (OnePage, {"contract-listing-is-complete": "FAIL"}, "as soon as there are more than fit on a page"),
         (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
@@ -376,7 +419,7 @@ def test_what_cannot_be_deleted_is_left_and_said() -> None:
     before = set(memory.objects)
     report = examined(refusing("delete")(memory))
     left = set(memory.objects) - before
-    assert 0 < len(left) <= 4
+    assert 0 < len(left) <= 5
     (folder,) = {path.rpartition("/basics/")[0] for path in left}
     assert f"{len(left)} objects are left below memory/{folder}/" in told(report, "cleaning")
     assert "space and nothing else" in told(report, "cleaning")
@@ -385,12 +428,12 @@ def test_what_cannot_be_deleted_is_left_and_said() -> None:
 
 
 def test_nothing_is_written_into_an_empty_place_that_could_not_be_emptied() -> None:
-    """Left-overs would make an empty place one in which no repository can be made."""
+    """An empty place stays empty."""
     memory = MemoryStorage()
     report = examined(refusing("delete")(memory))
     assert memory.objects == {}
     assert bad(report) == {"delete": "warn"}
-    assert "no repository can be made beside it" in told(report, "put")
+    assert "could not be deleted again" in told(report, "put")
 
 
 def test_a_missing_marker_without_list_permission() -> None:
@@ -433,6 +476,40 @@ def test_ctrl_c_while_cleaning_says_what_is_left() -> None:
     assert "left below memory/doctor/" in told(report, "cleaning")
 
 
+def test_a_listing_that_breaks_leaves_nothing_behind() -> None:
+    """What was written is deleted by name, so the place stays one in which a repository can be made."""
+    memory = MemoryStorage()
+
+    class Broken(Wrapped):
+        def list(self, prefix: str) -> list[Listed]:
+            if prefix.startswith("doctor/") and self.inner.list(prefix):
+                raise RemoteUnavailable("No listing. Check the network.")
+            return super().list(prefix)
+
+    report = examined(Broken(memory))
+    assert memory.objects == {}
+    assert bad(report) == {"reach": "FAIL"}
+    assert "is empty again" in told(report, "cleaning")
+    assert Repository(memory).open() is False
+
+
+def test_left_overs_do_not_keep_a_repository_from_being_made() -> None:
+    """What the doctor says of them is true: the first push makes a repository beside them."""
+    memory = MemoryStorage()
+    memory.objects["doctor/" + "0" * 32 + "/basics/first"] = b"1"
+    assert bad(examined(memory)) == {"left-overs": "warn"}
+    Repository(memory).create()
+    assert "cas-cache.json" in memory.objects
+
+
+def test_a_marker_that_cannot_be_read_past_its_end() -> None:
+    """It is the range that is named, not a GET; in an empty place, too."""
+    assert bad(examined(PastTheEnd(repository()), trial=False)) == {"ranges-past-end": "FAIL"}
+    report = examined(PastTheEnd(MemoryStorage()))
+    assert bad(report) == {"ranges-past-end": "FAIL"}
+    assert "past the end of an object (bytes 0 to 65 of 64) fails" in told(report, "ranges-past-end")
+
+
 def test_a_storage_that_goes_away_ends_the_trial() -> None:
     """The rest is not tried one by one against a server that does not answer."""
     memory = repository()
@@ -453,11 +530,12 @@ def test_a_storage_that_goes_away_ends_the_trial() -> None:
             return super().list(prefix)
 
     report = examined(Away("contract-delete/"))
-    assert bad(report) == {"contract-delete": "FAIL", "cleaning": "warn"}
+    assert bad(report) == {"contract-delete": "FAIL"}
     assert "does not answer any more" in told(report, "contract")
+    assert "LIST does not show that (No answer." in told(report, "cleaning")
     memory = repository()
     report = examined(Away("basics/large"))
-    assert bad(report) == {"reach": "FAIL", "cleaning": "warn"}
+    assert bad(report) == {"reach": "FAIL"}
     assert "Check the network." in told(report, "reach")
 
 
@@ -596,7 +674,7 @@ def marker(**changes: Any) -> bytes:
         ({"cas-cache.json": marker(version=2)}, {"repository": "FAIL"}, "Update cas_cache"),
         ({"cas-cache.json": marker(reader_features=["x"])}, {"repository": "FAIL"}, "Update cas_cache"),
         ({"cas-cache.json": marker(writer_features=["x"])}, {"repository": "warn"}, "asks writers for ['x']"),
-        ({"doctor/" + "0" * 32 + "/basics/first": b"1"}, {"left-overs": "FAIL"}, "No repository can be made beside"),
+        ({"doctor/" + "0" * 32 + "/basics/first": b"1"}, {"left-overs": "warn"}, "They cost space and nothing else."),
         (
             {"cas-cache.json": marker(), "doctor/" + "0" * 32 + "/x": b"1"},
             {"left-overs": "warn"},
@@ -841,6 +919,17 @@ def test_a_look_at_what_is_there_changes_nothing(run: Any, tmp_path: Path) -> No
     code, out, _ = run(tmp_path / "mirror", "--remote", tmp_path / "repo", "--test-remote")
     assert code == 0, out
     assert everything_below(tmp_path) == before
+
+
+def test_quiet_prints_what_fails(run: Any, tmp_path: Path) -> None:
+    """On standard error, and nothing else."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("x")
+    code, out, err = run(tmp_path / "m", "--remote", tmp_path / "other", "-q")
+    assert (code, out) == (1, "")
+    assert err.startswith("FAIL  repository: ")
+    assert err.count("\n") == 1
+    assert run(tmp_path / "m", "--remote", tmp_path / "new", "-q") == (0, "", "")
 
 
 def test_json(run: Any, tmp_path: Path) -> None:

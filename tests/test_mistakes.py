@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[Callable[[Place], None], str, str, str]] = {
     "a scheme misspelt": (as_it_is, "pull x --remote s4://team/emb", "no file system is called 's4'", r"mean s3://\?"),
     "a slash too few": (as_it_is, "pull x --remote s3:/team/emb", "neither a URL nor a plain path", r"s3://team/emb\?"),
     "two remotes": (as_it_is, "pull s3://a/b --remote s3://c/d", "Two remotes are named", "Name a directory and"),
-    "no remote": (as_it_is, "pull mirror", "There is no remote to pull from", "--remote"),
+    "no remote": (as_it_is, "pull x", "There is no remote to pull from", "--remote"),
     "a mirror as the remote": (as_it_is, "pull x --remote mirror", "is a mirror, not a repository", "Name it as CACHE"),
     "a repository as CACHE": (as_it_is, "pull repo --remote repo", "It is a repository", "directory of its own"),
     "another repository's mirror, pull": (

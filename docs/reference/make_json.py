@@ -23,7 +23,8 @@ Made from [json.schema.json](json.schema.json), a JSON Schema, by `python docs/r
 
 With `--json` a command prints one JSON document on standard output and nothing else there. Errors are sentences on
 standard error, and the exit code is that of the command without it; a command that fails before it has an answer prints
-no document. `-q` changes nothing about the document.
+no document. `-q` changes nothing about the document. It is ASCII, whatever the terminal can show: JSON's escapes stand
+for other letters.
 
 - **What is promised:** within a major version fields may be added; none is renamed, removed, or given another type,
   unit or meaning. Read the fields that you need and pass over the others.

@@ -61,7 +61,19 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
+    text = from_locale(text)
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def from_locale(text: str) -> str:
+    """Return a text with the characters that the locale could not read as UTF-8, such as arguments under ``LC_ALL=C``.
+
+    Python keeps their bytes as lone surrogates. A text with other bytes is returned as it is.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def as_cause(err: _Error) -> _Error:

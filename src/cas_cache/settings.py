@@ -14,7 +14,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
@@ -127,7 +127,7 @@ class Settings:
             tables["trusted_keys"] = keys
         directory, remote = found.get("directory"), found.get("remote")
         return cls(
-            directory=expanded(directory[0]) if directory else Path(platformdirs.user_cache_dir("cas_cache")),
+            directory=expanded(directory[0]) if directory else _user_directory("cache"),
             remote=remote[0] if remote else None,
             offline=bool(found.get("offline", (False,))[0]),
             read_only=bool(found.get("read_only", (False,))[0]),
@@ -163,19 +163,36 @@ def expanded(path: str | Path) -> Path:
 
 def user_file() -> Path:
     """Return where the user's settings are looked for."""
-    return Path(platformdirs.user_config_dir("cas_cache")) / "config.toml"
+    return _user_directory("config") / "config.toml"
 
 
 def keys_folder() -> Path:
-    """Return where the user's signing keys are kept by name."""
-    return user_file().parent / "keys"
+    """Return where the user's signing keys are kept by name.
+
+    Raises:
+        ConfigurationError: If the user has no home directory.
+    """
+    return expanded(user_file().parent / "keys")
+
+
+def _user_directory(purpose: Literal["cache", "config"]) -> Path:
+    """Return the user's directory for a purpose; below ``~``, which `expanded` refuses, if the user has no home.
+
+    A container often runs as a user id without an entry, and without HOME: there a directory is named instead.
+    """
+    find = platformdirs.user_cache_dir if purpose == "cache" else platformdirs.user_config_dir
+    try:
+        return Path(find("cas_cache"))
+    except RuntimeError as err:
+        logger.info("there is no home directory: %s", err)
+        return Path(f"~/.{purpose}/cas_cache")
 
 
 def _files() -> list[tuple[Path, dict[str, Any]]]:
     """The files that there are, the strongest last."""
     found = []
     path = user_file()
-    if _is_there(path):
+    if path.is_absolute() and _is_there(path):
         found.append((path, _parsed(path)))
     try:
         working = Path.cwd()
@@ -197,7 +214,7 @@ def _is_there(path: Path) -> bool:
     """Whether there is a file, as far as this user may look: a service often has the home directory of another."""
     try:
         return path.is_file()
-    except PermissionError as err:
+    except OSError as err:
         logger.info("no settings are taken from %s: %s", path, err)
         return False
 

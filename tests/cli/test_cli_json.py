@@ -102,6 +102,8 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     both = [*here, *there]
     of_spec = ["--namespace", SPEC.namespace]
     yield "ls", here
+    yield "ls", []
+    yield "info", here
     yield "ls", ["--there", *there]
     yield "info", [*here, *of_spec]
     yield "info", ["--settings"]
@@ -161,6 +163,7 @@ def checker(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checke
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
     for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_MAX_ATTEMPTS", "1")):
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CAS_CACHE_DIR", str(tmp_path))
     places = made(tmp_path)
     for path in places.remote.rglob("*.json"):
         os.utime(path, (0, path.stat().st_mtime - 30 * 86_400))

@@ -12,6 +12,7 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.cli.table import visible
 from cas_cache.identity import EncoderSpec
+from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository.inventory import inventory
 from cli.places import DOCUMENTS, EMPTY, Places, made, tree
@@ -121,7 +122,8 @@ def test_ls_there_tells_what_it_cannot_read(run: Any, places: Places) -> None:
 
 def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -> None:
     """None named is usage, a mistyped one an error; an empty one has its sentence."""
-    assert run("ls", places.mirror, "--there").code == 2
+    Mirror(tmp_path / "new")
+    assert run("ls", tmp_path / "new", "--there").code == 2
     assert "nothing is there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
     Repository(open_storage(str(tmp_path / "empty"), None)).create()
     result = run("ls", "--there", "--remote", tmp_path / "empty")

@@ -19,6 +19,13 @@ def rclone_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.P
 
 
 @pytest.fixture(scope="session")
+def seaweed_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Place]:
+    """Run SeaweedFS for the session."""
+    with servers.seaweed(tmp_path_factory.mktemp("seaweed")) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
 def google_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Place]:
     """Run Google's emulator for the session."""
     with servers.google(tmp_path_factory.mktemp("google")) as place:

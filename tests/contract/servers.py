@@ -1,12 +1,13 @@
-"""Servers for the storage contract: Azurite for Azure, gcp-storage-emulator for Google, rclone for a second S3.
+"""Servers for the storage contract: Azurite for Azure, gcp-storage-emulator for Google, rclone and SeaweedFS for S3.
 
-Adds: `azurite`, `google` and `rclone`, context managers that yield a `Place` in a running server; `Place`, an opener
-that another process can be given. Each server listens on 127.0.0.1 only and is killed by what started it.
+Adds: `azurite`, `google`, `rclone` and `seaweed`, context managers that yield a `Place` in a running server; `Place`,
+an opener that another process can be given. Each server listens on 127.0.0.1 only and is killed by what started it.
 
 Azurite comes from npm, into `.azurite/` at the root of the checkout, once; the others are Python packages.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,29 @@ def rclone(directory: Path) -> Iterator[Place]:
 
 
 @contextmanager
+def seaweed(directory: Path) -> Iterator[Place]:
+    """Run SeaweedFS with its S3 gateway in one process, with one key that is checked."""
+    (directory / "data").mkdir()
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    services = ("master", "volume", "filer", "s3")
+    ports = _free_ports(2 * len(services))
+    command = [_script("weed"), "server", f"-dir={directory / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}"]
+    command += ["-filer", "-s3", f"-s3.config={directory / 's3.json'}", "-master.telemetry=false", "-volume.max=100"]
+    command += [f"-{name}.port={port}" for name, port in zip(services, ports[::2], strict=True)]
+    command += [f"-{name}.port.grpc={port}" for name, port in zip(services, ports[1::2], strict=True)]
+    port = ports[6]
+    with _running(command, port, directory):
+        options = {"key": KEY, "secret": SECRET, "endpoint_url": f"http://{HOST}:{port}"}
+        _create_bucket(options, "team")
+        yield Place("s3://team", options)
+
+
+@contextmanager
 def google(directory: Path) -> Iterator[Place]:
     """Run Google's storage in memory. It checks no credentials and overwrites what create-only should keep."""
     with _free_port() as port:
@@ -123,6 +147,25 @@ def install_azurite(home: Path = AZURITE_HOME) -> Path:
     return home
 
 
+def _create_bucket(options: dict[str, Any], name: str) -> None:
+    """Create a bucket in a server that answers before all of it is ready, and write an object to it."""
+    from s3fs import S3FileSystem
+
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            filesystem = S3FileSystem(skip_instance_cache=True, use_listings_cache=False, **options)
+            filesystem.mkdir(name)
+            filesystem.pipe_file(f"{name}/ready", b"1")
+            filesystem.rm_file(f"{name}/ready")
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
 def _create_container(connection: str, name: str) -> None:
     from azure.storage.blob import BlobServiceClient
 
@@ -149,6 +192,15 @@ def _free_port() -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         yield probe.getsockname()[1]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that are all free at the same time."""
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 @contextmanager

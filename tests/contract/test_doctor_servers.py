@@ -335,6 +335,13 @@ def test_a_server_that_pays_no_heed_to_create_only(rclone_place: Place) -> None:
     assert place().list("") == []
 
 
+def test_seaweedfs(seaweed_place: Place) -> None:
+    """It keeps every promise, and nothing is left behind."""
+    place = seaweed_place.fresh()
+    assert bad(examined(place)) == {}
+    assert place().list("") == []
+
+
 def test_wrong_credentials(rclone_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are told from a permission that lacks, no policy is printed for them, and no secret is."""
     wrong = "x" + SECRET

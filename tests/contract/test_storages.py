@@ -103,6 +103,25 @@ class TestRclone(StorageContract, BucketContract, RefusalContract):
         return rclone_place.fresh().with_options(secret="not the secret")
 
 
+class TestSeaweedFS(StorageContract, BucketContract, RefusalContract):
+    """S3 as SeaweedFS does it."""
+
+    # 2,500 objects take it 20 s.
+    many = 1_100
+
+    @pytest.fixture
+    def opener(self, seaweed_place: Place) -> Opener:
+        return seaweed_place.fresh()
+
+    @pytest.fixture
+    def nowhere(self, seaweed_place: Place) -> Opener:
+        return Place("s3://nowhere/emb", seaweed_place.options)
+
+    @pytest.fixture
+    def refused(self, seaweed_place: Place) -> Opener:
+        return seaweed_place.fresh().with_options(secret="not the secret")
+
+
 @pytest.fixture
 def _google_without_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     # gcsfs asks a gRPC service for the type of a bucket first, and waits 60 s a call where there is none.

@@ -109,7 +109,8 @@ def test_vectors_from_a_file(run: Any, cache: Path, tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (("text 70", "-n", SPEC.namespace), 1, "no vector for 1 of 1 text in the namespace"),
-        (("text 5",), 2, "2 namespaces of"),
+        (("text 5",), 2, f"{SPEC.namespace[:12]} (org/model@a1b2c3d"),
+        (("text 5", "-n", "zz"), 2, "begin with 'zz'. Choose one by its id, with --namespace: "),
         (("-n", SPEC.namespace), 2, "Say what to look for"),
         (("text 5", "--vectors", __file__), 2, "Say what to look for"),
         (("--vectors", __file__, "--from", "a"), 2, "are vectors already"),

@@ -167,6 +167,12 @@ def with_nan(value: float) -> Any:
         (QUERIES[0], 3, ShapeMismatch, r"shape \(n, 24\)"),
         (QUERIES, 0, ConfigurationError, "at least 1"),
         (QUERIES, -2, ConfigurationError, "at least 1"),
+        (QUERIES, 2.5, ConfigurationError, "as a whole number"),
+        (QUERIES, 2.0, ConfigurationError, "as a whole number"),
+        (QUERIES, np.float32(3), ConfigurationError, "as a whole number"),
+        (QUERIES, "3", ConfigurationError, "as a whole number"),
+        (QUERIES, True, ConfigurationError, "as a whole number"),
+        (QUERIES, None, ConfigurationError, "as a whole number"),
         (with_nan(np.nan), 3, ConfigurationError, "Query 3 holds NaN"),
         (with_nan(-np.inf), 3, ConfigurationError, "Query 3 holds NaN or infinity"),
         (with_nan(1e300), 3, ConfigurationError, "in float32"),
@@ -174,7 +180,7 @@ def with_nan(value: float) -> Any:
         ({"a": "text"}, 3, WrongAnswer, "Return a NumPy array"),
     ],
 )
-def test_bad_queries(tmp_path: Path, queries: Any, k: int, error: type[Exception], says: str) -> None:
+def test_bad_queries(tmp_path: Path, queries: Any, k: Any, error: type[Exception], says: str) -> None:
     """A typed error says what is wrong with them."""
     filled(tmp_path, vectors(10))
     with pytest.raises(error, match=says):

@@ -15,7 +15,8 @@ import click
 
 from cas_cache.cli.commands import Group
 from cas_cache.cli.stopping import STOPPED, stopping
-from cas_cache.cli.talk import Talk, libraries_are_quiet
+from cas_cache.cli.talk import Talk, libraries_are_quiet, say
+from cas_cache.cli.text import escape_unencodable
 from cas_cache.errors import CasCacheError
 from cas_cache.progress import plain_lines
 
@@ -40,6 +41,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: what goes wrong is said on stderr, with a traceback only if ``-v`` asks for it."""
     warnings.simplefilter("ignore", ResourceWarning)
+    escape_unencodable()
     talk = Talk()
     with stopping() as stop, plain_lines(), libraries_are_quiet():
         try:
@@ -50,17 +52,17 @@ def main() -> None:
 
             shown = io.StringIO()
             err.show(shown)
-            click.echo(printable(shown.getvalue()), err=True, nl=False)
+            say(printable(shown.getvalue()), err=True, nl=False)
             sys.exit(err.exit_code)
         except (click.exceptions.Abort, KeyboardInterrupt):
-            click.echo(f"cas-cache: {STOPPED}", err=True)
+            say(f"cas-cache: {STOPPED}", err=True)
             stop.end()
         except Exception as err:  # noqa: BLE001 - whoever uses a command is told, in a sentence or two
             from cas_cache.cli.secrecy import printable
 
             if talk.verbose:
-                click.echo(printable(traceback.format_exc()), err=True, nl=False)
-            click.echo(f"cas-cache: {printable(told(err))}", err=True)
+                say(printable(traceback.format_exc()), err=True, nl=False)
+            say(f"cas-cache: {printable(told(err))}", err=True)
             sys.exit(1)
     sys.exit(code or 0)
 

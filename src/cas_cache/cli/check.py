@@ -11,7 +11,7 @@ from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
-from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.talk import bars_wanted, is_quiet, say
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
@@ -94,7 +94,7 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
         print_json({"mirror": str(mirror.directory), **report.as_json()})
     else:
         for found in report.findings:
-            say(f"{found.kind}: {found.namespace}: {found.what}")
+            say(f"{found.kind}: {found.namespace}: {found.what}", err=is_quiet())
         for namespace, packs in report.unverified.items():
             say(
                 f"not verified yet: {namespace}: {counted(len(packs), 'pack')}, {counted(sum(packs.values()), 'row')}: "
@@ -111,7 +111,8 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
 def _print(url: str, report: CheckReport) -> None:
     """One line a finding, the worst first; then what was looked at."""
     for found in report.findings:
-        say(f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}")
+        line = f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}"
+        say(line, err=found.severity is not Severity.NOTE and is_quiet())
     counts = ", ".join(f"{report.count(severity):,} {severity}" for severity in Severity)
     say(
         f"checked {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, "

@@ -14,6 +14,7 @@ import click
 from cas_cache.cli.completion import complete_remotes
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import parsed_options, print_json, storage_option
+from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
         where = url or str(directory / "remote")
         texts = read_texts()
         if not as_json:
-            click.echo(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
+            say(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
         runs = [
             run_plain(texts),
             run_cached("cold cache", texts, directory / "mirror", where, options),
@@ -79,11 +80,11 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
         )
     else:
         _print(runs)
-        click.echo("\n".join(wrong) or "\nEvery run gave the same vectors, bit for bit. Nothing was encoded twice.")
+        say("\n".join(wrong) or "\nEvery run gave the same vectors, bit for bit. Nothing was encoded twice.")
         if keep is not None:
-            click.echo(f"The mirrors are {directory / 'mirror'} and {directory / 'second_mirror'}.")
-        click.echo(f"The repository {'was temporary' if keep is None and shown is None else f'is {shown or where}'}.")
-        click.echo("\nTry next:\n" + "\n".join(f"  {line}" for line in following))
+            say(f"The mirrors are {directory / 'mirror'} and {directory / 'second_mirror'}.")
+        say(f"The repository {'was temporary' if keep is None and shown is None else f'is {shown or where}'}.")
+        say("\nTry next:\n" + "\n".join(f"  {line}" for line in following))
     if wrong:
         raise click.exceptions.Exit(1)
 

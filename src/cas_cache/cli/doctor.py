@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, parsed_options, print_json
-from cas_cache.cli.talk import say
+from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
+from cas_cache.cli.talk import is_quiet, say
 from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
-from cas_cache.errors import ConfigurationError
+from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.location import places
 from cas_cache.repository import open_storage, without_credentials
 from cas_cache.repository.failures import secrets_in
@@ -50,7 +50,7 @@ def doctor(
     if flags["thorough"] and (read_only or not test_remote):
         raise click.UsageError("--thorough is for --test-remote, without --read-only.")
     settings = Settings.read()
-    directory, url = places(cache, remote, settings)
+    directory, url = places(cache, _remote(cache, remote), settings)
     if test_remote and url is None:
         raise click.UsageError("There is no remote to test. Name its URL, pass --remote, or set CAS_CACHE_REMOTE.")
     if test_remote and settings.offline:
@@ -82,9 +82,17 @@ def doctor(
         raise click.exceptions.Exit(1)
 
 
+def _remote(cache: str | None, remote: str | None) -> str | None:
+    """Return the remote to look at; a damaged mirror names none, and is a finding of its own."""
+    try:
+        return known_remote(cache, remote)
+    except MirrorError:
+        return remote
+
+
 def _print(finding: Finding) -> None:
     line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
-    say(f"{finding.status:<5} {finding.name}: {line}")
+    say(f"{finding.status:<5} {finding.name}: {line}", err=finding.status is Status.FAIL and is_quiet())
 
 
 def _print_end(report: Report) -> None:

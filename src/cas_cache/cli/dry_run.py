@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cas_cache.cli.options import mirror_if_there, open_mirror, open_repository
+from cas_cache.cli.options import known_remote, mirror_if_there, open_mirror, open_repository
 from cas_cache.errors import ConfigurationError
 from cas_cache.location import places
 from cas_cache.settings import Settings
@@ -32,7 +32,7 @@ class Named:
         Raises:
             ConfigurationError: If there is none, or the cache is offline, or read-only and this `writes`.
         """
-        if places(self.cache, self.remote, Settings.read())[1] is None:
+        if places(self.cache, known_remote(self.cache, self.remote), Settings.read())[1] is None:
             raise ConfigurationError(f"There is no remote to {verb}. Name one: --remote, or CAS_CACHE_REMOTE.")
         return open_repository(self.cache, self.remote, self.storage_options, verb=verb, writes=writes)
 

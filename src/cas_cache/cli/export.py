@@ -11,12 +11,15 @@ from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_tasks
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
+    MOST_NAMED,
     dry_run_option,
     namespace_option,
     open_trusted_mirror,
     print_json,
 )
+from cas_cache.cli.table import ID_CHARACTERS, name_of
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.text import TEXT
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
 
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
 @namespace_option("wanted", "Export all of this namespace.")
-@click.option("--task", shell_complete=complete_tasks, help="What this task asked for, in its order.")
-@click.option("--role", help="Of the task's: query or document.")
-@click.option("--model", help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", help="Of the task's.")
-@click.option("--split", help="Of the task's.")
+@click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
+@click.option("--role", type=TEXT, help="Of the task's: query or document.")
+@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
+@click.option("--subset", type=TEXT, help="Of the task's.")
+@click.option("--split", type=TEXT, help="Of the task's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def export(
     cache: str,
@@ -92,13 +95,24 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
     Raises:
         click.UsageError: If there is none, or more than one.
     """
-    found = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(beginning or "")]
-    if len(found) != 1:
-        raise click.UsageError(
-            f"{counted(len(found), 'namespace')} of {mirror.directory} begin with {beginning!r}. "
-            "`cas-cache ls` lists them; `cas-cache pull` fetches those that are not here."
-        )
-    return found[0]
+    namespaces = mirror.namespaces()
+    found = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
+    if len(found) == 1:
+        return found[0]
+    begin = f" begin with {beginning!r}" if beginning else ""
+    raise click.UsageError(
+        f"{counted(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
+        f"{_choice(found or namespaces)}"
+    )
+
+
+def _choice(namespaces: list[Namespace]) -> str:
+    """Return what a user can choose from, or where more comes from."""
+    if not namespaces:
+        return "`cas-cache pull` fetches what others have pushed."
+    named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MOST_NAMED]]
+    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MOST_NAMED else ""
+    return f"Choose one by its id, with --namespace: {', '.join(named)}{more}."
 
 
 def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:

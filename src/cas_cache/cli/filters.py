@@ -12,6 +12,7 @@ import click
 from cas_cache.cli.completion import complete_models, complete_roles, complete_tasks
 from cas_cache.cli.options import namespace_option
 from cas_cache.cli.talk import say
+from cas_cache.cli.text import TEXT
 from cas_cache.errors import ConfigurationError, RepositoryError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def filter_options(command: _F) -> _F:
         command = click.option(
             f"--{name}",
             f"{name}s",
+            type=TEXT,
             multiple=True,
             metavar=name.upper(),
             shell_complete=complete,

@@ -20,6 +20,7 @@ from cas_cache.cli.options import (
     spec_in_file,
 )
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.text import TEXT
 from cas_cache.exchange import ImportReport, find_folders, plan_import
 from cas_cache.identity import EncoderSpec, parsed_json
 from cas_cache.location import places
@@ -50,13 +51,17 @@ def import_() -> None:
 @dry_run_option
 @namespace_option("wanted", "Import into this namespace of the mirror, under its spec.")
 @click.option("--spec", "spec_file", metavar="FILE", help="The spec, as JSON: what `cas-cache info --json` prints.")
-@click.option("--model", help="Whose vectors they are. mteb did not write that down.")
-@click.option("--revision", help="What pins the model's weights.")
-@click.option("--prompt", default="", help="The literal text that was put before every text.")
+@click.option("--model", type=TEXT, help="Whose vectors they are. mteb did not write that down.")
+@click.option("--revision", type=TEXT, help="What pins the model's weights.")
+@click.option("--prompt", type=TEXT, default="", help="The literal text that was put before every text.")
 @click.option("--role", type=click.Choice(["query", "document"]), help="Default: what the folders are named.")
 @click.option("--no-role", is_flag=True, help="The vectors are of no role: of a task without queries and documents.")
-@click.option("--param", "params", multiple=True, metavar="K=JSON", help="One of the spec's params. May be repeated.")
-@click.option("--scope", "scope", multiple=True, metavar="K=JSON", help="One of the spec's scope. May be repeated.")
+@click.option(
+    "--param", "params", type=TEXT, multiple=True, metavar="K=JSON", help="One of the spec's params. May be repeated."
+)
+@click.option(
+    "--scope", "scope", type=TEXT, multiple=True, metavar="K=JSON", help="One of the spec's scope. May be repeated."
+)
 @click.option("--mteb-1", is_flag=True, help="mteb 1.x wrote the folders, which cannot be seen.")
 @click.option("--accept-unsafe", is_flag=True, help="Also take folders that cannot prove what they hold.")
 def mteb(

@@ -9,11 +9,10 @@ import click
 
 from cas_cache.amounts import counted
 from cas_cache.cli.help import Command
-from cas_cache.cli.ls import describe
+from cas_cache.cli.ls import describe, mirror_as_json, print_mirror
 from cas_cache.cli.options import (
     cache_options,
     full_namespace,
-    json_text,
     namespace_option,
     open_cache,
     open_mirror,
@@ -21,6 +20,7 @@ from cas_cache.cli.options import (
     spec_in_file,
 )
 from cas_cache.cli.talk import say
+from cas_cache.cli.text import TEXT, json_text
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @cache_options
 @click.option("--spec", "spec_file", metavar="FILE", help="With --why: the spec, as `cas-cache info --json` prints it.")
-@click.option("--why", metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
+@click.option("--why", type=TEXT, metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
 @namespace_option("wanted", "Show this namespace.")
 def info(
@@ -56,6 +56,8 @@ def info(
     as_json: bool,
 ) -> None:
     """Show what identifies the vectors of a namespace, and where they are; or the settings in force, and whence.
+
+    If several namespaces match, an overview of them is shown instead.
 
     With --why it asks the mirror, then the repository, where the vector of a text is. Nothing is encoded or changed.
 
@@ -73,7 +75,11 @@ def info(
         _print_settings(as_json=as_json)
         return
     mirror = open_mirror(cache, remote)
-    ns = _chosen(mirror, wanted)
+    chosen = _chosen(mirror, wanted)
+    if len(chosen) > 1:
+        _print_overview(mirror, chosen, as_json=as_json)
+        return
+    (ns,) = chosen
     facts = {
         **describe(ns),
         "spec": ns.spec.public_document(),
@@ -92,11 +98,13 @@ def info(
 
 
 def _asked_spec(mirror: Mirror, opened: EmbeddingCache, wanted: str | None, spec_file: str | None) -> EncoderSpec:
+    from cas_cache.cli.export import one_namespace
+
     if spec_file is not None:
         return spec_in_file(Path(spec_file))
     is_local = any(namespace.startswith(wanted or "") for namespace in mirror.ids())
     if is_local or not wanted or opened.repository is None or opened.offline:
-        return _chosen(mirror, wanted).spec
+        return one_namespace(mirror, wanted).spec
     return opened.repository.spec(full_namespace(opened.repository, wanted))
 
 
@@ -136,12 +144,23 @@ def _shown(name: str, value: object) -> object:
     return without_credentials(str(value)) if is_remote else value
 
 
-def _chosen(mirror: Mirror, wanted: str | None) -> Namespace:
+def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -> None:
+    """Print what `ls` prints of each namespace; the hint goes to stderr."""
+    if as_json:
+        print_json(mirror_as_json(mirror, chosen))
+        return
+    print_mirror(mirror, chosen)
+    say(f"{counted(len(chosen), 'namespace')} match. Choose one with --namespace to see its spec.", err=True)
+
+
+def _chosen(mirror: Mirror, wanted: str | None) -> list[Namespace]:
+    """Return the namespaces whose ids begin like that, at least one.
+
+    Raises:
+        click.UsageError: If there is none.
+    """
     found = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(wanted or "")]
-    if len(found) == 1:
-        return found[0]
     if not found:
         what = f"no namespace {wanted}" if wanted else "nothing"
         raise click.UsageError(f"There is {what} in {mirror.directory}. `cas-cache ls` lists what is there.")
-    ids = ", ".join(ns.spec.namespace[:12] for ns in found[:8])
-    raise click.UsageError(f"{counted(len(found), 'namespace')} match: {ids}. Choose one with --namespace.")
+    return found

@@ -1,4 +1,4 @@
-"""``cas-cache ls``: the namespaces of a mirror, or those of a repository."""
+"""``cas-cache ls``: the user's mirrors, or the namespaces of one mirror or of one repository."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import click
 from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
+from cas_cache.cli.options import cache_options, names_repository, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
+from cas_cache.errors import CasCacheError, MirrorError
 from cas_cache.identity import names_of
-from cas_cache.repository import is_url, layout
-from cas_cache.settings import expanded
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.mirror import MARKER
+from cas_cache.settings import Settings, expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
     from cas_cache.repository.inventory import Held
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=(
+        "cas-cache ls",
         "cas-cache ls my_mirror",
         "cas-cache ls s3://team/emb",
         "cas-cache ls s3://team/emb --json",
@@ -35,36 +41,94 @@ if TYPE_CHECKING:
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
     """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
 
+    Without CACHE and --remote, all mirrors in the user's cache directory (or CAS_CACHE_DIR) are listed.
+
     If CACHE is a URL, or the directory of a repository, the namespaces of that repository are listed instead.
 
     Where rows are is what the mirror knows, without asking: `cas-cache status` compares with the repository.
 
     Exit codes: 0 fine, 1 something could not be read, 2 usage.
     """
-    repository = None if remote is not None else _repository(cache)
-    if repository is not None:
-        cache, remote, there = None, repository, True
-    if there:
+    if there or (remote is None and names_repository(cache)):
         _list_there(cache, remote, storage_options, as_json=as_json)
         return
     if storage_options:
         raise click.UsageError("--storage-option is for a repository: name its URL, or add --there.")
+    if cache is None and remote is None:
+        _list_mirrors(expanded(Settings.read().directory), as_json=as_json)
+        return
     mirror = open_mirror(cache, remote)
     found = mirror.namespaces()
     if as_json:
-        print_json({"mirror": str(mirror.directory), "namespaces": [describe(ns) for ns in found]})
+        print_json(mirror_as_json(mirror, found))
     elif not found:
-        say(f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed.")
+        say(_empty(mirror))
     else:
-        print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in found)
+        print_all(found)
 
 
-def _repository(cache: str | None) -> str | None:
-    """Return the repository that CACHE names, None if it names a mirror: a URL, or the directory of a repository."""
-    if cache is None or is_url(cache):
-        return cache
-    directory = expanded(cache).absolute()
-    return str(directory) if (directory / layout.MARKER).is_file() else None
+def mirror_as_json(mirror: Mirror, namespaces: list[Namespace]) -> dict[str, Any]:
+    """Return a mirror with some of its namespaces as plain JSON."""
+    return {
+        "mirror": str(mirror.directory),
+        "namespaces": [describe(ns) for ns in namespaces],
+    }
+
+
+def print_mirror(mirror: Mirror, namespaces: list[Namespace]) -> None:
+    """Print a mirror's directory and repository, then some of its namespaces."""
+    say(f"mirror {mirror.directory}" + (f", of {mirror.repository_url}" if mirror.repository_url else ""))
+    print_all(namespaces)
+
+
+def print_all(namespaces: list[Namespace]) -> None:
+    """Print namespaces of a mirror: encoder, counts and prompt of each."""
+    print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in namespaces)
+
+
+def _empty(mirror: Mirror) -> str:
+    return f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed."
+
+
+def _list_mirrors(directory: Path, *, as_json: bool) -> None:
+    """List every mirror in a directory, and the directory itself if it is one; exit with 1 if one cannot be read."""
+    found: list[tuple[Mirror, list[Namespace]]] = []
+    problems: list[CasCacheError] = []
+    for place in _mirrors_in(directory):
+        try:
+            mirror = Mirror(place, create=False)
+            found.append((mirror, mirror.namespaces()))
+        except CasCacheError as err:
+            problems.append(err)
+    if as_json:
+        mirrors = [
+            {**mirror_as_json(mirror, namespaces), "repository": mirror.repository_url} for mirror, namespaces in found
+        ]
+        print_json({"directory": str(directory), "mirrors": mirrors, "problems": _as_json(problems)})
+    elif not found and not problems:
+        say(f"There is no mirror in {directory}. A run makes one; so does `cas-cache pull URL`.")
+    else:
+        for number, (mirror, namespaces) in enumerate(found):
+            if number:
+                say("")
+            if namespaces:
+                print_mirror(mirror, namespaces)
+            else:
+                say(_empty(mirror))
+    _end(problems, as_json=as_json)
+
+
+def _mirrors_in(directory: Path) -> list[Path]:
+    """Return the mirrors in a directory, in order of their names; the directory itself comes first.
+
+    Raises:
+        MirrorError: If the directory cannot be read.
+    """
+    try:
+        places = [directory, *sorted(directory.iterdir())] if directory.is_dir() else []
+        return [place for place in places if (place / MARKER).is_file()]
+    except OSError as err:
+        raise MirrorError(f"{directory} cannot be read ({err}). Name a mirror, or set CAS_CACHE_DIR.") from err
 
 
 def describe(ns: Namespace) -> dict[str, Any]:
@@ -109,13 +173,22 @@ def _list_there(cache: str | None, remote: str | None, storage_options: tuple[st
     repository = open_repository(cache, remote, storage_options, verb="list", writes=False)
     found, problems = inventory(repository)
     if as_json:
-        shown = [{"error": type(problem).__name__, "message": str(problem)} for problem in problems]
-        print_json({"repository": repository.url, "namespaces": [held.as_json() for held in found], "problems": shown})
+        namespaces = [held.as_json() for held in found]
+        print_json({"repository": repository.url, "namespaces": namespaces, "problems": _as_json(problems)})
     elif not found:
         say(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
     else:
         print_namespaces((held.namespace, [name_of(held.spec), _held(held), *_prompt(held.spec)]) for held in found)
-    if problems and not as_json:
+    _end(problems, as_json=as_json)
+
+
+def _as_json(problems: Sequence[CasCacheError]) -> list[dict[str, str]]:
+    return [{"error": type(problem).__name__, "message": str(problem)} for problem in problems]
+
+
+def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
+    """Print what could not be read, unless a document has it, and exit with 1 then."""
+    if not as_json:
         for problem in problems:
             say(f"passed over: {problem}", err=True)
     if problems:

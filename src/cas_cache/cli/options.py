@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,11 +12,13 @@ from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.text import json_text
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
-from cas_cache.settings import Settings
+from cas_cache.repository import is_url, layout
+from cas_cache.settings import Settings, expanded
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
@@ -100,7 +101,7 @@ def open_repository(
     from cas_cache.trust import trust_of
 
     settings = Settings.read()
-    _, url = places(cache, remote, settings)
+    _, url = places(cache, known_remote(cache, remote), settings)
     if url is None:
         raise click.UsageError(
             f"There is no repository to {verb}. Name its URL, pass --remote (a directory works too), or set "
@@ -112,6 +113,31 @@ def open_repository(
         raise ConfigurationError(f"The cache is read-only: there is nothing to {verb}. Unset CAS_CACHE_READ_ONLY.")
     trust, signer = trust_of(settings)
     return Repository(open_storage(url, parsed_options(storage_options) or None), trust=trust, signer=signer)
+
+
+def known_remote(cache: str | None, remote: str | None) -> str | None:
+    """Return ``--remote``; if nothing names a remote, the repository that CACHE is, or that its mirror belongs to.
+
+    Raises:
+        ConfigurationError: If two remotes are named, or a remote's name is misspelt.
+        DamagedMirror: If the mirror's marker cannot be read.
+    """
+    if remote is not None or cache is None or is_url(cache):
+        return remote
+    if names_repository(cache):
+        return str(expanded(cache).absolute())
+    _, url = places(cache, None, Settings.read())
+    if url is not None:
+        return None
+    try:
+        return Mirror(cache, create=False).repository_url
+    except NotAMirror:
+        return None
+
+
+def names_repository(cache: str | None) -> bool:
+    """Return True if CACHE is a URL, or the directory of a repository."""
+    return cache is not None and (is_url(cache) or (expanded(cache) / layout.MARKER).is_file())
 
 
 def full_namespace(repository: Repository, beginning: str) -> str:
@@ -186,7 +212,7 @@ def open_cache(
 
     return EmbeddingCache(
         cache,
-        remote=remote,
+        remote=known_remote(cache, remote),
         storage_options=parsed_options(storage_options) or None,
         push="manual",
         progress=bars_wanted(),
@@ -234,15 +260,8 @@ def mirror_if_there(place: Path | str) -> Mirror | None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    say(json_text(document))
-
-
-def json_text(document: Any) -> str:
-    """Return JSON as people can read it: what a terminal would act on is escaped, other letters are as they are."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    # JSON's own escapes: outside of strings there is nothing but printable ASCII and line feeds.
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    """Print one JSON document, in ASCII."""
+    say(json_text(document, only_ascii=True))
 
 
 def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:

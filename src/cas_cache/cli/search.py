@@ -18,6 +18,7 @@ from cas_cache.cli.options import (
     print_json,
 )
 from cas_cache.cli.talk import say
+from cas_cache.cli.text import TEXT
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
@@ -49,7 +50,7 @@ SHOWN_CHARACTERS = 100
     ),
 )
 @click.argument("cache")
-@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT]...")
 @namespace_option("wanted", "Search this namespace.")
 @click.option(
     "--from",
@@ -62,11 +63,13 @@ SHOWN_CHARACTERS = 100
     "--input", "file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="One text a line; - is stdin."
 )
 @click.option("--vectors", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Queries: (n, d), .npy.")
-@click.option("--task", shell_complete=complete_tasks, help="Search only what this task asked for, and show its ids.")
-@click.option("--role", help="Of the task's: query or document.")
-@click.option("--model", help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", help="Of the task's.")
-@click.option("--split", help="Of the task's.")
+@click.option(
+    "--task", type=TEXT, shell_complete=complete_tasks, help="Search only what this task asked for, and show its ids."
+)
+@click.option("--role", type=TEXT, help="Of the task's: query or document.")
+@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
+@click.option("--subset", type=TEXT, help="Of the task's.")
+@click.option("--split", type=TEXT, help="Of the task's.")
 @click.option("-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each query.")
 @click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
 @click.option("--kind", type=click.Choice(list(KINDS)), default="exact", show_default=True)

@@ -6,9 +6,13 @@ Plain text: importing rich takes longer than reading a mirror.
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import click
+
+from cas_cache.cli.talk import say
+from cas_cache.errors import from_locale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,13 +36,13 @@ def print_namespaces(
     room = max(20, shutil.get_terminal_size().columns - ID_CHARACTERS - len(GAP))
     cells = [line for _, lines in rows for line in lines if isinstance(line, tuple)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    click.secho(f"{'namespace':<{ID_CHARACTERS}}{GAP}{title}", bold=True)
+    click.secho(f"{'namespace':<{ID_CHARACTERS}}{GAP}{title}", bold=True, file=sys.stdout)
     for namespace, lines in rows:
         first = namespace[:ID_CHARACTERS]
         for line in lines:
             parts = _aligned(line, widths, room) if isinstance(line, tuple) else _folded(visible(line), room)
             for part in parts:
-                click.echo(f"{first:<{ID_CHARACTERS}}{GAP}{part}".rstrip())
+                say(f"{first:<{ID_CHARACTERS}}{GAP}{part}".rstrip())
                 first = ""
 
 
@@ -50,8 +54,8 @@ def name_of(spec: EncoderSpec | None) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a text that a terminal can only print: others wrote the specs of a repository."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Return a text that a terminal can only print, on one line: others wrote the specs of a repository."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in from_locale(text))
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], room: int) -> list[str]:

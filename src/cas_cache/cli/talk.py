@@ -71,9 +71,16 @@ def talking(command: click.Command) -> click.Command:
     return command
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a line or more that a terminal can only show: others wrote specs, ids of documents, names of objects."""
-    click.echo(printable(text), err=err)
+    # The streams themselves: click takes a stream of ASCII for a mistake and writes UTF-8 to it.
+    click.echo(printable(text), file=sys.stderr if err else sys.stdout, nl=nl)
+
+
+def is_quiet() -> bool:
+    """Return True if ``-q`` was given: standard output is closed then, and what failed goes to standard error."""
+    context = click.get_current_context(silent=True)
+    return context is not None and _talk(context).quiet
 
 
 def bars_wanted() -> bool | None:
@@ -81,8 +88,7 @@ def bars_wanted() -> bool | None:
 
     None, if they say nothing: bars on a terminal, lines elsewhere.
     """
-    context = click.get_current_context(silent=True)
-    return False if context is not None and _talk(context).quiet else Settings.read().progress
+    return False if is_quiet() else Settings.read().progress
 
 
 @contextlib.contextmanager

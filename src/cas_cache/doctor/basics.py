@@ -7,16 +7,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.promises import check_ranges
-from cas_cache.errors import ObjectNotFound
+from cas_cache.doctor.promises import check_ranges, check_ranges_beyond
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
+from cas_cache.repository.pack import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 FIRST, SECOND, LARGE, CREATED = "basics/first", "basics/second", "basics/large", "basics/created"
-KNOWN = (FIRST, SECOND, LARGE, CREATED)
+LARGEST = "basics/largest"
 CONTENT = bytes(range(64))
 LARGE_BYTES = 1 << 18
+LARGEST_BYTES = CHUNK_BYTES
+"""What a push sends at most in one request."""
+SMALLEST_LIMIT = 6 << 20
+"""Limits below it are not looked for: the contract writes an object of that size."""
 LOOKS = 200
 """At an object while it is rewritten, by each of two threads; fewer if that is done sooner."""
 REWRITES = 4
@@ -25,6 +30,8 @@ LAG_SECONDS = 3.0
 
 KEPT = {
     "put": "PUT of a small object is allowed.",
+    "ranges-past-end": "GET of more than there is gives what there is.",
+    "largest": "PUT of an object as large as a push sends is taken.",
     "stored": "GET gives the bytes that were PUT.",
     "whole": "GET during a PUT gives the old bytes or the new ones, never a part.",
     "missing": "GET of a name that is not there says so.",
@@ -32,6 +39,7 @@ KEPT = {
     "times": "LIST tells when objects were written.",
     "overwrite": "PUT over an object leaves the new bytes and size.",
     "ranges": "GET gives the range that is asked for, up to the end of an object and past it.",
+    "ranges-beyond": "GET of a range that begins beyond the end of an object gives nothing.",
     "create-only": "PUT that must not overwrite does not.",
     "delete": "DELETE is allowed, and what is deleted is gone from GET and LIST at once.",
 }
@@ -45,9 +53,48 @@ def put(storage: Storage) -> None:
 
 def stored(reader: Storage) -> None:
     """GET what was PUT."""
-    found = reader.get(FIRST, 0, 10 * len(CONTENT))
+    found = reader.get(FIRST, 0, len(CONTENT))
     if found != CONTENT:
         raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(found)} bytes that are not those.")
+
+
+def past_end(reader: Storage) -> None:
+    """GET more than there is, from the beginning: so documents are read whose size nobody knows."""
+    for stop in (len(CONTENT) + 1, 16 * len(CONTENT)):
+        asked = f"GET of a range past the end of an object (bytes 0 to {stop} of {len(CONTENT)})"
+        try:
+            found = reader.get(FIRST, 0, stop)
+        except AccessDenied:
+            raise
+        except RemoteError as err:
+            raise AssertionError(f"{asked} fails: {err}") from err
+        if found != CONTENT:
+            raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
+
+
+def largest(writer: Storage, reader: Storage) -> None:
+    """PUT an object as large as the largest of a push; if that fails, look for a size that is taken."""
+    refusal = _refusal(writer, reader, LARGEST_BYTES)
+    if refusal is None:
+        return
+    size = LARGEST_BYTES // 2
+    while size >= SMALLEST_LIMIT and _refusal(writer, reader, size) is not None:
+        size //= 2
+    taken = f"one of {size / 2**20:g} MiB is taken" if size >= SMALLEST_LIMIT else "nor is a smaller one taken"
+    raise AssertionError(f"PUT of an object of {LARGEST_BYTES / 2**20:g} MiB fails, {taken}: {refusal}") from refusal
+
+
+def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:
+    """Write an object of a size; return why that failed, or None."""
+    try:
+        writer.put(LARGEST, bytes(size - 1) + b"1")
+        if reader.get(LARGEST, size - 2, size).endswith(b"\x001"):
+            return None
+    except AccessDenied:
+        raise
+    except RemoteError as err:
+        return err
+    return AssertionError("its end cannot be read.")
 
 
 def whole(writer: Storage, reader: Storage) -> None:
@@ -116,6 +163,11 @@ def ranges(writer: Storage, reader: Storage) -> None:
     """GET parts of an object."""
     writer.put(FIRST, CONTENT)
     check_ranges(reader, FIRST, CONTENT)
+
+
+def ranges_beyond(reader: Storage) -> None:
+    """GET parts of an object that are not there."""
+    check_ranges_beyond(reader, FIRST, CONTENT)
 
 
 def create_only(writer: Storage, reader: Storage) -> None:

@@ -15,6 +15,7 @@ from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
 from cas_cache.mirror import Mirror
 from cas_cache.repository.urls import EXTRAS, PACKAGES, is_url, without_credentials
+from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from cas_cache.doctor.report import Report
@@ -59,7 +60,7 @@ def look_at_mirror(report: Report, directory: Path) -> str | None:
     Returns:
         The id of the repository it belongs to, once it met one.
     """
-    directory = directory.expanduser().absolute()
+    directory = expanded(directory).absolute()
     repository = None
     if _there(directory):
         repository = _existing(report, directory)

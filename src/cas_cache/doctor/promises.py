@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cas_cache.doctor.report import Status
-from cas_cache.errors import ObjectNotFound
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 
 if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
@@ -43,6 +43,11 @@ BASICS = {
         "Readers meet objects that are not all there: their hashes show it, and the rows are encoded anew.", _SERVER
     ),
     "missing": Promise("What is not there is taken for something else: no repository can be made."),
+    "ranges-past-end": Promise("Documents whose size nobody knows are read so: no repository can be opened.", _SERVER),
+    "largest": Promise(
+        "Packs of many rows cannot be pushed: their vectors go up in objects of up to 48 MiB.",
+        "Let the server, and every proxy before it, take bodies of 48 MiB (nginx: client_max_body_size 64m).",
+    ),
     "list-at-once": Promise(
         "Pulls may miss fresh packs, for a while or for good; their rows are encoded again.", _SERVER
     ),
@@ -54,6 +59,12 @@ BASICS = {
     "overwrite": Promise("A push that is repeated leaves the old bytes, or a mixture.", _SERVER),
     "ranges": Promise(
         "Pulls read chunks and rows by their place in an object: every pack looks damaged, and is passed over.", _SERVER
+    ),
+    "ranges-beyond": Promise(
+        "Nothing that cas_cache reads begins beyond the end of an object, unless the object was cut.",
+        "Nothing.",
+        Status.WARN,
+        frozenset({"ranges"}),
     ),
     "create-only": Promise(
         "Two people who make a repository at the same moment may end with two ids; one of their mirrors is then "
@@ -75,13 +86,13 @@ CONTRACT = {
         "LIST or GET does not show an object right after its PUT: pulls may miss fresh packs for a while.", _SERVER
     ),
     "test_overwrite": Promise(BASICS["overwrite"].means, _SERVER, rests_on=frozenset({"overwrite", "whole"})),
-    "test_ranges": Promise(BASICS["ranges"].means, _SERVER, rests_on=frozenset({"ranges"})),
+    "test_ranges": Promise(BASICS["ranges"].means, _SERVER, rests_on=frozenset({"ranges", "ranges-beyond"})),
     "test_empty_object": Promise(
         "Objects without bytes get lost; cas_cache writes none.", status=Status.WARN, rests_on=frozenset({"ranges"})
     ),
     "test_large_object": Promise(
         "Chunks of vectors come back other than they went: their hashes show it, and the rows are encoded anew.",
-        rests_on=frozenset({"ranges", "whole"}),
+        rests_on=frozenset({"ranges", "whole", "largest"}),
     ),
     "test_listing_of_nested_folders": Promise(
         "LIST of a folder shows less or more than is below it: pulls miss packs."
@@ -140,12 +151,32 @@ def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
         AssertionError: If one is not that part.
     """
     size = len(whole)
-    for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1), (size, size + 10), (size + 5, 2**62)):
+    for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1)):
+        _check_range(storage, path, whole, start, stop)
+
+
+def check_ranges_beyond(storage: Storage, path: str, whole: bytes) -> None:
+    """Read ranges that begin at the end of an object, or beyond it.
+
+    Raises:
+        AssertionError: If one is not empty.
+    """
+    size = len(whole)
+    for start, stop in ((size, size + 10), (size + 5, 2**62)):
+        _check_range(storage, path, whole, start, stop)
+
+
+def _check_range(storage: Storage, path: str, whole: bytes, start: int, stop: int) -> None:
+    past = ", past its end," if stop > len(whole) else ""
+    asked = f"GET of bytes {start} to {stop} of an object of {len(whole)}{past}"
+    try:
         found = storage.get(path, start, stop)
-        if found != whole[start:stop]:
-            raise AssertionError(
-                f"GET of bytes {start} to {stop} of an object of {size} gives {len(found)} bytes that are not those."
-            )
+    except AccessDenied:
+        raise
+    except RemoteError as err:
+        raise AssertionError(f"{asked} fails: {err}") from err
+    if found != whole[start:stop]:
+        raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
 
 
 def check_missing(storage: Storage, path: str) -> None:

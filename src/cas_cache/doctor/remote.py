@@ -136,7 +136,12 @@ class Look:
             self._refused("missing" if self._hidden(storage) else "get", err)
             return False
         except RemoteError as err:
-            self._failed("get", err, "Nothing can be read.")
+            if self._reads_less(storage):
+                past = BASICS["ranges-past-end"]
+                what = f"GET of a range past the end of {layout.MARKER} fails, one within it does not: {err}"
+                self._fail("ranges-past-end", what, past.means, past.repair)
+            else:
+                self._failed("get", err, "Nothing can be read.")
             return False
         self.report.ok("get", f"GET {layout.MARKER}: {counted(len(data), 'byte')}.")
         try:
@@ -145,6 +150,13 @@ class Look:
             self._failed("repository", err, "This cas_cache does not use it.")
             return False
         return True
+
+    def _reads_less(self, storage: Storage) -> bool:
+        """Return True if the first byte of the marker can be read."""
+        try:
+            return len(storage.get(layout.MARKER, 0, 1)) == 1
+        except RemoteError:
+            return False
 
     def _hidden(self, storage: Storage) -> bool:
         """Whether GET was refused for a marker that, by LIST, is not there."""
@@ -244,13 +256,12 @@ class Look:
         except RemoteError:
             return  # told by what was listed before
         if found:
-            self.fit = self.fit and self.marker is not None
             self.report.add(
                 "left-overs",
-                Status.FAIL if self.marker is None else Status.WARN,
+                Status.WARN,
                 f"{counted(len(found), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
                 "is running, or was killed.",
-                "They cost space and nothing else." if self.marker else "No repository can be made beside them.",
+                "They cost space and nothing else.",
                 f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
             )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cas_cache.errors import AccessDenied, RemoteError
+from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 from cas_cache.repository.layout import SCRATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from cas_cache.repository.interface import Listed, Storage
 
@@ -24,17 +25,23 @@ ROUNDS = 3
 class Below:
     """A folder of a storage as a storage of its own.
 
+    Args:
+        inner: The storage.
+        folder: Below its root.
+        written: Gets the path of every object before it is written, and loses it when it was deleted.
+
     Attributes:
         refused: The last verb that was refused; empty if none was.
     """
 
-    def __init__(self, inner: Storage, folder: str) -> None:
+    def __init__(self, inner: Storage, folder: str, written: set[str] | None = None) -> None:
         self.inner = inner
         self.url = f"{inner.url}/{folder}"
         self.traffic = inner.traffic
         self.capabilities = inner.capabilities
         self.refused = ""
         self._folder = folder
+        self._written = set() if written is None else written
 
     def __repr__(self) -> str:
         return f"Below({self.inner!r}, {self._folder!r})"
@@ -50,6 +57,7 @@ class Below:
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
+        self._written.add(f"{self._folder}/{path}")
         with self._noted("put"):
             self.inner.put(f"{self._folder}/{path}", data, create_only=create_only)
 
@@ -63,6 +71,7 @@ class Below:
         """See `Storage.delete`."""
         with self._noted("delete"):
             self.inner.delete(f"{self._folder}/{path}")
+        self._written.discard(f"{self._folder}/{path}")
 
     @contextmanager
     def _noted(self, verb: str) -> Iterator[None]:
@@ -80,10 +89,12 @@ class Scratch:
     Attributes:
         opener: Opens the storage.
         folder: Below its root.
+        written: Objects that this process wrote and did not delete; those of other processes only a listing shows.
     """
 
     opener: Callable[[], Storage]
     folder: str
+    written: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def fresh(cls, opener: Callable[[], Storage]) -> Scratch:
@@ -92,36 +103,44 @@ class Scratch:
 
     def __call__(self) -> Below:
         """Open it."""
-        return Below(self.opener(), self.folder)
+        return Below(self.opener(), self.folder, self.written)
 
     def below(self, name: str) -> Scratch:
         """Return a folder in this one."""
-        return Scratch(self.opener, f"{self.folder}/{name}")
+        return Scratch(self.opener, f"{self.folder}/{name}", self.written)
 
-    def clean(self, known: Iterable[str]) -> tuple[int, str]:
-        """Delete every object in the folder.
-
-        Args:
-            known: Paths that may have been written, to be deleted whether they are listed or not.
+    def clean(self) -> tuple[int, str]:
+        """Delete every object that was written by its name, and then what a listing shows.
 
         Returns:
-            How many objects are left, -1 if that cannot be seen; and why.
+            How many objects can still be read, -1 if that cannot be seen; and why.
         """
-        reason = ""
+        reason, listed = "", []
+        storage = self.opener()
         try:
-            storage = self()
-            _delete(storage, list(known))
+            _delete(storage, sorted(self.written))
             for _ in range(ROUNDS):
-                listed = [entry.path for entry in storage.list("")]
+                listed = [entry.path for entry in storage.list(self.folder)]
                 if not listed:
                     return 0, ""
                 _delete(storage, listed)
         except RemoteError as err:
             reason = str(err)
         try:
-            return len(self().list("")), reason or "DELETE does not delete"
+            # By name: a listing may go on showing what is gone, or fail.
+            with ThreadPoolExecutor(DELETERS) as pool:
+                left = sum(pool.map(functools.partial(_is_there, storage), self.written.union(listed)))
         except RemoteError as err:
             return -1, reason or str(err)
+        return left, reason or ("DELETE does not delete" if left else "it still shows what was deleted")
+
+
+def _is_there(storage: Storage, path: str) -> bool:
+    try:
+        storage.get(path, 0, 1)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def _delete(storage: Storage, paths: list[str]) -> None:

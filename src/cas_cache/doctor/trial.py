@@ -1,7 +1,6 @@
 """Try what a writer and a maintainer do, in a scratch folder: each basic promise alone, then the whole contract.
 
-Nothing is written before DELETE was seen to be allowed or a repository to be there: what cannot be deleted would make
-an empty place one in which no repository can be made.
+Nothing is written before DELETE was seen to be allowed or a repository to be there: an empty place stays empty.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from cas_cache.doctor.report import Report
     from cas_cache.repository.interface import Storage
 
-GATE = {"put", "stored", "list-at-once", "delete"}
+GATE = {"put", "stored", "ranges-past-end", "list-at-once", "delete"}
 """Without these the contract's thousand objects cannot be told apart or removed, and it is not begun."""
 
 
@@ -44,7 +43,7 @@ class Trial:
     Args:
         opener: Opens it; for other processes it must be picklable.
         report: Where findings go.
-        marked: Whether there is a repository, beside which left-overs do no harm.
+        marked: Whether there is a repository.
     """
 
     def __init__(self, opener: Callable[[], Storage], report: Report, *, marked: bool) -> None:
@@ -52,7 +51,7 @@ class Trial:
         self.scratch = Scratch.fresh(opener)
         self.broken: set[str] = set()
         self._marked = marked
-        self._known: tuple[str, ...] = ()
+        self._began = False
         self._url = opener().url
         self._writer, self._reader = self.scratch(), self.scratch()
         self._verbs: set[str] = set()
@@ -73,7 +72,7 @@ class Trial:
             else:
                 self._contract(contract)
         finally:
-            if self._known:
+            if self._began:
                 self._clean()
 
     def _basics(self) -> None:
@@ -84,16 +83,19 @@ class Trial:
             if not self._marked:
                 self.report.note(
                     "put",
-                    "Not tried: what is written could not be deleted, and no repository can be made beside it.",
+                    "Not tried: what is written could not be deleted again.",
                     "Ask a maintainer to try, or make the first push.",
                 )
                 self.broken.add("put")
                 return
-        self._known = basics.KNOWN
+        self._began = True
         if not self._check("put", lambda: basics.put(writer)) or not self._check(
             "stored", lambda: basics.stored(reader)
         ):
             return
+        if not self._check("ranges-past-end", lambda: basics.past_end(reader)):
+            return
+        self._check("largest", lambda: basics.largest(writer, reader))
         self._check("missing", lambda: check_missing(reader, "basics/not-there"))
         if self._check("list-at-once", lambda: basics.lists(writer, reader)):
             self._check("times", lambda: basics.times(reader))
@@ -101,6 +103,8 @@ class Trial:
         self._check("overwrite", lambda: basics.overwrite(writer, reader))
         self._check("whole", lambda: basics.whole(writer, reader))
         self._check("ranges", lambda: basics.ranges(writer, reader))
+        if "ranges" not in self.broken:
+            self._check("ranges-beyond", lambda: basics.ranges_beyond(reader))
         self._create_only()
         if "delete" not in self.broken:
             self._check("delete", lambda: basics.delete(writer, reader))
@@ -127,8 +131,9 @@ class Trial:
             self.broken.add(name)
             self._refused(name, err)
         except (AssertionError, RemoteError) as err:
-            if isinstance(err, RemoteUnavailable) and not self._answers():
-                self.report.error("reach", err, "The storage stopped answering; nothing more was tried.")
+            cause = err.__cause__ if isinstance(err, AssertionError) else err
+            if isinstance(cause, RemoteUnavailable) and not self._answers():
+                self.report.error("reach", cause, "The storage stopped answering; nothing more was tried.")
                 self._away = True
                 return False
             self._broken(name, str(err), BASICS[name])
@@ -226,16 +231,17 @@ class Trial:
         url = self.scratch().url
         left, reason = -1, "stopped"
         try:
-            left, reason = self.scratch.clean(self._known)
+            left, reason = self.scratch.clean()
         finally:
             if left == 0:
-                self.report.ok("cleaning", f"{url}/ is empty again.")
+                unseen = f"; LIST does not show that ({reason})" if reason else ""
+                self.report.ok("cleaning", f"{url}/ is empty again{unseen}.")
             else:
                 self.report.add(
                     "cleaning",
                     Status.WARN,
                     f"{'Objects' if left < 0 else f'{left} objects'} are left below {url}/ ({reason}).",
-                    "They cost space and nothing else." if self._marked else "No repository can be made beside them.",
+                    "They cost space and nothing else.",
                     f"Delete them: {removal(url)}",
                 )
 

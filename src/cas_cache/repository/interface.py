@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from cas_cache.repository.body_limits import put_object
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -131,7 +133,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
     """
 
     def put(path: str, make: Callable[[], bytes | memoryview]) -> None:
-        storage.put(path, make())
+        put_object(storage, path, make())
 
     pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache")
     running: set[Future[None]] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import operator
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -196,15 +197,13 @@ class Finder:
             or the number of rows if there are fewer.
 
         Raises:
-            ConfigurationError: If k is less than 1, or a query is not finite.
+            ConfigurationError: If k is not a whole number of at least 1, or a query is not finite.
             ShapeMismatch: If queries are not (q, d).
             DamagedMirror: If a row does not agree with its digest. Nothing is returned.
         """
         vectors = self._rows.vectors
         asked = checked_queries(queries, vectors.shape[1])
-        if k < 1:
-            raise ConfigurationError(f"k is {k!r}; ask for at least 1 neighbour.")
-        k = min(int(k), len(vectors) if among is None else len(among))
+        k = min(checked_k(k), len(vectors) if among is None else len(among))
         if not k or not len(asked):
             return np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
         prepared = as_searched(asked, self._design.metric)
@@ -304,6 +303,21 @@ def check_searchable(vectors: NDArray[Any]) -> None:
             f"Vectors of {vectors.dtype} cannot be searched; of {', '.join(SEARCHED_DTYPES)} they can. Search the "
             "namespace of the float vectors."
         )
+
+
+def checked_k(k: object) -> int:
+    """Return a number of neighbours as an int.
+
+    Raises:
+        ConfigurationError: If it is not a whole number of at least 1.
+    """
+    try:
+        count = 0 if isinstance(k, bool) else operator.index(k)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigurationError(f"k is {k!r}; ask for at least 1 neighbour, as a whole number.")
+    return count
 
 
 def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:

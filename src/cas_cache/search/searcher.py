@@ -11,7 +11,7 @@ from cas_cache.identity import EncoderSpec
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
 from cas_cache.search.design import design_of
-from cas_cache.search.finder import Finder, NamespaceRows
+from cas_cache.search.finder import Finder, NamespaceRows, checked_k
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,10 +144,12 @@ class Searcher:
                 found, each with its own id.
 
         Raises:
-            ConfigurationError: If k is less than 1, a query is not finite, or the view is of another namespace.
+            ConfigurationError: If k is not a whole number of at least 1, a query is not finite, or the view is of
+                another namespace.
             ShapeMismatch: If queries are not (q, d).
             DamagedMirror: If a row does not agree with its digest. Nothing is returned.
         """
+        k = checked_k(k)
         if view is None:
             scores, rows = self._finder.find(queries, k)
             return Neighbours(scores, rows, self._keys(rows))

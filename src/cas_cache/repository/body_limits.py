@@ -1,0 +1,96 @@
+"""Objects that are larger than a server, or a proxy before it, takes: the error tells both sizes.
+
+A limit is a refusal (413, EntityTooLarge) or, at many proxies, a connection that is closed in the middle of a body.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.errors import AccessDenied, RemoteUnavailable
+from cas_cache.repository.failures import causes_of, codes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cas_cache.repository.interface import Storage
+
+TOO_LARGE = {"EntityTooLarge", "RequestEntityTooLarge", "PayloadTooLarge", "RequestBodyTooLarge", "413"}
+"""What S3-compatible servers, Azure and proxies answer to a body that is too large."""
+
+HTTP_TOO_LARGE = 413
+
+CLOSED = {
+    "BrokenPipeError",
+    "ConnectionResetError",
+    "ConnectionClosedError",
+    "ClientOSError",
+    "ServerDisconnectedError",
+}
+"""How a connection ends that was closed while a body was being sent."""
+
+SUSPECT_BYTES = 1 << 20
+"""Proxies limit bodies to 1 MB (nginx, unless told otherwise) or more: smaller objects break off for other reasons."""
+
+
+MAX_DIGITS = 18
+"""Of a size that a service names; Python refuses to read thousands."""
+
+
+def put_object(storage: Storage, path: str, data: bytes | memoryview) -> None:
+    """Write an object of a pack.
+
+    Raises:
+        RemoteError: If the storage is away or refuses; if it may be the size of the object, the error tells that size.
+    """
+    try:
+        storage.put(path, data)
+    except (RemoteUnavailable, AccessDenied) as err:
+        hint = _hint(err, len(data))
+        if not hint:
+            raise
+        raise RemoteUnavailable(f"{storage.url} did not take {path}. {hint} Otherwise: {err}") from err
+
+
+def _hint(err: BaseException, count: int) -> str:
+    """Return what to say about the size of an object, or nothing if it is not the reason."""
+    codes = codes_of(err)
+    if codes & TOO_LARGE or HTTP_TOO_LARGE in _statuses(err):
+        limit = _limit(err)
+        told = f"the limit is {limit}" if limit else "it does not tell its limit"
+        what = f"The object has {_shown(count)}, more than the server or a proxy before it takes; {told}."
+    elif codes & CLOSED and count >= SUSPECT_BYTES:
+        what = f"The connection was closed while {_shown(count)} were sent; it may be a limit of the server or a proxy."
+    else:
+        return ""
+    return (
+        f"{what} Raise that limit to 48 MiB or more (nginx: client_max_body_size 64m) and push again: what was done is "
+        "kept. `cas-cache doctor --test-remote` finds the largest size that is taken."
+    )
+
+
+def _answers(err: BaseException, part: str) -> Iterator[dict[str, Any]]:
+    """Yield a part of each answer that led to an error, as botocore has it."""
+    for cause in causes_of(err):
+        response = getattr(cause, "response", None)
+        found = response.get(part) if isinstance(response, dict) else None
+        if isinstance(found, dict):
+            yield found
+
+
+def _statuses(err: BaseException) -> set[object]:
+    """Return the HTTP statuses: the page that a proxy answers with has no code."""
+    return {answer.get("HTTPStatusCode") for answer in _answers(err, "ResponseMetadata")}
+
+
+def _limit(err: BaseException) -> str:
+    """Return the largest size that the service names, or nothing."""
+    for answer in _answers(err, "Error"):
+        named = str(answer.get("MaxSizeAllowed") or "")
+        if named.isdecimal() and named.isascii() and len(named) <= MAX_DIGITS:
+            return _shown(int(named))
+    return ""
+
+
+def _shown(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
