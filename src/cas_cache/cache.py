@@ -39,7 +39,7 @@ from cas_cache.identity import (
     keys_of_texts,
     texts_at,
 )
-from cas_cache.location import places
+from cas_cache.location import options_of, places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
@@ -84,7 +84,8 @@ class EmbeddingCache:
         location: A directory for the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
             None takes ``CAS_CACHE_REMOTE``, or a local cache.
         remote: URL of the repository, if `location` is a directory. None takes ``CAS_CACHE_REMOTE``.
-        storage_options: Handed to fsspec. Credentials are its business, or the cloud SDK's.
+        storage_options: Handed to fsspec, together with those that a `UPath` carries. Credentials are its business, or
+            the cloud SDK's.
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
         offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
         only_cached: Raise `CacheMiss` rather than encode. None takes ``CAS_CACHE_ONLY_CACHED``.
@@ -147,6 +148,7 @@ class EmbeddingCache:
         for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
             if rows is not None and rows < 0:
                 raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
+        storage_options = options_of(location, remote, storage_options)
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -171,7 +173,7 @@ class EmbeddingCache:
         # mean another directory in a process that runs elsewhere.
         self._given: dict[str, Any] = {
             "remote": storage.url if isinstance(storage, LocalStorage) else url,
-            "storage_options": dict(storage_options or {}),
+            "storage_options": storage_options,
             "push": push,
             "trust": trust or settings.trust,
             "trusted_keys": settings.trusted_keys if trusted_keys is None else dict(trusted_keys),

@@ -1,12 +1,13 @@
-"""Where a cache is: the mirror's directory, and the repository's URL."""
+"""Where a cache is: the mirror's directory, and the repository's URL with the options that reach it."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError
 from cas_cache.repository import is_url, without_credentials
@@ -14,6 +15,45 @@ from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from cas_cache.settings import Settings
+
+
+def options_of(location: object, remote: object, storage_options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the storage options, together with those that a path object such as a `UPath` carries.
+
+    Args:
+        location: As `EmbeddingCache` takes it.
+        remote: As `EmbeddingCache` takes it.
+        storage_options: The options that are given beside them.
+
+    Raises:
+        ConfigurationError: If an option has two values, or an object means a URL and does not say with which options.
+    """
+    merged = dict(storage_options or {})
+    for place in (location, remote):
+        own = _own_options(place)
+        twice = sorted(name for name in own.keys() & merged.keys() if own[name] != merged[name])
+        if twice:
+            raise ConfigurationError(
+                f"{', '.join(twice)}: {type(place).__name__} and storage_options have different values. Set each "
+                "option in one of the two."
+            )
+        merged |= own
+    return merged
+
+
+def _own_options(place: object) -> dict[str, Any]:
+    """Return the storage options that a path object carries; none for text and local paths."""
+    if place is None or isinstance(place, str):
+        return {}
+    own = getattr(place, "storage_options", None)
+    if isinstance(own, Mapping):
+        return dict(own)
+    if is_url(str(place)):
+        raise ConfigurationError(
+            f"{type(place).__name__} is a path with a client of its own, which cannot be used here. Pass its URL as "
+            "text, and what reaches it as storage_options=."
+        )
+    return {}
 
 
 def places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:

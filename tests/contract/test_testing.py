@@ -11,7 +11,7 @@ import pytest
 from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository import open_storage
+from cas_cache.repository import filesystems, open_storage
 from cas_cache.repository import storage as storage_module
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
@@ -167,7 +167,7 @@ def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -
 )
 def test_times_of_s3_are_those_that_botocore_reads(text: Any) -> None:
     """The quick way of one form, botocore's own of all others."""
-    found = storage_module._time_of(text)
+    found = filesystems._time_of(text)
     assert found.tzinfo is not None
     assert found == botocore.utils.parse_timestamp(text)
 
@@ -177,8 +177,8 @@ def test_s3_listings_are_read_the_quick_way() -> None:
     opened = open_storage("s3://bucket/emb", {"profile": "some"})._fs
     assert opened.session.profile == "some"
     parser = opened.session.get_component("response_parser_factory").create_parser("rest-xml")
-    assert parser._timestamp_parser is storage_module._time_of
+    assert parser._timestamp_parser is filesystems._time_of
     given = AioSession()
     assert open_storage("s3://bucket/emb", {"session": given})._fs.session is given
     parser = given.get_component("response_parser_factory").create_parser("rest-xml")
-    assert parser._timestamp_parser is not storage_module._time_of
+    assert parser._timestamp_parser is not filesystems._time_of

@@ -2,20 +2,18 @@
 
 Adds to fsspec: errors that say what to do, private instances without listing caches (a cached listing reports files of
 other writers as absent) that are opened anew after a fork, one request a read (no HEAD before the GET), and a count of
-what went over the wire. It never takes a failed listing for an empty one. The only module that touches fsspec.
+what went over the wire. It never takes a failed listing for an empty one. fsspec is touched here and in `filesystems`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.errors import CasCacheError, InvalidURL, MissingDependency, RemoteUnavailable, as_cause
-from cas_cache.repository.answers import check_answers
+from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
 from cas_cache.repository.failures import (
     NO_BUCKET,
     Doing,
@@ -24,22 +22,16 @@ from cas_cache.repository.failures import (
     codes_of,
     error_of,
     first_line,
-    secrets_in,
     without_secrets,
     without_signatures,
 )
+from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
 from cas_cache.repository.local import LocalStorage
-from cas_cache.repository.urls import EXTRAS, LOCAL, PACKAGES, check_url, is_url, without_credentials
-from cas_cache.settings import cloud_secrets
+from cas_cache.repository.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-S3FS_RETRIES = 2
-"""s3fs nests its own attempts around botocore's 3: its 5 make 5 * 5 * 3 = 75 for a get, 19 minutes at a server that
-takes connections and says nothing. 2 * 2 * 3 are 12, and a body that breaks off is still fetched again."""
-
 
 PATIENCE = 20.0
 """Seconds for the first small read, with all its attempts: a server that takes connections and says nothing keeps
@@ -60,6 +52,7 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
 
     Raises:
         InvalidURL: If it is no URL of a known file system.
+        ConfigurationError: If an option cannot work, or would be ignored.
         MissingDependency: If the package of its file system is not installed.
     """
     if not url.strip():
@@ -69,6 +62,12 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
     directory = LOCAL.sub("", url)
     if not directory:
         raise InvalidURL(f"{url} names no directory. Write file:///path, or the path alone.")
+    if storage_options:
+        names = ", ".join(map(repr, storage_options))
+        raise ConfigurationError(
+            f"{url} is a directory, which takes no storage_options: {names} would be ignored. Remove them, or name the "
+            "URL that they are for."
+        )
     return LocalStorage(directory)
 
 
@@ -87,10 +86,11 @@ class FsspecStorage:
         self._protocol = url.partition("://")[0].lower()
         self.capabilities = _capabilities(self._protocol)
         self._asked = (url, dict(storage_options or {}))
-        self._secrets = (*secrets_in(storage_options or {}), *cloud_secrets())
+        self._secrets: tuple[str, ...] = ()
         self._opened: dict[int, tuple[Any, str]] = {}
         self._answered = False
         check_url(url, self.url, self._protocol)
+        check_options(storage_options or {}, self.url)
         if not later:
             self._open()
 
@@ -110,7 +110,8 @@ class FsspecStorage:
     def _open(self) -> tuple[Any, str]:
         process = os.getpid()
         if process not in self._opened:
-            self._opened[process] = _open_filesystem(*self._asked)
+            self._secrets = all_secrets(self._protocol, self._asked[1])
+            self._opened[process] = open_filesystem(*self._asked)
         return self._opened[process]
 
     def close(self) -> None:
@@ -236,75 +237,6 @@ class FsspecStorage:
         """Whether an error, or what led to it, would show what must not be printed."""
         shown = "\n".join(map(str, causes_of(err)))
         return without_secrets(without_signatures(shown), self._secrets) != shown
-
-
-def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    import fsspec
-
-    scheme, slashes, rest = url.partition("://")
-    protocol = scheme.lower()
-    url = protocol + slashes + rest
-    options = dict(options)
-    shown, secrets = without_credentials(url), (*secrets_in(options), *cloud_secrets())
-    check_url(url, shown, protocol)
-    if protocol not in fsspec.available_protocols() and protocol not in fsspec.registry:
-        near = difflib.get_close_matches(protocol, EXTRAS, 1, 0.5)
-        near = near or difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
-        hint = f" Did you mean {near[0]}://?" if near else ""
-        raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
-    try:
-        # An instance of our own: listings are never cached, and nothing is shared with the caller's instances.
-        private: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if EXTRAS.get(protocol) == "s3":
-            # A closed endpoint fails after 3 attempts and at most 3 s of waits; botocore's own default is 5 and 15 s.
-            private["config_kwargs"] = {"retries": {"mode": "standard"}, **options.pop("config_kwargs", {})}
-        filesystem, root = fsspec.url_to_fs(url, **{**private, **options})
-        if EXTRAS.get(protocol) == "s3":
-            filesystem.retries = S3FS_RETRIES
-            _prepare_session(filesystem)
-    except ImportError as err:
-        package = PACKAGES.get(EXTRAS.get(protocol, ""))
-        if package:
-            raise MissingDependency.of_package(shown, package) from err
-        reason = first_line(err)
-        raise MissingDependency(f"{shown} needs a package that is not installed. Install it: {reason}") from err
-    except (TypeError, ValueError) as err:
-        reason = first_line(err, secrets)
-        raise InvalidURL(f"{shown} could not be opened ({reason}). Check URL and storage_options.") from err
-    except OSError as err:
-        # gcsfs logs in when it is made. The cause is left out: its text and frames can hold the token.
-        reason = first_line(err, secrets)
-        raise RemoteUnavailable(
-            f"{shown} could not be opened ({reason}). Check the network, the credentials and storage_options."
-        ) from None
-    return filesystem, str(root).rstrip("/")
-
-
-def _prepare_session(filesystem: Any) -> None:
-    """Give s3fs the session that it would make, which looks closer at answers, and reads times with another parser.
-
-    botocore's takes any form of time, and for a listing of 10,000 names half of the client's time: 0.65 of 1.3 s.
-    """
-    if filesystem.session is None:
-        from aiobotocore.session import AioSession
-
-        filesystem.session = AioSession(**filesystem.kwargs)
-        factory = filesystem.session.get_component("response_parser_factory")
-        factory.set_parser_defaults(timestamp_parser=_time_of)
-        check_answers(filesystem.session)
-
-
-def _time_of(value: Any) -> datetime:
-    """A time as S3's listings write it; any other by botocore."""
-    if isinstance(value, str) and value.endswith("Z"):
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            pass
-    from botocore.utils import parse_timestamp
-
-    parsed: datetime = parse_timestamp(value)
-    return parsed
 
 
 def _capabilities(protocol: str) -> frozenset[str]:
