@@ -36,6 +36,7 @@ from cas_cache.errors import (
 )
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, open_storage, without_credentials
+from fault_server import refusing
 from repository.storages import SPEC, Encoder, Flaky, Memory, packs, texts, truth
 
 KEY, SECRET = "AKIAEXAMPLEEXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -161,6 +162,21 @@ def test_a_bucket_that_does_not_exist(tmp_path: Path, s3_remote: Any) -> None:
         with pytest.raises(BucketNotFound) as caught:
             attempt()
         assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("push", ["background", "manual"])
+def test_a_bucket_that_does_not_exist_stops_a_run(tmp_path: Path, push: Any, *, lazy: bool) -> None:
+    """Before anything is encoded, also where a remote that is away is worth one warning only."""
+    with refusing("NoSuchBucket") as endpoint:
+        options = {"key": KEY, "secret": SECRET, "endpoint_url": endpoint}
+        cache = EmbeddingCache(tmp_path, remote="s3://team/emb", storage_options=options, push=push, lazy=lazy)
+        encoder = Encoder()
+        for attempt in (lambda: cache.encode(texts(3), SPEC, encoder), lambda: cache.get(texts(3), SPEC)):
+            with pytest.raises(BucketNotFound, match="create it"):
+                attempt()
+        assert encoder.asked == []
+        cache.close()
 
 
 @pytest.fixture

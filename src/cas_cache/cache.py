@@ -19,6 +19,7 @@ from cas_cache.background import BackgroundPush, Upload
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
+    BucketNotFound,
     CacheMiss,
     ConfigurationError,
     DataWarning,
@@ -71,7 +72,8 @@ RETRY_SECONDS = 60
 
 
 PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
-"""What a run survives when it first asks the repository; a wrong URL or mirror stops it before anything is encoded."""
+"""What a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong URL and
+a wrong mirror cannot become right by waiting, and stop the run before anything is encoded."""
 
 PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFormat)
 """What a run survives later, when vectors have been paid for: they wait in the mirror."""
@@ -83,7 +85,8 @@ class EmbeddingCache:
     Args:
         location: A directory for the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
             None takes ``CAS_CACHE_REMOTE``, or a local cache.
-        remote: URL of the repository, if `location` is a directory. None takes ``CAS_CACHE_REMOTE``.
+        remote: URL of the repository, a directory, or a name in the settings, if `location` is a directory. None takes
+            ``CAS_CACHE_REMOTE``. A new directory is written as a path, such as ``./name``.
         storage_options: Handed to fsspec, together with those that a `UPath` carries. Credentials are its business, or
             the cloud SDK's.
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
@@ -100,7 +103,8 @@ class EmbeddingCache:
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
             ``"manual"`` leaves it to `push`.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
-            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
+            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise, and so does the
+            first look-up if the bucket does not exist.
         chunk_items: Items encoded between two commits. None chooses by measurement: about 5 s of the encoder's work,
             at most 256 items or a quarter of what the call has committed, whichever is larger, and 64 MB of vectors.
         progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
@@ -627,7 +631,8 @@ class EmbeddingCache:
         try:
             action()
         except expected as err:
-            if self.on_remote_error == "raise":
+            is_wrong = expected is PULL_PROBLEMS and isinstance(err, BucketNotFound)
+            if is_wrong or self.on_remote_error == "raise":
                 raise
             if expected is PULL_PROBLEMS:
                 # A push that fails, for example for want of a permission, says nothing about reads.

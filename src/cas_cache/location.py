@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError
@@ -14,6 +14,8 @@ from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cas_cache.settings import Settings
 
 
@@ -67,7 +69,8 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
         settings: What is in force.
 
     Raises:
-        ConfigurationError: If two remotes are named, the location is empty, or a remote's name is misspelt.
+        ConfigurationError: If two remotes are named, the location is empty, or a remote is a bare word that is neither
+            a name in the settings nor a directory that exists.
         InvalidURL: If something looks like a URL and is none.
     """
     if location is not None and not str(location).strip():
@@ -87,22 +90,26 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
 
 
 def _named(remote: str, settings: Settings) -> str:
-    """The URL or directory that a remote is called by.
+    """Return the URL or directory that a remote is called by.
 
     Raises:
-        ConfigurationError: If it is nearly one of the names, and neither a path nor a directory that is there.
+        ConfigurationError: If it is a bare word and neither a name in the settings nor a directory that exists.
     """
-    if remote in settings.remotes:
-        return settings.remotes[remote]
+    place = settings.remotes.get(remote, remote)
+    if not _is_bare_word(place) or os.path.exists(place):  # noqa: PTH110 - Path.exists raises for names that are too long
+        return place
     near = difflib.get_close_matches(remote.lower(), {name.lower(): name for name in settings.remotes}, n=1, cutoff=0.7)
-    is_word = not re.search(r"[/\\:.~]", remote)
-    if near and is_word and not Path(remote).exists():
-        meant = next(name for name in settings.remotes if name.lower() == near[0])
-        raise ConfigurationError(
-            f"No remote is called {remote!r}, and no directory. Did you mean {meant}? For a new directory write "
-            f"./{remote}."
-        )
-    return remote
+    meant = [name for name in settings.remotes if near and name.lower() == near[0] and name != remote]
+    hint = f"Did you mean {meant[0]}?" if meant else "Name a URL such as s3://bucket/prefix, or a name of the settings."
+    called = f"{place!r}, which {remote} stands for in the settings" if place != remote else repr(place)
+    raise ConfigurationError(
+        f"No remote is called {called}, and no directory. {hint} For a new directory write ./{place}."
+    )
+
+
+def _is_bare_word(place: str) -> bool:
+    """Return True for one word that is neither a URL nor a path: it would make a folder in the working directory."""
+    return bool(place.strip()) and not place.startswith("~") and not re.search(r"[/\\]", place) and not is_url(place)
 
 
 def _slug(url: str) -> str:
