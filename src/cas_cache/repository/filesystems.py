@@ -78,6 +78,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             filesystem.retries = S3FS_RETRIES
             _prepare_session(filesystem)
             _check_additional(filesystem, shown)
+            _check_authorities(filesystem, shown)
     except ImportError as err:
         package = PACKAGES.get(EXTRAS.get(protocol, ""))
         if package:
@@ -183,6 +184,28 @@ def _check_additional(filesystem: Any, shown: str) -> None:
         inputs = [model["operations"][each]["input"]["shape"] for each in _S3_OPERATIONS]
         known = {name for shape in inputs for name in model["shapes"][shape]["members"]}
         _refuse_unknown(additional, known, f"s3_additional_kwargs of {shown}")
+
+
+def _check_authorities(filesystem: Any, shown: str) -> None:
+    """Refuse a file of certificate authorities that cannot be read: botocore finds out at each request, and retries."""
+    import ssl
+
+    from botocore.exceptions import ProfileNotFound
+
+    file = filesystem.client_kwargs.get("verify")
+    if file is None:
+        try:
+            file = filesystem.session.get_config_variable("ca_bundle")
+        except ProfileNotFound:
+            return  # the first request says so
+    if isinstance(file, str):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except OSError as err:
+            raise ConfigurationError(
+                f"{shown}: the file of certificate authorities {file} cannot be used ({first_line(err)}). Correct "
+                "AWS_CA_BUNDLE, ca_bundle in the AWS configuration, or verify in client_kwargs."
+            ) from err
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: Iterable[str], where: str) -> None:

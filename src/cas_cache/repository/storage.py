@@ -14,8 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
+from cas_cache.repository.diagnosis import WHEN_REQUIRED
 from cas_cache.repository.failures import (
+    EXISTS_ALREADY,
     NO_BUCKET,
+    NO_CONDITIONS,
     Doing,
     Unanswered,
     causes_of,
@@ -71,6 +74,13 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
     return LocalStorage(directory)
 
 
+def with_fewer_checksums(storage: Storage) -> Storage | None:
+    """Return the same storage with checksums only where S3 requires them; None if it is another service."""
+    if not isinstance(storage, FsspecStorage):
+        return None
+    return storage.with_config(WHEN_REQUIRED) if EXTRAS.get(storage.protocol) == "s3" else None
+
+
 class FsspecStorage:
     """Any fsspec file system, through an instance of our own.
 
@@ -83,19 +93,25 @@ class FsspecStorage:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> None:
         self.url = without_credentials(url)
         self.traffic = Traffic()
-        self._protocol = url.partition("://")[0].lower()
-        self.capabilities = _capabilities(self._protocol)
+        self.protocol = url.partition("://")[0].lower()
+        self.capabilities = _capabilities(self.protocol)
         self._asked = (url, dict(storage_options or {}))
         self._secrets: tuple[str, ...] = ()
         self._opened: dict[int, tuple[Any, str]] = {}
         self._answered = False
-        check_url(url, self.url, self._protocol)
+        check_url(url, self.url, self.protocol)
         check_options(storage_options or {}, self.url)
         if not later:
             self._open()
 
     def __repr__(self) -> str:
         return f"FsspecStorage({self.url!r})"
+
+    def with_config(self, config_kwargs: Mapping[str, Any]) -> FsspecStorage:
+        """Return a storage at the same URL, with other settings for botocore."""
+        url, options = self._asked
+        given = {**(options.get("config_kwargs") or {}), **config_kwargs}
+        return FsspecStorage(url, {**options, "config_kwargs": given})
 
     @property
     def _fs(self) -> Any:
@@ -110,7 +126,7 @@ class FsspecStorage:
     def _open(self) -> tuple[Any, str]:
         process = os.getpid()
         if process not in self._opened:
-            self._secrets = all_secrets(self._protocol, self._asked[1])
+            self._secrets = all_secrets(self.protocol, self._asked[1])
             self._opened[process] = open_filesystem(*self._asked)
         return self._opened[process]
 
@@ -175,10 +191,9 @@ class FsspecStorage:
             pass
         except Exception as err:
             codes = codes_of(err)
-            if "NotImplemented" in codes:
+            if codes & NO_CONDITIONS:
                 return False
-            # S3's answer while another writer creates the same name: that one stays, or nothing does.
-            if "ConditionalRequestConflict" not in codes:
+            if not codes & EXISTS_ALREADY:
                 raise
         return True
 
@@ -186,7 +201,7 @@ class FsspecStorage:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
-            if EXTRAS.get(self._protocol) == "azure":
+            if EXTRAS.get(self.protocol) == "azure":
                 found = _azure_files(self._fs, folder)
             else:
                 found = _found(self._fs, folder.rstrip("/"))
@@ -223,7 +238,7 @@ class FsspecStorage:
         except CasCacheError:
             raise  # it was opened only now
         except Exception as err:
-            service = EXTRAS.get(self._protocol, self._protocol)
+            service = EXTRAS.get(self.protocol, self.protocol)
             ours = error_of(err, self._secrets, url=self.url, path=path, doing=doing, service=service)
             if ours is None:
                 raise
