@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -56,7 +57,7 @@ from cas_cache.stats import Stats
 from cas_cache.trust import trust_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -123,6 +124,9 @@ class EmbeddingCache:
         InvalidURL: If the remote is no URL of a known file system.
         MissingDependency: If the file system's package is not installed.
     """
+
+    _is_mirror_removed = False
+    """True after a failed pull deleted a new, empty mirror; the next use makes it again."""
 
     def __init__(  # noqa: PLR0913 - independent switches, all by name
         self,
@@ -267,8 +271,12 @@ class EmbeddingCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        finally:
+            if kind is not None:
+                self._remove_empty_mirror()
 
     def encode(
         self,
@@ -432,10 +440,29 @@ class EmbeddingCache:
     def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
         repository = self._remote("pull from")
         wanted = _checked(namespaces)
-        report = sync.pull(self.mirror, repository, wanted, progress=progress)
+        with self._no_empty_mirror():
+            report = sync.pull(self.mirror, repository, wanted, progress=progress)
         self.stats.add(bytes_pulled=report.bytes)
         self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
         return report
+
+    @contextmanager
+    def _no_empty_mirror(self) -> Iterator[None]:
+        """Delete a mirror that this cache made if what should fill it fails; the next use makes it again."""
+        try:
+            yield
+        except BaseException:
+            self._remove_empty_mirror()
+            raise
+
+    def _remove_empty_mirror(self) -> None:
+        self._is_mirror_removed = self._is_mirror_removed or self.mirror.remove_if_new_and_empty()
+
+    def _restore_mirror(self) -> None:
+        self._check_open()
+        if self._is_mirror_removed:
+            self.mirror = Mirror(self.mirror.directory)
+            self._is_mirror_removed = False
 
     def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take the keys of what the repository has: of some namespaces, or of all. For a `lazy` cache, ahead of a run.
@@ -444,7 +471,9 @@ class EmbeddingCache:
             As `pull`.
         """
         wanted = _checked(namespaces)
-        report = sync.pull_keys(self.mirror, self._remote("pull from"), wanted, progress=self.progress)
+        repository = self._remote("pull from")
+        with self._no_empty_mirror():
+            report = sync.pull_keys(self.mirror, repository, wanted, progress=self.progress)
         self.stats.add(bytes_pulled=report.bytes)
         return report
 
@@ -511,7 +540,7 @@ class EmbeddingCache:
             raise AlreadyClosed(f"{self!r} is closed. Open the cache again: EmbeddingCache(...).")
 
     def _namespace(self, spec: EncoderSpec) -> Namespace:
-        self._check_open()
+        self._restore_mirror()
         return self.mirror.namespace(_spec(spec))
 
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
@@ -614,7 +643,7 @@ class EmbeddingCache:
         return known or self._paces.setdefault(ns.spec.namespace, PaceFile(ns.folder))
 
     def _remote(self, verb: str) -> Repository:
-        self._check_open()
+        self._restore_mirror()
         if self.repository is None:
             raise ConfigurationError(
                 f"There is no remote to {verb}. Name one: remote=, on the command line --remote, or CAS_CACHE_REMOTE."

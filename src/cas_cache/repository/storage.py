@@ -20,7 +20,6 @@ from cas_cache.repository.failures import (
     NO_BUCKET,
     NO_CONDITIONS,
     Doing,
-    Unanswered,
     causes_of,
     codes_of,
     error_of,
@@ -30,18 +29,12 @@ from cas_cache.repository.failures import (
 )
 from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
+from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
 from cas_cache.repository.local import LocalStorage
 from cas_cache.repository.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-PATIENCE = 20.0
-"""Seconds for the first small read, with all its attempts: a server that takes connections and says nothing keeps
-s3fs for 3 minutes, and gcsfs for longer."""
-
-SMALL_BYTES = 1 << 20
-"""The marker's and a spec's most: what any line carries in that time."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> Storage:
@@ -143,7 +136,7 @@ class FsspecStorage:
         with self._translated(path, "read"):
             try:
                 # With a range it is one GET; without, s3fs asks for the size first.
-                data = self._read(f"{self._root}/{path}", start, stop)
+                data: bytes = self._call("cat_file", f"{self._root}/{path}", start=start, end=stop, size=stop - start)
             except Exception as err:
                 # Services answer 416 to any range of an empty object.
                 if not codes_of(err) & {"InvalidRange", "416"}:
@@ -153,40 +146,38 @@ class FsspecStorage:
         # Servers and proxies may answer with the whole object: HTTP lets them ignore ranges.
         return data if len(data) <= stop - start else data[start:stop]
 
-    def _read(self, path: str, start: int, stop: int) -> bytes:
-        """Read a part of an object. Until something has answered, a small one may take `PATIENCE` seconds at most."""
+    def _call(self, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
+        """Call a method of the file system, for no longer than so many bytes may take."""
         import asyncio  # takes longer to import than `cas-cache ls` has to answer
 
         from fsspec.asyn import AsyncFileSystem, sync
 
-        fs = self._fs
-        data: bytes
-        if self._answered or stop - start > SMALL_BYTES or not isinstance(fs, AsyncFileSystem):
-            data = fs.cat_file(path, start=start, end=stop)
-            return data
+        fs, seconds = self._fs, seconds_for(size, answered=self._answered)
+        if not isinstance(fs, AsyncFileSystem):
+            return in_time(lambda: getattr(fs, name)(*args, **options), seconds)
 
-        async def bounded() -> bytes:
+        async def bounded() -> Any:
             try:
-                async with asyncio.timeout(PATIENCE):
-                    found: bytes = await fs._cat_file(path, start=start, end=stop)  # noqa: SLF001 - fsspec's own
-                    return found
+                async with asyncio.timeout(seconds):
+                    return await getattr(fs, f"_{name}")(*args, **options)
             except TimeoutError as err:
-                raise Unanswered(f"no answer within {PATIENCE:.0f} seconds") from err
+                if err.args:
+                    raise  # the file system's own
+                raise unanswered(seconds) from err
 
-        data = sync(fs.loop, bounded)
-        return data
+        return sync(fs.loop, bounded)
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         with self._translated(path, "write"):
             if not (create_only and self._created(path, data)):
-                self._fs.pipe_file(f"{self._root}/{path}", bytes(data))
+                self._call("pipe_file", f"{self._root}/{path}", bytes(data), size=len(data))
         self.traffic.add(up=len(data))
 
     def _created(self, path: str, data: bytes | memoryview) -> bool:
         """Write an object unless it is there; False if the service cannot do that."""
         try:
-            self._fs.pipe_file(f"{self._root}/{path}", bytes(data), mode="create")
+            self._call("pipe_file", f"{self._root}/{path}", bytes(data), mode="create", size=len(data))
         except FileExistsError:
             pass
         except Exception as err:
@@ -201,10 +192,8 @@ class FsspecStorage:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
-            if EXTRAS.get(self.protocol) == "azure":
-                found = _azure_files(self._fs, folder)
-            else:
-                found = _found(self._fs, folder.rstrip("/"))
+            fs, is_azure = self._fs, EXTRAS.get(self.protocol) == "azure"
+            found = in_time(lambda: _azure_files(fs, folder) if is_azure else _found(fs, folder[:-1]), MAX_SECONDS)
         self.traffic.add()
         base = len(self._root) + 1
         try:
@@ -224,7 +213,7 @@ class FsspecStorage:
         """See `Storage.delete`."""
         with self._translated(path, "delete"):
             try:
-                self._fs.rm_file(f"{self._root}/{path}")
+                self._call("rm_file", f"{self._root}/{path}")
             except FileNotFoundError as err:
                 if codes_of(err) & NO_BUCKET:
                     raise
