@@ -11,8 +11,7 @@ import pytest
 from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository import filesystems, open_storage
-from cas_cache.repository import storage as storage_module
+from cas_cache.repository import filesystems, listings, open_storage
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
@@ -97,7 +96,7 @@ def test_capabilities_are_declared() -> None:
     assert open_storage("s3://team/emb", {"anon": True}).capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("some/directory").capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("memory://x").capabilities == set()
-    assert open_storage("http://x/y").capabilities == {PROCESSES}
+    assert open_storage("sftp://x/y", later=True).capabilities == {PROCESSES}
     assert MemoryStorage().capabilities == {CREATE_ONLY}
 
 
@@ -116,7 +115,7 @@ def test_capabilities_are_declared() -> None:
 )
 def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
     """Seconds since 1970 from whatever a file system calls it; what is not known for sure is not a number."""
-    found = storage_module._modified(info)
+    found = listings.modified(info)
     assert found == modified or (math.isnan(found) and math.isnan(modified))
     # Of unknown age: neither old nor new, whichever way it is asked.
     assert not Listed("a", 1).modified < 1e12

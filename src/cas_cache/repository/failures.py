@@ -44,6 +44,10 @@ UNKNOWN_CREDENTIALS = {
     "UnrecognizedClientException",
     "ClientAuthenticationError",
     "AuthenticationFailed",
+    "AuthenticationException",
+    "BadHostKeyException",
+    "LogonFailure",
+    "PermissionDenied",
     "401",
 }
 
@@ -74,6 +78,18 @@ The others come while another writer creates the same name: that one stays, or n
 
 NO_CONDITIONS = {"NotImplemented", "501"}
 """Answers to a write that may only create, from a service that cannot do that."""
+
+NO_FOLDER = {
+    "FileNotFoundError",
+    "NoSuchFile",
+    "ResourceConflict",
+    "ResourceNotFound",
+    "SMBOSError",
+    "ObjectPathNotFound",
+}
+"""What a write raises in a folder that does not exist: of paramiko, asyncssh, webdav4 and smbprotocol."""
+
+CLOUDS = {"s3", "gcs", "azure"}
 
 THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "ServerBusy", "429"}
 
@@ -163,10 +179,14 @@ def error_of(
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
         # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
         return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
-    known = type(err).__module__.partition(".")[0] in NETWORK_PACKAGES or isinstance(err, OSError | RecursionError)
+    known = (
+        service not in CLOUDS
+        or type(err).__module__.partition(".")[0] in NETWORK_PACKAGES
+        or isinstance(err, OSError | RecursionError)
+    )
     hint = checksum_hint(codes, reason, doing, service)
     text = f"{url} did not take a {doing} ({reason}). {hint}, then do the same again." if hint else ""
-    return RemoteUnavailable(text or _away(codes, reason, url, service)) if known else None
+    return RemoteUnavailable(text or _away(codes, reason, url, service)) if known or service not in CLOUDS else None
 
 
 def _missing(err: Exception, reason: str, *, url: str, path: str, doing: Doing, service: str) -> CasCacheError:
@@ -175,6 +195,8 @@ def _missing(err: Exception, reason: str, *, url: str, path: str, doing: Doing, 
         return RemoteUnavailable(f"{url} was not asked: a file of this machine is missing ({reason}). Restore it.")
     if doing == "read" and not codes & NO_BUCKET:
         return ObjectNotFound(f"{path} is not in {url}.")
+    if service not in CLOUDS:
+        return BucketNotFound(f"There is no folder for {path or 'the repository'} in {url} ({reason}). Create it.")
     return BucketNotFound(
         f"The bucket of {url} does not exist. Check its name and region, or create it: cas_cache never makes buckets."
     )

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.errors import ConfigurationError, InvalidURL, MissingDependency, RemoteUnavailable
+from cas_cache.errors import AccessDenied, ConfigurationError, InvalidURL, MissingDependency, RemoteUnavailable
 from cas_cache.repository.answers import check_answers
-from cas_cache.repository.failures import first_line, secrets_in
+from cas_cache.repository.failures import UNKNOWN_CREDENTIALS, codes_of, first_line, secrets_in
 from cas_cache.repository.urls import EXTRAS, PACKAGES, check_url, without_credentials
 from cas_cache.settings import cloud_secrets
 
@@ -72,8 +72,11 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     _check_protocol(protocol, shown)
     try:
         kind = fsspec.get_filesystem_class(protocol)
+        _check_able(kind, protocol, shown)
         given = _merged(kind, protocol, options, shown)
         filesystem, root = fsspec.url_to_fs(url, **given)
+        if hasattr(getattr(filesystem, "dircache", None), "use_listings_cache"):
+            filesystem.dircache.use_listings_cache = False
         if EXTRAS.get(protocol) == "s3":
             filesystem.retries = S3FS_RETRIES
             _prepare_session(filesystem)
@@ -90,7 +93,13 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (TypeError, ValueError, KeyError, AttributeError) as err:
         reason = first_line(err, secrets)
         raise InvalidURL(f"{shown} could not be opened ({reason}). Check URL and storage_options.") from err
-    except OSError as err:
+    except Exception as err:
+        if not isinstance(err, OSError) and protocol in EXTRAS:
+            raise
+        if codes_of(err) & UNKNOWN_CREDENTIALS:
+            raise AccessDenied(
+                f"{shown} does not accept the credentials ({first_line(err, secrets)}). Check storage_options."
+            ) from None
         # gcsfs logs in when it is made. The cause is left out: its text and frames can hold the token.
         reason = first_line(err, secrets)
         raise RemoteUnavailable(
@@ -146,6 +155,8 @@ def _merged(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -
     check_options(options, shown)
     _check_known(kind, protocol, options, shown)
     merged = {**configured, **options, **PRIVATE}
+    if protocol not in EXTRAS:
+        del merged["use_listings_cache"]  # some pass what they do not know on to a client, which refuses it
     for name in configured.keys() & options.keys():
         if name.endswith("_kwargs"):
             merged[name] = {**(configured[name] or {}), **(options[name] or {})}
@@ -165,6 +176,43 @@ def _check_protocol(protocol: str, shown: str) -> None:
     near = near or difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
     hint = f" Did you mean {near[0]}://?" if near else ""
     raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
+
+
+def _check_able(kind: type, protocol: str, shown: str) -> None:
+    """Refuse a file system that cannot hold a repository, whatever may be read of it.
+
+    Plain web servers list what their pages link to: a page without links would read as an empty repository.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    lacking = [
+        verb
+        for verb, names in _METHODS.items()
+        if all(getattr(kind, name, None) in _base(name, AbstractFileSystem, AsyncFileSystem) for name in names)
+    ]
+    if protocol in READ_ONLY:
+        lacking = ["list, write and delete"]
+    if lacking:
+        raise InvalidURL(
+            f"{shown} cannot hold a repository: the file system of {protocol}:// cannot {' or '.join(lacking)} files "
+            "as a repository needs it. Use s3://, gs://, az://, sftp://, webdav:// or a directory."
+        )
+
+
+def _base(name: str, *kinds: type) -> list[Any]:
+    return [None, *(getattr(kind, name, None) for kind in kinds)]
+
+
+_METHODS = {
+    "list": ("ls", "_ls", "find", "_find"),
+    "write": ("pipe_file", "_pipe_file", "open", "_open"),
+    "delete": ("rm_file", "_rm_file", "_rm", "rm"),
+}
+"""Of which a file system brings at least one, if it can do that."""
+
+READ_ONLY = {"http", "https", "github", "gist", "git", "zip", "tar", "libarchive", "reference", "data"}
+"""File systems of fsspec that cannot, although they have such methods: archives, web servers, revisions."""
 
 
 def _check_known(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:

@@ -1,4 +1,4 @@
-"""Bytes by path, on any fsspec file system. Knows nothing of packs.
+"""Bytes by path, on fsspec file systems that can list, write and delete. Knows nothing of packs.
 
 Adds to fsspec: errors that say what to do, private instances without listing caches (a cached listing reports files of
 other writers as absent) that are opened anew after a fork, one request a read (no HEAD before the GET), and a count of
@@ -7,11 +7,11 @@ what went over the wire. It never takes a failed listing for an empty one. fsspe
 
 from __future__ import annotations
 
-import math
 import os
+import threading
+import uuid
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
 from cas_cache.repository.diagnosis import WHEN_REQUIRED
@@ -19,6 +19,7 @@ from cas_cache.repository.failures import (
     EXISTS_ALREADY,
     NO_BUCKET,
     NO_CONDITIONS,
+    NO_FOLDER,
     Doing,
     causes_of,
     codes_of,
@@ -30,18 +31,29 @@ from cas_cache.repository.failures import (
 from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
 from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
+from cas_cache.repository.listings import TEMPORARY, files_below, modified
 from cas_cache.repository.local import LocalStorage
 from cas_cache.repository.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+
+_T = TypeVar("_T")
+
+CONCURRENT = {"memory", "webdav", "dav"}
+"""File systems without asyncio that may be used from several threads. Over one connection of paramiko, a thread takes
+the answer that another one waits for."""
+
+RENAMING = {"sftp", "ssh"}
+"""File systems that replace a file by renaming another one: readers see the old bytes or the new ones, never a part."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> Storage:
     """Return the storage at a URL or local path. No request is made.
 
     Args:
-        url: ``s3://bucket/prefix``, ``file:///path``, a path, or any other fsspec URL.
+        url: ``s3://bucket/prefix``, ``file:///path``, a path, or the URL of another fsspec file system.
         storage_options: Handed to the fsspec file system as they are.
         later: Open the file system at the first request, if there ever is one: its package need not be there, and it
             cannot log in, as some do when they are made.
@@ -75,7 +87,7 @@ def with_fewer_checksums(storage: Storage) -> Storage | None:
 
 
 class FsspecStorage:
-    """Any fsspec file system, through an instance of our own.
+    """An fsspec file system, through an instance of our own.
 
     Args:
         url: An fsspec URL.
@@ -92,6 +104,7 @@ class FsspecStorage:
         self._secrets: tuple[str, ...] = ()
         self._opened: dict[int, tuple[Any, str]] = {}
         self._answered = False
+        self._making, self._turn = threading.Lock(), threading.Lock()
         check_url(url, self.url, self.protocol)
         check_options(storage_options or {}, self.url)
         if not later:
@@ -154,7 +167,7 @@ class FsspecStorage:
 
         fs, seconds = self._fs, seconds_for(size, answered=self._answered)
         if not isinstance(fs, AsyncFileSystem):
-            return in_time(lambda: getattr(fs, name)(*args, **options), seconds)
+            return self._in_turn(lambda: getattr(fs, name)(*args, **options), seconds)
 
         async def bounded() -> Any:
             try:
@@ -167,17 +180,53 @@ class FsspecStorage:
 
         return sync(fs.loop, bounded)
 
+    def _in_turn(self, call: Callable[[], _T], seconds: float) -> _T:
+        """Call a function in time; one after the other where the file system cannot be used from several threads."""
+        if self.protocol in EXTRAS or self.protocol in CONCURRENT:
+            return in_time(call, seconds)
+
+        def alone() -> _T:
+            with self._turn:
+                return call()
+
+        return in_time(alone, seconds)
+
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         with self._translated(path, "write"):
             if not (create_only and self._created(path, data)):
-                self._call("pipe_file", f"{self._root}/{path}", bytes(data), size=len(data))
+                self._write(f"{self._root}/{path}", bytes(data))
         self.traffic.add(up=len(data))
+
+    def _write(self, path: str, data: bytes, **options: Any) -> None:
+        """Write a file; where its folder has to exist before it, make the folder."""
+        renames = self.protocol in RENAMING and not options
+        folder = path.rpartition("/")[0]
+        written = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}" if renames else path
+        try:
+            self._call("pipe_file", written, data, size=len(data), **options)
+        except Exception as err:
+            if self.protocol in EXTRAS or not codes_of(err) & NO_FOLDER:
+                raise
+            self._make_folder(folder)
+            self._call("pipe_file", written, data, size=len(data), **options)
+        if renames:
+            self._call("mv", written, path)
+
+    def _make_folder(self, folder: str) -> None:
+        with self._making:
+            try:
+                self._call("makedirs", folder, exist_ok=True)
+            except Exception:  # noqa: BLE001 - another process may have made a part of it at the same moment
+                self._call("makedirs", folder, exist_ok=True)
 
     def _created(self, path: str, data: bytes | memoryview) -> bool:
         """Write an object unless it is there; False if the service cannot do that."""
         try:
-            self._call("pipe_file", f"{self._root}/{path}", bytes(data), mode="create", size=len(data))
+            if self.protocol in EXTRAS or self.protocol == "memory":
+                self._write(f"{self._root}/{path}", bytes(data), mode="create")
+            elif not self._call("exists", f"{self._root}/{path}"):
+                return False
         except FileExistsError:
             pass
         except Exception as err:
@@ -192,13 +241,13 @@ class FsspecStorage:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
-            fs, is_azure = self._fs, EXTRAS.get(self.protocol) == "azure"
-            found = in_time(lambda: _azure_files(fs, folder) if is_azure else _found(fs, folder[:-1]), MAX_SECONDS)
+            fs = self._fs
+            found = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
         self.traffic.add()
         base = len(self._root) + 1
         try:
             files = [
-                Listed(str(name)[base:], int(info["size"]), _modified(info))
+                Listed(str(name)[base:], int(info["size"]), modified(info))
                 for name, info in found.items()
                 # What consoles make when asked for a folder is an empty object with a slash at its end.
                 if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
@@ -248,58 +297,3 @@ def _capabilities(protocol: str) -> frozenset[str]:
     if protocol == "memory":
         return frozenset()
     return frozenset({CREATE_ONLY, PROCESSES}) if protocol in EXTRAS else frozenset({PROCESSES})
-
-
-def _found(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """What `find` gives; where it is fsspec's own, which passes over folders that it cannot list, told to raise."""
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
-
-    kind = type(filesystem)
-    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
-    generic = own in (AbstractFileSystem.find, AsyncFileSystem._find)  # noqa: SLF001
-    strict = {"on_error": "raise"} if generic and filesystem.exists(folder) else {}
-    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True, **strict)
-    return found
-
-
-def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """What `find` gives, in one request a page. adlfs's own takes a container that is not there for an empty one."""
-    from fsspec.asyn import sync
-
-    container, _, below = folder.partition("/")
-
-    async def blobs() -> list[Any]:
-        async with filesystem.service_client.get_container_client(container=container) as client:
-            return [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
-
-    return {
-        f"{container}/{blob.name}": {
-            "size": blob.size,
-            # Accounts with hierarchical namespaces list their folders as well.
-            "type": "directory" if (blob.metadata or {}).get("hdi_isfolder") == "true" else "file",
-            "last_modified": blob.last_modified,
-        }
-        for blob in sync(filesystem.loop, blobs)
-    }
-
-
-def _modified(info: Mapping[str, Any]) -> float:
-    """When an object was written by the storage's clock; NaN where the listing does not say."""
-    for name in _MODIFIED:
-        value = info.get(name)
-        try:
-            if isinstance(value, str):
-                value = datetime.fromisoformat(value)
-            if isinstance(value, datetime):
-                return value.timestamp() if value.tzinfo else math.nan
-            if isinstance(value, int | float):
-                return float(value)
-        except (ValueError, OverflowError):
-            return math.nan
-    return math.nan
-
-
-_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
-"""What file systems call the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
-comes before `mtime`, which gcsfs lets uploaders set."""
