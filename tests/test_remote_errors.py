@@ -104,7 +104,7 @@ def test_a_malformed_bucket_or_endpoint_is_the_urls_fault(s3_remote: Any) -> Non
     with pytest.raises(InvalidURL, match="Invalid endpoint"):
         open_storage("s3://team/emb", {"key": KEY, "secret": SECRET, "endpoint_url": "localhost:4566"}).get("x", 0, 1)
     with pytest.raises(InvalidURL, match="could not be opened"):
-        open_storage("github://nobody/x")
+        open_storage("s3://team/emb", {"no_such_option": 1})
 
 
 WITHOUT_S3FS = """

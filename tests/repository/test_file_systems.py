@@ -25,7 +25,6 @@ class Folders(fsspec.AbstractFileSystem):
     """A directory, as a file system that needs folders and allows one call at a time."""
 
     protocol = ("folders", "sftp")
-    cachable = False
 
     def __init__(self, root: str = "/", **options: Any) -> None:
         super().__init__()
@@ -167,7 +166,8 @@ def test_errors_of_other_packages_are_ours(
 
 
 @pytest.mark.parametrize(
-    "refused", ["http://127.0.0.1:1/emb", "https://host/emb", "github://emb", "zip://emb", "readonly://emb"]
+    "refused",
+    ["http://127.0.0.1:1/emb", "https://host/emb", "github://emb", "zip://emb", "smb://host/share", "readonly://emb"],
 )
 def test_a_file_system_that_cannot_hold_a_repository_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
@@ -182,6 +182,6 @@ def test_a_file_system_that_cannot_hold_a_repository_is_refused(
 
     monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "readonly", ReadOnly)  # type: ignore[attr-defined]
     protocol = refused.partition(":")[0]
-    with pytest.raises(InvalidURL, match=rf"file system of {protocol}:// cannot .*Use s3://"):
+    with pytest.raises(InvalidURL, match=rf"file system of {protocol}:// cannot .*(Use s3://|Mount the share)"):
         EmbeddingCache(tmp_path / "m", remote=refused, read_only=True)
     assert not (tmp_path / "m").exists()

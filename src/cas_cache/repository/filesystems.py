@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import AccessDenied, ConfigurationError, InvalidURL, MissingDependency, RemoteUnavailable
 from cas_cache.repository.answers import check_answers
-from cas_cache.repository.failures import UNKNOWN_CREDENTIALS, codes_of, first_line, secrets_in
+from cas_cache.repository.codes import UNKNOWN_CREDENTIALS
+from cas_cache.repository.failures import codes_of, first_line, secrets_in
 from cas_cache.repository.urls import EXTRAS, PACKAGES, check_url, without_credentials
 from cas_cache.settings import cloud_secrets
 
@@ -167,9 +168,11 @@ def _merged(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -
 
 
 def _check_protocol(protocol: str, shown: str) -> None:
-    """Refuse a protocol that has no file system, with what was probably meant."""
+    """Refuse a protocol that has no file system, with what was probably meant, or whose file system cannot be used."""
     import fsspec
 
+    if protocol in REFUSED_PROTOCOLS:
+        raise InvalidURL(_refusal(shown, protocol, REFUSED_PROTOCOLS[protocol]))
     if protocol in fsspec.available_protocols() or protocol in fsspec.registry:
         return
     near = difflib.get_close_matches(protocol, EXTRAS, 1, 0.5)
@@ -191,13 +194,8 @@ def _check_able(kind: type, protocol: str, shown: str) -> None:
         for verb, names in _METHODS.items()
         if all(getattr(kind, name, None) in _base(name, AbstractFileSystem, AsyncFileSystem) for name in names)
     ]
-    if protocol in READ_ONLY:
-        lacking = ["list, write and delete"]
     if lacking:
-        raise InvalidURL(
-            f"{shown} cannot hold a repository: the file system of {protocol}:// cannot {' or '.join(lacking)} files "
-            "as a repository needs it. Use s3://, gs://, az://, sftp://, webdav:// or a directory."
-        )
+        raise InvalidURL(_refusal(shown, protocol, f"cannot {' or '.join(lacking)} files. {_INSTEAD}"))
 
 
 def _base(name: str, *kinds: type) -> list[Any]:
@@ -211,8 +209,19 @@ _METHODS = {
 }
 """Of which a file system brings at least one, if it can do that."""
 
-READ_ONLY = {"http", "https", "github", "gist", "git", "zip", "tar", "libarchive", "reference", "data"}
-"""File systems of fsspec that cannot, although they have such methods: archives, web servers, revisions."""
+_INSTEAD = "Use s3://, gs://, az://, sftp://, webdav:// or a directory."
+
+_READ_ONLY = ("http", "https", "github", "gist", "git", "zip", "tar", "libarchive", "reference", "data")
+
+REFUSED_PROTOCOLS: Mapping[str, str] = {
+    **dict.fromkeys(_READ_ONLY, f"cannot list, write and delete files. {_INSTEAD}"),
+    "smb": "cannot tell a missing file from a failure. Mount the share, and name the directory.",
+}
+"""File systems of fsspec that cannot hold a repository, although they have the methods, with the reason."""
+
+
+def _refusal(shown: str, protocol: str, reason: str) -> str:
+    return f"{shown} cannot hold a repository: the file system of {protocol}:// {reason}"
 
 
 def _check_known(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:

@@ -14,12 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
+from cas_cache.repository.codes import EXISTS_ALREADY, NO_BUCKET, NO_CONDITIONS, NO_FOLDER
 from cas_cache.repository.diagnosis import WHEN_REQUIRED
 from cas_cache.repository.failures import (
-    EXISTS_ALREADY,
-    NO_BUCKET,
-    NO_CONDITIONS,
-    NO_FOLDER,
     Doing,
     causes_of,
     codes_of,
