@@ -109,7 +109,8 @@ def _named(remote: str, settings: Settings) -> str:
 
 def _is_bare_word(place: str) -> bool:
     """Return True for one word that is neither a URL nor a path: it would make a folder in the working directory."""
-    return bool(place.strip()) and not place.startswith("~") and not re.search(r"[/\\]", place) and not is_url(place)
+    is_word = bool(place.strip()) and place.isprintable() and not re.search(r"^~|[/\\]", place)
+    return is_word and not is_url(place)
 
 
 def _slug(url: str) -> str:
