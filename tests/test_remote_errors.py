@@ -515,6 +515,10 @@ def test_a_listing_that_fails_on_a_generic_file_system_is_not_an_empty_one() -> 
         def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
             raise ConnectionError(path)
 
+        def pipe_file(self, *_: Any, **__: Any) -> None: ...
+
+        def rm_file(self, *_: Any) -> None: ...
+
     fsspec.register_implementation("brokenlisting", Broken, clobber=True)
     with pytest.raises(RemoteUnavailable):
         open_storage("brokenlisting://host/root").list("")
