@@ -16,6 +16,7 @@ Turns the self-check off: most tests count what is encoded, and their encoders a
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
 """
 
+import gc
 import importlib.util
 import os
 import sys
@@ -116,6 +117,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("localstack")
         if EMULATORS & fixtures:
             item.add_marker("verify")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what imports made: torch and mteb alone are a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -181,6 +181,7 @@ def test_an_s3_server_in_the_job(localstack: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "m" / "work" / "another-mirror").glob("*/namespaces/*"))
 
 
+@pytest.mark.verify
 def test_an_s3_server_as_a_service(localstack: Any, tmp_path: Path) -> None:
     """The service's workflow makes the bucket by one request. The session's LocalStack stands for the container."""
     service = read("github-localstack-service.yml")["jobs"]["tests"]["services"]["s3"]
@@ -215,6 +216,7 @@ def test_a_miss_fails_the_build(team: Team) -> None:
     assert team.run("github-read-only.yml", "quality", NEW, run_id=3).code == 0
 
 
+@pytest.mark.verify
 def test_pull_requests_read_and_main_writes(team: Team) -> None:
     """A fork's job has no role: it reads unsigned, encodes what is new, and leaves the bucket as it was."""
     assert team.run("github-forks.yml", "read", event="push").steps == []

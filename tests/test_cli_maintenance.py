@@ -252,7 +252,7 @@ def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, rep
         opened.push()
     result = run("pull", colleague, "--remote", repo)
     assert (result.code, result.out.startswith("pulled 1 pack, 7 rows")) == (1, True)
-    assert f"delete {colleague / 'namespaces' / SPEC.namespace}" in result.err
+    assert f"move {colleague / 'namespaces' / SPEC.namespace} out of the mirror" in result.err
     assert run("prune", cache, "--remote", repo, "--yes").code == 0
     kept = run("evict", colleague, "--yes", "--max-size", "0")
     assert (kept.code, "40 rows" in run("ls", colleague).out) == (1, True), "the only copy is not evicted"

@@ -35,6 +35,7 @@ from cas_cache.errors import (
     UnsupportedFormat,
 )
 from fault_server import LOGIN, answering, error_document, refusing
+from tiers import sampled
 
 KEY, SECRET, TOKEN = "AKIAEXAMPLEEXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "hunter2hunter2hunter2"
 SIGNATURE = "sv=2024&sig=hunter2%2Fsignature%3D"
@@ -127,7 +128,7 @@ ENDPOINTS: dict[str, tuple[Callable[[], Any], Told]] = {
 }
 
 
-@pytest.mark.parametrize("situation", ENDPOINTS)
+@pytest.mark.parametrize("situation", sampled(ENDPOINTS, keep=4))
 def test_the_service(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, situation: str) -> None:
     """What a pull prints, and what it raises in Python, for each answer of a service."""
     served, told = ENDPOINTS[situation]

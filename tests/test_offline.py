@@ -128,6 +128,7 @@ def test_the_library(mirror: Path, remote: str) -> None:
     assert not guarded(LIBRARY, mirror, remote) & NETWORK
 
 
+@pytest.mark.verify
 def test_the_wrapper(mirror: Path) -> None:
     """An evaluation's encode, cold and warm."""
     loaded = guarded(WRAPPER, mirror, "s3://team/emb")

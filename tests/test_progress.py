@@ -222,6 +222,7 @@ def command(*words, **environment):
     return subprocess.run(call, capture_output=True, text=True, check=True, timeout=60, env=environment)
 
 
+@pytest.mark.verify
 def test_commands_write_lines_to_a_log(tmp_path):
     """Whatever takes long says how far it is; -q and CAS_CACHE_PROGRESS=0 say nothing, 1 shows bars."""
     namespace, remote = SPEC.namespace, ("--remote", tmp_path / "r")

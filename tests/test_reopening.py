@@ -34,6 +34,7 @@ OPTIONS = {
     "self_check": 3,
     "max_self_check": 50,
     "push": "manual",
+    "push_seconds": 7.5,
     "on_remote_error": "raise",
     "chunk_items": 7,
     "progress": False,
@@ -76,9 +77,10 @@ def test_options_are_those_of_the_cache_as_it_is_now(tmp_path: Path, copied: Cal
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r"), **OPTIONS) as cache:  # type: ignore[arg-type]
         cache.offline = False
         again = copied(cache)
-    names = [name for name in OPTIONS if name != "push"]
+    names = [name for name in OPTIONS if name not in ("push", "push_seconds")]
     assert {name: getattr(again, name) for name in names} == {name: getattr(cache, name) for name in names}
     assert again.offline is False
+    assert again.__reduce__()[1][1]["push_seconds"] == OPTIONS["push_seconds"]
 
 
 def test_relative_places_are_the_same_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,10 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAS_CACHE_ONLY_CACHED", "true")
     monkeypatch.setenv("CAS_CACHE_LAZY", "yes")
     monkeypatch.setenv("CAS_CACHE_SELF_CHECK", " 3 ")
+    monkeypatch.setenv("CAS_CACHE_PUSH_SECONDS", "5")
     monkeypatch.setenv("CAS_CACHE_PROGRESS", "0")
-    assert Settings.read() == Settings(Path("/home/someone/emb"), "s3://team/emb", True, True, True, True, 3, False)
+    directory = Path("/home/someone/emb")
+    assert Settings.read() == Settings(directory, "s3://team/emb", True, True, True, True, 3, False, push_seconds=5)
 
 
 def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +130,7 @@ def test_the_stronger_source_wins(files: tuple[Path, Path], monkeypatch: pytest.
         "signing_key": DEFAULT,
         "self_check": str(project),
         "max_self_check": "default",
+        "push_seconds": DEFAULT,
         "progress": DEFAULT,
         "remotes.team": str(user),
         "remotes.lab": str(project),

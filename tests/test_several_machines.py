@@ -71,6 +71,7 @@ def test_the_shares_are_everything_once(size: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("layout", sampled(["one mirror", "mirrors of their own"], keep={"mirrors of their own"}))
 def test_ranks_of_torchrun(texts: Path, tmp_path: Path, layout: str) -> None:
     """Two ranks encode their shares; rank 0 waits for the slower one, looks everything up and encodes nothing."""
@@ -95,6 +96,7 @@ def test_ranks_of_torchrun(texts: Path, tmp_path: Path, layout: str) -> None:
         assert holds_everything(tmp_path / "new", remote)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("tasks", [4])
 def test_tasks_of_slurm(texts: Path, tmp_path: Path, s3_remote: Any, tasks: int) -> None:
     """What srun would start: as many processes as there are tasks, at once, into one bucket."""

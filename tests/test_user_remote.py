@@ -65,6 +65,7 @@ def test_the_environment_is_the_users_and_is_not_shown() -> None:
     assert remote.storage_options == {"endpoint_url": "http://b"}
 
 
+@pytest.mark.verify
 def test_a_prefix_is_emptied_and_its_neighbours_are_not(
     user: UserRemote, there: set[str], s3_remote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_prefix_is_emptied_and_its_neighbours_are_not(
     neighbour.delete("x")
 
 
+@pytest.mark.verify
 def test_a_failing_test_leaves_nothing(user: UserRemote, there: set[str], s3_remote: Any) -> None:
     """The prefix is emptied all the same."""
 
@@ -98,6 +100,7 @@ def test_a_failing_test_leaves_nothing(user: UserRemote, there: set[str], s3_rem
         test()
 
 
+@pytest.mark.verify
 def test_the_tests_run_in_it(user: UserRemote, there: set[str]) -> None:
     """As CONTRIBUTING says: those that need no more than a prefix pass, the others say why they are skipped."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_localstack.py"]

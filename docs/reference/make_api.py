@@ -24,10 +24,14 @@ ORDER: dict[str, tuple[str, ...]] = {
     "cas_cache.models": ("describe", "describe_encoder", "weights_fingerprint"),
     "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
+    "cas_cache.repository": ("Repository", "open_storage"),
     "cas_cache.testing": ("StorageContract",),
     "cas_cache.doctor": ("look_at_machine", "look_at_mirror", "examine_remote"),
 }
 """The public modules and, of each, the names that are used first, in the order of use. The others follow."""
+
+IN_PART = {"cas_cache.repository": (), "Repository": ("open_zarr", "open_dask", "url", "id")}
+"""Modules of which the names above are public and no other, and classes of which only these members are."""
 
 MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "search", "stats")
 """Members of classes that are used first."""
@@ -66,7 +70,8 @@ def public_names() -> dict[str, list[str]]:
     seen: set[int] = set()
     for name, first in ORDER.items():
         module = importlib.import_module(name)
-        names = [*first, *sorted(set(module.__all__) - set(first), key=str.lower)]
+        others = () if name in IN_PART else set(module.__all__) - set(first)
+        names = [*first, *sorted(others, key=str.lower)]
         found[name] = [public_name for public_name in names if id(getattr(module, public_name)) not in seen]
         seen |= {id(getattr(module, public_name)) for public_name in names}
     return found
@@ -110,6 +115,8 @@ def members(name: str, thing: type) -> list[str]:
     for member, value in sorted(vars(thing).items(), key=lambda item: rank(item[0])):
         found = value.__func__ if isinstance(value, classmethod | staticmethod) else value
         if member.startswith("_") or member in fields or not getattr(found, "__doc__", None):
+            continue
+        if member not in IN_PART.get(name, (member,)):
             continue
         if member.startswith("test_"):
             tests.append(f"- `{member}`: {found.__doc__.partition(chr(10))[0]}")

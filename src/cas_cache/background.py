@@ -1,6 +1,8 @@
 """Pushing while an evaluation goes on, and before the process ends.
 
-A push runs in a thread of its own as soon as a chunk's worth of rows waits. `flush` runs one more and waits for it, so
+A push runs in a thread of its own as soon as a chunk's worth of rows waits, or once the oldest of them has waited for
+some seconds: a process that is killed, or that ends without exit hooks, leaves few rows behind. Only while rows wait, a
+second thread keeps the time; it ends when the cache is closed or dropped. `flush` runs one more and waits for it, so
 that Ctrl-C ends the waiting at once, whatever a request takes. At the end of the process every `BackgroundPush` is
 flushed that was told of rows since it was closed. What never happens here: a row is not lost if a push fails or the
 process is killed, because it waits in the mirror; and that rows wait is said on stderr, not kept to a log.
@@ -12,35 +14,40 @@ import atexit
 import logging
 import math
 import os
-import shlex
 import signal
 import sys
 import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from cas_cache.amounts import counted, size
-from cas_cache.errors import NotAMirror
-from cas_cache.mirror import Mirror
+from cas_cache.deadline import Deadline
+from cas_cache.errors import CasCacheError
 from cas_cache.progress import bar_of
-from cas_cache.sync import push
-from cas_cache.sync.meeting import selected
-from cas_cache.sync.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from cas_cache.progress import Bar
-    from cas_cache.repository import Repository
+    from cas_cache.upload import Waiting
 
 logger = logging.getLogger(__name__)
 
 ENOUGH_BYTES = 48 << 20
 """Waiting vectors that make a push worth while: one full chunk, so that packs are not small."""
+
+PUSH_SECONDS = 30.0
+"""How long a row waits at most before a push begins, by default."""
+
+RESUME_SECONDS = 5.0
+"""The same for rows that an earlier process left: a program that pushes or closes the cache at once does it itself."""
+
+RETRY_SECONDS = 60.0
+"""After a push that failed, the next one by time starts after this time at least."""
+
+LOOK_SECONDS = 1.0
+"""If a push is running when rows are due, the next one is tried after this time at least."""
 
 PATIENCE = 1.0
 """Seconds after which a flush says on a terminal what it does, besides its bar."""
@@ -48,84 +55,8 @@ PATIENCE = 1.0
 LONG_PATIENCE = 15.0
 """The same where there is no terminal: a process that seems to hang at its end says why."""
 
-BESIDES = 40
-"""Bytes of a row besides its vector: key and digest."""
-
 FIRST_TICK, TICK = 0.02, 0.2
 """Seconds between two looks at what was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What waits to be pushed.
-
-    Attributes:
-        rows: How many rows.
-        bytes: What they take on the wire.
-        where: The mirror.
-        command: What pushes them.
-        sent: Returns the bytes that were sent so far, by whatever push.
-    """
-
-    rows: int
-    bytes: int
-    where: str
-    command: str
-    sent: Callable[[], int]
-
-    def __str__(self) -> str:
-        verb = "waits" if self.rows == 1 else "wait"
-        return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
-
-
-@dataclass(slots=True)
-class Upload:
-    """Pushes a mirror's pending rows with handles of its own, so that any thread may call it and close leaves none.
-
-    It has no reference to the cache: a cache that is dropped is freed at once, and its rows are still pushed.
-
-    Attributes:
-        directory: The mirror.
-        repository: Where to; None for nowhere.
-        count: Is given the bytes that each push sent.
-        progress: Show a bar while a process waits for it; None where there is a terminal.
-    """
-
-    directory: Path
-    repository: Repository | None
-    count: Callable[[int], object]
-    progress: bool | None
-
-    def run(self) -> None:
-        """Push all pending rows. A mirror that was deleted has none."""
-        mirror = self._mirror()
-        if mirror is not None and self.repository is not None:
-            with mirror:
-                self.count(push(mirror, self.repository, progress=False).bytes)
-
-    def pending(self) -> Waiting | None:
-        """Return the pending rows; None without any, without a repository, or if the mirror was deleted."""
-        mirror, repository = self._mirror(), self.repository
-        if mirror is None or repository is None:
-            return None
-        with mirror:
-            waiting = [ns for ns in selected(mirror, None, Report()) if ns.waiting_rows]
-            if not waiting:
-                return None
-            where = str(self.directory)
-            return Waiting(
-                rows=sum(ns.waiting_rows for ns in waiting),
-                bytes=sum(ns.waiting_rows * (ns.row_bytes + BESIDES) for ns in waiting),
-                where=where,
-                command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
-                sent=lambda: repository.storage.traffic.up,
-            )
-
-    def _mirror(self) -> Mirror | None:
-        try:
-            return Mirror(self.directory, create=False)
-        except NotAMirror:
-            return None
 
 
 class BackgroundPush:
@@ -135,6 +66,7 @@ class BackgroundPush:
         push: Pushes all that waits. Its exceptions are kept and raised by the next `check` or `flush`.
         waiting: Returns what waits, None if nothing does; no request is made for it. None if that is not known.
         progress: Whether `flush` shows a bar; None shows it on a terminal only.
+        seconds: How long a row waits before a push begins; infinite for pushes by size alone.
     """
 
     def __init__(
@@ -142,11 +74,15 @@ class BackgroundPush:
         push: Callable[[], None],
         waiting: Callable[[], Waiting | None] | None = None,
         progress: Callable[[], bool | None] = lambda: None,
+        *,
+        seconds: float = PUSH_SECONDS,
     ) -> None:
         self._push = push
         self._what_waits = waiting
         self._progress = progress
+        self._seconds = seconds
         self._settled = False
+        self._deadline = Deadline(self._on_time)
         self.forked()
         _flush_at_exit(self)
 
@@ -155,6 +91,7 @@ class BackgroundPush:
         self._waiting = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._deadline.forked()
         self._ended = threading.Event()
         self._ended.set()
         self._error: Exception | None = None
@@ -175,10 +112,25 @@ class BackgroundPush:
         with self._lock:
             self._waiting += waiting
             if waiting:
-                self._settled = False
-                _WITH_ROWS.add(self)
+                self._expect(self._seconds)
             if self._waiting >= ENOUGH_BYTES and not self.running:
                 self._start()
+
+    def resume(self) -> None:
+        """Say on stderr that an earlier process left rows, if one did, and push them soon."""
+        try:
+            waits = None if self._what_waits is None else self._what_waits()
+        except (CasCacheError, OSError) as err:
+            logger.info("pending rows cannot be counted: %s", err)
+            return
+        if waits is not None:
+            _say(f"{waits} from an earlier run or another process. They are pushed in the background.")
+            with self._lock:
+                self._expect(min(self._seconds, RESUME_SECONDS))
+
+    def abandon(self) -> None:
+        """Start no more pushes by time, because the cache was dropped: its rows go up when the process ends."""
+        self._deadline.abandon()
 
     def check(self) -> None:
         """Raise what the last push raised, once."""
@@ -209,12 +161,14 @@ class BackgroundPush:
     def close(self) -> None:
         """Flush, and let go until there are more rows: what fails now is not tried again when the process ends."""
         self._settled = True
+        self._deadline.stop()
         _WITH_ROWS.discard(self)
         self.flush()
 
     def finish(self) -> None:
         """Close, when the process ends and nobody is left to catch anything but Ctrl-C."""
         self._settled = True
+        self._deadline.stop()
         try:
             self._run_to_the_end()
         except KeyboardInterrupt:
@@ -250,8 +204,22 @@ class BackgroundPush:
                     ended = self._start()
                 watch.wait(ended)
 
+    def _expect(self, seconds: float) -> None:
+        """Start a push in some seconds, unless one is expected already. The caller holds the lock."""
+        self._settled = False
+        _WITH_ROWS.add(self)
+        self._deadline.set(seconds)
+
+    def _on_time(self) -> None:
+        with self._lock:
+            if self.running:
+                self._deadline.set(max(self._seconds, LOOK_SECONDS))
+            elif not self._settled:
+                self._start()
+
     def _start(self) -> threading.Event:
         self._waiting = 0
+        self._deadline.clear()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._ended,), name="cas-cache-push", daemon=True)
         try:
@@ -266,6 +234,10 @@ class BackgroundPush:
             self._push()
         except Exception as err:  # noqa: BLE001 - kept, and raised on the caller's thread
             self._error = err
+            if not self._settled:
+                self._deadline.set(max(self._seconds, RETRY_SECONDS))
+        else:
+            self._error = None  # an earlier push may have failed; this one took its rows
         finally:
             ended.set()
 

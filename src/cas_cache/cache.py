@@ -8,15 +8,18 @@ push. The remote is a convenience of a run, never a condition: unless told other
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache.background import BackgroundPush, Upload
+from cas_cache.amounts import counted
+from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
@@ -55,6 +58,7 @@ from cas_cache.self_check import MIN_ROWS, ObservedEncoder, SelfCheck
 from cas_cache.settings import Settings
 from cas_cache.stats import Stats
 from cas_cache.trust import trust_of
+from cas_cache.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -102,7 +106,10 @@ class EmbeddingCache:
         max_self_check: How many rows one call may encode again for that; more raise `SelfCheckTooLarge` before
             anything is encoded. None takes ``CAS_CACHE_MAX_SELF_CHECK``, or any number.
         push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
-            ``"manual"`` leaves it to `push`.
+            ``"manual"`` leaves it to `push`. Rows that an earlier process left pending are pushed as well.
+        push_seconds: How long a row stays pending at most before a background push starts, in seconds. It also starts
+            at 48 MiB of vectors, which ``math.inf`` leaves as the only reason. None takes ``CAS_CACHE_PUSH_SECONDS``,
+            or 30.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
             ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise, and so does the
             first look-up if the bucket does not exist.
@@ -141,6 +148,7 @@ class EmbeddingCache:
         self_check: int | None = None,
         max_self_check: int | None = None,
         push: Literal["background", "manual"] = "background",
+        push_seconds: float | None = None,
         on_remote_error: Literal["warn", "raise"] = "warn",
         chunk_items: int | None = None,
         progress: bool | None = None,
@@ -151,12 +159,11 @@ class EmbeddingCache:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
-        if chunk_items is not None and chunk_items < 1:
-            raise ConfigurationError(f"chunk_items is {chunk_items}; encode at least 1 item between two commits.")
-        for name, rows in (("self_check", self_check), ("max_self_check", max_self_check)):
-            if rows is not None and rows < 0:
-                raise ConfigurationError(f"{name} is {rows}; compare 0 rows or more.")
         storage_options = options_of(location, remote, storage_options)
+        _check_amount("chunk_items", chunk_items, 1, "encode at least 1 item between two commits")
+        _check_amount("self_check", self_check, 0, "compare 0 rows or more")
+        _check_amount("max_self_check", max_self_check, 0, "compare 0 rows or more")
+        _check_amount("push_seconds", push_seconds, 0, "pass 0 seconds or more")
         directory, url = places(location, None if remote is None else str(remote), settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
@@ -183,6 +190,7 @@ class EmbeddingCache:
             "remote": storage.url if isinstance(storage, LocalStorage) else url,
             "storage_options": storage_options,
             "push": push,
+            "push_seconds": settings.push_seconds if push_seconds is None else push_seconds,
             "trust": trust or settings.trust,
             "trusted_keys": settings.trusted_keys if trusted_keys is None else dict(trusted_keys),
             "signing_key": settings.signing_key if signing_key is None else signing_key,
@@ -193,11 +201,22 @@ class EmbeddingCache:
         self._paces: dict[str, PaceFile] = {}
         self._retry_at = 0.0
         self._warned = False
+        self._warned_untrusted = False
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
             repository.must_sign()  # before anything is paid for
-            upload = self._upload
-            self._pusher = BackgroundPush(upload.run, upload.pending, lambda: upload.progress)
+            self._pusher = self._started_pusher(self._given["push_seconds"])
+
+    def _started_pusher(self, seconds: float | None) -> BackgroundPush:
+        upload = self._upload
+        pusher = BackgroundPush(
+            upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
+        )
+        # The pusher outlives a cache that is dropped with pending rows; the thread that keeps its time does not.
+        weakref.finalize(self, pusher.abandon).atexit = False
+        if os.access(self.mirror.directory, os.W_OK):  # who pushes writes into the mirror what was pushed
+            pusher.resume()
+        return pusher
 
     def __repr__(self) -> str:
         remote = f", remote={self.repository.url!r}" if self.repository else ""
@@ -347,8 +366,15 @@ class EmbeddingCache:
         progress = self.progress if progress is None else progress
         if self._pusher is not None:
             self._automatic(self._pusher.check, PUSH_PROBLEMS)
-        ns = self._namespace(spec)
-        encoder = ObservedEncoder(ns, encode, appearance, dtype)
+        if self.only_cached and self._is_unknown(spec):
+            if not batch.size:
+                return np.empty((0, 0), np.float32)
+            self.stats.add(misses=batch.size)
+            raise _cache_miss(spec, batch.keys, np.arange(batch.size))
+        with self._namespace(spec).held() as ns:
+            return self._vectors_of(ns, batch, ObservedEncoder(ns, encode, appearance, dtype), progress)
+
+    def _vectors_of(self, ns: Namespace, batch: Batch, encoder: ObservedEncoder, progress: bool | None) -> NDArray[Any]:
         remembered = ns.remembered(batch)
         if remembered is not None:
             self._check_others(ns, remembered, encoder, progress)
@@ -362,14 +388,7 @@ class EmbeddingCache:
         self.stats.add(misses=len(missing))
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
-            positions = tuple(int(p) for p in missing[distinct][:10])
-            raise CacheMiss(
-                f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
-                f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
-                f"{positions[0]} of the call. Run once without only_cached, or pull.",
-                positions=positions,
-                missing=len(distinct),
-            )
+            raise _cache_miss(ns.spec, keys, missing)
         with counting("encode", len(distinct), progress) as tell:
             kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
         if not len(keys):
@@ -395,14 +414,17 @@ class EmbeddingCache:
             spec is known, the vectors have shape (n, 0).
         """
         keys = _keys_of(texts)
-        ns = self._namespace(spec)
-        rows = self._find(ns, keys, self.progress)
-        found = rows != ABSENT
-        self._note_hits(ns, int(found.sum()))
-        self.stats.add(misses=int((~found).sum()))
-        vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
-        if found.any():
-            vectors[found] = ns.take(rows[found])
+        if self._is_unknown(spec):
+            self.stats.add(misses=len(keys))
+            return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
+        with self._namespace(spec).held() as ns:
+            rows = self._find(ns, keys, self.progress)
+            found = rows != ABSENT
+            self._note_hits(ns, int(found.sum()))
+            self.stats.add(misses=int((~found).sum()))
+            vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
+            if found.any():
+                vectors[found] = ns.take(rows[found])
         return vectors, found
 
     def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:
@@ -426,6 +448,26 @@ class EmbeddingCache:
         finite = finite_rows(array)
         _warn_of_infinite(int((~finite).sum()), spec)
         return self._store(self._namespace(spec), keys[finite], array[finite])
+
+    def explain(self, text: str, spec: EncoderSpec) -> sync.Explanation:
+        """Return where the vector of a text is, or why it is a miss. Nothing is encoded or changed.
+
+        The keys of packs that the mirror does not know are read from the repository, so this can take a while.
+
+        Args:
+            text: The text without the prompt.
+            spec: The encoder's identity.
+        """
+        self._check_open()
+        not_asked = "The repository was not asked, because the cache is offline." if self.offline else None
+        asked = None if self.offline else self.repository
+        return sync.explain(
+            self.mirror,
+            asked,
+            _spec(spec),
+            keys_of_texts([text]),
+            not_asked=None if self.repository is None else not_asked,
+        )
 
     def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take what the repository has and the mirror has not: of some namespaces, or of all.
@@ -543,6 +585,11 @@ class EmbeddingCache:
         self._restore_mirror()
         return self.mirror.namespace(_spec(spec))
 
+    def _is_unknown(self, spec: EncoderSpec) -> bool:
+        """Return True if no look-up can find a row of a spec. Nothing is made for it: the disk may be full."""
+        self._check_open()
+        return self.mirror.get(_spec(spec).namespace) is None and not self._reachable
+
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
         """Rows of keys; the repository is asked once for each namespace, when something is missing.
 
@@ -577,6 +624,14 @@ class EmbeddingCache:
         self._tell_problems(report)
 
     def _tell_problems(self, report: Report) -> None:
+        if report.untrusted and not self._warned_untrusted:
+            self._warned_untrusted = True
+            warnings.warn(
+                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
+                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                DataWarning,
+                stacklevel=7,
+            )
         if report.problems:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # frames of the traceback hold the report
@@ -606,6 +661,8 @@ class EmbeddingCache:
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
+        if len(positions):
+            self._check_writable(ns)
         sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
         for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
@@ -617,6 +674,13 @@ class EmbeddingCache:
             tell(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
+
+    def _check_writable(self, ns: Namespace) -> None:
+        """Refuse what cannot be kept, before anything is paid for."""
+        ns.check_writable()
+        storage = None if self.repository is None else self.repository.storage
+        if self._pusher is not None and isinstance(storage, LocalStorage):
+            storage.check_file_system()
 
     def _store(
         self, ns: Namespace, keys: NDArray[np.uint8], vectors: NDArray[Any], appearance: str | None = None
@@ -688,6 +752,19 @@ def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:
     return items.keys if isinstance(items, Batch) else keys_of_texts(items)
 
 
+def _cache_miss(spec: EncoderSpec, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
+    """Return the error for the items at the positions `missing` of a call."""
+    distinct, _ = first_of_each(keys[missing])
+    positions = tuple(int(p) for p in missing[distinct][:10])
+    return CacheMiss(
+        f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
+        f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
+        f"{positions[0]} of the call. Run once without only_cached, or pull.",
+        positions=positions,
+        missing=len(distinct),
+    )
+
+
 def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
     if count:
         warnings.warn(
@@ -709,6 +786,11 @@ def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
                 "--json` give them."
             )
     return wanted
+
+
+def _check_amount(name: str, value: float | None, least: int, advice: str) -> None:
+    if value is not None and not value >= least:  # a NaN is not either
+        raise ConfigurationError(f"{name} is {value}; {advice}.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

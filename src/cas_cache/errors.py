@@ -18,6 +18,7 @@
     |  |- NotAMirror (ValueError)         the directory holds something else
     |  |- DamagedMirror                   local files do not say what they said when they were committed
     |  |  `- LinkInMirror                 a symbolic link where a file or folder of a mirror should be
+    |  |- MirrorReadError (OSError)       the system refuses a read now; nothing is known to be damaged
     |  |- MirrorWriteError (OSError)      the disk is full or refuses
     |  |- RepositoryMismatch (ValueError) the mirror belongs to another repository
     |  `- UntrustedMirror (ValueError)    the mirror was filled with packs of others than are trusted
@@ -72,6 +73,14 @@ def as_cause(err: _Error) -> _Error:
     """
     traceback = err.__traceback__
     return err if traceback is None else err.with_traceback(traceback.tb_next)
+
+
+def set_aside(folder: object) -> str:
+    """Return what to do about a damaged folder of a mirror: never to delete it, since it may hold the only copy."""
+    return (
+        f"Move {folder} out of the mirror, and keep it: rows that were not pushed may be nowhere else. What was pushed "
+        "comes back with `cas-cache pull`; the rest is encoded again."
+    )
 
 
 class CasCacheError(Exception):
@@ -205,6 +214,10 @@ class DamagedMirror(MirrorError):
 
 class LinkInMirror(DamagedMirror):
     """A symbolic link where a file or folder of a mirror should be; it is not followed."""
+
+
+class MirrorReadError(MirrorError, OSError):
+    """A local file cannot be read now, for a reason that passes; it is not known to be damaged."""
 
 
 class MirrorWriteError(MirrorError, OSError):

@@ -275,7 +275,8 @@ class _Comparison:
         return (
             f"The encoder that made them {differs}. Nothing was served. If both are right, tell the two apart by name: "
             "model_id=, revision=, or params= of the spec. If the rows in the cache are the wrong ones, drop the "
-            f"namespace (`cas-cache drop --namespace {self.ns.spec.namespace}`) and delete {self.ns.folder}."
+            f"namespace (`cas-cache drop --namespace {self.ns.spec.namespace}`) and move {self.ns.folder} out of the "
+            "mirror: its rows may be nowhere else."
         )
 
     def _fail(self, message: str, rows: NDArray[np.int64], groups: list[RowGroup], distance: float) -> None:

@@ -37,6 +37,7 @@ KINDS: Mapping[str, type] = {
     "lazy": bool,
     "self_check": int,
     "max_self_check": int,
+    "push_seconds": int,
     "progress": bool,
     "trust": str,
     "signing_key": str,
@@ -57,7 +58,7 @@ TRUSTED_KEYS = "CAS_CACHE_TRUSTED_KEYS"
 DEFAULT = "default"
 
 MOST_DIGITS = 18
-"""Of a number of rows: no repository has more, and Python refuses to read thousands of digits."""
+"""Of a whole number: no repository has more rows, and Python refuses to read thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Settings:
         lazy: Of vectors, pull only those that are asked for.
         self_check: How many rows that others pushed are compared at least; None leaves the default.
         max_self_check: How many rows one call may compare; None for any number.
+        push_seconds: How long a row waits at most before a background push starts; None leaves the default.
         progress: Show progress bars; None leaves it to the terminal.
         trust: ``"any"`` or ``"signed-by"``; see `Trust`.
         signing_key: The private key that signs what is written: its name, or its file; None for no signature.
@@ -91,6 +93,7 @@ class Settings:
     self_check: int | None
     progress: bool | None
     max_self_check: int | None = None
+    push_seconds: int | None = None
     trust: str = "any"
     signing_key: str | None = None
     remotes: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +135,7 @@ class Settings:
             lazy=bool(found.get("lazy", (False,))[0]),
             self_check=found.get("self_check", (None,))[0],
             max_self_check=found.get("max_self_check", (None,))[0],
+            push_seconds=found.get("push_seconds", (None,))[0],
             progress=found.get("progress", (None,))[0],
             trust=found.get("trust", ("any",))[0],
             signing_key=found.get("signing_key", (None,))[0],
@@ -253,7 +257,7 @@ def _of_environment(name: str, variable: str) -> Any:
         return None
     if text.isdecimal() and len(text) <= MOST_DIGITS:
         return int(text)
-    raise ConfigurationError(f"{variable}={os.environ[variable]!r} is no number of rows. Set it to 0 or more.")
+    raise ConfigurationError(f"{variable}={os.environ[variable]!r} is not a whole number. Set it to 0 or more.")
 
 
 _WHAT = {str: "a text in quotes", bool: "true or false", int: "a number, 0 or more"}

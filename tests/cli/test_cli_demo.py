@@ -30,6 +30,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.subprocess, "run", shortened)
 
 
+@pytest.mark.verify
 def test_as_a_user_runs_it(tmp_path: Path) -> None:
     """In a process: a table, equal vectors, nothing encoded twice, and nothing left behind."""
     command = [sys.executable, "-m", "cas_cache", "demo"]
@@ -152,6 +153,7 @@ def test_texts_repeat(tmp_path: Path) -> None:
     assert sum(ns.rows for ns in Mirror(tmp_path / "mirror").namespaces()) == texts.distinct
 
 
+@pytest.mark.verify
 def test_on_s3(s3_remote: Any, run: Any, few: None) -> None:
     """With storage options, which the second machine is told on its standard input; then `ls --there` shows it.
 

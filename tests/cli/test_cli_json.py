@@ -105,6 +105,7 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "ls", ["--there", *there]
     yield "info", [*here, *of_spec]
     yield "info", ["--settings"]
+    yield "info", [*both, "--namespace", DOCUMENTS.namespace, "--why", texts(1, 10)[0]]
     yield "keys new", ["alice"]
     yield "keys list", []
     yield "check", there
@@ -138,6 +139,7 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
 def calls_on_damaged(places: Places, here: list[object], there: list[object]) -> Iterator[tuple[str, list[object]]]:
     """Yield those that have something to report, and those that go on all the same."""
     both = [*here, *there]
+    yield "info", [*both, "--namespace", SPEC.namespace, "--why", "never encoded"]
     yield "ls", ["--there", *there]
     yield "compact", [*both, "--at-least", 2]
     yield "check", [*both, "--read-data"]
@@ -173,6 +175,7 @@ def checker(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checke
     return checker
 
 
+@pytest.mark.verify
 def test_what_is_printed_is_what_is_documented(checker: Checker) -> None:
     """For every command, nested fields too: nothing undocumented, of another type, or documented in vain."""
     assert set(SCHEMA["properties"]) == set(leaves(cli))

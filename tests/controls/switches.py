@@ -83,6 +83,10 @@ def _lock() -> None:
     namespace.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
 
 
+def _rows_that_moved() -> None:
+    table.Table.has_moved = lambda _: False  # type: ignore[method-assign]
+
+
 def _os_without_fsync(module: Any) -> None:
     module.os = SimpleNamespace(**{**vars(os), "fsync": lambda _: None})
 
@@ -234,6 +238,10 @@ CONTROLS = {
         _storage_clock, ("tests/repository/test_prune.py::test_the_clock_of_this_machine_does_not_count",)
     ),
     "lock of the mirror": Control(_lock, ("tests/mirror/test_mirror_order.py",)),
+    "rows that moved while a namespace was closed": Control(
+        _rows_that_moved,
+        ("tests/mirror/test_mirror_descriptors.py::test_rows_that_moved_while_the_files_were_closed",),
+    ),
     "fsync before a file takes its name": Control(
         lambda: _os_without_fsync(disk), ("tests/test_disk.py::test_bytes_are_durable_before_the_name",)
     ),

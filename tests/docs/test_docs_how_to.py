@@ -180,6 +180,7 @@ def test_sign(play: Any, tmp_path: Path) -> None:
     assert "pulled 1 pack, 2 rows" in there
 
 
+@pytest.mark.verify
 def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None:
     """One model of several is pulled; offline nothing is asked for; what was encoded there is pushed later."""
     localstack.create_bucket(bucket)

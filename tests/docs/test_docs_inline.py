@@ -17,6 +17,7 @@ from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
 from docs.installs import ROOT, assert_installs
 from repository.storages import SPEC, truth
+from tiers import sampled
 
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:cas-cache|make|python|pip) [^`]+)`")
@@ -64,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", OURS)
+@pytest.mark.parametrize("command", sampled(OURS, keep=6))
 def test_every_command_in_prose_runs(run: Any, folder: Path, command: str) -> None:
     """It ends with 0. What deletes runs with ``--dry-run``; placeholders stand for what is in the folder."""
     places = {"MIRROR": "my_mirror", "CACHE": "my_mirror", "NEW": str(folder / "new"), "ID": SPEC.namespace}

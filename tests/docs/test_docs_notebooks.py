@@ -64,5 +64,6 @@ def test_the_numbers_and_fields_of_the_page() -> None:
     assert f"Fewer than {LEAST_ITEMS} items" in page
     assert f"after {background.LONG_PATIENCE:.0f} seconds" in page
     assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors wait" in page
+    assert f"has been pending for {background.PUSH_SECONDS:.0f} seconds" in page
     assert "after a second a line" in page
     assert background.PATIENCE == 1.0

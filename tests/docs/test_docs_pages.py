@@ -32,6 +32,10 @@ def run(page: str, names: dict[str, Any]) -> dict[str, Any]:
     ("page", "printed"),
     [
         ("explanation/self-check.md", "0 2\n"),
+        (
+            "explanation/misses.md",
+            'absent\nother_namespace prompt is "query: ", not "passage: " role is "query", not "document"\n',
+        ),
         ("explanation/identity.md", "6f36e61d0f4a64718d9b71d9ddf81ffa\n"),
         ("explanation/identity.md", "revision='main'"),
     ],
@@ -59,6 +63,15 @@ def test_encoders(
     assert [cli(*command.split()).code for command in commands] == [0, 0]
 
 
+def test_zarr_and_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """how-to/zarr-and-dask.md: what is printed is on the page."""
+    monkeypatch.chdir(tmp_path)
+    run("how-to/zarr-and-dask.md", {})
+    text = (ROOT / "docs" / "how-to" / "zarr-and-dask.md").read_text("utf-8")
+    assert capsys.readouterr().out == "".join(re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.verify
 @needs_mteb
 @pytest.mark.filterwarnings("ignore::FutureWarning:mteb", "ignore:The fill_missing parameter:DeprecationWarning")
 def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,7 @@ def test_every_python_block_runs(team: Path, capsys: pytest.CaptureFixture[str])
     assert (len(queries.ids), len(queries.vectors)) == (300, 300)
 
 
+@pytest.mark.verify
 def test_every_shell_block_runs(team: Path) -> None:
     """Every cas-cache line runs; every make target exists; nothing else is told to be typed."""
     run(blocks("python")[0])

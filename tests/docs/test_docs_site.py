@@ -24,6 +24,7 @@ PLAYED = {
     "tutorial.md": "docs/test_docs_tutorial.py",
     "explanation/self-check.md": "docs/test_docs_pages.py",
     "explanation/identity.md": "docs/test_docs_pages.py",
+    "explanation/misses.md": "docs/test_docs_pages.py",
     "explanation/threat-model.md": "docs/test_docs_security.py",
     "explanation/derived.md": "docs/test_docs_pages.py",
     "how-to/mteb.md": "docs/test_docs_mteb.py",
@@ -36,6 +37,7 @@ PLAYED = {
     "how-to/laptop.md": "docs/test_docs_how_to.py",
     "how-to/localstack.md": "docs/test_docs_how_to.py",
     "how-to/notebooks-and-logs.md": "docs/test_docs_notebooks.py",
+    "how-to/zarr-and-dask.md": "docs/test_docs_pages.py",
     "how-to/several-machines.md": "docs/test_docs_how_to.py",
     "how-to/test-with-faults.md": "faults/test_faults_page.py",
 }

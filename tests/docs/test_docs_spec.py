@@ -14,6 +14,7 @@ from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_o
 from cas_cache.repository.manifest import Manifest, pack_id
 from cas_cache.repository.repository import checked_marker
 from cas_cache.repository.signing import Signer
+from cas_cache.repository.zarr_metadata import zarr_documents
 from cas_cache.rows import digest_rows
 
 SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
@@ -35,6 +36,15 @@ def test_the_manifest_has_the_id_it_says() -> None:
     """The manifest is read back unchanged, and the beginning of its pack id stands in the text."""
     assert Manifest.from_bytes(MANIFEST).to_bytes() == MANIFEST
     assert f"(`{pack_id(MANIFEST)[:8]}...` above)" in SPEC
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "zarr.json"), (1, "vectors/zarr.json")])
+def test_the_metadata_is_what_the_manifest_names(number: int, name: str) -> None:
+    """Byte for byte, as it stands in the text, as we write it, and as its hash says."""
+    block = re.findall(r"^```text\n(\{.*?)\n```$", SPEC, re.DOTALL | re.MULTILINE)[number].encode()
+    manifest = Manifest.from_bytes(MANIFEST)
+    assert zarr_documents(manifest)[name] == block
+    assert manifest.objects[name].sha256 == hashlib.sha256(block).hexdigest()
 
 
 def test_the_signature() -> None:

@@ -1,6 +1,6 @@
 """docs/tutorial.md is played in an empty directory, block by block, as a new user would, and prints what it says.
 
-To renew what it prints: `python tests/docs/test_docs_tutorial.py`, and read the difference.
+To renew what it prints: `PYTHONPATH=tests python tests/docs/test_docs_tutorial.py`, and read the difference.
 """
 
 import difflib

@@ -29,6 +29,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of
 from mteb_integration import mteb_tasks as tasks
+from tiers import sampled
 
 pytestmark = [
     # mteb asks sentence-transformers for a model's metadata by its old names.
@@ -227,24 +228,30 @@ def _cut(name: str, size: int) -> Any:
 
 @pytest.mark.parametrize(
     ("damage", "why"),
-    [
-        (_cut("index.json", 200), "index.json is cut or damaged"),
-        (_write("index.json", ""), "index.json is cut or damaged"),
-        (_write("index.json", "[1, 2]"), "not a mapping"),
-        (_write("index.json", f'{{"{key("a")}": -1}}'), "not a mapping"),
-        (_write("index.json", f'{{"{key("a")}": 1.0}}'), "not a mapping"),
-        (_write("index.json", f'{{"{key("a")}": {2**70}}}'), "not a mapping"),
-        (_write("index.json", f'{{"{key("a")}": 0, "{key("a")}": 1}}'), "a key twice"),
-        (_unlink("index.json"), "killed before it saved"),
-        (_unlink("dimension"), "dimension is missing"),
-        (_write("dimension", "None"), "dimension is missing"),
-        (_write("dimension", "0"), "dimension is missing"),
-        (_write("dimension", "7"), "no whole rows of 7"),
-        (_unlink("vectors.npy"), "no vectors.npy"),
-        (_cut("vectors.npy", 4 * WIDTH * 6 + 3), "no whole rows"),
-        (_cut("vectors.npy", 0), "no whole rows"),
-        (lambda folder: shutil.copy(made(folder.parent / "f", backend=FaissCache) / "vectors.faiss", folder), "two"),
-    ],
+    sampled(
+        [
+            (_cut("index.json", 200), "index.json is cut or damaged"),
+            (_write("index.json", ""), "index.json is cut or damaged"),
+            (_write("index.json", "[1, 2]"), "not a mapping"),
+            (_write("index.json", f'{{"{key("a")}": -1}}'), "not a mapping"),
+            (_write("index.json", f'{{"{key("a")}": 1.0}}'), "not a mapping"),
+            (_write("index.json", f'{{"{key("a")}": {2**70}}}'), "not a mapping"),
+            (_write("index.json", f'{{"{key("a")}": 0, "{key("a")}": 1}}'), "a key twice"),
+            (_unlink("index.json"), "killed before it saved"),
+            (_unlink("dimension"), "dimension is missing"),
+            (_write("dimension", "None"), "dimension is missing"),
+            (_write("dimension", "0"), "dimension is missing"),
+            (_write("dimension", "7"), "no whole rows of 7"),
+            (_unlink("vectors.npy"), "no vectors.npy"),
+            (_cut("vectors.npy", 4 * WIDTH * 6 + 3), "no whole rows"),
+            (_cut("vectors.npy", 0), "no whole rows"),
+            (
+                lambda folder: shutil.copy(made(folder.parent / "f", backend=FaissCache) / "vectors.faiss", folder),
+                "two",
+            ),
+        ],
+        keep=4,
+    ),
 )
 def test_a_broken_folder_is_never_taken(tmp_path: Path, damage: Any, why: str) -> None:
     """Nothing of it is taken, whatever is accepted, and the other folders are."""
@@ -401,6 +408,7 @@ def test_vectors_that_differ_from_those_here(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[3:], vectors(TEXTS[3:]))
 
 
+@pytest.mark.verify
 def test_folders_that_contradict_each_other(tmp_path: Path) -> None:
     """A text with two vectors: neither folder is believed. One with the same vector twice is taken once."""
     made(tmp_path / "old" / "S", TEXTS[:8])
@@ -565,6 +573,7 @@ def model() -> Any:
     return SentenceTransformer(str(minilm.get_model_path()), device="cpu")
 
 
+@pytest.mark.verify
 def test_an_evaluation_hits_what_was_imported(tmp_path: Path, model: Any) -> None:
     """A real model's cache, made by mteb's own wrapper: imported under `spec_of`, the task needs no encoding."""
     encoder = SentenceTransformerEncoderWrapper(model)
@@ -582,6 +591,7 @@ def test_an_evaluation_hits_what_was_imported(tmp_path: Path, model: Any) -> Non
     assert tasks.main_score(found) == pytest.approx(tasks.main_score(tasks.scores(encoder, task)), abs=1e-4)
 
 
+@pytest.mark.verify
 def test_rows_that_were_prepared_twice_are_found_out(tmp_path: Path, model: Any) -> None:
     """Where right vectors are here, those of doubled titles show, although everything is accepted."""
     encoder = SentenceTransformerEncoderWrapper(model)

@@ -638,6 +638,7 @@ def namespace_of(directory: Path) -> Namespace:
     return ns
 
 
+@pytest.mark.verify
 def test_a_reader_beside_two_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old handles and new ones, while files are made, merged and removed under them."""
     monkeypatch.setattr(index, "SAVE_ROWS", 64)

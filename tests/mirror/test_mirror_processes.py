@@ -26,6 +26,7 @@ def appender(directory: Path, seed: int, items: int, rounds: int) -> Any:
     return subprocess.Popen([sys.executable, str(SCRIPT), *arguments], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.verify
 def test_killed_in_a_loop_of_appends(tmp_path: Path) -> None:
     """After each kill at random moments the mirror opens, and holds every acknowledged row, bit-equal."""
     random = np.random.default_rng(20)

@@ -171,3 +171,40 @@ def test_a_counter_that_a_replaced_method_reaches_is_not_the_model() -> None:
     module(torch.ones(1, 2))
     assert (calls, counter.seen) == (1, 1)
     assert weights_fingerprint(module) == before
+
+
+def clocked(latest: float, scale: float = 1.0) -> Any:
+    """Return a function that keeps the time of its latest call, as a rate limit of mteb's service classes does."""
+
+    def encode(inputs: Any) -> Any:
+        nonlocal latest
+        latest += 1.0
+        return inputs * scale
+
+    return encode
+
+
+def test_a_number_that_a_function_assigns_itself_is_not_the_encoder() -> None:
+    """Whatever its name, a variable that the function writes at each call is its memory; one that it reads counts."""
+    module = torch.nn.Linear(2, 2)
+    seen = []
+    for latest, scale in ((0.0, 1.0), (5.0, 1.0), (0.0, 2.0)):
+        module.forward = clocked(latest, scale)
+        seen.append((appearance_of(Holder(embed=module.forward)), weights_fingerprint(module)))
+    assert seen[0] == seen[1]
+    assert seen[0][0] != seen[2][0]
+    assert seen[0][1] != seen[2][1]
+
+
+def test_an_object_that_a_function_assigns_itself_counts() -> None:
+    """A model that is loaded at the first call, into a variable of the surrounding function, is part of the encoder."""
+    found = None
+
+    def encode(inputs: Any) -> Any:
+        nonlocal found
+        found = found or [2.0]
+        return inputs * found[0]
+
+    before = appearance_of(Holder(embed=encode))
+    assert encode(1.0) == 2.0
+    assert appearance_of(Holder(embed=encode)) != before

@@ -38,6 +38,7 @@ from models.tiny_models import (
     transformer,
     words,
 )
+from tiers import sampled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,7 +317,7 @@ def identity(built: Any) -> dict[str, Any]:
     return describe(built).identity()
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", sampled(PAIRS, keep=4))
 def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> None:
     """Two models that make other vectors have two descriptions, before and after they encoded, and two fingerprints."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
@@ -332,7 +333,7 @@ def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> N
     assert weights_fingerprint(one) != weights_fingerprint(other)
 
 
-@pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.blind])
+@pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=4))
 def test_without_the_part_that_sees_it_two_are_taken_for_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part of a description is needed: without it the test above fails."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
@@ -452,7 +453,7 @@ NEUTRAL = {
 }
 
 
-@pytest.mark.parametrize("name", NEUTRAL)
+@pytest.mark.parametrize("name", sampled(NEUTRAL, keep=3))
 def test_what_changes_no_vector_is_not_in_the_description(name: str) -> None:
     """Speed, paths, versions and defaults leave a description as it is."""
     assert identity(NEUTRAL[name]()) == identity(model())

@@ -329,7 +329,8 @@ def tiny() -> Any:
     """Return a `SentenceTransformer` with prompts under the names that mteb's classes look for."""
     from sentence_transformers import SentenceTransformer
 
-    prompts = {"query": "query: ", "document": "document: ", **{name: f"{name}: " for name in PROMPTS.values()}}
+    names = {"query", "document", *PROMPTS, *PROMPTS.values()}
+    prompts = {name: f"{name}: " for name in sorted(names)}
     return SentenceTransformer(modules=[Lenient()], prompts=prompts, device="cpu")
 
 

@@ -146,7 +146,7 @@ OF_THE_KNOWN = {
         no_spec("prompt"),
     ),
     "max_seq_length": by_encoders(
-        real(setting(max_seq_length=4)), real(setting(max_seq_length=5)), "params.max_seq_length"
+        real(setting(max_seq_length=4)), real(setting(max_seq_length=5)), "params.max_seq_length", "params.computes"
     ),
     "dtype": by_encoders(
         real(), real(model_kwargs={"dtype": torch.float16}), "params.dtype", "params.weights"

@@ -63,7 +63,7 @@ def check_never_meet(pair, place):
             np.testing.assert_allclose(found, answer, rtol=0, atol=2e-3 if answer.dtype == np.float16 else 1e-6)
 
 
-@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=4))
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=8))
 def test_what_decides_a_vector_keeps_runs_apart(name, tmp_path):
     """Two runs that differ in one determinant never share a row, and each gets the vectors of a plain run."""
     check_never_meet(DETERMINANTS[name], tmp_path)
@@ -76,7 +76,7 @@ def test_what_is_not_seen_yet(name, tmp_path):
     check_never_meet(NOT_SEEN[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=4))
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=8))
 def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
     """With the determinant left out of what the cache goes by, the test above fails: the two runs share rows."""
     DETERMINANTS[name].blind(monkeypatch)
@@ -119,6 +119,7 @@ def test_sizes_and_precisions_of_one_model_in_any_order(seed, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{name} of {names}")
 
 
+@pytest.mark.verify
 def test_no_two_of_many_runs_ever_meet(tmp_path):
     """Every kind of run of a class of one's own in one cache, forwards and backwards: no vector is another's."""
     pairs = [pair for pair in DETERMINANTS.values() if pair.one.make.__qualname__.startswith("own.")]

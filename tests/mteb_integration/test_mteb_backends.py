@@ -411,6 +411,7 @@ def process(*arguments):
     )
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={MirrorCache}))
 def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
     """SIGKILL right after `add`, before `save`: the vector is there."""
@@ -421,6 +422,7 @@ def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
     np.testing.assert_array_equal(backend(HashEncoder(), cls=cls)(tmp_path / "T").get_vector({"text": "a"}), [1, 1])
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={FaissCache}))
 def test_a_run_that_closes_nothing(cls, tmp_path):
     """The wrapper of mteb closes in __del__, when the process ends: rows are pushed, and nothing is complained of."""

@@ -99,6 +99,7 @@ def texts_seen(model):
     return seen
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("kind", [SentenceTransformerEncoderWrapper, InstructSentenceTransformerModel])
 def test_one_encoding_serves_every_size_normalisation_and_precision(kind, tmp_path):
     """Each combination is the plain run's answer, and over all of them the encoder sees each text once."""
@@ -264,6 +265,7 @@ def test_modules_after_the_pooling_see_all_dimensions(tmp_path):
     assert wrapped.stats.encoded == len(TEXTS)
 
 
+@pytest.mark.verify
 def test_evaluations_of_two_sizes_have_plain_scores(model, tmp_path):
     """`mteb.evaluate` at two sizes, and normalised as int8: every score of the plain run, from one encoding."""
     wrapped = cached(model, tmp_path)
@@ -337,6 +339,7 @@ def test_mtebs_compression_around_the_cache(output, model, tmp_path):
         cached(compressed(SentenceTransformerEncoderWrapper(model)), tmp_path)
 
 
+@pytest.mark.verify
 @pytest.mark.filterwarnings("ignore:Estimating quantization parameters:UserWarning")
 def test_an_evaluation_of_mtebs_compression_has_plain_scores(model, tmp_path):
     """The whole run, cold and warm."""
@@ -412,6 +415,7 @@ def whose_modules_take_the_size():
     return model
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     "made",
     [
@@ -440,6 +444,7 @@ def test_what_may_truncate_by_itself_does_it(made, tmp_path):
         assert wrapped.stats.encoded == count * len(TEXTS)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_sliced_and_not_normalised(dtype, tmp_path):
     """Slices of float16 are exact; its rounding when normalising is the device's, so the model normalises."""

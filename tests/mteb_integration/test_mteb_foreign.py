@@ -338,14 +338,14 @@ def test_a_folder_belongs_to_one_backend(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [NumpyCache, OneFile])
 def test_a_damaged_file_is_told_apart_from_none(kind, tmp_path):
-    """What a backend cannot load, and a description of it that is cut, say which folder to delete."""
+    """What a backend cannot load, and a description of it that is cut, say which folder to move away."""
     encoded_anew(HashEncoder(), tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))
     file = folder / ("index.json" if kind is NumpyCache else "all.json")
     whole = file.read_bytes()
     for path, content in ((file, whole[: len(whole) // 2]), (folder / "backend.json", b'{"backend":')):
         path.write_bytes(content)
-        with pytest.raises(DamagedMirror, match=rf"[Dd]elete (that folder|{folder})"):
+        with pytest.raises(DamagedMirror, match=rf"Move {folder} elsewhere"):
             encoded_anew(HashEncoder(), tmp_path, kind)
         file.write_bytes(whole)
     shutil.rmtree(folder)

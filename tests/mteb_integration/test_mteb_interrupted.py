@@ -63,6 +63,7 @@ def check_resumed(encoder, make, place, committed):
         assert all_scores(elsewhere, make()) == plain
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     ("number", "name"),
     sampled(

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from cas_cache.mteb import CachedEmbeddingWrapper
 from models.tiny_models import TEXTS, every_kind
+from tiers import sampled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated.*"),
@@ -45,7 +46,7 @@ def test_every_class_is_in_the_sweep():
     assert {name for name in set(st.__all__) - ABSTRACT if getattr(st, name) not in used} == set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sampled(KINDS, keep=4))
 def test_plain_cold_warm_and_a_second_machine_agree(kind, tmp_path):
     """The same vectors without a cache, with an empty one, with a full one, and from the repository."""
     plain = answers(SentenceTransformerEncoderWrapper(KINDS[kind]()))

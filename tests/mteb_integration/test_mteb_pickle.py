@@ -41,6 +41,7 @@ def test_a_wrapper_is_opened_again(tmp_path, cache_backend, copied):
         np.testing.assert_array_equal(encode(wrapper), answer)
 
 
+@pytest.mark.verify
 def test_a_wrapper_in_a_spawned_process(tmp_path):
     """What the process encodes is in the mirror when it has ended."""
     with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as wrapper:

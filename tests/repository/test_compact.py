@@ -301,6 +301,7 @@ def test_a_dropped_source_is_not_brought_back(tmp_path: Path) -> None:
     assert packs(memory) == []
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("after", [False, True])
 def test_a_compaction_that_broke_off_is_done_by_the_next(tmp_path: Path, *, after: bool) -> None:
     """Whatever request fails, the next run makes the merge; what the first left is an orphan at most."""

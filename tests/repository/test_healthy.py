@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from cas_cache import EncoderSpec
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import Manifest, Repository, Storage, interface, layout, pack
+from cas_cache.repository import Repository, Storage, interface, layout, pack
 from cas_cache.repository import check_pack as reading
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
@@ -202,18 +202,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """Nothing crashes here but on purpose, and nothing runs beside: what a seed gives is always the same."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
-    # Zarr takes ten milliseconds for the documents of a pack, the same ones again and again.
-    by_zarr = pack._zarr_documents
-    known: dict[Any, dict[str, bytes]] = {}
-
-    def documents(manifest: Manifest) -> dict[str, bytes]:
-        of = (manifest.rows, manifest.dtype, manifest.shape, tuple(manifest.chunk_rows.items()))
-        if of not in known:
-            known[of] = by_zarr(replace(manifest, namespace="0" * 32))
-        namespace = manifest.namespace.encode()
-        return {name: document.replace(b"0" * 32, namespace) for name, document in known[of].items()}
-
-    monkeypatch.setattr(pack, "_zarr_documents", documents)
     return World(monkeypatch)
 
 

@@ -19,6 +19,8 @@ from cas_cache.errors import (
     UnsupportedFormat,
 )
 from cas_cache.repository import Repository, layout, open_storage
+from cas_cache.repository.marker import new_marker
+from cas_cache.testing.wrapper import Call, Wrapper
 from repository.storages import OTHER_SPEC, SPEC, Counting, Flaky, Machine, Memory, packs, texts
 
 CREATE = """
@@ -295,3 +297,106 @@ def test_a_spec_is_what_its_name_says(damage: str) -> None:
         memory.objects[path] = OTHER_SPEC.canonical() if damage == "other" else b"{}"
     with pytest.raises(RepositoryError, match="missing or damaged"):
         repository.spec(SPEC.namespace)
+
+
+# Several creators, and a storage that keeps the last marker ----------------------------------------------------------
+
+
+class LastWins(Memory):
+    """Overwrites in spite of create-only, as rclone's server does, and counts the writes of the marker."""
+
+    markers = 0
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        self.markers += path == layout.MARKER
+        super().put(path, data)
+
+
+class Replaced(Wrapper):
+    """Another client writes its marker before the n-th read that would find one."""
+
+    def __init__(self, inner: Memory, at: int, times: int = 1) -> None:
+        super().__init__(inner)
+        self.at, self.times, self.reads = at, times, 0
+
+    def _call(self, call: Call) -> Any:
+        if call.verb == "get" and call.path == layout.MARKER and layout.MARKER in self.inner.objects:
+            self.reads += 1
+            if self.at <= self.reads < self.at + self.times:
+                self.inner.put(layout.MARKER, new_marker(f"other-{self.reads}"))
+        return call.run()
+
+
+def id_at(memory: Memory) -> str:
+    return str(json.loads(memory.objects[layout.MARKER])["id"])
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_creator_whose_marker_is_replaced_uses_the_last_one(tmp_path: Path, at: int) -> None:
+    """Before the first and before the second time that it reads its marker back; the push goes on."""
+    memory = LastWins()
+    machine = Machine(tmp_path / "mirror", Replaced(memory, at))
+    machine.encode(texts(3))
+    assert machine.push().rows == 3
+    assert machine.mirror.repository == machine.repository.id == id_at(memory) == f"other-{at}"
+
+
+def test_a_client_that_finds_a_marker_uses_the_last_one(tmp_path: Path) -> None:
+    """It is replaced between the read that finds it and the read that confirms it."""
+    memory = LastWins()
+    Repository(memory).create()
+    machine = Machine(tmp_path / "mirror", Replaced(memory, 2))
+    machine.encode(texts(3))
+    assert machine.push().rows == 3
+    assert machine.mirror.repository == id_at(memory) == "other-2"
+
+
+def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of reads is bounded, and nothing is bound or written."""
+    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+    memory = LastWins()
+    for storage in (Replaced(memory, 1, 100), Replaced(memory, 1, 100)):  # one creates, one finds
+        machine = Machine(tmp_path / "mirror", storage)
+        machine.encode(texts(3))
+        with pytest.raises(RepositoryError, match="no two reads in a row agree"):
+            machine.push()
+        assert storage.reads <= 8
+        assert machine.mirror.repository is None
+        assert memory.objects.keys() == {layout.MARKER}
+    storage = Replaced(memory, 1, 0)
+    assert Machine(tmp_path / "mirror", storage).push().rows == 3
+
+
+def test_a_marker_that_appears_after_the_listing_is_not_replaced() -> None:
+    """A listing can take long, and somebody else may be done by then."""
+
+    class Behind(Counting):
+        def list(self, prefix: str) -> Any:
+            found = super().list(prefix)
+            if layout.MARKER not in memory.objects:
+                winner.create()
+            return found
+
+    memory = LastWins()
+    winner, late = Repository(memory), Repository(Behind(memory))
+    late.create()
+    assert late.id == winner.id == id_at(memory)
+    assert memory.markers == 1
+
+
+def test_many_threads_push_first_to_a_storage_that_keeps_the_last_marker(tmp_path: Path) -> None:
+    """Eight at once: none fails, and a new mirror finds the rows of all."""
+    memory = LastWins()
+    barrier = threading.Barrier(8)
+
+    def push(number: int) -> int:
+        machine = Machine(tmp_path / str(number), memory)
+        machine.encode(texts(3, 3 * number))
+        barrier.wait()
+        return machine.push().rows
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(push, range(8))) == [3] * 8
+    reader = Machine(tmp_path / "reader", memory)
+    assert reader.pull().problems == []
+    assert reader.found(texts(24)) == texts(24)

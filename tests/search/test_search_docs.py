@@ -18,6 +18,7 @@ def blocks(language: str) -> list[str]:
     return [body for found, body in BLOCK.findall(PAGE) if found == language]
 
 
+@pytest.mark.verify
 def test_every_block_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

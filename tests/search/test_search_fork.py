@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from test_background import environment
+from tiers import sampled
 
 SCRIPT = """
 import os, signal, sys
@@ -46,7 +47,7 @@ wait_for_child(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+@pytest.mark.parametrize("kind", sampled(["exact", "hnsw"], keep=["exact"]))
 def test_a_forked_process_finds_what_its_parent_finds(tmp_path: Path, kind: str) -> None:
     """A child, and a child of the child, search by the searcher that they were given and by one that they open."""
     done = subprocess.run(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,11 +20,12 @@ from numpy.testing import assert_array_equal
 from cas_cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, DamagedMirror
 from cas_cache.identity import keys_of_texts
-from cas_cache.mirror import Mirror
+from cas_cache.mirror import Mirror, descriptors
 from cas_cache.mirror.evict import evict
 from cas_cache.search import KINDS, METRICS, approximate, open_search, saved
 from cas_cache.testing.processes import in_process
 from search.search_rows import SPEC, check_truth, filled, overwrite, recall, texts, vectors
+from tiers import sampled
 
 INDEXES = [kind for kind in KINDS if kind != "exact"]
 ROWS = 3000
@@ -172,7 +174,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", sampled(DAMAGES, keep=4))
 def test_a_damaged_index_is_built_anew(directory: Path, damage: str) -> None:
     """Before faiss reads a byte of it: it would follow a wrong link out of its memory."""
     expected = opened(directory, kind="hnsw").search(QUERIES, 10)
@@ -267,12 +269,15 @@ def test_after_eviction_it_is_built_anew(tmp_path: Path) -> None:
     check_truth(found, QUERIES, rows, "cosine")
 
 
-def test_as_long_as_it_is_open_nothing_is_evicted(tmp_path: Path) -> None:
-    """Rows may not move under a search."""
+def test_as_long_as_it_is_open_nothing_is_evicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may not move under a search, however many other namespaces are used meanwhile."""
+    monkeypatch.setattr(descriptors, "MAX_OPEN", 8)
     with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo", push="manual") as cache:
         cache.put(texts(1500), vectors(1500), SPEC)
         cache.push()
     searcher = opened(tmp_path / "mirror", kind="hnsw")
+    others = [filled(tmp_path / "mirror", vectors(5), replace(SPEC, revision=f"r{n:07d}")) for n in range(10)]
+    del others
     assert evict(Mirror(tmp_path / "mirror"), 0).in_use == [SPEC.namespace]
     check_truth(searcher.search(QUERIES, 5), QUERIES, vectors(1500), "cosine")
 
@@ -286,6 +291,7 @@ def _search_in_process(directory: str) -> tuple[Any, int]:
     return searcher.search(QUERIES, 10).rows.tolist(), len(built)
 
 
+@pytest.mark.verify
 def test_processes_build_one_index(directory: Path) -> None:
     """Three at once: one builds, the others wait and map what it built."""
     script = (

@@ -17,6 +17,7 @@ from cas_cache.search import finder
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from search.search_rows import unit, vectors
+from tiers import sampled
 
 RETRIEVAL = [
     tasks.misleading_titles,
@@ -56,12 +57,15 @@ def searched(model: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("make", "function"),
-    [(make, ScoringFunction.COSINE) for make in [*RETRIEVAL, large]]
-    + [
-        (make, function)
-        for make in (tasks.odd_texts, tasks.reranking)
-        for function in (ScoringFunction.DOT_PRODUCT, None)
-    ],
+    sampled(
+        [(make, ScoringFunction.COSINE) for make in [*RETRIEVAL, large]]
+        + [
+            (make, function)
+            for make in (tasks.odd_texts, tasks.reranking)
+            for function in (ScoringFunction.DOT_PRODUCT, None)
+        ],
+        keep=5,
+    ),
 )
 def test_exact_search_gives_the_plain_scores(make: Any, function: Any, tmp_path: Path) -> None:
     """With titles, repeats, instructions, conversations, and when it ranks; cold and warm."""
@@ -73,6 +77,7 @@ def test_exact_search_gives_the_plain_scores(make: Any, function: Any, tmp_path:
     assert cached.stats.encoded == 0
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("encoder", [HashEncoder(dtype="float16"), HashEncoder(dtype="float64"), TorchEncoder()])
 def test_other_dtypes_give_the_plain_scores(encoder: Any, tmp_path: Path) -> None:
     """And torch's tensors, of an encoder that is not cached."""
@@ -118,6 +123,7 @@ def test_a_corpus_is_searched_where_it_lies(tmp_path: Path, monkeypatch: pytest.
         assert len(rows) == 1300
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("kind", ["hnsw", "hnswsq", "ivf", "ivfsq", "ivfpq"])
 def test_an_index_is_saved_for_its_corpus_alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found again by a second run; another corpus, also one more document, gets its own."""
@@ -190,6 +196,7 @@ def test_similarities_that_cannot_be_searched() -> None:
     assert MirrorSearch(compared_by(ScoringFunction.EUCLIDEAN)).design.metric == "l2"
 
 
+@pytest.mark.verify
 def test_a_damaged_index_of_a_corpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Is built anew, like a namespace's."""
     with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as cached:

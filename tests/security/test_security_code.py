@@ -260,6 +260,7 @@ for words in ("ls mirror", "check --remote remote", "status mirror --remote remo
 """
 
 
+@pytest.mark.verify
 def test_nothing_is_unpickled_or_evaluated(tmp_path: Path) -> None:
     """Encode, push, lazy pull, compact, check, prune, export, import, search, an evaluation by mteb: by none of it.
 

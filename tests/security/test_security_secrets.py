@@ -181,6 +181,7 @@ def test_what_works(tmp_path: Path, ear: Ear, memory: dict[str, Any], figure: Ca
     figure("files searched for secrets", len(files))
 
 
+@pytest.mark.verify
 def test_what_fails(tmp_path: Path, ear: Ear, memory: dict[str, Any], figure: Callable[[str, int], None]) -> None:
     """A service that refuses and quotes what it was told, and arguments that are wrong: errors, logs and tracebacks."""
     told = f" key {SECRETS['secret']} token {SECRETS['token']} id {KEY_ID} url https://h/x?{SECRETS['sas']}"

@@ -75,6 +75,7 @@ def test_check_finds_it_and_does_not_show_it(older_version):
         assert SECRET not in said
 
 
+@pytest.mark.verify
 def test_no_command_shows_it(older_version):
     """Everything that prints a spec."""
     mirror, remote = f"{older_version}/mirror", f"{older_version}/remote"

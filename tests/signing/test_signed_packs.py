@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import string
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
     DamagedPack,
+    DataWarning,
     UnsupportedFormat,
     UntrustedMirror,
     UntrustedPack,
@@ -418,7 +420,8 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
         asked.extend(missing)
         return truth(missing)
 
-    with EmbeddingCache(tmp_path / "two", remote=remote, read_only=True, **signed) as cache:
+    cache = EmbeddingCache(tmp_path / "two", remote=remote, read_only=True, **signed)
+    with cache, pytest.warns(DataWarning, match="Skipped 1 pack that no trusted key has signed"):
         np.testing.assert_array_equal(cache.encode(ALL[:8], SPEC, encode), truth(ALL[:8]))
     assert asked == ALL[4:8]
     private = pem.read_bytes().splitlines()[1]
@@ -431,3 +434,26 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
         EmbeddingCache(tmp_path / "forger", remote=remote, signing_key=pem, **signed)
     with pytest.raises(UntrustedMirror):
         EmbeddingCache(tmp_path / "forger", offline=True, signing_key=pem, **signed)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("on_remote_error", ["warn", "raise"])
+def test_a_run_says_once_that_packs_are_not_trusted(
+    storage: MemoryStorage, tmp_path: Path, lazy: bool, on_remote_error: Any
+) -> None:
+    """Their rows are misses, which would have no reason otherwise. It is not an error: the rest is read."""
+    machine = Machine(tmp_path / "other namespace", storage)
+    machine.encode(ALL, OTHER_SPEC)
+    machine.push()
+    options: dict[str, Any] = {"read_only": True, "lazy": lazy, "on_remote_error": on_remote_error}
+    with EmbeddingCache(tmp_path / "run", remote=str(tmp_path / "unused"), **options) as cache:
+        cache.repository = Repository(storage, trust=TRUST)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert cache.get(ALL, SPEC)[1].tolist() == [True] * 6 + [False] * 6
+            assert not cache.get(ALL, OTHER_SPEC)[1].any()
+            assert not cache.get(ALL[6:], SPEC)[1].any()
+    (warning,) = caught
+    assert warning.category is DataWarning
+    assert "Skipped 2 packs that no trusted key has signed" in str(warning.message)
+    assert warning.filename == __file__

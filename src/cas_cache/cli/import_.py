@@ -17,11 +17,11 @@ from cas_cache.cli.options import (
     namespace_option,
     open_mirror,
     print_json,
+    spec_in_file,
 )
 from cas_cache.cli.talk import bars_wanted, say
-from cas_cache.errors import ConfigurationError
 from cas_cache.exchange import ImportReport, find_folders, plan_import
-from cas_cache.identity import EncoderSpec, canonical_json, parsed_json
+from cas_cache.identity import EncoderSpec, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.settings import Settings
@@ -88,7 +88,7 @@ def mteb(
     if wanted is not None:
         spec = one_namespace(open_mirror(cache, remote), wanted).spec
     else:
-        spec = _spec_of(folders, **identity) if spec_file is None else _spec_in(Path(spec_file))
+        spec = _spec_of(folders, **identity) if spec_file is None else spec_in_file(Path(spec_file))
     mirror = mirror_if_there(place)
     found = None if mirror is None else mirror.get(spec.namespace)
     plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
@@ -112,18 +112,6 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     say(f"{verb} {counted(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
         say("If you know better than the folders can show: --accept-unsafe.", err=True)
-
-
-def _spec_in(path: Path) -> EncoderSpec:
-    """The spec of a file: the document itself, or what `cas-cache info --json` prints."""
-    try:
-        document = parsed_json(path.read_bytes())
-    except (OSError, ValueError) as err:
-        raise ConfigurationError(
-            f"{path} cannot be read as JSON ({err}). Write it with `cas-cache info CACHE --namespace ID --json`."
-        ) from err
-    inner = document.get("spec") if isinstance(document, dict) else None
-    return EncoderSpec.from_canonical(canonical_json(document if inner is None else inner))
 
 
 def _spec_of(

@@ -11,18 +11,24 @@ from cas_cache.amounts import counted
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import describe
 from cas_cache.cli.options import (
+    cache_options,
+    full_namespace,
     json_text,
-    mirror_options,
     namespace_option,
+    open_cache,
     open_mirror,
     print_json,
+    spec_in_file,
 )
 from cas_cache.cli.talk import say
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
 
 if TYPE_CHECKING:
+    from cas_cache.cache import EmbeddingCache
+    from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.sync import Explanation
 
 
 @click.command(
@@ -30,20 +36,39 @@ if TYPE_CHECKING:
     examples=(
         "cas-cache info my_mirror -n 55dc47fb",
         "cas-cache info --settings",
+        'cas-cache info my_mirror --remote s3://team/emb -n 55dc47fb --why "a text without its prompt"',
     ),
 )
-@mirror_options
+@cache_options
+@click.option("--spec", "spec_file", metavar="FILE", help="With --why: the spec, as `cas-cache info --json` prints it.")
+@click.option("--why", metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
 @namespace_option("wanted", "Show this namespace.")
 def info(
     cache: str | None,
     remote: str | None,
+    storage_options: tuple[str, ...],
     *,
     wanted: str | None,
+    why: str | None,
+    spec_file: str | None,
     settings: bool,
     as_json: bool,
 ) -> None:
-    """Show what identifies the vectors of a namespace, and where they are; or the settings in force, and whence."""
+    """Show what identifies the vectors of a namespace, and where they are; or the settings in force, and whence.
+
+    With --why it asks the mirror, then the repository, where the vector of a text is. Nothing is encoded or changed.
+
+    Exit code 1 if something could not be read.
+    """
+    if why is None and (spec_file is not None or storage_options):
+        raise click.UsageError("--spec and --storage-option are for --why TEXT. Add it.")
+    if why is not None:
+        mirror = open_mirror(cache, remote)  # opening the cache would make one
+        with open_cache(cache, remote, storage_options) as opened:
+            spec = _asked_spec(mirror, opened, wanted, spec_file)
+            _print_explanation(opened.explain(why, spec), as_json=as_json)
+        return
     if settings:
         _print_settings(as_json=as_json)
         return
@@ -64,6 +89,29 @@ def info(
     say(f"{'packs':<11}{len(ns.packs):,}")
     say("spec")
     say(json_text(facts["spec"]))
+
+
+def _asked_spec(mirror: Mirror, opened: EmbeddingCache, wanted: str | None, spec_file: str | None) -> EncoderSpec:
+    if spec_file is not None:
+        return spec_in_file(Path(spec_file))
+    is_local = any(namespace.startswith(wanted or "") for namespace in mirror.ids())
+    if is_local or not wanted or opened.repository is None or opened.offline:
+        return _chosen(mirror, wanted).spec
+    return opened.repository.spec(full_namespace(opened.repository, wanted))
+
+
+def _print_explanation(found: Explanation, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_json())
+    else:
+        say(f"{'hit' if found.is_hit else 'miss'}  {found.message}")
+        for other in found.others:
+            where = "mirror" if other.in_mirror else "repository"
+            say(f"namespace {other.namespace} of the {where} has it: {'; '.join(map(str, other.differences))}")
+        for problem in found.problems:
+            say(f"not read: {problem}", err=True)
+    if found.problems:
+        raise click.exceptions.Exit(1)
 
 
 def _print_settings(*, as_json: bool) -> None:

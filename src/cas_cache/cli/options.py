@@ -14,7 +14,7 @@ from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
-from cas_cache.identity import NAMESPACE_ID
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.settings import Settings
@@ -134,6 +134,23 @@ def full_namespace(repository: Repository, beginning: str) -> str:
             f"It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
         )
     return found[0]
+
+
+def spec_in_file(path: Path) -> EncoderSpec:
+    """Return the spec in a file: the document itself, or what `cas-cache info --json` prints.
+
+    Raises:
+        ConfigurationError: If the file cannot be read as JSON.
+        IdentityError: If it is not an encoder spec.
+    """
+    try:
+        document = parsed_json(path.read_bytes())
+    except (OSError, ValueError) as err:
+        raise ConfigurationError(
+            f"{path} cannot be read as JSON ({err}). Write it with `cas-cache info CACHE --namespace ID --json`."
+        ) from err
+    inner = document.get("spec") if isinstance(document, dict) else None
+    return EncoderSpec.from_canonical(canonical_json(document if inner is None else inner))
 
 
 def known_packs(cache: str | None, remote: str | None, repository: Repository) -> dict[str, str]:

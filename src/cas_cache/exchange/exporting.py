@@ -6,6 +6,7 @@ their digests before they leave, and go a chunk at a time.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import TEMP_PREFIX, flush
+from cas_cache.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
 from cas_cache.exchange.arrow_files import write_arrow, write_parquet
 from cas_cache.exchange.plain_files import write_mteb, write_npy, write_safetensors
@@ -277,8 +278,8 @@ def _move(temp: Path, place: Path) -> None:
             # The one that makes the directory owns the name; a directory may be renamed over an empty one.
             place.mkdir()
             temp.replace(place)
-        else:
-            place.hardlink_to(temp)
+        elif not move_new(temp, place):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
     except FileExistsError as err:
         raise ConfigurationError(
             f"{place} was made meanwhile, and nothing is written over. Name another target."

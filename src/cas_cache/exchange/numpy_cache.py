@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cas_cache.disk import mapped
 from cas_cache.exchange.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
             len(names),
         )
     try:
-        vectors = np.memmap(folder / NUMPY_VECTORS, "<f4", "r", shape=(rows, dimension))
+        with (folder / NUMPY_VECTORS).open("rb") as file:
+            vectors = mapped(file, "<f4", "r", 0, (rows, dimension))
     except OSError as err:
         return Broken(f"{NUMPY_VECTORS} cannot be read ({err})", len(names))
 

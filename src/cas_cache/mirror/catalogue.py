@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of, read_plain, write_atomically
-from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorWriteError, as_cause
+from cas_cache.disk import check_folder, lock_of, read_plain, reading, write_atomically
+from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorReadError, MirrorWriteError, as_cause
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
+from cas_cache.mirror.descriptors import POOL, Pooled
 from cas_cache.mirror.index import ABSENT, KeyIndex
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class _State(NamedTuple):
         return sum(rows for _, rows, _ in self.packs.values())
 
 
-class Catalogue:
+class Catalogue(Pooled):
     """What the repository has of one namespace.
 
     Args:
@@ -97,6 +98,7 @@ class Catalogue:
     """
 
     def __init__(self, folder: Path, namespace: str) -> None:
+        super().__init__()
         self.folder = folder
         self._namespace = namespace
         self._handle = threading.RLock()
@@ -110,14 +112,14 @@ class Catalogue:
     @property
     def packs(self) -> frozenset[str]:
         """The packs whose keys are here."""
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             return frozenset(self._state.packs)
 
     @property
     def rows(self) -> int:
         """How many rows these packs have, repeats included."""
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             return self._state.rows
 
@@ -126,6 +128,14 @@ class Catalogue:
         with self._handle:
             self._closed = True
             self._forgotten()
+        POOL.discard(self)
+
+    def _open_files(self) -> None:
+        """Leave it to `_refresh`, which reads everything again."""
+
+    def _close_files(self) -> None:
+        self._stamp = None
+        self._forgotten()
 
     def locate(self, keys: NDArray[np.uint8], without: AbstractSet[str] = frozenset()) -> list[Located]:
         """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
@@ -134,7 +144,7 @@ class Catalogue:
             keys: (n, 32) uint8.
             without: Packs that could not be read. Their keys are looked up in the other packs.
         """
-        with self._handle:
+        with self.held(), self._handle:
             self._refresh()
             if not self._state.packs or not len(keys):
                 return []
@@ -191,12 +201,22 @@ class Catalogue:
             self._tidy()
             inner.mkdir(exist_ok=True)
             values = [np.concatenate([getattr(it, name) for it in fresh.values()]) for name in ("keys", "digests")]
-            for column, rows in zip(_columns(inner), values, strict=True):
-                column.write(first, rows)
-                column.set_rows(at)
-            self._commit(_State(state.folder, noted))
+            try:
+                for column, rows in zip(_columns(inner), values, strict=True):
+                    column.write(first, rows)
+                    column.set_rows(at)
+                self._commit(_State(state.folder, noted))
+            except OSError:
+                self._give_back(inner)
+                raise
             self._index.extend(self._keys)
             self._index.save(self._keys)
+
+    def _give_back(self, inner: Path) -> None:
+        """Cut what a write that failed has left after the committed rows: the disk may be full."""
+        self._refresh(force=True)  # the commit may have happened, although it failed
+        for column in _columns(inner):
+            column.cut(self._state.rows if self._state.folder == inner.name else 0)
 
     def forget(self) -> None:
         """Forget all of it: what is asked for next is read from the repository.
@@ -223,7 +243,8 @@ class Catalogue:
             raise AlreadyClosed(f"{self.folder} was closed with its mirror. Open the cache or the mirror again.")
         for _ in range(READS):
             try:
-                status = (self.folder / STATE_FILE).lstat()
+                with reading(self.folder):
+                    status = (self.folder / STATE_FILE).lstat()
                 stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
                 if stamp == self._stamp and not force:
                     return
@@ -232,7 +253,7 @@ class Catalogue:
                 self._stamp = stamp
             except FileNotFoundError:
                 break
-            except LinkInMirror:
+            except (LinkInMirror, MirrorReadError):
                 raise
             except (ValueError, KeyError, TypeError, AttributeError, DamagedMirror, OSError) as err:
                 problem = str(err)  # the error itself would make a cycle: error, traceback, this frame
@@ -273,9 +294,11 @@ class Catalogue:
         check_folder(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
-            with lock_of(self.folder / ".lock"), self._handle:
+            with lock_of(self.folder / ".lock"), self.held(), self._handle:
                 self._refresh(force=True)
                 yield
+        except MirrorReadError:
+            raise
         except OSError as err:
             raise MirrorWriteError(
                 f"{self.folder} cannot be written ({err}). Nothing is lost. Make room, or make it writable, and do "

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache import html
-from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.amounts import counted
+from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
 from cas_cache.identity import first_of_each
 from cas_cache.rows import digest_rows
 
@@ -99,7 +100,8 @@ def check_mirror(mirror: Mirror) -> MirrorCheckReport:
         try:
             ns = mirror.get(name)
             if ns is not None:
-                _check(ns, report)
+                with ns.held():
+                    _check(ns, report)
         except DamagedMirror as err:
             report.findings.append(MirrorFinding(name, "damaged", 0, str(err)))
         except UnsupportedFormat as err:
@@ -110,9 +112,10 @@ def check_mirror(mirror: Mirror) -> MirrorCheckReport:
 def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if places := ns.spec.credentials():
         what = (
-            f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it and delete {ns.folder}. If "
-            "the rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace in the "
-            "repository."
+            f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
+            f"{ns.folder} out of the mirror: {counted(ns.waiting_rows, 'row')} of it were not pushed and may be "
+            "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
+            "in the repository."
         )
         report.findings.append(MirrorFinding(ns.spec.namespace, "credential", 0, what))
     packs = ns.unverified_packs()
@@ -125,8 +128,7 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if wrong:
         what = (
             f"{len(wrong)} of {ns.rows} rows do not agree with their digests, the first is row {wrong[0]}. None of "
-            f"them is served. Delete {ns.folder}: what was pushed comes back with `cas-cache pull`, the rest is "
-            "encoded anew."
+            f"them is served. {set_aside(ns.folder)}"
         )
         report.findings.append(MirrorFinding(ns.spec.namespace, "rows", len(wrong), what))
     repeats = ns.rows - len(first_of_each(ns.keys)[0])

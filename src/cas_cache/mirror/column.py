@@ -8,12 +8,14 @@ rows count. `table.Table` does, with ``state.json``.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import open_plain, plain
-from cas_cache.errors import DamagedMirror
+from cas_cache.disk import open_plain, plain, reading
+from cas_cache.errors import DamagedMirror, set_aside
+from cas_cache.mirror.descriptors import EXHAUSTED, map_answer, map_file, may_map_answer
 from cas_cache.rows import row_bytes
 
 if TYPE_CHECKING:
@@ -61,36 +63,62 @@ class Column:
         with os.fdopen(open_plain(self.path, os.O_RDWR), "r+b") as file:
             file.write(self._header(rows))
 
-    def map(self, rows: int) -> NDArray[Any]:
-        """Return the first `rows` rows as a read-only map.
+    def cut(self, rows: int) -> None:
+        """Give back the room of what was written after the first `rows` rows, which is never committed.
+
+        Maps of the first rows stay right. A file without any rows goes whole.
+        """
+        if not rows:
+            self.path.unlink(missing_ok=True)
+            return
+        with suppress(FileNotFoundError), os.fdopen(open_plain(self.path, os.O_RDWR), "r+b") as file:
+            size = self.header_bytes + rows * self.row_bytes
+            if file.seek(0, os.SEEK_END) > size:
+                file.truncate(size)
+            file.seek(0)
+            file.write(self._header(rows))
+
+    def map(self, rows: int, known: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the first `rows` rows as a read-only map; where the file system has no maps, as a read-only array.
+
+        Args:
+            rows: How many.
+            known: What this returned for fewer rows of the same file, if it did: it is not read again.
 
         Raises:
             DamagedMirror: If the file is missing, shorter, or no such .npy file.
+            MirrorReadError: If the system refuses the read.
         """
         if rows == 0:
             return np.empty((0, *self.shape), self.dtype)
         needed = self.header_bytes + rows * self.row_bytes
         if rows > MOST_ROWS:
-            raise DamagedMirror(f"{self.path} is said to have {rows} rows, which no file has. {_WAY_OUT}")
+            raise DamagedMirror(f"{self.path} is said to have {rows} rows, which no file has. {self._way_out}")
         try:
-            size = self.path.lstat().st_size
-            own = any(self._is_own(self._read_header()) for _ in range(HEADER_READS))
+            with reading(self.path):
+                size = self.path.lstat().st_size
+                own = any(self._is_own(self._read_header()) for _ in range(HEADER_READS))
         except FileNotFoundError as err:
-            raise DamagedMirror(f"{self.path} is gone, with {rows} committed rows. {_WAY_OUT}") from err
-        except OSError as err:
-            raise DamagedMirror(f"{self.path}, with {rows} committed rows, cannot be read ({err}). {_WAY_OUT}") from err
+            raise DamagedMirror(f"{self.path} is gone, with {rows} committed rows. {self._way_out}") from err
+        except (IsADirectoryError, NotADirectoryError) as err:
+            raise DamagedMirror(
+                f"{self.path}, with {rows} committed rows, is not a file ({err}). {self._way_out}"
+            ) from err
         if size < needed:
             raise DamagedMirror(
-                f"{self.path} has {size} bytes; its {rows} committed rows need {needed}. It was cut short. {_WAY_OUT}"
+                f"{self.path} has {size} bytes; its {rows} committed rows need {needed}. It was cut short. "
+                f"{self._way_out}"
             )
         if not own:
-            raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {_WAY_OUT}")
-        with open(self.path, "rb", opener=plain) as file:  # a map has the name of its file
+            raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {self._way_out}")
+        with reading(self.path), open(self.path, "rb", opener=plain) as file:  # a map has the name of its file
             self.inode = os.fstat(file.fileno()).st_ino
-            return np.memmap(file, self.dtype, "r", offset=self.header_bytes, shape=(rows, *self.shape))
+            return map_file(file, self.dtype, self.header_bytes, (rows, *self.shape), known)
 
-    def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any]:
+    def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any] | None:
         """Return rows [start, stop), which `map` has found to be there, as a copy-on-write map of the caller's own.
+
+        None if too many answers are maps already, or if the system has no descriptor left.
 
         Args:
             start: The first row.
@@ -99,15 +127,27 @@ class Column:
 
         Raises:
             DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
+            MirrorReadError: If the system refuses the read.
         """
-        try:
-            with open(self.path, "rb", opener=plain) as file:
-                if os.fstat(file.fileno()).st_ino == inode:
-                    offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
-                    return np.memmap(file, self.dtype, "c", offset=offset, shape=shape).view(np.ndarray)
-        except FileNotFoundError:
-            pass
+        if not may_map_answer():
+            return None
+        with reading(self.path):
+            try:
+                with open(self.path, "rb", opener=plain) as file:
+                    if os.fstat(file.fileno()).st_ino == inode:
+                        offset, shape = self.header_bytes + start * self.row_bytes, (stop - start, *self.shape)
+                        return map_answer(file, self.dtype, offset, shape)
+            except FileNotFoundError:
+                pass
+            except OSError as err:
+                if err.errno in EXHAUSTED:
+                    return None
+                raise
         raise DamagedMirror(f"{self.path} was replaced while it was in use. Nothing of it was served. Open it again.")
+
+    @property
+    def _way_out(self) -> str:
+        return f"Nothing of it was served. {set_aside(self.path.parent)}"
 
     def _read_header(self) -> bytes:
         with os.fdopen(open_plain(self.path), "rb") as file:
@@ -126,12 +166,6 @@ class Column:
         descr = np.lib.format.dtype_to_descr(self.dtype)
         shape = "(" + ", ".join(str(n) for n in (rows, *self.shape)) + ("," if not self.shape else "") + ")"
         return f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
-
-
-_WAY_OUT = (
-    "Nothing of it was served. Delete the namespace's folder: what was pushed comes back with `cas-cache pull`, "
-    "the rest is encoded anew."
-)
 
 
 def _write_all(file: Any, data: bytes | memoryview) -> None:

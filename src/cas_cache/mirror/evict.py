@@ -104,6 +104,21 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
     return chosen
 
 
+def least_to_write_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
+    """Return the namespaces of what goes, those with the fewest bytes to keep first. Pure.
+
+    The rows that stay are written again. On a full disk, each namespace so makes room for the next.
+
+    Args:
+        chosen: The packs that go.
+        before: Bytes that each namespace takes.
+    """
+    left: dict[str, int] = {}
+    for candidate in chosen:
+        left[candidate.namespace] = left.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
+    return sorted(left, key=lambda name: (left[name], name))
+
+
 def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:
     """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
 
@@ -112,32 +127,53 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
         dry_run: Change nothing.
 
+    A namespace that keeps rows is written again, which takes as much room as these for a while. Where the disk is too
+    full for that, more of the namespace goes: all that is in the repository. A namespace that keeps no row needs no
+    room.
+
     Raises:
         DamagedMirror: If a namespace is damaged. Nothing was changed.
-        MirrorWriteError: If the disk is full or refuses: a namespace that keeps rows is written anew, which takes as
-            much space as these for a while.
+        MirrorWriteError: If the disk refuses, or is too full to write the rows again that are pending. No row was lost.
     """
     report = EvictReport()
-    namespaces = {ns.spec.namespace: ns for ns in mirror.namespaces()}
-    free = {name: ns for name, ns in namespaces.items() if ns.reserve()}
-    report.in_use = sorted(namespaces.keys() - free.keys())
-    try:
-        candidates: list[Candidate] = []
-        for name, ns in namespaces.items():
-            each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
-            report.before += ns.rows * each
-            report.waiting += ns.waiting_rows * each
-            if name in free:
-                candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
-        report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
-        report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
-        for name in dict.fromkeys(candidate.namespace for candidate in report.evicted if not dry_run):
-            mirror.forget(name)
-            free[name].evict([it.pack for it in report.evicted if it.namespace == name])
-    finally:
-        for ns in free.values():
+    candidates: list[Candidate] = []
+    kept: dict[str, int] = {}
+    for ns in mirror.iter_namespaces():
+        name = ns.spec.namespace
+        each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
+        kept[name] = ns.rows * each
+        report.before += kept[name]
+        report.waiting += ns.waiting_rows * each
+        # Not kept until the end: a lock is a descriptor, and there may be thousands of namespaces.
+        if not ns.reserve():
+            report.in_use.append(name)
+            continue
+        try:
+            candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
+        finally:
             ns.unreserve()
+    report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
+    if not dry_run:
+        for name in least_to_write_first(report.evicted, kept):
+            _evict_from(mirror, name, candidates, report)
+    report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
     return report
+
+
+def _evict_from(mirror: Mirror, name: str, candidates: list[Candidate], report: EvictReport) -> None:
+    """Remove the chosen packs of a namespace, or report that somebody has opened it since they were chosen."""
+    ns = mirror.get(name)
+    if ns is None or not ns.reserve():
+        report.in_use.append(name)
+        report.evicted = [candidate for candidate in report.evicted if candidate.namespace != name]
+        return
+    try:
+        mirror.forget(name)
+        gone = ns.evict([candidate.pack for candidate in report.evicted if candidate.namespace == name])
+    finally:
+        ns.unreserve()
+    mine = [candidate for candidate in candidates if candidate.namespace == name and candidate.pack in gone]
+    report.evicted += [candidate for candidate in mine if candidate not in report.evicted]
 
 
 def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False) -> int:
@@ -153,7 +189,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         MirrorWriteError: If the disk is full or refuses.
     """
     gone, removed = frozenset(packs), 0
-    for ns in mirror.namespaces():
+    for ns in mirror.iter_namespaces():
         rows = ns.rows_of(gone)
         if rows and not dry_run:
             if not ns.reserve():

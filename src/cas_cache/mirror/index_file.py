@@ -30,6 +30,7 @@ import numpy as np
 
 from cas_cache.disk import TEMP_PREFIX, open_plain
 from cas_cache.identity import prefixes_of
+from cas_cache.mirror.descriptors import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -163,7 +164,7 @@ class RunFile(Run):
                 raise UnprovedError
             if head[: HEAD.size] != _head(start, stop, keys):
                 raise UnprovedError
-            body = np.memmap(file, np.uint64, "r", offset, (2 * count,)).view(np.ndarray)
+            body = map_file(file, np.uint64, offset, (2 * count,)).view(np.ndarray)
         super().__init__(start, stop, body[:count], body[count:].view(np.int64))
         self._body = body
         self._checks = np.frombuffer(head, np.uint32, offset=HEAD.size)

@@ -17,20 +17,23 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from cas_cache.disk import check_folder, lock_of, make_folder, read_plain, write_atomically
+from cas_cache.disk import advice, check_folder, lock_of, make_folder, read_plain, reading, write_atomically
 from cas_cache.errors import (
     AlreadyClosed,
     ConfigurationError,
     DamagedMirror,
     IdentityError,
     MirrorError,
+    MirrorReadError,
     MirrorWriteError,
     NotAMirror,
     RepositoryMismatch,
     UnsupportedFormat,
     UntrustedMirror,
     as_cause,
+    set_aside,
 )
+from cas_cache.file_system import missing_ability
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
@@ -98,16 +101,12 @@ class Mirror:
         self._namespaces: dict[str, Namespace] = {}
         self._closed = False
         self._made: list[Path] = []
-        try:
-            marker = self.directory / MARKER
+        marker = self.directory / MARKER
+        with reading(marker):
             if not (marker.exists() or marker.is_symlink()):
                 made = [self.directory / ".lock", marker, *([] if self.directory.exists() else [self.directory])]
                 self._create(create=create)
                 self._made = made
-        except PermissionError as err:
-            raise MirrorWriteError(
-                f"{self.directory} may not be read ({err}). Name a directory that you may read and write."
-            ) from err
         self._read_marker()
         self.views = Views(self.directory)
 
@@ -170,7 +169,7 @@ class Mirror:
         Raises:
             MirrorWriteError: If the disk is full or refuses; the mirror still belongs to its repository then.
         """
-        for namespace in self.namespaces():
+        for namespace in self.iter_namespaces():
             namespace.forget_packs()
         with self._locked():
             self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
@@ -231,9 +230,13 @@ class Mirror:
 
         Raises:
             DamagedMirror: If its spec does not have that id.
+            MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the mirror is closed.
         """
         self._check_open()
+        known = self._namespaces.get(namespace)
+        if known is not None and not known.reopen():
+            self.forget(namespace)
         if namespace not in self._namespaces:
             folder = self._folder(namespace)
             try:
@@ -241,30 +244,31 @@ class Mirror:
                 document = read_plain(folder / "spec.json")
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            except OSError as err:
-                raise DamagedMirror(
-                    f"{folder / 'spec.json'} cannot be read ({err}). Make it readable, or delete {folder} and pull "
-                    "again."
-                ) from err
+            except IsADirectoryError as err:
+                raise DamagedMirror(f"{folder / 'spec.json'} is not a file ({err}). {set_aside(folder)}") from err
             try:
                 spec = EncoderSpec.from_canonical(document)
             except IdentityError as err:
-                raise DamagedMirror(
-                    f"{folder / 'spec.json'} is damaged: {err} Delete {folder} and pull again."
-                ) from err
+                raise DamagedMirror(f"{folder / 'spec.json'} is damaged: {err} {set_aside(folder)}") from err
             if spec.namespace != namespace:
                 raise DamagedMirror(
                     f"{folder} holds the spec of namespace {spec.namespace}. Its rows could be another encoder's, so "
-                    "nothing of it was served. Rename or delete the folder."
+                    f"nothing of it was served. Give the folder that name, if no folder has it. If one has: "
+                    f"{set_aside(folder)}"
                 )
             self._namespaces[namespace] = Namespace(folder, spec)
         return self._namespaces[namespace]
 
     def ids(self) -> list[str]:
-        """Return the ids of all namespaces, in order. Foreign folders are passed over."""
+        """Return the ids of all namespaces, in order. Foreign folders are passed over.
+
+        Raises:
+            MirrorReadError: If the system refuses the read.
+        """
         root = self.directory / "namespaces"
         check_folder(root)
-        return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.is_dir() else []
+        with reading(root):
+            return sorted(p.name for p in root.iterdir() if NAMESPACE_ID.fullmatch(p.name)) if root.is_dir() else []
 
     def view(
         self,
@@ -303,12 +307,14 @@ class Mirror:
         folder = self.views.folder(task)
         keys, _ = keys_in(folder, view)
         ids = ids_in(folder, view)
-        rows = ns.find(keys)
-        there = rows != ABSENT
+        with ns.held():
+            rows = ns.find(keys)
+            there = rows != ABSENT
+            vectors = ns.take(rows[there])
         if ids is not None:
             # Others may have noted more rows since the keys were read.
             ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
-        return ViewRows(view, keys[there], ns.take(rows[there]), ids, int((~there).sum()))
+        return ViewRows(view, keys[there], vectors, ids, int((~there).sum()))
 
     def close(self) -> None:
         """Close every namespace: no lock, map or descriptor is left, and `evict` works from any process.
@@ -345,13 +351,23 @@ class Mirror:
         self._namespaces.pop(namespace, None)
 
     def namespaces(self) -> list[Namespace]:
-        """Return all namespaces, in order of their ids.
+        """Return all namespaces, in order of their ids. Of many, the files of most are closed until they are used.
 
         Raises:
             DamagedMirror: If one of them is damaged.
         """
-        found = [self.get(name) for name in self.ids()]
-        return [namespace for namespace in found if namespace is not None]
+        return list(self.iter_namespaces())
+
+    def iter_namespaces(self) -> Iterator[Namespace]:
+        """Yield all namespaces, in order of their ids. Each is open when it is yielded, however many there are.
+
+        Raises:
+            DamagedMirror: If one of them is damaged.
+        """
+        for name in self.ids():
+            namespace = self.get(name)
+            if namespace is not None:
+                yield namespace
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -359,11 +375,12 @@ class Mirror:
         try:
             with lock_of(self.directory / ".lock"):
                 yield
-        except MirrorWriteError:
+        except MirrorError:
             raise
         except OSError as err:
             raise MirrorWriteError(
-                f"{self.directory} cannot be written ({err}). Make it writable, or use another directory."
+                f"{self.directory} cannot be written ({err}). {advice(err, 'Make it writable')}, or use another "
+                "directory."
             ) from as_cause(err)
 
     def _folder(self, namespace: str) -> Path:
@@ -386,7 +403,15 @@ class Mirror:
             )
         try:
             make_folder(self.directory, PRIVATE)
+            missing = missing_ability(self.directory, in_place=True)
+            if missing:
+                raise MirrorWriteError(
+                    f"A mirror cannot be made at {self.directory}: its file system {missing}. Name a directory on a "
+                    "local disk."
+                )
             write_atomically(self.directory / MARKER, json.dumps(_NEW_MARKER).encode(), create_only=True)
+        except MirrorError:
+            raise
         except OSError as err:
             raise MirrorWriteError(
                 f"A mirror could not be made at {self.directory} ({err}). Name a directory that you may write to."
@@ -418,10 +443,14 @@ class Mirror:
                 if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
                     msg = f"trusted is {quoted(keys)}"
                     raise TypeError(msg)
-        except PermissionError as err:
-            raise DamagedMirror(f"{path} may not be read ({err}). Make it readable, or use another directory.") from err
+        except MirrorReadError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DamagedMirror(f"{path} is damaged ({err!r}). Use another directory, or delete this one.") from err
+            raise DamagedMirror(
+                f"{path} is damaged ({err!r}). Use another directory, and keep this one: rows that were not pushed may "
+                "be nowhere else. Restored from a copy, or from the marker of a mirror of the same repository, it can "
+                "be opened again."
+            ) from err
         if not known:
             raise NotAMirror(f"{path} is not a mirror's marker. Name another directory.")
         if version != VERSION:

@@ -3,6 +3,10 @@
 Adds to the table what makes it a cache: keys are found, a key is stored once (the first vector wins), what a row is
 made of is checked, rows are proved by their digest before this process first serves them, and waiting rows are
 planned into packs. It never encodes and never talks to a remote.
+
+Its files may be closed between two calls, when many namespaces are open (see `descriptors`). Then others may evict,
+and rows move. The number of a row is valid as long as the namespace is `held`; without that, a use after rows have
+moved raises `AlreadyClosed`.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of
-from cas_cache.errors import MirrorWriteError, ShapeMismatch
+from cas_cache.disk import advice, check_folder, is_full, lock_of
+from cas_cache.errors import AlreadyClosed, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.appearances import Appearances
 from cas_cache.mirror.catalogue import Catalogue
+from cas_cache.mirror.descriptors import POOL, Pooled
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
 from cas_cache.mirror.overview import html_of_namespace
@@ -58,7 +63,7 @@ GATHER_THREADS = 4
 """Most of a large gather is the first touch of the answer's memory, which two cores do twice as fast as one."""
 
 
-class Namespace:
+class Namespace(Pooled):
     """The rows of one encoder spec in the mirror.
 
     Attributes:
@@ -69,6 +74,7 @@ class Namespace:
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec) -> None:
+        super().__init__()
         self.spec = spec
         self.folder = folder
         self.catalogue = Catalogue(folder / "catalogue", spec.namespace)
@@ -79,6 +85,7 @@ class Namespace:
         except BaseException:
             self._use.release()  # the error's traceback keeps this object alive
             raise
+        POOL.use(self)
 
     def _open(self) -> None:
         folder = self.folder
@@ -106,11 +113,50 @@ class Namespace:
 
         Arrays that `take` returned stay valid: each has a map of its own, and files are replaced, never cut.
         """
-        with self._handle:
+        with self._handle, self._gate:
             self._table.close()
             self._index.close()
             self.catalogue.close()
             self._use.release()
+        POOL.discard(self)
+
+    def reopen(self) -> bool:
+        """Open the files if they were closed for want of descriptors.
+
+        Returns:
+            False if the namespace was closed, or rows have moved: it has to be taken from the mirror again.
+        """
+        try:
+            with self.held():
+                return True
+        except AlreadyClosed:
+            return False
+
+    def hold(self) -> None:
+        """Keep the namespace open, and so its rows where they are, until `release`.
+
+        Raises:
+            AlreadyClosed: If it is closed, or if rows have moved since it was last used.
+        """
+        self._table.check_open()
+        super().hold()
+
+    def _open_files(self) -> None:
+        use = UseLock(self.folder)  # before anything is read: rows may move until it is held
+        try:
+            if self._table.has_moved():
+                self._table.close()
+            self._table.check_open()
+        except BaseException:
+            use.release()
+            raise
+        self._use = use
+
+    def _close_files(self) -> None:
+        self._table.suspend()
+        # Both are derived: what they had in memory is read or sorted again.
+        self._index, self._memo = KeyIndex(self.folder), Memo(self.folder, self.spec.namespace)
+        self._use.release()
 
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
@@ -156,11 +202,13 @@ class Namespace:
     @property
     def keys(self) -> NDArray[np.uint8]:
         """(rows, 32) uint8, mapped read-only."""
-        return self._table.keys
+        with self.held():
+            return self._table.keys
 
     def columns(self, most_rows: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]]:
         """Yield (first row, keys, vectors, digests) of all rows as they lie, so many at a time, not proved."""
-        keys, vectors, digests = self._table.keys, self._table.vectors, self._table.digests
+        with self.held():
+            keys, vectors, digests = self._table.keys, self._table.vectors, self._table.digests
         for first in range(0, len(keys), most_rows):
             part = slice(first, first + most_rows)
             yield first, keys[part], vectors[part], digests[part]
@@ -171,7 +219,7 @@ class Namespace:
         Raises:
             AlreadyClosed: If it is closed.
         """
-        with self._handle:
+        with self._opened():
             self._table.refresh()
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -180,8 +228,8 @@ class Namespace:
         Args:
             keys: (n, 32) uint8.
         """
-        with self._handle:
-            self.refresh()
+        with self._opened():
+            self._table.refresh()
             column = self._table.keys
             self._index.extend(column)
             return self._index.find(keys, column)
@@ -194,8 +242,8 @@ class Namespace:
         """Return the rows that answered the same batch before, or None."""
         if batch.digest is None:
             return None
-        with self._handle:
-            self.refresh()
+        with self._opened():
+            self._table.refresh()
             return self._memo.find(batch.digest, batch.size, self._table.keys)
 
     def remember(self, batch: Batch, rows: NDArray[np.int64]) -> None:
@@ -206,7 +254,7 @@ class Namespace:
             rows: (n,) int64, the row of each of its keys.
         """
         if batch.digest is not None and len(rows):
-            with self._handle:
+            with self._opened():
                 self._memo.note(batch.digest, as_rows(rows), self._table.keys)
 
     def take(self, rows: Rows) -> NDArray[Any]:
@@ -217,7 +265,7 @@ class Namespace:
 
         Returns:
             (n, *shape), writable. Of a long ascending run it is a copy-on-write map of the file: rows never change in
-            place, and what the caller writes is the caller's alone.
+            place, and what the caller writes is the caller's alone. It is a copy while many such maps are alive.
 
         Raises:
             DamagedMirror: If a row does not agree with its digest. Nothing is returned.
@@ -226,13 +274,14 @@ class Namespace:
             rows = as_rows(rows)
         if not count_of(rows):
             return np.empty((0, *self.shape), self.dtype)
-        self.prove(rows)
-        self._usage.note(rows, self._table.state)
-        if isinstance(rows, slice):
-            if count_of(rows) * self.row_bytes >= LEAST_MAPPED_BYTES:
-                return self._table.private_vectors(rows.start, rows.stop)
-            return np.array(self._table.vectors[rows])
-        return _gather(self._table.vectors, rows)
+        with self.held():
+            self._proof.prove(rows)
+            self._usage.note(rows, self._table.state)
+            if isinstance(rows, slice):
+                if count_of(rows) * self.row_bytes >= LEAST_MAPPED_BYTES:
+                    return self._table.private_vectors(rows.start, rows.stop)
+                return np.array(self._table.vectors[rows])
+            return _gather(self._table.vectors, rows)
 
     def doubted(self, rows: Rows, trusted: frozenset[str] | None = None) -> DoubtedRows:
         """Return which rows the self-check has to compare; see `VerifiedPacks.doubted`."""
@@ -241,6 +290,10 @@ class Namespace:
     def note_verified(self, units: Iterable[str], appearance: str = "") -> None:
         """Record packs, or sources of merges, whose rows were compared with an encoder of that appearance."""
         self._verified.note(dict.fromkeys(units, appearance))
+
+    def run_of(self, row: int) -> Extent:
+        """Return the run of rows from one source that a row belongs to."""
+        return next(extent for extent in self._table.state.extents if row < extent.stop)
 
     def unverified_packs(self) -> dict[str, int]:
         """Return the packs that no encoder was compared with here, each with its rows in the mirror."""
@@ -252,7 +305,8 @@ class Namespace:
         Raises:
             DamagedMirror: If one does not agree.
         """
-        self._proof.prove(rows)
+        with self.held():
+            self._proof.prove(rows)
 
     def append(  # noqa: PLR0913 - where rows came from, by name
         self,
@@ -356,6 +410,15 @@ class Namespace:
             self._save_index()
         return len(new)
 
+    def check_writable(self) -> None:
+        """Take the lock once: a namespace that cannot be written is found before anything is encoded for it.
+
+        Raises:
+            MirrorWriteError: If it cannot be locked.
+        """
+        with self._locked():
+            pass
+
     def applied_rows(self, pack: str) -> int:
         """How many rows of a pack were read here: where to go on."""
         return self._table.state.applied.get(pack, 0)
@@ -441,28 +504,52 @@ class Namespace:
 
     def reserve(self) -> bool:
         """Keep all others out; False if another process or object has the namespace open. `unreserve` lets them in."""
-        return self._use.alone()
+        self.hold()
+        reserved = False
+        try:
+            reserved = self._use.alone()
+        finally:
+            if not reserved:
+                self.release()
+        return reserved
 
     def unreserve(self) -> None:
         """Let others in again."""
         self._use.share()
+        self.release()
 
-    def evict(self, packs: Iterable[str]) -> None:
+    def evict(self, packs: Iterable[str]) -> frozenset[str]:
         """Remove the rows that came from packs, of a namespace that is reserved, and close it.
 
+        Returns:
+            The packs whose rows went: on a disk that is too full to write the other rows again, all that can go.
+
         Raises:
-            MirrorWriteError: If the disk is full or refuses; no row was lost.
+            MirrorWriteError: If the disk refuses, or is too full to write the rows again that have to stay. No row was
+                lost.
         """
+        chosen = frozenset(packs)
         try:
             with self._locked(), self._handle:
-                state, runs = self._table.state.evicted(packs)
                 # A crash leaves no index rather than one of rows that have moved.
                 self._index.prune(0)
-                self._table.rewrite(runs, state)
                 self._memo.clear()
+                try:
+                    self._rewrite_without(chosen)
+                except MirrorWriteError as err:
+                    every = chosen.union(pack for pack, _, _ in self.packs_by_use())
+                    if every == chosen or not is_full(err):
+                        raise
+                    chosen = every
+                    self._rewrite_without(chosen)
+                return chosen
         finally:
             # What failed on its way is finished by whoever opens it next.
             self.close()
+
+    def _rewrite_without(self, packs: frozenset[str]) -> None:
+        state, runs = self._table.state.evicted(packs)
+        self._table.rewrite(runs, state)
 
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
@@ -470,12 +557,13 @@ class Namespace:
         Raises:
             DamagedMirror: If a vector asked for does not agree with its digest: damage is never shared.
         """
-        columns = {"keys": self._table.keys, "vectors": self._table.vectors, "digests": self._table.digests}
         parts = plan.parts(start, stop)
-        if column == "vectors":
-            for first, last in parts:
-                self.prove(slice(first, last))
-        chosen = [columns[column][first:last] for first, last in parts]
+        with self.held():
+            if column == "vectors":
+                for first, last in parts:
+                    self._proof.prove(slice(first, last))
+            values: NDArray[Any] = getattr(self._table, column)
+        chosen = [values[first:last] for first, last in parts]
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
 
     def _save_index(self) -> None:
@@ -486,16 +574,32 @@ class Namespace:
             self._index.save(column)
 
     @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Hold the files open, for one thread at a time."""
+        self.hold()
+        try:
+            with self._handle:
+                yield
+        finally:
+            self.release()
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
         """Be the one writer, with everybody's commits in view."""
         check_folder(self.folder)
+        # Before the lock, as an eviction does: otherwise each of two processes could wait for the other.
+        with self.held(), self._writing():
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
             lock = lock_of(self.folder / ".lock")
             lock.acquire()
         except OSError as err:
             raise MirrorWriteError(
-                f"{self.folder} cannot be written ({err}). Nothing was changed. Make it writable, or use another "
-                "directory."
+                f"{self.folder} cannot be written ({err}). Nothing was changed. {advice(err, 'Make it writable')}, or "
+                "use another directory."
             ) from err
         try:
             with self._handle:

@@ -6,6 +6,7 @@ of a few namespaces only, and one that cannot be read is shown as damaged.
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +15,7 @@ from cas_cache.amounts import size
 from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
-from cas_cache.mirror.state import State
+from cas_cache.mirror.state import State, may_have_pending_rows
 from cas_cache.mirror.table import STATE_FILE
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror.mirror import Mirror
     from cas_cache.mirror.namespace import Namespace
+
+logger = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
@@ -70,6 +73,27 @@ def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
             state = None
         mixed_up = spec.namespace != namespace or (state is not None and state.namespace != namespace)
         yield Line(namespace, None, None) if mixed_up else Line(namespace, spec, state)
+
+
+def pending_in(mirror: Mirror) -> tuple[int, int]:
+    """Return how many rows are in no pack yet, and the bytes of their vectors.
+
+    One small file of each namespace is read, and parsed only if rows may be pending. A namespace that is damaged or
+    cannot be read counts as one without pending rows.
+    """
+    rows = vector_bytes = 0
+    for namespace in mirror.ids():
+        folder = mirror.directory / "namespaces" / namespace
+        try:
+            check_folder(folder)
+            data = read_plain(folder / STATE_FILE)
+            if may_have_pending_rows(data):
+                state = State.from_bytes(data, str(folder / STATE_FILE))
+                pending = sum(extent.rows for extent in state.waiting)
+                rows, vector_bytes = rows + pending, vector_bytes + pending * state.row_bytes
+        except (OSError, CasCacheError) as problem:
+            logger.debug("pending rows of %s are not counted: %s", folder, problem)
+    return rows, vector_bytes
 
 
 def html_of_mirror(mirror: Mirror) -> str:

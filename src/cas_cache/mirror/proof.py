@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import DamagedMirror
+from cas_cache.errors import DamagedMirror, set_aside
 from cas_cache.mirror.memo import as_rows
 from cas_cache.rows import digest_rows
 
@@ -68,8 +68,8 @@ class Proof:
             if len(wrong):
                 raise DamagedMirror(
                     f"{len(wrong)} rows of {self._table.folder} do not agree with their digests, the first is row "
-                    f"{wrong[0]}: the files were changed after they were committed. Nothing of them was served. Delete "
-                    "that folder: what was pushed comes back with `cas-cache pull`, the rest is encoded anew."
+                    f"{wrong[0]}: the files were changed after they were committed. Nothing of them was served. "
+                    f"{set_aside(self._table.folder)}"
                 )
             proved[at] = True
 

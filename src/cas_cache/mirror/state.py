@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.rows import DTYPES, row_bytes
 
@@ -24,6 +25,9 @@ VERSION = 1
 
 SHORT = 4
 """Values of an extent whose maker is not known and that is not from a merge."""
+
+_WITHOUT_PACK = re.compile(rb"\[\s*\d+\s*,\s*\d+\s*,\s*null")
+"""How the list of an extent begins whose pack is None; see `Extent.to_list`."""
 
 MOST_DIMENSIONS = 31
 """Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
@@ -320,8 +324,7 @@ class State:
             state._check()
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
             raise DamagedMirror(
-                f"{where} is damaged ({err}). Nothing of it was served. Delete the namespace's folder: what was "
-                "pushed comes back with `cas-cache pull`, the rest is encoded anew."
+                f"{where} is damaged ({err}). Nothing of it was served. {set_aside('the folder that holds it')}"
             ) from err
         return state
 
@@ -345,6 +348,11 @@ class State:
         if at != self.rows:
             msg = f"extents end at row {at} of {self.rows}"
             raise ValueError(msg)
+
+
+def may_have_pending_rows(data: bytes) -> bool:
+    """Return False if the bytes of a state have no extent without a pack. This is faster than to parse them."""
+    return _WITHOUT_PACK.search(data) is not None
 
 
 def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:

@@ -9,24 +9,29 @@ One writer at a time: the caller holds the lock. Readers need none, because comm
 
 from __future__ import annotations
 
-import errno
+import logging
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import flush, read_plain, write_atomically
-from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorWriteError
+from cas_cache.amounts import size
+from cas_cache.disk import FULL_DISK, advice, flush, is_full, read_plain, reading, write_atomically
+from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, MirrorWriteError, set_aside
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
+from cas_cache.mirror.pace import PACE_FILE
 from cas_cache.mirror.state import State
+from cas_cache.mirror.usage import USAGE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
 
@@ -46,6 +51,7 @@ class Table:
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
+        self._path = folder / STATE_FILE
         self.state = State(namespace=namespace)
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
@@ -72,9 +78,14 @@ class Table:
         return self._mapped()[2]
 
     def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of the vectors as a copy-on-write map of the caller's own."""
-        self._mapped()
-        return self._columns(self.state)[1].map_privately(start, stop, self._inode)
+        """Return rows [start, stop) of the vectors: a copy-on-write map of the caller's own, or a copy."""
+        vectors = self.vectors
+        mapped = self._columns(self.state)[1].map_privately(start, stop, self._inode)
+        return np.array(vectors[start:stop]) if mapped is None else mapped
+
+    def suspend(self) -> None:
+        """Drop the maps until the next use. Arrays that were handed out keep their own."""
+        self._maps = None
 
     def close(self) -> None:
         """Drop the maps. Arrays that were handed out keep their own; every later use raises `AlreadyClosed`."""
@@ -90,16 +101,13 @@ class Table:
 
         Raises:
             DamagedMirror: If the state is damaged, gone, another namespace's, or counts fewer rows than before.
+            MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the table is closed.
         """
-        self._check_open()
-        path = self.folder / STATE_FILE
+        self.check_open()
+        path = self._path
         try:
-            status = path.lstat()
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if stamp == self._stamp and not force:
-                return
-            data = read_plain(path)
+            found = self._read(force=force)
         except FileNotFoundError as err:
             if self._stamp is None:
                 return
@@ -107,26 +115,53 @@ class Table:
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
             ) from err
-        except OSError as err:
-            raise DamagedMirror(
-                f"{path} cannot be read ({err}). Nothing was served. Make it readable, or, if it is no file, delete "
-                "the namespace's folder: what was pushed comes back with `cas-cache pull`."
-            ) from err
-        state = State.from_bytes(data, str(path))
+        if found is None:
+            return
+        state, stamp = found
         if state.namespace != self.state.namespace:
             raise DamagedMirror(
                 f"{path} belongs to namespace {state.namespace}, not {self.state.namespace}: folders were mixed up. "
-                "Nothing of it was served. Put them back, or delete this one: what was pushed comes back with "
-                "`cas-cache pull`."
+                f"Nothing of it was served. Put them back. If that is not possible: {set_aside(self.folder)}"
             )
-        moved = state.generation != self.state.generation and self._stamp is not None
-        another = self.state.incarnation not in ("", state.incarnation)
-        if state.rows < self.state.rows or moved or another:
+        if self._is_other(state):
             raise DamagedMirror(
                 f"{path} is not what it was: it had {self.state.rows} rows and has {state.rows}, perhaps others. The "
                 "folder was replaced while it was in use. Nothing of it was served. Open the cache again."
             )
         self.state, self._stamp = state, stamp
+
+    def has_moved(self) -> bool:
+        """Return True if a row may be at another place than at the last `refresh`, whatever the state's stamp says.
+
+        Raises:
+            DamagedMirror: If the state is damaged.
+        """
+        try:
+            found = self._read(force=True)
+        except FileNotFoundError:
+            return self._stamp is not None
+        return found is not None and self._is_other(found[0])
+
+    def _read(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
+        """Return the state of the file and its stamp; None if its stamp is as before."""
+        path = self._path
+        try:
+            with reading(path):
+                status = path.lstat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp == self._stamp and not force:
+                return None
+            return State.from_bytes(read_plain(path), str(path)), stamp
+        except (FileNotFoundError, MirrorReadError):
+            raise
+        except OSError as err:
+            raise DamagedMirror(f"{path} is not a file ({err}). Nothing was served. {set_aside(self.folder)}") from err
+
+    def _is_other(self, state: State) -> bool:
+        """Return True if a state does not continue the known one: rows moved, or the folder was made again."""
+        moved = state.generation != self.state.generation and self._stamp is not None
+        another = self.state.incarnation not in ("", state.incarnation)
+        return state.rows < self.state.rows or moved or another
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], digests: NDArray[np.uint64], state: State) -> None:
         """Write rows after the committed ones and commit `state`, which counts them in.
@@ -141,12 +176,17 @@ class Table:
         try:
             if len(keys):
                 for column, rows in zip(columns, values, strict=True):
+                    if not start:
+                        # What an eviction could not finish may still be mapped: it is replaced, never written over.
+                        column.path.unlink(missing_ok=True)
                     column.write(start, rows)
                 for column in columns:
                     column.set_rows(shaped.rows)
+            self._write_state(shaped)
         except OSError as err:
+            self._give_back(columns)
             raise _write_error(self.folder, err, start) from err
-        self.commit(shaped)
+        self.refresh(force=True)
 
     def commit(self, state: State) -> None:
         """Make `state` what is committed.
@@ -154,13 +194,33 @@ class Table:
         Raises:
             MirrorWriteError: If the disk is full or refuses; what was committed stays.
         """
-        if not state.incarnation:
-            state = replace(state, incarnation=secrets.token_hex(8))
         try:
-            write_atomically(self.folder / STATE_FILE, state.to_bytes())
+            self._write_state(state)
         except OSError as err:
             raise _write_error(self.folder, err, self.state.rows) from err
         self.refresh(force=True)
+
+    def _write_state(self, state: State) -> None:
+        if not state.incarnation:
+            state = replace(state, incarnation=secrets.token_hex(8))
+        try:
+            write_atomically(self._path, state.to_bytes())
+        except OSError as err:
+            if not is_full(err):
+                raise
+            # A push, or an eviction, needs a block or two. These files are hints, and written again.
+            for name in (USAGE_FILE, PACE_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            write_atomically(self.folder / STATE_FILE, state.to_bytes())
+
+    def _give_back(self, columns: Sequence[Column]) -> None:
+        """Cut what a write that failed has left after the committed rows: the disk may be full."""
+        try:
+            self.refresh(force=True)  # the commit may have happened, although it failed
+            for column in columns:
+                column.cut(self.state.rows)
+        except (OSError, DamagedMirror) as err:
+            logger.info("%s keeps bytes that do not count: %s", self.folder, err)
 
     def rewrite(self, runs: Sequence[tuple[int, int]], state: State) -> None:
         """Keep only some rows. The caller is the only one who has the table open, and holds the lock.
@@ -175,29 +235,63 @@ class Table:
         Raises:
             MirrorWriteError: If the disk is full or refuses; the table is as it was.
         """
-        old: tuple[NDArray[Any], ...] = self._mapped()
+        columns = self._columns(state, NEW)
         try:
-            for column, values in zip(self._columns(state, NEW), old, strict=True):
-                column.path.unlink(missing_ok=True)
-                at = 0
-                for start, stop in runs:
-                    for first in range(start, stop, ROWS_AT_ONCE):
-                        part = values[first : min(first + ROWS_AT_ONCE, stop)]
-                        column.write(at, part)
-                        at += len(part)
-                if at:
-                    column.set_rows(at)
-            # The state that needs them must not be there before their names are.
-            flush(self.folder)
+            self._write_kept(columns, runs)
+            self._commit_rewrite(state)
         except OSError as err:
-            for column in self._columns(state, NEW):
-                column.path.unlink(missing_ok=True)
-            raise _write_error(self.folder, err, self.state.rows) from err
+            if not self._is_rewriting():
+                for column in columns:
+                    column.path.unlink(missing_ok=True)
+            raise _rewrite_error(self.folder, err, self.state, state) from err
         self._maps = None
         self._stamp = None
         self.state = replace(state, rows=0)
-        self.commit(replace(state, rewriting=True))
-        self.finish_rewrite()
+        self.refresh()
+        if self.state.rewriting:
+            self.finish_rewrite()
+
+    def _write_kept(self, columns: Sequence[Column], runs: Sequence[tuple[int, int]]) -> None:
+        """Write the rows of some runs to the files of a rewrite."""
+        old: tuple[NDArray[Any], ...] = self._mapped()
+        for column, values in zip(columns, old, strict=True):
+            column.path.unlink(missing_ok=True)
+            at = 0
+            for start, stop in runs:
+                for first in range(start, stop, ROWS_AT_ONCE):
+                    part = values[first : min(first + ROWS_AT_ONCE, stop)]
+                    column.write(at, part)
+                    at += len(part)
+            if at:
+                column.set_rows(at)
+        # The state that needs them must not be there before their names are.
+        flush(self.folder)
+
+    def _commit_rewrite(self, state: State) -> None:
+        try:
+            self._write_state(replace(state, rewriting=True))
+        except OSError as err:
+            if state.rows or not is_full(err) or self._is_rewriting():
+                raise
+            self._commit_nothing(state)
+
+    def _commit_nothing(self, state: State) -> None:
+        """Commit a state without rows on a full disk: a folder without a state file has no rows, and takes no room."""
+        (self.folder / STATE_FILE).unlink()
+        flush(self.folder)
+        for column in self._columns(self.state):
+            column.path.unlink(missing_ok=True)
+        try:
+            self._write_state(state)
+        except OSError as err:
+            logger.info("%s has no rows, and no room for a state that says so: %s", self.folder, err)
+
+    def _is_rewriting(self) -> bool:
+        """Return True if the committed state may need the files of a rewrite."""
+        try:
+            return State.from_bytes(read_plain(self.folder / STATE_FILE), str(self.folder)).rewriting
+        except (OSError, DamagedMirror):
+            return True
 
     def finish_rewrite(self) -> None:
         """Give the files of a rewrite their names. The caller holds the lock, and nobody has mapped the columns."""
@@ -213,16 +307,20 @@ class Table:
         self.commit(replace(self.state, rewriting=False))
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        self._check_open()
+        self.check_open()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
             columns = self._columns(state)
-            keys, vectors, digests = (column.map(state.rows) for column in columns)
+            before = maps or (None, None, None)
+            keys, vectors, digests = (
+                column.map(state.rows, known) for column, known in zip(columns, before, strict=True)
+            )
             maps = self._maps = keys, vectors, digests
             self._inode = columns[1].inode
         return maps
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `AlreadyClosed` if the table is closed."""
         if self._closed:
             raise AlreadyClosed(
                 f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "
@@ -239,8 +337,21 @@ class Table:
 
 
 def _write_error(folder: Path, err: OSError, rows: int) -> MirrorWriteError:
-    what = "The disk is full" if err.errno in (errno.ENOSPC, errno.EDQUOT) else f"Writing failed ({err})"
     return MirrorWriteError(
-        f"{what} at {folder}. The {rows} rows committed before are safe. Make room, or use another directory, and run "
-        "the same command again: it goes on from there."
+        f"{_what(err)} at {folder}. The {rows} rows committed before are safe. {advice(err, 'Make room')}, or use "
+        "another directory, and run the same command again: it goes on from there."
     )
+
+
+def _rewrite_error(folder: Path, err: OSError, before: State, after: State) -> MirrorWriteError:
+    if not is_full(err):
+        return _write_error(folder, err, before.rows)
+    return MirrorWriteError(
+        f"{_what(err)} at {folder}. None of its {before.rows} rows was lost. {after.rows} have to stay and are "
+        f"written again, which needs {size(after.rows * after.row_bytes)} of room for a while. Make that room, or push "
+        "pending rows (`cas-cache push`), and evict again."
+    )
+
+
+def _what(err: OSError) -> str:
+    return "The disk is full" if err.errno in FULL_DISK else f"Writing failed ({err})"

@@ -1,7 +1,8 @@
 """Who has a namespace open, and when its packs were last used here: what `evict` needs to know.
 
 `UseLock` is held by whoever has the namespace open, shared, and alone by an eviction: rows move then, and no reader may
-have looked one up before. It ends with the process that holds it, however that ends.
+have looked one up before. It ends with the process that holds it, however that ends. A namespace whose files are closed
+for want of descriptors does not hold it, and forgets its rows if they have moved when it takes the lock again.
 
 `Usage` is derived and approximate: what is lost makes a pack older. A process notes a pack the first time that it
 serves a row of it, so a note costs one small file once, not one a call.
@@ -9,6 +10,7 @@ serves a row of it, so a note costs one small file once, not one a call.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import open_plain, read_plain, write_atomically
+from cas_cache.disk import NO_LOCKS, open_plain, read_error, read_plain, write_atomically
+from cas_cache.errors import MirrorError
 from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:
@@ -35,17 +38,26 @@ USAGE_FILE = "used.json"
 USE_FILE = ".use"
 
 
+NOT_MADE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+)
+"""Why the file of the lock may not exist, or may not be opened. Every other error passes."""
+
+
 class UseLock:
     """Held from its making on, with others. Where its file cannot be made nobody can evict, so none is needed."""
 
     def __init__(self, folder: Path) -> None:
+        self._path = folder / USE_FILE
         self._descriptor: int | None = None
+        self._no_locks = ""
         for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
             try:
-                self._descriptor = open_plain(folder / USE_FILE, flags)
+                self._descriptor = open_plain(self._path, flags)
                 break
-            except OSError:
-                continue
+            except OSError as err:
+                if err.errno not in NOT_MADE:
+                    raise read_error(self._path, err) from err
         if self._descriptor is not None:
             self._share()
 
@@ -53,7 +65,17 @@ class UseLock:
         return f"UseLock({'held' if self._descriptor is not None else 'free'})"
 
     def alone(self) -> bool:
-        """Hold it alone, unless others hold it too: then as before."""
+        """Hold it alone, unless others hold it too: then as before.
+
+        Raises:
+            MirrorError: If the file system has no locks.
+        """
+        if self._no_locks:
+            raise MirrorError(
+                f"The file system of {self._path.parent} has no file locks ({self._no_locks}), so it is not known "
+                "whether another process reads the namespace. Nothing was evicted. Push what is pending, and use a new "
+                "directory, on a local disk, for the mirror."
+            )
         if self._descriptor is None:
             return False
         try:
@@ -82,9 +104,12 @@ class UseLock:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             except OSError as err:
-                logger.info("no eviction from here: %s", err)
                 self._descriptor = None
                 os.close(descriptor)
+                if err.errno not in NO_LOCKS:
+                    raise read_error(self._path, err) from err
+                self._no_locks = str(err)
+                logger.info("no eviction from here: %s", err)
 
     def __del__(self) -> None:
         # A descriptor is no work: without this a mirror that is opened often would run out of them.

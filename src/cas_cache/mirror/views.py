@@ -24,8 +24,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of, make_folder, open_plain, read_plain, write_atomically
-from cas_cache.errors import DamagedMirror, MirrorWriteError
+from cas_cache.disk import check_folder, lock_of, make_folder, open_plain, read_plain, reading, write_atomically
+from cas_cache.errors import DamagedMirror, MirrorReadError, MirrorWriteError
 from cas_cache.identity import KEY_BYTES, NAMESPACE_ID, canonical_json, parsed_json, quoted
 from cas_cache.mirror.column import Column
 
@@ -143,12 +143,15 @@ class Views:
                     "batches": [*document["batches"], batch],
                 }
                 write_atomically(folder / VIEW_FILE, json.dumps(document).encode())
+        except MirrorReadError:
+            raise
         except OSError as err:
             raise MirrorWriteError(f"Writing the view {folder} failed ({err}). Make room and run again.") from err
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks that have views."""
-        folders = [it for it in self._directory.iterdir() if it.is_dir() and not it.is_symlink()]
+        with reading(self._directory):
+            folders = [it for it in self._directory.iterdir() if it.is_dir() and not it.is_symlink()]
         return sorted({view.task for folder in folders for view in views_in(folder)})
 
     def of(self, task: str) -> list[View]:
@@ -159,9 +162,11 @@ class Views:
 def views_in(folder: Path) -> list[View]:
     """Return the views in a task's folder, oldest first."""
     check_folder(folder)
-    if not folder.is_dir():
-        return []
-    documents = [_read(place) for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
+    with reading(folder):
+        if not folder.is_dir():
+            return []
+        places = [place for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
+    documents = [_read(place) for place in places]
     return [View(**document["view"]) for document in sorted(documents, key=lambda d: int(d["created"]))]
 
 
@@ -199,7 +204,7 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
         return None
     path = place / IDS_FILE
     try:
-        with os.fdopen(open_plain(path), "rb") as file:
+        with reading(path), os.fdopen(open_plain(path), "rb") as file:
             # A buffer is made for what is asked for, whatever there is.
             data = file.read(min(committed, os.fstat(file.fileno()).st_size))
         ids: list[str | None] = [parsed_json(line) for line in data.splitlines()]
@@ -207,6 +212,8 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
         if len(data) != committed or len(ids) != document["rows"] or not plain:
             msg = f"{len(ids)} ids in {len(data)} bytes"
             raise ValueError(msg)
+    except MirrorReadError:
+        raise
     except (OSError, ValueError) as err:
         raise DamagedMirror(f"{path} is damaged ({err}). Delete its folder; no vector is lost by that.") from err
     return ids
@@ -238,8 +245,10 @@ def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None
 
 def _has_texts(folder: Path, document: dict[str, Any]) -> bool:
     """Whether a view's committed rows have keys of texts; a file of them may also be what a crash has left."""
-    has_texts: bool = document.get("texts", document["rows"] > 0 and (folder / "texts.npy").exists())
-    return has_texts
+    if "texts" in document:
+        return bool(document["texts"])
+    with reading(folder):
+        return document["rows"] > 0 and (folder / "texts.npy").exists()
 
 
 def _column(folder: Path, name: str) -> Column:
@@ -270,6 +279,8 @@ def _read(folder: Path) -> dict[str, Any]:
             raise ValueError(msg)
     except FileNotFoundError:
         return {"rows": 0, "batches": []}
+    except MirrorReadError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise DamagedMirror(f"{path} is damaged ({err}). Delete its folder; no vector is lost by that.") from err
     return dict(document)

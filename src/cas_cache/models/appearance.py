@@ -22,7 +22,7 @@ from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import Level, level_of_name, redact
 from cas_cache.models.attributes import attributes_of
 from cas_cache.models.encoders import describe_part, is_part
-from cas_cache.models.functions import captured, is_installed
+from cas_cache.models.functions import captured, is_installed, without_counters
 from cas_cache.models.names import class_name, is_library, top_package
 from cas_cache.models.parts import foreign_methods, is_module, is_of_torch, walk
 from cas_cache.models.value_text import CONTAINERS, MAPPINGS, code_hash, item_text, text_of
@@ -187,8 +187,9 @@ class _Walk:
                 self._add(place.of(f".{name}", in_code=True), held)
 
     def _look_at_globals(self, function: Any, place: _Place) -> None:
-        for name in sorted(_names_used(function.__code__)):
-            value = function.__globals__.get(name)
+        names = _names_used(function.__code__) & function.__globals__.keys()
+        variables = without_counters({name: function.__globals__[name] for name in names}, function.__code__)
+        for name, value in sorted(variables.items()):
             foreign = isinstance(value, type | types.FunctionType) and not self._is_own(value)
             if not (value is None or name.startswith("__") or foreign or isinstance(value, types.ModuleType)):
                 self._add(_Place(f"global {function.__module__}.{name}", place.depth, in_code=True), value)

@@ -6,6 +6,7 @@ at hand is not what was compiled (a file that was edited since, an interactive s
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import linecache
@@ -217,9 +218,31 @@ def _stable_repr(constant: Any) -> str:
 
 
 def captured(function: types.FunctionType) -> dict[str, Any]:
-    """Return the variables of surrounding functions that a function reads, by name."""
+    """Return the variables of surrounding functions that a function reads, by name, without its own counters."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: held for name, cell in cells if name != "__class__" and (held := _content(cell)) is not None}
+    held = {name: _content(cell) for name, cell in cells if name != "__class__"}
+    return without_counters({name: value for name, value in held.items() if value is not None}, function.__code__)
+
+
+def without_counters(variables: dict[str, Any], code: types.CodeType) -> dict[str, Any]:
+    """Return variables without the numbers that the code itself assigns, such as the time of its last request."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if not (isinstance(value, int | float) and name in assigned(code))
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def assigned(code: types.CodeType) -> frozenset[str]:
+    """Return the names of the globals and of the variables of surrounding functions that code assigns."""
+    stored = {
+        step.argval
+        for part in _nested(code).values()
+        for step in dis.get_instructions(part)
+        if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars)
+    }
+    return frozenset(stored)
 
 
 def _content(cell: types.CellType) -> Any:
@@ -234,7 +257,8 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
     names = {name for code in _nested(function.__code__).values() for name in code.co_names}
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     home = top_package(function.__globals__.get("__name__"))
-    return {name: held for name, held in found.items() if not _is_known(held, home)}
+    known = {name: held for name, held in found.items() if not _is_known(held, home)}
+    return without_counters(known, function.__code__)
 
 
 def _is_known(held: Any, home: str) -> bool:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.identity.credentials import redact
-from cas_cache.models.functions import bytecode
+from cas_cache.models.functions import bytecode, captured
 from cas_cache.models.names import class_name, top_package
 from cas_cache.models.parts import is_module
 from cas_cache.models.values import hashed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 MAX_TEXT = 80
 """The most characters of a value that is kept as it is; longer values are hashed."""
@@ -212,19 +212,13 @@ def function_text(value: Any) -> str:
     name = f"function {getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(value).__name__)}"
     if code is None:
         return name
-    cells = [text_of(held) for held in _captured(function)]
+    cells = [
+        text_of(held)
+        for held in captured(function).values()
+        if held is not function and not isinstance(held, FUNCTIONS)
+    ]
     defaults = [item_text(part) for part in function.__defaults__ or ()]
     return f"{name} {hashed(repr((code_hash(code), cells, defaults)))}"
-
-
-def _captured(function: Any) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            held = cell.cell_contents
-        except ValueError:  # a variable that is assigned later
-            continue
-        if held is not function and not isinstance(held, FUNCTIONS):
-            yield held
 
 
 @functools.lru_cache(maxsize=4096)

@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import check_folder, read_plain, write_atomically
-from cas_cache.errors import ConfigurationError, DamagedMirror, DataWarning, MirrorWriteError, ShapeMismatch
+from cas_cache.disk import check_folder, read_error, read_plain, write_atomically
+from cas_cache.errors import (
+    ConfigurationError,
+    DamagedMirror,
+    DataWarning,
+    MirrorReadError,
+    MirrorWriteError,
+    ShapeMismatch,
+)
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror import Namespace
 from cas_cache.mirror.index import ABSENT
@@ -78,11 +85,19 @@ class Kept:
                 warnings.simplefilter("ignore")  # mteb's warn that there is nothing yet
             try:
                 self.backend.load()
+            except OSError as err:
+                if isinstance(err, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+                    raise self._cannot_load(err) from err
+                raise read_error(folder, err) from err
             except Exception as err:
-                raise DamagedMirror(
-                    f"{self._name} cannot load what is in {folder} ({err!r}). Delete that folder: its vectors are "
-                    "encoded anew."
-                ) from err
+                raise self._cannot_load(err) from err
+
+    def _cannot_load(self, err: Exception) -> DamagedMirror:
+        return DamagedMirror(f"{self._name} cannot load what is in {self.folder} ({err!r}). {self._way_out}")
+
+    @property
+    def _way_out(self) -> str:
+        return f"Move {self.folder} elsewhere: its vectors may be nowhere else. They are encoded again."
 
     @property
     def row_bytes(self) -> int:
@@ -182,11 +197,12 @@ class Kept:
             what = f"answers in {answered} what is {dtype}" if rounds else "does not give back what it was given"
             raise ConfigurationError(
                 f"{self._name} {what}, for {int(wrong.sum())} of {len(items)} items of {self._spec.model}. Nothing of "
-                f"it was served. Use the mirror (no cache_backend=), and delete {self.folder}."
+                f"it was served. Use the mirror (no cache_backend=)."
             )
         warnings.warn(
             f"{self._name} has {int(wrong.sum())} vectors in {self.folder} that are not what it was given. They are "
-            "encoded at every run. Delete that folder, or use the mirror (no cache_backend=).",
+            "encoded at every run. Use the mirror (no cache_backend=), or move that folder elsewhere: its other "
+            "vectors may be nowhere else.",
             DataWarning,
             stacklevel=6,
         )
@@ -215,14 +231,14 @@ class Kept:
                 msg = f"vectors of {quoted(dtype)} and shape {quoted(shape)}"
                 raise ValueError(msg)
             self._kind = np.dtype(dtype), shape
+        except MirrorReadError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DamagedMirror(
-                f"{path} is damaged ({err!r}). Delete {self.folder}: its vectors are encoded anew."
-            ) from err
+            raise DamagedMirror(f"{path} is damaged ({err!r}). {self._way_out}") from err
         if name != self._name:
             raise ConfigurationError(
                 f"{self.folder} is kept by {name}, and cache_backend is {self._name} now. Pass the same as before, "
-                "name another cache_path, or delete that folder."
+                "or name another cache_path."
             )
 
 

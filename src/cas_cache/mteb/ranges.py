@@ -177,8 +177,8 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
         data = read_plain(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as err:
-        raise DamagedMirror(f"The calibration ranges {path} cannot be read ({err}). Make the file readable.") from err
+    except IsADirectoryError as err:
+        raise DamagedMirror(f"The calibration ranges {path} are not a file ({err}). Move the folder away.") from err
     problem = f"has {len(data)} bytes"
     # Compared, not parsed: a header may claim any size.
     wanted = _npy(np.zeros((2, dimension), np.float32))

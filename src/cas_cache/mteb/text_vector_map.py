@@ -300,7 +300,8 @@ class TextVectorMap:
                 "It cannot be told whose vector this is: pass role='query' or role='document', or, for a folder that "
                 "holds nothing yet, spec=EncoderSpec(...)."
             )
-        return self._parts[0][0], self._parts[0][1]
+        # Taken again: rows may have been evicted since, and others moved.
+        return self._parts[0][0], self._mirror.namespace(self._parts[0][1].spec)
 
 
 def _by_namespace(views: list[View]) -> dict[str, list[View]]:

@@ -18,7 +18,7 @@ from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
-from cas_cache.repository.reading import read_object
+from cas_cache.repository.reading import get_of_pack
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class PackCheck:
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
-                data = read_object(self.storage, self._path(name), 0, record.size, pack=self.of[1])
+                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.of[1])
             except UnreadablePack as err:
                 return err
             except DamagedPack:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache import html
+from cas_cache.disk import mapped
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, counting
@@ -332,7 +333,7 @@ class _Spool:
         self.rows = len(distinct)
         self.source_rows = tuple(np.diff(np.searchsorted(distinct, ends), prepend=0).tolist())
         self._chosen = None if self.rows == len(self._keys) else distinct
-        self._vectors = np.memmap(self._file, self.dtype, "r", shape=(len(self._keys), *self.shape))
+        self._vectors = mapped(self._file, self.dtype, "r", 0, (len(self._keys), *self.shape))
 
     def column(self, array: str, start: int, stop: int) -> NDArray[Any]:
         """See `PackRows.column`."""

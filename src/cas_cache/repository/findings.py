@@ -28,9 +28,10 @@ _RESTORE_SPEC = (
     "The next push of new rows of the namespace writes it; or copy namespaces/<namespace>/spec.json of a mirror to it."
 )
 _ROWS_OF_OBJECT = "These rows, and with a chunk of vectors those after them, where no mirror has them"
-_RESTORE_OBJECT = (
-    "Restore the object from a copy, or delete the pack's manifest: rows that are missed are encoded anew."
+_KEEP = (
+    "move the pack's manifest and objects out of the repository and keep them: rows that are missed are encoded again."
 )
+_RESTORE_OBJECT = f"Restore the object from a copy. Without one, {_KEEP}"
 
 KINDS: dict[str, tuple[Severity, str, str]] = {
     "nothing-there": (
@@ -77,13 +78,13 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "manifest-damaged": (
         Severity.LOSS,
         "The rows of the pack, where no mirror has them.",
-        "Restore the object from a copy, or delete it: rows that are missed are encoded anew.",
+        _RESTORE_OBJECT,
     ),
     "pack-newer": (Severity.NOTE, "This cas_cache passes the pack over.", "Update cas_cache to read it."),
     "untrusted": (
         Severity.REPAIR,
         "Nobody who trusts the same keys reads the pack; compact and prune leave it alone.",
-        "Trust its writer's key, or find who could write it and delete its manifest: rows are encoded anew.",
+        f"Trust its writer's key, or find who could write it. Without that, {_KEEP}",
     ),
     "unreadable": (
         Severity.LOSS,
@@ -108,12 +109,12 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "row-digest": (
         Severity.LOSS,
         "These rows and those after them, where no mirror has them; the writer's memory or disk is suspect.",
-        "Delete the pack's manifest: rows that are missed are encoded anew.",
+        f"Restore the pack from a copy. Without one, {_KEEP}",
     ),
     "kind-conflict": (
         Severity.LOSS,
         "A mirror keeps the kind that it met first and passes over the packs of the other.",
-        "Find who encoded with another model or setting under this name, and delete the manifests of the wrong packs.",
+        "Find who encoded with another model or setting under this name, and drop the wrong packs: `drop --pack`.",
     ),
     "metadata": (
         Severity.REPAIR,

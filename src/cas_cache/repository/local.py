@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, flush, links_below, make_folder, write_atomically
-from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable, as_cause
+from cas_cache.disk import TEMP_PREFIX, advice, flush, links_below, make_folder, write_atomically
+from cas_cache.errors import AccessDenied, ConfigurationError, ObjectNotFound, RemoteUnavailable, as_cause
+from cas_cache.file_system import missing_ability
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
 from cas_cache.settings import expanded
 
@@ -32,6 +33,7 @@ class LocalStorage:
         self.url = str(self._root)
         self.traffic = Traffic()
         self._durable: set[Path] = set()
+        self._checked = False
         self.capabilities = frozenset({CREATE_ONLY, PROCESSES})
 
     def __repr__(self) -> str:
@@ -39,6 +41,24 @@ class LocalStorage:
 
     def close(self) -> None:
         """See `Storage.close`: no file stays open between calls."""
+
+    def check_file_system(self) -> None:
+        """Refuse a directory in which nothing can be published; once.
+
+        Raises:
+            ConfigurationError: If its file system lacks what a repository needs.
+        """
+        if self._checked:
+            return
+        self._checked = True
+        folder = next(one for one in (self._root, *self._root.parents) if one.is_dir())
+        # A full disk, or a missing permission, is told by the push: rows are pending until then.
+        with suppress(OSError):
+            missing = missing_ability(folder, in_place=False)
+            if missing:
+                raise ConfigurationError(
+                    f"{self.url} cannot hold a repository: its file system {missing}. Name another directory."
+                )
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
@@ -54,6 +74,8 @@ class LocalStorage:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         self._refuse_links(path)
+        if create_only:  # the first object of a repository
+            self.check_file_system()
         with self._translated(path):
             for attempt in range(1, ATTEMPTS + 1):
                 try:
@@ -145,9 +167,11 @@ def _told(err: OSError, path: str) -> str:
     """What happened, and what to do."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({err}). Make room and do the same again: it goes on."
+    if err.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return f"the file system cannot do what a repository needs ({err}). Name another directory."
     if isinstance(err, NotADirectoryError | FileExistsError):
         return f"a file is where a directory should be ({err}). Name a directory for the repository."
-    return f"{path} could not be read or written ({err}). Check the disk, then do the same again: it goes on."
+    return f"{path} could not be read or written ({err}). {advice(err)}, then do the same again: it goes on."
 
 
 def _removed(folder: Path) -> bool:

@@ -1,8 +1,8 @@
-"""One pack: an immutable batch of rows as a Zarr v3 group. The only module that touches zarr.
+"""One pack: an immutable batch of rows as a Zarr v3 group, written and read without zarr.
 
-zarr writes the metadata; the chunks are made here, because a chunk *is* the rows' bytes: no codec, no shard, one
-object, one PUT. zarr's own write path would take about 15 requests a pack, and its reader fills a missing chunk with
-zeros, so reading goes by the manifest and verifies every object and every row.
+A chunk *is* the rows' bytes: no codec, no shard, one object, one PUT. zarr's own write path would take about 15
+requests a pack, and its reader fills a missing chunk with zeros, so reading goes by the manifest and verifies every
+object and every row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cas_cache.errors import DamagedPack
 from cas_cache.repository.interface import IN_FLIGHT, in_order
 from cas_cache.repository.layout import object_path
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
-from cas_cache.repository.reading import read_object
+from cas_cache.repository.reading import get_of_pack
+from cas_cache.repository.zarr_metadata import zarr_documents
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def describe(
 
 def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes | memoryview]]]:
     """Yield (name, how to make its content) for each object of a pack, metadata first."""
-    for name, document in _zarr_documents(manifest).items():
+    for name, document in zarr_documents(manifest).items():
         yield name, lambda document=document: document  # type: ignore[misc]
     for array in ARRAYS:
         for name, start, stop in manifest.chunks(array):
@@ -251,7 +252,7 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
     def ranged(part: RowRange) -> NDArray[Any]:
         path = object_path(pack, part.name)
         begin, end = (part.start - part.first) * size, (part.stop - part.first) * size
-        data = read_object(storage, path, begin, end, pack=pack)
+        data = get_of_pack(storage, path, begin, end, pack=pack)
         if len(data) != end - begin:
             raise DamagedPack(
                 f"{path} in {storage.url} is shorter than its manifest says. Nothing of it was taken.", pack=pack
@@ -300,17 +301,28 @@ def _read_chunk(
 ) -> NDArray[Any]:
     """Fetch one chunk, verify it and return its rows without the padding."""
     name, start, stop = chunk
+    data = read_object(storage, pack, manifest, name)
+    dtype, shape = manifest.element_shape(array)
+    rows = np.frombuffer(data, dtype).reshape(manifest.chunk_rows[array], *shape)
+    return rows[: stop - start]
+
+
+def read_object(storage: Storage, pack: str, manifest: Manifest, name: str) -> bytes:
+    """Return the content of an object that the manifest names, verified.
+
+    Raises:
+        DamagedPack: If it is missing or does not verify.
+        RemoteError: If the storage is away or refuses.
+    """
     path, record = object_path(pack, name), manifest.objects[name]
-    data = read_object(storage, path, 0, record.size, pack=pack)
+    data = get_of_pack(storage, path, 0, record.size, pack=pack)
     if _record(data) != record:
         raise DamagedPack(
             f"{path} in {storage.url} does not have the content that its manifest names ({len(data)} of {record.size} "
             "bytes, or another SHA-256). Nothing of it was taken.",
             pack=pack,
         )
-    dtype, shape = manifest.element_shape(array)
-    rows = np.frombuffer(data, dtype).reshape(manifest.chunk_rows[array], *shape)
-    return rows[: stop - start]
+    return data
 
 
 def _record(data: bytes | memoryview) -> ObjectRecord:
@@ -326,33 +338,3 @@ def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: i
         padded[: stop - start] = rows
         rows = padded
     return rows.reshape(-1).view(np.uint8).data.toreadonly()
-
-
-def _zarr_documents(manifest: Manifest) -> dict[str, bytes]:
-    """Return the ``zarr.json`` documents of the group and its arrays, as zarr writes them."""
-    import zarr
-    from zarr.core.sync import sync
-    from zarr.storage import MemoryStore
-
-    store = MemoryStore()
-    group = zarr.create_group(store, zarr_format=3, attributes={"namespace": manifest.namespace})
-    for array in ARRAYS:
-        dtype, shape = manifest.element_shape(array)
-        group.create_array(
-            array,
-            shape=(manifest.rows, *shape),
-            chunks=(manifest.chunk_rows[array], *shape),
-            dtype=dtype,
-            compressors=None,
-            filters=None,
-            fill_value=0,
-        )
-
-    async def documents() -> dict[str, bytes]:
-        from zarr.core.buffer import default_buffer_prototype
-
-        names = [name async for name in store.list()]
-        found = {name: await store.get(name, default_buffer_prototype()) for name in names}
-        return {name: value.to_bytes() for name, value in sorted(found.items()) if value is not None}
-
-    return sync(documents())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 
-def read_object(storage: Storage, path: str, start: int, stop: int, *, pack: str) -> bytes:
+def get_of_pack(storage: Storage, path: str, start: int, stop: int, *, pack: str) -> bytes:
     """Return bytes [start, stop) of an object of a pack.
 
     Raises:

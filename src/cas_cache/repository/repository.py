@@ -40,12 +40,14 @@ from cas_cache.repository.pack import (
     read_keys,
     read_rows,
 )
-from cas_cache.repository.reading import may_read, read_object
+from cas_cache.repository.readable import open_dask, open_zarr
+from cas_cache.repository.reading import get_of_pack, may_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
+    import zarr
     from numpy.typing import NDArray
 
     from cas_cache.repository.interface import Storage
@@ -71,6 +73,13 @@ MIRROR_MARKER = "cas-cache-mirror.json"
 
 MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
 """Seconds before each look for a marker that was written: while several write one name, some servers show none."""
+
+SETTLING = 5
+"""A marker is read again after this many times as long as finding or writing it took: other clients that found the
+prefix empty have written theirs by then. A storage without create-only keeps the last marker."""
+
+MAX_SECONDS_TO_FIND, MAX_SECONDS_TO_CREATE = 0.25, 2.0
+"""Upper limits of that wait for a client that found a marker, once for each new mirror, and for one that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,8 @@ class Repository:
         self.trust = trust
         self.signer = signer
         self._marker: dict[str, Any] | None = None
+        self._settled = False
+        self._seconds = 0.0
         self._specs: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -141,6 +152,7 @@ class Repository:
         """
         if self._marker is not None:
             return True
+        began = time.monotonic()
         data = self._read_marker()
         if data is None:
             # A doctor may be at work where nothing is yet, or have been killed there.
@@ -149,7 +161,7 @@ class Repository:
                 return False
             # Another writer may have made the repository between the two requests, or be about to.
             listed = any(entry.path == layout.MARKER for entry in found)
-            data = self._read_settled_marker() if listed else self._read_marker()
+            data = self._read_written_marker() if listed else self._read_marker()
             if data is None and any(entry.path == MIRROR_MARKER for entry in found):
                 raise NotARepository(
                     f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
@@ -165,21 +177,27 @@ class Repository:
                     f"{found[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
                 )
         self._marker = checked_marker(data, self.url)
+        self._seconds = time.monotonic() - began
         return True
 
     def confirm(self) -> None:
-        """Read the marker once more: alone of all objects it has no name or digest that proves what was read of it.
+        """Make sure of the marker, the only object that no hash covers: two reads in a row have to agree. 1 request.
+
+        While several clients create a repository on a storage without create-only, the marker may be replaced: the
+        last one counts.
 
         Raises:
-            RepositoryError: If it now says something else.
+            RepositoryError: If no two reads in a row agree.
         """
-        found = self._read_marker()
-        if found is None or checked_marker(found, self.url) != self._marker:
-            self._marker = None
-            raise RepositoryError(
-                f"{layout.MARKER} at {self.url} was read twice, and did not say the same. Nothing was changed. Do the "
-                "same again; if it stays so, something between here and the storage damages what is read."
-            )
+        if self._settled:
+            return
+        expected, self._marker = self._marker, None
+        time.sleep(min(SETTLING * self._seconds, MAX_SECONDS_TO_FIND))
+        data = self._read_marker()
+        if data is None or checked_marker(data, self.url) != expected:
+            data = self._settle(data, 0.0)
+        self._marker = checked_marker(data, self.url)
+        self._settled = True
 
     def must_be_there(self) -> None:
         """Find the repository.
@@ -200,13 +218,18 @@ class Repository:
             NotARepository: If the URL holds something else.
             RemoteError: If the storage is away or refuses.
         """
+        began = time.monotonic()
         if self.open():
             return
-        self.storage.put(layout.MARKER, new_marker(secrets.token_hex(16)), create_only=True)
-        data = self._read_settled_marker()
+        # The listing may have taken long: another client's marker is replaced only if it was written since this read.
+        if self._read_marker() is None:
+            self.storage.put(layout.MARKER, new_marker(secrets.token_hex(16)), create_only=True)
+        data = self._read_written_marker()
         if data is None:
             raise RepositoryError(f"{layout.MARKER} was written to {self.url} and cannot be read back. Try again.")
-        self._marker = checked_marker(data, self.url)
+        patience = min(SETTLING * (time.monotonic() - began), MAX_SECONDS_TO_CREATE)
+        self._marker = checked_marker(self._settle(data, patience), self.url)
+        self._settled = True
 
     def packs(self, namespace: str | None = None) -> list[tuple[str, str]]:
         """Return (namespace, pack) of every visible pack, of one namespace or of all, the oldest first: one listing.
@@ -244,7 +267,7 @@ class Repository:
             UntrustedPack: If it is not signed by a trusted key.
         """
         path = layout.manifest_path(namespace, pack)
-        data = read_object(self.storage, path, 0, MOST_MANIFEST_BYTES, pack=pack)
+        data = get_of_pack(self.storage, path, 0, MOST_MANIFEST_BYTES, pack=pack)
         try:
             if pack_id(data) != pack:
                 msg = "its SHA-256 is not its name"
@@ -296,6 +319,40 @@ class Repository:
         Where not everybody is trusted, whole chunks are read, and proved by their SHA-256: a digest stops no forger.
         """
         return read_rows(self.storage, pack, manifest, rows, keys, digests, whole_chunks=self.trust is not None)
+
+    def open_zarr(self, namespace: str) -> list[zarr.Group]:
+        """Return the packs of a namespace as read-only Zarr groups, the oldest first.
+
+        Each group has the arrays ``keys``, ``vectors`` and ``digests``; ``group.basename`` is the pack's id. Every
+        object that is read is verified by its SHA-256, and a missing one is an error, where zarr fills in zeros.
+        Packs that a merge supersedes are left out. Packs that cannot be used are skipped with a `DataWarning`. The same
+        key may be in several packs.
+
+        Args:
+            namespace: The namespace's id, as `EncoderSpec.namespace` gives it.
+
+        Raises:
+            ConfigurationError: If `namespace` is not a namespace id.
+            NotARepository: If there is no repository.
+            DamagedPack: If an object does not verify; also later, when an array is read.
+            RemoteError: If the remote is away or refuses.
+        """
+        return open_zarr(self, namespace)
+
+    def open_dask(self, namespace: str) -> Any:
+        """Return the vectors of a namespace as one dask array, (rows, *shape): those of `open_zarr` in the same order.
+
+        Nothing but metadata is read before the array is computed, and then each chunk when its turn comes.
+
+        Args:
+            namespace: The namespace's id.
+
+        Raises:
+            MissingDependency: If dask is not installed: the extra ``dask``.
+            RepositoryError: If the namespace has no packs.
+            As `open_zarr`.
+        """
+        return open_dask(self, namespace)
 
     def spec(self, namespace: str) -> EncoderSpec:
         """Return the spec of a namespace, verified against its id.
@@ -470,14 +527,35 @@ class Repository:
         except ObjectNotFound:
             return None
 
-    def _read_settled_marker(self) -> bytes | None:
-        """The marker that somebody has written, perhaps several at this moment."""
+    def _read_written_marker(self) -> bytes | None:
+        """Read a marker that was written, perhaps by several clients at this moment."""
         for pause in MARKER_PAUSES:
             time.sleep(pause)
             data = self._read_marker()
             if data is not None:
                 return data
         return None
+
+    def _settle(self, data: bytes | None, patience: float) -> bytes:
+        """Read the marker until two reads in a row agree.
+
+        Args:
+            data: The last read.
+            patience: Seconds to wait before each read, at least.
+
+        Raises:
+            RepositoryError: If they never do.
+        """
+        for pause in MARKER_PAUSES:
+            time.sleep(max(pause, patience))
+            previous, data = data, self._read_marker()
+            if data is not None and data == previous:
+                return data
+        raise RepositoryError(
+            f"{layout.MARKER} at {self.url} was read {len(MARKER_PAUSES) + 1} times, and no two reads in a row agree. "
+            "Nothing was changed. Try again in a minute; if the error stays, something between this machine and the "
+            "storage damages what is read."
+        )
 
     def must_sign(self) -> None:
         """Make sure that what is written will be visible to who trusts as this repository's user does.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -60,9 +61,11 @@ class Rows(Protocol):
 
 
 class NamespaceRows:
-    """The rows of a namespace of the mirror."""
+    """The rows of a namespace of the mirror, which stay where they are as long as this object lives."""
 
     def __init__(self, namespace: Namespace) -> None:
+        namespace.hold()
+        weakref.finalize(self, namespace.release).atexit = False
         self._namespace = namespace
         self.prove = namespace.prove
         self.take = namespace.take

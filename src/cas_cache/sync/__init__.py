@@ -1,5 +1,6 @@
 """Push and pull: the only place that sees both sides."""
 
+from cas_cache.sync.explaining import Explanation, explain
 from cas_cache.sync.lazy import pull_keys, pull_rows
 from cas_cache.sync.meeting import look, meet
 from cas_cache.sync.pulling import pull
@@ -8,8 +9,10 @@ from cas_cache.sync.report import Report
 from cas_cache.sync.standing import Standing, pull_of, push_of, standing, standing_here
 
 __all__ = [
+    "Explanation",
     "Report",
     "Standing",
+    "explain",
     "look",
     "meet",
     "pull",

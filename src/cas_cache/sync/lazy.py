@@ -113,7 +113,7 @@ def pull_rows(
     if ns is None or not ns.catalogue.rows:
         return report
     keys = keys[first_of_each(keys)[0]]
-    with metered(repository, report), bar_of("pull", 0, progress) as bar:
+    with ns.held(), metered(repository, report), bar_of("pull", 0, progress) as bar:
         reader = _RowReader(ns, repository, report, bar)
         for _ in range(MOST_LISTINGS):
             if not reader.read(keys):

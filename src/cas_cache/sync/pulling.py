@@ -198,11 +198,12 @@ def _pull_pack(
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         check_kind(ns, manifest, pack)
-        if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
-            ns.skip(pack, manifest.rows, manifest.supersedes)
-            bar.total -= manifest.rows * manifest.vector_bytes
-        else:
-            _pull_rows(ns, repository, (pack, manifest), report, bar)
+        with ns.held():
+            if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
+                ns.skip(pack, manifest.rows, manifest.supersedes)
+                bar.total -= manifest.rows * manifest.vector_bytes
+            else:
+                _pull_rows(ns, repository, (pack, manifest), report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
         return problem
     report.packs += 1
@@ -262,7 +263,9 @@ def _check_listing(
         if ns is None or not packs or listed.get(namespace):
             continue
         way_out = (
-            f"If the namespace was dropped on purpose, delete {ns.folder}; if not, check the bucket and try again."
+            "If it should be there, check the bucket and try again. push(rebind=True) (`cas-cache push --rebind`) "
+            f"sends every row again. If the namespace was dropped on purpose, move {ns.folder} out of the mirror: its "
+            "rows may be nowhere else."
         )
         if ns.waiting_rows:
             way_out = f"{ns.waiting_rows} rows of it wait here to be pushed. Check the bucket and try again."
@@ -303,7 +306,8 @@ def _note_gone(
                 SuspiciousListing(
                     f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
                     f"{repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
-                    f"{mirror.directory}. If they were deleted on purpose, delete {ns.folder} and pull again; if not, "
-                    "push(rebind=True) (`cas-cache push --rebind`) sends every row again."
+                    f"{mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row again. If they "
+                    f"were deleted on purpose, move {ns.folder} out of the mirror and pull again: its rows may be "
+                    "nowhere else."
                 )
             )

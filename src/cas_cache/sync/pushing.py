@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Mirror, Namespace, PlannedPack
+    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -63,31 +64,39 @@ def push(
         belong(mirror, repository)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
-        for ns in waiting:
-            repository.publish_spec(ns.spec)
-            most_rows = most_rows_of_a_pack(ns.row_bytes)
-            for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
-                # Planned again each time: the packs before may have taken hours, and no name is in use for long.
-                began = time.time()
-                plans = ns.plan(most_rows, most_age=MOST_SECONDS)
-                if not plans:
-                    break
-                plan = plans[0]
-                pack = repository.publish(
-                    ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began, appearance=plan.appearance
-                )
-                ns.published(plan, pack)
-                report.packs += 1
-                report.rows += plan.rows
-                bar.update(plan.rows * ns.row_bytes)
-                logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
-            small = ns.small_packs(most_rows // 2)
-            if small > MANY_SMALL_PACKS:
-                report.hints.append(
-                    f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "
-                    "compact` merges them, and pulls of new mirrors get faster."
-                )
+        for name in [ns.spec.namespace for ns in waiting]:
+            # Taken again: its rows may have moved while it was not held, in hours if there are many namespaces.
+            ns = mirror.get(name)
+            if ns is not None:
+                with ns.held():
+                    _push_namespace(ns, repository, report, bar)
     return report
+
+
+def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+    repository.publish_spec(ns.spec)
+    most_rows = most_rows_of_a_pack(ns.row_bytes)
+    for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
+        # Planned again each time: the packs before may have taken hours, and no name is in use for long.
+        began = time.time()
+        plans = ns.plan(most_rows, most_age=MOST_SECONDS)
+        if not plans:
+            break
+        plan = plans[0]
+        pack = repository.publish(
+            ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began, appearance=plan.appearance
+        )
+        ns.published(plan, pack)
+        report.packs += 1
+        report.rows += plan.rows
+        bar.update(plan.rows * ns.row_bytes)
+        logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
+    small = ns.small_packs(most_rows // 2)
+    if small > MANY_SMALL_PACKS:
+        report.hints.append(
+            f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "
+            "compact` merges them, and pulls of new mirrors get faster."
+        )
 
 
 def _may_be_pushed(ns: Namespace, report: Report) -> bool:

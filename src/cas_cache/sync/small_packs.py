@@ -60,6 +60,13 @@ def pull_small(
     except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
         yield next(iter(manifests)), problem  # that of the namespace, once
         return
+    with ns.held():
+        yield from _pull_into(ns, repository, manifests, report, bar)
+
+
+def _pull_into(
+    ns: Namespace, repository: Repository, manifests: dict[str, Manifest], report: Report, bar: Bar
+) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
         read = in_order(lambda named: _read(ns, repository, named), list(manifests.items()), in_flight=IN_FLIGHT)

@@ -1,0 +1,140 @@
+"""The packs of a namespace as one read-only Zarr store. The only module that imports zarr.
+
+Adds to a Zarr store: reading goes by manifests, and every object is read whole and has to have the size and SHA-256
+that its manifest names. zarr itself fills a missing chunk with zeros; here it is an error. Nothing is ever written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+
+from cas_cache.errors import ConfigurationError
+from cas_cache.repository.pack import read_object
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from cas_cache.repository.interface import Storage
+    from cas_cache.repository.manifest import Manifest
+
+
+def zarr_groups(storage: Storage, manifests: Mapping[str, Manifest]) -> list[zarr.Group]:
+    """Return a read-only group for each pack, named by the pack's id."""
+    store = PackStore(storage, manifests)
+    return [zarr.open_group(store, path=pack, mode="r", zarr_format=3) for pack in manifests]
+
+
+class PackStore(Store):
+    """Packs as a Zarr store: ``<pack>/zarr.json``, ``<pack>/vectors/c/0/0`` and so on.
+
+    Args:
+        storage: The storage of the repository.
+        manifests: The verified manifests by pack.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = True
+    supports_partial_writes = False
+
+    def __init__(self, storage: Storage, manifests: Mapping[str, Manifest]) -> None:
+        super().__init__(read_only=True)
+        self._storage = storage
+        self._manifests = dict(manifests)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, PackStore)
+            and other._storage.url == self._storage.url
+            and other._manifests.keys() == self._manifests.keys()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"PackStore({self._storage.url!r}, {len(self._manifests)} packs)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ConfigurationError(
+            f"The packs of {self._storage.url} are not pickled: the connection and its credentials belong to this "
+            "process. Call open_zarr or open_dask in the other process, or compute with dask's threads."
+        )
+
+    def with_read_only(self, read_only: bool = False) -> PackStore:
+        """Return this store again: there is no writable form of it."""
+        if not read_only:
+            msg = "packs never change; open them read-only"
+            raise ValueError(msg)
+        return PackStore(self._storage, self._manifests)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return an object, or a part of it; None if no manifest names it."""
+        pack, _, name = key.partition("/")
+        if not self._is_named(pack, name):
+            return None
+        data = await asyncio.to_thread(read_object, self._storage, pack, self._manifests[pack], name)
+        return prototype.buffer.from_bytes(_part(data, byte_range))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return several objects, or parts of them."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Return True if a manifest names the object."""
+        pack, _, name = key.partition("/")
+        return self._is_named(pack, name)
+
+    async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
+        """Raise ValueError: nothing is written."""
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:  # noqa: ARG002
+        """Raise ValueError: nothing is deleted."""
+        self._check_writable()
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:  # noqa: ARG002
+        """Raise ValueError: nothing is written. Only zarr before 3.1.3 asks for this method."""
+        self._check_writable()
+
+    async def list(self) -> AsyncIterator[str]:
+        """Yield the names of all objects."""
+        for pack, manifest in self._manifests.items():
+            for name in manifest.objects:
+                yield f"{pack}/{name}"
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names of all objects that begin so."""
+        async for key in self.list():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names of objects and folders directly below a folder."""
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        found: dict[str, None] = {}
+        async for key in self.list_prefix(folder):
+            found[key.removeprefix(folder).partition("/")[0]] = None
+        for name in found:
+            yield name
+
+    def _is_named(self, pack: str, name: str) -> bool:
+        return pack in self._manifests and name in self._manifests[pack].objects
+
+
+def _part(data: bytes, byte_range: ByteRequest | None) -> bytes:
+    if isinstance(byte_range, RangeByteRequest):
+        return data[byte_range.start : byte_range.end]
+    if isinstance(byte_range, OffsetByteRequest):
+        return data[byte_range.offset :]
+    if isinstance(byte_range, SuffixByteRequest):
+        return data[-byte_range.suffix :]
+    return data

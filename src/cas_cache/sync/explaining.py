@@ -1,0 +1,331 @@
+"""Explain where the vector of one item is, or why there is none.
+
+The mirror is read first, then the packs that it does not know, then other namespaces of the same model. Nothing is
+changed. What could not be read is reported, and nothing is concluded from it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cas_cache.errors import (
+    AccessDenied,
+    CasCacheError,
+    DamagedMirror,
+    DamagedPack,
+    RepositoryError,
+    SuspiciousListing,
+    UnsupportedFormat,
+    UntrustedPack,
+)
+from cas_cache.identity import canonical_json
+from cas_cache.mirror.index import ABSENT
+from cas_cache.mirror.overview import lines_of
+from cas_cache.repository import Manifest, Repository
+from cas_cache.sync.meeting import look
+from cas_cache.sync.report import without_frames
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cas_cache.identity import EncoderSpec
+    from cas_cache.mirror import Mirror
+
+MESSAGES = {
+    "served": "The mirror has the vector, of pack {pack}, and serves it.",
+    "pending": "The mirror has the vector and serves it. It is not pushed yet, so other mirrors do not have it. "
+    "`cas-cache push` publishes it.",
+    "not_compared": "The mirror has the vector, of pack {pack}, but no encoder was compared with that pack in this "
+    "mirror yet. The next call compares some of its rows before it serves them, unless self_check is 0.",
+    "damaged_here": "The mirror has the vector, but it does not agree with its digest, so it is not served: {detail}",
+    "not_pulled": "The repository has the vector, in pack {pack}, and the mirror does not. A miss pulls it, once for "
+    "each namespace and cache; `cas-cache pull` does so now.",
+    "untrusted": "Pack {pack} of the repository has the vector, but is not trusted, so it is not read: {detail}.",
+    "unreadable": "Pack {pack} of the repository has the vector, but its row cannot be read: {detail}",
+    "unknown": "What could be read does not have the vector. Something could not be read and may have it.",
+    "other_namespace": "This namespace does not have the vector, but another namespace of the same model does. Its "
+    "encoder spec differs.",
+    "absent": "No namespace of this model has the vector. It was not encoded, it was deleted, or it held NaN or "
+    "infinity and was not stored.",
+}
+"""What each status means. One of them holds for an item and a spec."""
+
+SERVED = frozenset({"served", "pending", "not_compared"})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field in which two encoder specs differ.
+
+    Attributes:
+        field: Its name.
+        asked: The value in the spec that was asked for.
+        other: The value in the other spec.
+    """
+
+    field: str
+    asked: Any
+    other: Any
+
+    def as_json(self) -> dict[str, str]:
+        """Return the difference as plain JSON; the values are JSON texts."""
+        return {"field": self.field, **{name: _text(getattr(self, name)) for name in ("asked", "other")}}
+
+    def __str__(self) -> str:
+        return f"{self.field} is {_text(self.other)}, not {_text(self.asked)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherNamespace:
+    """Another namespace of the same model that has the item.
+
+    Attributes:
+        namespace: Its id.
+        in_mirror: True if the mirror has the row, False if only the repository has it.
+        differences: In what its encoder spec differs.
+    """
+
+    namespace: str
+    in_mirror: bool
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where the vector of an item is, or why there is none.
+
+    Attributes:
+        status: One of the keys of `MESSAGES`.
+        message: What that means, and what to do.
+        namespace: The namespace that was asked for.
+        pack: The pack that has the row; None if there is none, or if the row is not pushed yet.
+        others: Other namespaces of the same model that have the item. Looked for only if this namespace does not.
+        problems: What could not be read, or was not asked, and why.
+    """
+
+    status: str
+    message: str
+    namespace: str
+    pack: str | None = None
+    others: tuple[OtherNamespace, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_hit(self) -> bool:
+        """Return True if a call is answered from the mirror as it is."""
+        return self.status in SERVED
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the explanation as plain JSON."""
+        others = [
+            {
+                "namespace": other.namespace,
+                "in_mirror": other.in_mirror,
+                "differences": [difference.as_json() for difference in other.differences],
+            }
+            for other in self.others
+        ]
+        return {
+            "namespace": self.namespace,
+            "status": self.status,
+            "hit": self.is_hit,
+            "message": self.message,
+            "pack": self.pack,
+            "others": others,
+            "problems": list(self.problems),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    status: str
+    pack: str | None = None
+    detail: str = ""
+
+
+def explain(
+    mirror: Mirror,
+    repository: Repository | None,
+    spec: EncoderSpec,
+    key: NDArray[np.uint8],
+    *,
+    not_asked: str | None = None,
+) -> Explanation:
+    """Return where the vector of an item is, or why there is none.
+
+    The keys of all packs are read that the mirror does not know: of this namespace, and if none has the item, of the
+    other namespaces of the model.
+
+    Args:
+        mirror: The mirror.
+        repository: Its repository; None if there is none, or if it may not be asked.
+        spec: The encoder's identity.
+        key: (1, 32) uint8, the item's key.
+        not_asked: Why a repository that exists is not asked; None if it is, or if there is none.
+    """
+    search = _Search(mirror, repository, key)
+    holder = search.in_mirror(spec.namespace)
+    if holder is None:
+        holder = search.in_repository(spec.namespace)
+    if not_asked is not None and holder is None:
+        search.problems.append(not_asked)
+    if holder is not None:
+        return _explanation(holder, spec.namespace, problems=search.problems)
+    is_certain = not search.problems
+    others = search.others(spec)
+    absent = "unknown" if search.problems else "absent"
+    status = "other_namespace" if others and is_certain else absent
+    return _explanation(_Holder(status), spec.namespace, others, search.problems)
+
+
+def _explanation(
+    holder: _Holder, namespace: str, others: tuple[OtherNamespace, ...] = (), problems: list[str] | None = None
+) -> Explanation:
+    message = MESSAGES[holder.status].format(pack=holder.pack, detail=holder.detail)
+    return Explanation(holder.status, message, namespace, holder.pack, others, tuple(problems or ()))
+
+
+class _Search:
+    """Looks for one key. Problems are collected; none of them ends the search."""
+
+    def __init__(self, mirror: Mirror, repository: Repository | None, key: NDArray[np.uint8]) -> None:
+        self._mirror = mirror
+        self._repository = repository
+        self._key = key
+        self.problems: list[str] = []
+
+    def in_mirror(self, namespace: str) -> _Holder | None:
+        """Return what the mirror has of a namespace; None if it does not have the key, or cannot tell."""
+        try:
+            ns = self._mirror.get(namespace)
+            row = ABSENT if ns is None else int(ns.find(self._key)[0])
+            if ns is None or row == ABSENT:
+                return None
+            run = ns.run_of(row)
+            try:
+                ns.prove(slice(row, row + 1))
+            except DamagedMirror as problem:
+                return _Holder("damaged_here", run.pack, str(problem))
+            if run.pack is None:
+                return _Holder("pending")
+            is_doubted = len(ns.doubted(np.array([row])).positions) > 0
+            return _Holder("not_compared" if is_doubted else "served", run.pack)
+        except (DamagedMirror, UnsupportedFormat) as problem:
+            self._note(problem)
+            return None
+
+    def in_repository(self, namespace: str) -> _Holder | None:
+        """Return the best of the repository's packs that have the key; None if none has it, or it cannot be told."""
+        if self._repository is None:
+            return None
+        try:
+            if not look(self._mirror, self._repository):
+                return None
+            packs = self._unknown_packs(self._repository, namespace)
+            best: _Holder | None = None
+            for (_, pack), manifest in zip(packs, self._repository.manifests(packs), strict=True):
+                holder = self._in_pack(self._repository, (namespace, pack), manifest)
+                if holder is not None and holder.status == "not_pulled":
+                    return holder
+                best = best or holder
+        except CasCacheError as problem:
+            self._note(problem)
+            return None
+        return best
+
+    def others(self, spec: EncoderSpec) -> tuple[OtherNamespace, ...]:
+        """Return the other namespaces of the model that have the key in a row that can be read."""
+        found = []
+        for namespace, other in sorted(self._specs(spec.namespace).items()):
+            if other.model != spec.model:
+                continue
+            here = self.in_mirror(namespace)
+            there = self.in_repository(namespace) if here is None else None
+            if (here is not None and here.status in SERVED) or (there is not None and there.status == "not_pulled"):
+                found.append(OtherNamespace(namespace, here is not None, _differences(spec, other)))
+        return tuple(found)
+
+    def _unknown_packs(self, repository: Repository, namespace: str) -> list[tuple[str, str]]:
+        """Return the packs of a namespace whose rows may not be in the mirror.
+
+        Raises:
+            SuspiciousListing: If the listing is empty although the mirror knows packs of the namespace.
+        """
+        ns = self._mirror.get(namespace)
+        listed = repository.packs(namespace)
+        if ns is not None and ns.lasting_packs and not listed:
+            raise SuspiciousListing(
+                f"{repository.url} lists no pack of namespace {namespace}, but this mirror knows "
+                f"{len(ns.lasting_packs)}. Check the bucket and try again."
+            )
+        known = frozenset() if ns is None else ns.packs
+        return [(namespace, pack) for _, pack in listed if pack not in known]
+
+    def _in_pack(
+        self,
+        repository: Repository,
+        of: tuple[str, str],
+        manifest: Manifest | DamagedPack | UntrustedPack | UnsupportedFormat,
+    ) -> _Holder | None:
+        pack = of[1]
+        reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
+        try:
+            if reason is not None:
+                # Nothing of an untrusted pack is served; which keys it claims to have may be reported.
+                manifest = Repository(repository.storage).manifest(*of)
+            if not isinstance(manifest, Manifest):
+                raise manifest
+            rows = np.flatnonzero((repository.keys(pack, manifest) == self._key).all(axis=1))[:1]
+        except (RepositoryError, UnsupportedFormat, AccessDenied) as problem:
+            self._note(problem)
+            return None
+        if not len(rows):
+            return None
+        if reason is not None:
+            return _Holder("untrusted", pack, reason)
+        try:
+            digests = repository.digests(pack, manifest)[rows]
+            for _ in repository.read_rows(pack, manifest, rows, self._key, digests):
+                pass
+        except (RepositoryError, AccessDenied) as problem:
+            return _Holder("unreadable", pack, str(problem))
+        return _Holder("not_pulled", pack)
+
+    def _specs(self, but: str) -> dict[str, EncoderSpec]:
+        """Return the specs of all namespaces of either side but one."""
+        specs: dict[str, EncoderSpec] = {}
+        for line in lines_of(self._mirror, sys.maxsize):
+            if line.spec is not None:
+                specs[line.namespace] = line.spec
+            elif line.namespace != but:
+                self.problems.append(f"Namespace {line.namespace} of the mirror {self._mirror.directory} is damaged.")
+        try:
+            if self._repository is not None and look(self._mirror, self._repository):
+                for namespace in sorted({namespace for namespace, _ in self._repository.packs()} - specs.keys()):
+                    self._read_spec(self._repository, namespace, specs)
+        except CasCacheError as problem:
+            self._note(problem)
+        return {namespace: spec for namespace, spec in specs.items() if namespace != but}
+
+    def _read_spec(self, repository: Repository, namespace: str, specs: dict[str, EncoderSpec]) -> None:
+        try:
+            specs[namespace] = repository.spec(namespace)
+        except RepositoryError as problem:
+            self._note(problem)
+
+    def _note(self, problem: CasCacheError) -> None:
+        if (text := str(without_frames(problem))) not in self.problems:
+            self.problems.append(text)
+
+
+def _text(value: Any) -> str:
+    return canonical_json(value).decode()
+
+
+def _differences(asked: EncoderSpec, other: EncoderSpec) -> tuple[Difference, ...]:
+    left, right = asked.public_document(), other.public_document()
+    return tuple(Difference(name, left[name], right[name]) for name in left if left[name] != right[name])
