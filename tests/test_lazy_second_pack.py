@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache
-from cas_cache.errors import AccessDenied, DataWarning, RemoteUnavailable, RemoteWarning
+from cas_cache.errors import AccessDenied, DataWarning, RemoteUnavailable, RemoteWarning, UnreadablePack
 from cas_cache.repository import Repository, pack
 from cas_cache.repository.compact import compact
 from cas_cache.testing.wrapper import Call, Wrapper
@@ -118,7 +118,7 @@ def test_a_refusal_is_raised_only_if_rows_are_left_unread(twice: Memory, tmp_pat
     author.push()
     (_, only) = (set(packs(twice)) - before).pop()
     with lazily(tmp_path / "laptop", Refusing(twice, only, AccessDenied), on_remote_error="raise") as cache:
-        with pytest.raises(AccessDenied, match="may not be read"):
+        with pytest.raises(UnreadablePack, match="may not be read"):
             cache.get([*SHARED, *more], SPEC)
         assert cache.get(SHARED, SPEC)[1].all()
 

@@ -207,7 +207,8 @@ TEAM = '[remotes]\nteam = "s3://team/emb"\n'
 
 MISTAKES: dict[str, tuple[Callable[[Place], None], str, str, str]] = {
     # situation: (what was done before, command, what happened, what to do)
-    "a remote that is nowhere": (as_it_is, "pull x --remote repp", "no repository at .*/repp", "Check the URL"),
+    "a remote that is nowhere": (as_it_is, "pull x --remote ./repp", "no repository at .*/repp", "Check the URL"),
+    "an unknown name": (as_it_is, "push mirror --remote repp", "No remote is called 'repp'", r"write \./repp\."),
     "a remote's name misspelt": (settings(TEAM), "pull x --remote teem", "No remote is called 'teem'", r"mean team\?"),
     "a name in other letters": (settings(TEAM), "push mirror --remote Team", "No remote is called", r"mean team\?"),
     "a scheme misspelt": (as_it_is, "pull x --remote s4://team/emb", "no file system is called 's4'", r"mean s3://\?"),

@@ -20,6 +20,8 @@ NETWORK = {"s3fs", "gcsfs", "adlfs", "aiobotocore", "botocore", "aiohttp"}
 
 PATH = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
 
+ENDPOINT = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+
 GUARDED = """
 import os, socket, sys
 
@@ -112,8 +114,9 @@ def test_the_guard_bites(tmp_path: Path) -> None:
     """Without the setting the same look-up reaches out, and is caught."""
     code = "from cas_cache import EmbeddingCache; EmbeddingCache(sys.argv[1], remote=sys.argv[2]).pull()"
     process = subprocess.run(
-        [sys.executable, "-c", GUARDED + code, str(tmp_path / "m"), "https://127.0.0.1:9/emb"],
+        [sys.executable, "-c", GUARDED + code, str(tmp_path / "m"), "s3://team/emb"],
         capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, **ENDPOINT},
     )  # fmt: skip
     assert process.returncode == 99
     assert "NETWORK" in process.stderr

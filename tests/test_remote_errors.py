@@ -36,6 +36,7 @@ from cas_cache.errors import (
 )
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, open_storage, without_credentials
+from fault_server import refusing
 from repository.storages import SPEC, Encoder, Flaky, Memory, packs, texts, truth
 
 KEY, SECRET = "AKIAEXAMPLEEXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -103,7 +104,7 @@ def test_a_malformed_bucket_or_endpoint_is_the_urls_fault(s3_remote: Any) -> Non
     with pytest.raises(InvalidURL, match="Invalid endpoint"):
         open_storage("s3://team/emb", {"key": KEY, "secret": SECRET, "endpoint_url": "localhost:4566"}).get("x", 0, 1)
     with pytest.raises(InvalidURL, match="could not be opened"):
-        open_storage("github://nobody/x")
+        open_storage("s3://team/emb", {"no_such_option": 1})
 
 
 WITHOUT_S3FS = """
@@ -161,6 +162,21 @@ def test_a_bucket_that_does_not_exist(tmp_path: Path, s3_remote: Any) -> None:
         with pytest.raises(BucketNotFound) as caught:
             attempt()
         assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("push", ["background", "manual"])
+def test_a_bucket_that_does_not_exist_stops_a_run(tmp_path: Path, push: Any, *, lazy: bool) -> None:
+    """Before anything is encoded, also where a remote that is away is worth one warning only."""
+    with refusing("NoSuchBucket") as endpoint:
+        options = {"key": KEY, "secret": SECRET, "endpoint_url": endpoint}
+        cache = EmbeddingCache(tmp_path, remote="s3://team/emb", storage_options=options, push=push, lazy=lazy)
+        encoder = Encoder()
+        for attempt in (lambda: cache.encode(texts(3), SPEC, encoder), lambda: cache.get(texts(3), SPEC)):
+            with pytest.raises(BucketNotFound, match="create it"):
+                attempt()
+        assert encoder.asked == []
+        cache.close()
 
 
 @pytest.fixture
@@ -498,6 +514,10 @@ def test_a_listing_that_fails_on_a_generic_file_system_is_not_an_empty_one() -> 
 
         def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
             raise ConnectionError(path)
+
+        def pipe_file(self, *_: Any, **__: Any) -> None: ...
+
+        def rm_file(self, *_: Any) -> None: ...
 
     fsspec.register_implementation("brokenlisting", Broken, clobber=True)
     with pytest.raises(RemoteUnavailable):

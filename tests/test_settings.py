@@ -182,6 +182,33 @@ def test_a_remote_can_be_named(files: tuple[Path, Path], tmp_path: Path, run: An
     assert "There is no repository at" in run("pull", tmp_path / "fourth", "--remote", "./team").err
 
 
+@pytest.mark.parametrize("word", ["team", "team.emb", "x" * 300])
+@pytest.mark.parametrize("given", ["argument", "variable", "file", "name"])
+def test_a_bare_word_does_not_make_a_directory(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, word: str
+) -> None:
+    """A remote that is neither a name nor a directory stops the run before anything is made, wherever it is named."""
+    monkeypatch.chdir(tmp_path)
+    if given == "variable":
+        monkeypatch.setenv("CAS_CACHE_REMOTE", word)
+    elif given == "file":
+        files[0].write_text(f'remote = "{word}"\n')
+    elif given == "name":
+        files[0].write_text(f'remote = "lab"\n[remotes]\nlab = "{word}"\n')
+    with pytest.raises(ConfigurationError, match=rf"No remote is called '{word}'.*write \./{word}"):
+        EmbeddingCache(tmp_path / "mirror", remote=word if given == "argument" else None)
+    assert not (tmp_path / "mirror").exists()
+    assert not (tmp_path / word[:200]).exists()
+
+
+def test_a_bare_word_may_be_a_directory_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path needs no ./ then."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "team").mkdir()
+    assert EmbeddingCache("mirror", remote="team").repository.url == str(tmp_path / "team")
+    assert EmbeddingCache("mirror2", remote="./lab").repository.url == str(tmp_path / "lab")
+
+
 def test_info_shows_what_is_in_force(files: tuple[Path, Path], run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And whence; credentials in a URL are not printed."""
     user, _ = files

@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
+    BucketNotFound,
     CacheMiss,
     ConfigurationError,
     DataWarning,
@@ -42,7 +44,7 @@ from cas_cache.identity import (
     keys_of_texts,
     texts_at,
 )
-from cas_cache.location import places
+from cas_cache.location import options_of, places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
@@ -59,7 +61,7 @@ from cas_cache.trust import trust_of
 from cas_cache.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,7 +77,8 @@ RETRY_SECONDS = 60
 
 
 PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
-"""What a run survives when it first asks the repository; a wrong URL or mirror stops it before anything is encoded."""
+"""What a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong URL and
+a wrong mirror cannot become right by waiting, and stop the run before anything is encoded."""
 
 PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFormat)
 """What a run survives later, when vectors have been paid for: they wait in the mirror."""
@@ -87,8 +90,10 @@ class EmbeddingCache:
     Args:
         location: A directory for the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
             None takes ``CAS_CACHE_REMOTE``, or a local cache.
-        remote: URL of the repository, if `location` is a directory. None takes ``CAS_CACHE_REMOTE``.
-        storage_options: Handed to fsspec. Credentials are its business, or the cloud SDK's.
+        remote: URL of the repository, a directory, or a name in the settings, if `location` is a directory. None takes
+            ``CAS_CACHE_REMOTE``. A new directory is written as a path, such as ``./name``.
+        storage_options: Handed to fsspec, together with those that a `UPath` carries. Credentials are its business, or
+            the cloud SDK's.
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
         offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
         only_cached: Raise `CacheMiss` rather than encode. None takes ``CAS_CACHE_ONLY_CACHED``.
@@ -106,7 +111,8 @@ class EmbeddingCache:
             at 48 MiB of vectors, which ``math.inf`` leaves as the only reason. None takes ``CAS_CACHE_PUSH_SECONDS``,
             or 30.
         on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
-            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise.
+            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise, and so does the
+            first look-up if the bucket does not exist.
         chunk_items: Items encoded between two commits. None chooses by measurement: about 5 s of the encoder's work,
             at most 256 items or a quarter of what the call has committed, whichever is larger, and 64 MB of vectors.
         progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
@@ -125,6 +131,9 @@ class EmbeddingCache:
         InvalidURL: If the remote is no URL of a known file system.
         MissingDependency: If the file system's package is not installed.
     """
+
+    _is_mirror_removed = False
+    """True after a failed pull deleted a new, empty mirror; the next use makes it again."""
 
     def __init__(  # noqa: PLR0913 - independent switches, all by name
         self,
@@ -150,6 +159,7 @@ class EmbeddingCache:
         settings = Settings.read()
         _check_choice("push", push, ("background", "manual"))
         _check_choice("on_remote_error", on_remote_error, ("warn", "raise"))
+        storage_options = options_of(location, remote, storage_options)
         _check_amount("chunk_items", chunk_items, 1, "encode at least 1 item between two commits")
         _check_amount("self_check", self_check, 0, "compare 0 rows or more")
         _check_amount("max_self_check", max_self_check, 0, "compare 0 rows or more")
@@ -178,7 +188,7 @@ class EmbeddingCache:
         # mean another directory in a process that runs elsewhere.
         self._given: dict[str, Any] = {
             "remote": storage.url if isinstance(storage, LocalStorage) else url,
-            "storage_options": dict(storage_options or {}),
+            "storage_options": storage_options,
             "push": push,
             "push_seconds": settings.push_seconds if push_seconds is None else push_seconds,
             "trust": trust or settings.trust,
@@ -280,8 +290,12 @@ class EmbeddingCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        finally:
+            if kind is not None:
+                self._remove_empty_mirror()
 
     def encode(
         self,
@@ -468,10 +482,29 @@ class EmbeddingCache:
     def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
         repository = self._remote("pull from")
         wanted = _checked(namespaces)
-        report = sync.pull(self.mirror, repository, wanted, progress=progress)
+        with self._no_empty_mirror():
+            report = sync.pull(self.mirror, repository, wanted, progress=progress)
         self.stats.add(bytes_pulled=report.bytes)
         self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
         return report
+
+    @contextmanager
+    def _no_empty_mirror(self) -> Iterator[None]:
+        """Delete a mirror that this cache made if what should fill it fails; the next use makes it again."""
+        try:
+            yield
+        except BaseException:
+            self._remove_empty_mirror()
+            raise
+
+    def _remove_empty_mirror(self) -> None:
+        self._is_mirror_removed = self._is_mirror_removed or self.mirror.remove_if_new_and_empty()
+
+    def _restore_mirror(self) -> None:
+        self._check_open()
+        if self._is_mirror_removed:
+            self.mirror = Mirror(self.mirror.directory)
+            self._is_mirror_removed = False
 
     def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.Report:
         """Take the keys of what the repository has: of some namespaces, or of all. For a `lazy` cache, ahead of a run.
@@ -480,7 +513,9 @@ class EmbeddingCache:
             As `pull`.
         """
         wanted = _checked(namespaces)
-        report = sync.pull_keys(self.mirror, self._remote("pull from"), wanted, progress=self.progress)
+        repository = self._remote("pull from")
+        with self._no_empty_mirror():
+            report = sync.pull_keys(self.mirror, repository, wanted, progress=self.progress)
         self.stats.add(bytes_pulled=report.bytes)
         return report
 
@@ -547,7 +582,7 @@ class EmbeddingCache:
             raise AlreadyClosed(f"{self!r} is closed. Open the cache again: EmbeddingCache(...).")
 
     def _namespace(self, spec: EncoderSpec) -> Namespace:
-        self._check_open()
+        self._restore_mirror()
         return self.mirror.namespace(_spec(spec))
 
     def _is_unknown(self, spec: EncoderSpec) -> bool:
@@ -672,7 +707,7 @@ class EmbeddingCache:
         return known or self._paces.setdefault(ns.spec.namespace, PaceFile(ns.folder))
 
     def _remote(self, verb: str) -> Repository:
-        self._check_open()
+        self._restore_mirror()
         if self.repository is None:
             raise ConfigurationError(
                 f"There is no remote to {verb}. Name one: remote=, on the command line --remote, or CAS_CACHE_REMOTE."
@@ -689,7 +724,8 @@ class EmbeddingCache:
         try:
             action()
         except expected as err:
-            if self.on_remote_error == "raise":
+            is_wrong = expected is PULL_PROBLEMS and isinstance(err, BucketNotFound)
+            if is_wrong or self.on_remote_error == "raise":
                 raise
             if expected is PULL_PROBLEMS:
                 # A push that fails, for example for want of a permission, says nothing about reads.

@@ -25,6 +25,7 @@
     |- RepositoryError                    what the remote holds is not what it should be
     |  |- NotARepository (ValueError)     the prefix holds something else
     |  |- DamagedPack                     an object of a pack does not verify
+    |  |  `- UnreadablePack               an object of a pack may not be read, and others may
     |  |- UntrustedPack                   a pack is not signed by a trusted key
     |  `- SuspiciousListing               a listing lacks what is known to exist
     |- UnsupportedFormat                  written by a newer version of the format
@@ -265,6 +266,10 @@ class DamagedPack(RepositoryError):
     def __init__(self, message: str, *, pack: str) -> None:
         super().__init__(message)
         self.pack = pack
+
+
+class UnreadablePack(DamagedPack):
+    """The storage refuses an object of a pack and gives out others; its rows are misses, as if it were damaged."""
 
 
 class UntrustedPack(RepositoryError):

@@ -1,19 +1,61 @@
-"""Where a cache is: the mirror's directory, and the repository's URL."""
+"""Where a cache is: the mirror's directory, and the repository's URL with the options that reach it."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cas_cache.settings import Settings
+
+
+def options_of(location: object, remote: object, storage_options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the storage options, together with those that a path object such as a `UPath` carries.
+
+    Args:
+        location: As `EmbeddingCache` takes it.
+        remote: As `EmbeddingCache` takes it.
+        storage_options: The options that are given beside them.
+
+    Raises:
+        ConfigurationError: If an option has two values, or an object means a URL and does not say with which options.
+    """
+    merged = dict(storage_options or {})
+    for place in (location, remote):
+        own = _own_options(place)
+        twice = sorted(name for name in own.keys() & merged.keys() if own[name] != merged[name])
+        if twice:
+            raise ConfigurationError(
+                f"{', '.join(twice)}: {type(place).__name__} and storage_options have different values. Set each "
+                "option in one of the two."
+            )
+        merged |= own
+    return merged
+
+
+def _own_options(place: object) -> dict[str, Any]:
+    """Return the storage options that a path object carries; none for text and local paths."""
+    if place is None or isinstance(place, str):
+        return {}
+    own = getattr(place, "storage_options", None)
+    if isinstance(own, Mapping):
+        return dict(own)
+    if is_url(str(place)):
+        raise ConfigurationError(
+            f"{type(place).__name__} is a path with a client of its own, which cannot be used here. Pass its URL as "
+            "text, and what reaches it as storage_options=."
+        )
+    return {}
 
 
 def places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:
@@ -27,7 +69,8 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
         settings: What is in force.
 
     Raises:
-        ConfigurationError: If two remotes are named, the location is empty, or a remote's name is misspelt.
+        ConfigurationError: If two remotes are named, the location is empty, or a remote is a bare word that is neither
+            a name in the settings nor a directory that exists.
         InvalidURL: If something looks like a URL and is none.
     """
     if location is not None and not str(location).strip():
@@ -47,22 +90,27 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
 
 
 def _named(remote: str, settings: Settings) -> str:
-    """The URL or directory that a remote is called by.
+    """Return the URL or directory that a remote is called by.
 
     Raises:
-        ConfigurationError: If it is nearly one of the names, and neither a path nor a directory that is there.
+        ConfigurationError: If it is a bare word and neither a name in the settings nor a directory that exists.
     """
-    if remote in settings.remotes:
-        return settings.remotes[remote]
+    place = settings.remotes.get(remote, remote)
+    if not _is_bare_word(place) or os.path.exists(place):  # noqa: PTH110 - Path.exists raises for names that are too long
+        return place
     near = difflib.get_close_matches(remote.lower(), {name.lower(): name for name in settings.remotes}, n=1, cutoff=0.7)
-    is_word = not re.search(r"[/\\:.~]", remote)
-    if near and is_word and not Path(remote).exists():
-        meant = next(name for name in settings.remotes if name.lower() == near[0])
-        raise ConfigurationError(
-            f"No remote is called {remote!r}, and no directory. Did you mean {meant}? For a new directory write "
-            f"./{remote}."
-        )
-    return remote
+    meant = [name for name in settings.remotes if near and name.lower() == near[0] and name != remote]
+    hint = f"Did you mean {meant[0]}?" if meant else "Name a URL such as s3://bucket/prefix, or a name of the settings."
+    called = f"{place!r}, which {remote} stands for in the settings" if place != remote else repr(place)
+    raise ConfigurationError(
+        f"No remote is called {called}, and no directory. {hint} For a new directory write ./{place}."
+    )
+
+
+def _is_bare_word(place: str) -> bool:
+    """Return True for one word that is neither a URL nor a path: it would make a folder in the working directory."""
+    is_word = bool(place.strip()) and place.isprintable() and not re.search(r"^~|[/\\]", place)
+    return is_word and not is_url(place)
 
 
 def _slug(url: str) -> str:

@@ -11,8 +11,7 @@ import pytest
 from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository import open_storage
-from cas_cache.repository import storage as storage_module
+from cas_cache.repository import filesystems, listings, open_storage
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
@@ -97,7 +96,7 @@ def test_capabilities_are_declared() -> None:
     assert open_storage("s3://team/emb", {"anon": True}).capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("some/directory").capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("memory://x").capabilities == set()
-    assert open_storage("http://x/y").capabilities == {PROCESSES}
+    assert open_storage("sftp://x/y", later=True).capabilities == {PROCESSES}
     assert MemoryStorage().capabilities == {CREATE_ONLY}
 
 
@@ -116,7 +115,7 @@ def test_capabilities_are_declared() -> None:
 )
 def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
     """Seconds since 1970 from whatever a file system calls it; what is not known for sure is not a number."""
-    found = storage_module._modified(info)
+    found = listings.modified(info)
     assert found == modified or (math.isnan(found) and math.isnan(modified))
     # Of unknown age: neither old nor new, whichever way it is asked.
     assert not Listed("a", 1).modified < 1e12
@@ -167,7 +166,7 @@ def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -
 )
 def test_times_of_s3_are_those_that_botocore_reads(text: Any) -> None:
     """The quick way of one form, botocore's own of all others."""
-    found = storage_module._time_of(text)
+    found = filesystems._time_of(text)
     assert found.tzinfo is not None
     assert found == botocore.utils.parse_timestamp(text)
 
@@ -177,8 +176,8 @@ def test_s3_listings_are_read_the_quick_way() -> None:
     opened = open_storage("s3://bucket/emb", {"profile": "some"})._fs
     assert opened.session.profile == "some"
     parser = opened.session.get_component("response_parser_factory").create_parser("rest-xml")
-    assert parser._timestamp_parser is storage_module._time_of
+    assert parser._timestamp_parser is filesystems._time_of
     given = AioSession()
     assert open_storage("s3://bucket/emb", {"session": given})._fs.session is given
     parser = given.get_component("response_parser_factory").create_parser("rest-xml")
-    assert parser._timestamp_parser is not storage_module._time_of
+    assert parser._timestamp_parser is not filesystems._time_of

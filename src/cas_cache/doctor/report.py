@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.doctor.policies import Role, grant, permission
-from cas_cache.repository.failures import codes_of
+from cas_cache.repository.diagnosis import is_clock_wrong
+from cas_cache.repository.failures import causes_of, codes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -135,7 +136,7 @@ class Report:
         """
         reason = str(err).partition(" Check the ")[0].removesuffix(".")
         codes = codes_of(err)
-        if _CLOCK in codes:
+        if _CLOCK in codes or is_clock_wrong(causes_of(err)):
             self.add("credentials", Status.FAIL, f"{reason}.", "The clock here is wrong.", "Set the clock, then retry.")
             return
         if codes & _WRONG_CREDENTIALS or _NOT_AUTHENTICATED in reason:

@@ -16,9 +16,11 @@ from cas_cache.doctor.policies import removal
 from cas_cache.doctor.promises import BASICS, CONTRACT, Promise, check_missing
 from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
 from cas_cache.doctor.report import Status
-from cas_cache.doctor.scratch import Scratch
+from cas_cache.doctor.scratch import Below, Scratch
 from cas_cache.errors import AccessDenied, CasCacheError, RemoteError, RemoteUnavailable
+from cas_cache.repository.diagnosis import REQUEST_CHECKSUMS, RESPONSE_CHECKSUMS
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES
+from cas_cache.repository.storage import with_fewer_checksums
 from cas_cache.testing import StorageContract
 
 if TYPE_CHECKING:
@@ -92,8 +94,10 @@ class Trial:
         if not self._check("put", lambda: basics.put(writer)) or not self._check(
             "stored", lambda: basics.stored(reader)
         ):
+            self._try_fewer_checksums()
             return
         if not self._check("ranges-past-end", lambda: basics.past_end(reader)):
+            self._try_fewer_checksums()
             return
         self._check("largest", lambda: basics.largest(writer, reader))
         self._check("missing", lambda: check_missing(reader, "basics/not-there"))
@@ -102,9 +106,10 @@ class Trial:
             self._clock(writer, reader)
         self._check("overwrite", lambda: basics.overwrite(writer, reader))
         self._check("whole", lambda: basics.whole(writer, reader))
-        self._check("ranges", lambda: basics.ranges(writer, reader))
-        if "ranges" not in self.broken:
+        if self._check("ranges", lambda: basics.ranges(writer, reader)):
             self._check("ranges-beyond", lambda: basics.ranges_beyond(reader))
+        else:
+            self._try_fewer_checksums()
         self._create_only()
         if "delete" not in self.broken:
             self._check("delete", lambda: basics.delete(writer, reader))
@@ -158,6 +163,27 @@ class Trial:
     def _broken(self, name: str, seen: str, promise: Promise) -> None:
         self.broken.add(name)
         self.report.add(name, promise.status, seen, promise.means, promise.repair)
+
+    def _try_fewer_checksums(self) -> None:
+        """Try what did not work with the checksums of the AWS SDK without them, and say so if that helps."""
+        inner = with_fewer_checksums(self.scratch().inner)
+        if inner is None or self._away:
+            return
+        storage = Below(inner, self.scratch.folder)
+        try:
+            basics.put(storage)
+            basics.stored(storage)
+            basics.ranges(storage, storage)
+        except (AssertionError, RemoteError):
+            return
+        self.report.add(
+            "checksums",
+            Status.WARN,
+            f"PUT and GET work with {REQUEST_CHECKSUMS}=when_required and {RESPONSE_CHECKSUMS}=when_required.",
+            "The server does not take the checksums that the AWS SDK adds. cas_cache verifies all that it reads by its "
+            "own hashes.",
+            "Set both, then ask again.",
+        )
 
     def _create_only(self) -> None:
         if CREATE_ONLY not in self._writer.capabilities:

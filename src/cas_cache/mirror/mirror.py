@@ -13,6 +13,7 @@ It belongs to one repository at most: rows are marked as pushed once, so a secon
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -47,10 +48,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 _Mirror = TypeVar("_Mirror", bound="Mirror")
 
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
+_NEW_MARKER = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
 MOST_NAMED = 5
 """Views named in an error; more would bury what to do."""
 
@@ -96,10 +100,13 @@ class Mirror:
         self.directory = expanded(directory).absolute()
         self._namespaces: dict[str, Namespace] = {}
         self._closed = False
+        self._made: list[Path] = []
         marker = self.directory / MARKER
         with reading(marker):
             if not (marker.exists() or marker.is_symlink()):
+                made = [self.directory / ".lock", marker, *([] if self.directory.exists() else [self.directory])]
                 self._create(create=create)
+                self._made = made
         self._read_marker()
         self.views = Views(self.directory)
 
@@ -318,6 +325,27 @@ class Mirror:
         while self._namespaces:
             self._namespaces.popitem()[1].close()
 
+    def remove_if_new_and_empty(self) -> bool:
+        """Delete what opening this mirror made, unless it has come to hold anything or to belong to a repository.
+
+        Returns:
+            True if the mirror was deleted; it must not be used any more.
+        """
+        names = {path.name for path in self._made}
+        if not self._made or self.repository is not None or any(p.name not in names for p in self.directory.iterdir()):
+            return False
+        try:
+            for path in self._made:
+                if path == self.directory:
+                    path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
+        except OSError as err:
+            logger.info("kept the mirror %s, which another process uses: %s", self.directory, err)
+            self._write_marker(_NEW_MARKER)
+            return False
+        return True
+
     def forget(self, namespace: str) -> None:
         """Drop a namespace from the open ones; the next `get` opens it again."""
         self._namespaces.pop(namespace, None)
@@ -373,7 +401,6 @@ class Mirror:
                 f"There is no cas_cache mirror at {self.directory}. Check the path. A run or `cas-cache pull` "
                 "makes one."
             )
-        marker = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
         try:
             make_folder(self.directory, PRIVATE)
             missing = missing_ability(self.directory, in_place=True)
@@ -382,7 +409,7 @@ class Mirror:
                     f"A mirror cannot be made at {self.directory}: its file system {missing}. Name a directory on a "
                     "local disk."
                 )
-            write_atomically(self.directory / MARKER, json.dumps(marker).encode(), create_only=True)
+            write_atomically(self.directory / MARKER, json.dumps(_NEW_MARKER).encode(), create_only=True)
         except MirrorError:
             raise
         except OSError as err:

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
+    AccessDenied,
     DamagedPack,
     NotARepository,
     ObjectNotFound,
     RepositoryError,
+    UnreadablePack,
     UnsupportedFormat,
     UntrustedPack,
 )
@@ -183,6 +185,9 @@ class _Run:
                 spec = self.repository.spec(namespace)
             except RepositoryError as err:
                 missing = isinstance(err.__cause__, ObjectNotFound)
+                if isinstance(err.__cause__, AccessDenied):
+                    self.find("unreadable", path, str(err.__cause__), of=(namespace, ""))
+                    return
                 if last and not (missing and not self.storage.list(layout.manifests_prefix(namespace))):
                     kind = "spec-missing" if missing else "spec-damaged"
                     self.find(kind, path, f"It does not verify ({err.__cause__}).", of=(namespace, ""))
@@ -232,6 +237,9 @@ class _Run:
                 break
             except UntrustedPack as err:
                 self.find("untrusted", path, f"It counts as not there: {err.reason}.", of=of)
+                break
+            except UnreadablePack as err:
+                self.find("unreadable", path, str(err), of=of)
                 break
             except DamagedPack as err:
                 gone = isinstance(err.__cause__, ObjectNotFound)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import ObjectNotFound
+from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.repository.reading import get_of_pack
 from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class PackCheck:
         fetched = in_order(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
         rows = _Rows()
         for (array, name, start, stop), data in zip(todo, fetched, strict=True):
+            if isinstance(data, UnreadablePack):
+                yield self._of_object("unreadable", name, str(data))
             if isinstance(data, str):
                 yield self._of_object(data, name, "It does not have the content that the manifest names, or has gone.")
             part = self._part(array, data, stop - start) if array and isinstance(data, bytes) else None
@@ -148,13 +151,15 @@ class PackCheck:
             what = f"{rows.wrong} rows do not agree with their digests, the first is row {rows.first}."
             yield finding("row-digest", f"packs/{self.of[1]}", what, of=self.of, rows=self.manifest.rows - first)
 
-    def _fetch(self, name: str) -> bytes | str:
-        """Return an object's content, or the kind of what is wrong with it, after a second look."""
+    def _fetch(self, name: str) -> bytes | str | UnreadablePack:
+        """Return an object's content, or the kind of what is wrong with it, after a second look, or the refusal."""
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
-                data = self.storage.get(self._path(name), 0, record.size)
-            except ObjectNotFound:
+                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.of[1])
+            except UnreadablePack as err:
+                return err
+            except DamagedPack:
                 kind = "object-missing"
                 continue
             if ObjectRecord(len(data), hashlib.sha256(data).hexdigest()) == record:

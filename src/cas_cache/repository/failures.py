@@ -12,82 +12,31 @@ from urllib.parse import quote, quote_plus
 
 from cas_cache.errors import AccessDenied, BucketNotFound, CasCacheError, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity.credentials import redact
+from cas_cache.repository.codes import (
+    ARCHIVED,
+    CLOCK,
+    CLOUDS,
+    CREDENTIAL_ERRORS,
+    ELSEWHERE,
+    ENCRYPTED,
+    ENDLESS,
+    EXPIRED,
+    FORBIDDEN,
+    NETWORK_PACKAGES,
+    NO_BUCKET,
+    NO_CREDENTIALS,
+    NOT_THE_SERVICE,
+    REFUSED,
+    SERVER_ERRORS,
+    SILENT,
+    THROTTLED,
+    UNKNOWN_CREDENTIALS,
+    UNREACHABLE,
+)
+from cas_cache.repository.diagnosis import TLS, checksum_hint, clock_skew, is_clock_wrong, tls_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-NO_CREDENTIALS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "CredentialRetrievalError",
-    "NoAuthInformation",
-}
-"""Nothing was sent: nobody knows as whom to ask."""
-
-EXPIRED = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "TokenRefreshRequired",
-    "TokenRetrievalError",
-    "UnauthorizedSSOTokenError",
-    "SSOTokenLoadError",
-    "RefreshError",
-}
-
-UNKNOWN_CREDENTIALS = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "InvalidClientTokenId",
-    "UnrecognizedClientException",
-    "ClientAuthenticationError",
-    "AuthenticationFailed",
-    "401",
-}
-
-CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
-
-REFUSED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationFailure", "403"}
-
-CREDENTIAL_ERRORS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS | CLOCK | REFUSED
-"""Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would mend."""
-
-FORBIDDEN = re.compile("Forbidden: ")
-"""How gcsfs tells a 403: a plain OSError with this text."""
-
-NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-"""What S3 and Azure call it. Google answers 404 to reads and deletes, as for a missing object."""
-
-NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
-
-THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "ServerBusy", "429"}
-
-ENDLESS = "RecursionError"
-ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", ENDLESS}
-"""`ENDLESS` is how botocore ends when a service sends it to another region and names none."""
-
-UNREACHABLE = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ClientConnectorError",
-    "ClientConnectorDNSError",
-    "ConnectionRefusedError",
-    "gaierror",
-    "ServiceRequestError",
-    "ProxyConnectionError",
-}
-SILENT = {
-    "Unanswered",
-    "TimeoutError",
-    "FSTimeoutError",
-    "ReadTimeoutError",
-    "ServerTimeoutError",
-    "ServiceResponseTimeoutError",
-}
-SERVER_ERRORS = {"InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
-NOT_THE_SERVICE = {"ResponseParserError", "ExpatError", "ParseError", "DecodeError", "ContentTypeError"}
-"""Answers that are none of the service's: HTML of a proxy or a login page."""
 
 
 class Unanswered(ConnectionError):
@@ -141,36 +90,81 @@ def error_of(
     """
     codes, reason = codes_of(err), reason_of(err, secrets)
     if isinstance(err, FileNotFoundError) or codes & NO_BUCKET:
-        if doing == "read" and not codes & NO_BUCKET:
-            return ObjectNotFound(f"{path} is not in {url}.")
-        return BucketNotFound(
-            f"The bucket of {url} does not exist. Check its name and region, or create it: cas_cache never makes "
-            "buckets."
-        )
+        return _missing(err, reason, url=url, path=path, doing=doing, service=service)
     if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
-        return AccessDenied(_refused(codes, reason, url, doing, service))
+        return AccessDenied(_refused(err, reason, url, doing, service))
+    if codes & TLS:  # those of aiohttp are ValueErrors, too
+        return RemoteUnavailable(_untrusted(tls_reason(causes_of(err)) or reason, url, service))
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
         # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
         return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
-    known = type(err).__module__.partition(".")[0] in NETWORK_PACKAGES or isinstance(err, OSError | RecursionError)
-    return RemoteUnavailable(_away(codes, reason, url, service)) if known else None
-
-
-def _refused(codes: set[str], reason: str, url: str, doing: Doing, service: str) -> str:
-    where = _CREDENTIALS.get(service, "storage_options")
-    if codes & NO_CREDENTIALS:
-        return f"No credentials were found for {url} ({reason}). Set {where}."
-    if codes & EXPIRED:
-        login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
-        return f"The credentials for {url} have expired ({reason}). Get new ones{login}, and do the same again."
-    if codes & CLOCK:
-        return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock."
-    if codes & UNKNOWN_CREDENTIALS:
-        return f"{url} does not accept the credentials ({reason}). Check {where}, and the endpoint they are for."
-    needs = _PERMISSIONS.get(service, {}).get(doing)
-    return f"{url} refuses a {doing} ({reason}). Check the credentials that are found ({where})" + (
-        f", and that they have {needs}." if needs else f", and that they may {doing}."
+    known = (
+        service not in CLOUDS
+        or type(err).__module__.partition(".")[0] in NETWORK_PACKAGES
+        or isinstance(err, OSError | RecursionError)
     )
+    hint = checksum_hint(codes, reason, doing, service)
+    text = f"{url} did not take a {doing} ({reason}). {hint}, then do the same again." if hint else ""
+    return RemoteUnavailable(text or _away(codes, reason, url, service)) if known or service not in CLOUDS else None
+
+
+def _missing(err: Exception, reason: str, *, url: str, path: str, doing: Doing, service: str) -> CasCacheError:
+    codes = codes_of(err)
+    if service == "s3" and getattr(err, "errno", None) and not _is_answer(err):
+        return RemoteUnavailable(f"{url} was not asked: a file of this machine is missing ({reason}). Restore it.")
+    if doing == "read" and not codes & NO_BUCKET:
+        return ObjectNotFound(f"{path} is not in {url}.")
+    if service not in CLOUDS:
+        return BucketNotFound(f"There is no folder for {path or 'the repository'} in {url} ({reason}). Create it.")
+    return BucketNotFound(
+        f"The bucket of {url} does not exist. Check its name and region, or create it: cas_cache never makes buckets."
+    )
+
+
+def _is_answer(err: BaseException) -> bool:
+    """Return True if a service answered with an error."""
+    return any(isinstance(getattr(cause, "response", None), dict) for cause in causes_of(err))
+
+
+def _refused_for_the_time(reason: str, url: str, skew: float) -> str:
+    differs = f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service" if skew else ""
+    return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock{differs}."
+
+
+def _untrusted(reason: str, url: str, service: str) -> str:
+    variable = "AWS_CA_BUNDLE" if service == "s3" else "SSL_CERT_FILE"
+    return (
+        f"There is no trusted connection to {url} ({reason.rstrip('. ')}). If an authority of your own signs its "
+        f"certificate, set {variable} to that authority's file; otherwise check the endpoint and this machine's clock."
+    )
+
+
+def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
+    codes = codes_of(err)
+    if codes & CLOCK or (is_clock_wrong(causes_of(err)) and codes & (UNKNOWN_CREDENTIALS | REFUSED)):
+        return _refused_for_the_time(reason, url, clock_skew(causes_of(err)))
+    where = _CREDENTIALS.get(service, "storage_options")
+    login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
+    needs = _PERMISSIONS.get(service, {}).get(doing)
+    permission = f"that they have {needs}" if needs else f"that they may {doing}"
+    told = (
+        (NO_CREDENTIALS, f"No credentials were found for {url} ({reason}). Set {where}."),
+        (EXPIRED, f"The credentials for {url} have expired ({reason}). Get new ones{login}, and do the same again."),
+        (ARCHIVED, f"{url} does not give out an object in an archive storage class ({reason}). Restore it first."),
+        (
+            ENCRYPTED,
+            f"{url} cannot use the key of an object ({reason}). Enable the key, or ask for its use.",
+        ),
+        (
+            UNKNOWN_CREDENTIALS,
+            f"{url} does not accept the credentials ({reason}). Check {where}, and the endpoint they are for.",
+        ),
+        (
+            codes,
+            f"{url} refuses a {doing} ({reason}). Check the credentials that are found ({where}), and {permission}.",
+        ),
+    )
+    return next(text for named, text in told if codes & named)
 
 
 def _away(codes: set[str], reason: str, url: str, service: str) -> str:
@@ -220,7 +214,8 @@ def causes_of(err: BaseException) -> Iterator[BaseException]:
 def _service_codes(err: BaseException) -> set[str]:
     response = getattr(err, "response", None)
     if isinstance(response, dict):
-        return {str(response.get("Error", {}).get("Code", ""))}
+        code = str(response.get("Error", {}).get("Code", ""))
+        return {code, "KMS"} if code.startswith("KMS.") else {code}
     named = getattr(err, "error_code", "")  # Azure's: an enumeration or a string
     return {str(getattr(named, "value", named)), str(getattr(err, "status_code", None) or getattr(err, "code", ""))}
 
@@ -236,7 +231,7 @@ def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
         response = getattr(one, "response", None)
         said = response.get("Error") if isinstance(response, dict) else None
         if isinstance(said, dict):
-            parts = (str(said.get(name) or "").strip() for name in ("Code", "Message"))
+            parts = (str(said.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
             return _one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
     return first_line(err, secrets).rstrip(". ")
 

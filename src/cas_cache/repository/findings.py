@@ -86,6 +86,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "Nobody who trusts the same keys reads the pack; compact and prune leave it alone.",
         f"Trust its writer's key, or find who could write it. Without that, {_KEEP}",
     ),
+    "unreadable": (
+        Severity.LOSS,
+        "The rows of the pack, or with a chunk of vectors those after them, where no mirror has them.",
+        "Restore the object from its archive, enable its key, or grant the right to read it; then pull again.",
+    ),
     "object-missing": (
         Severity.LOSS,
         f"{_ROWS_OF_OBJECT}.",

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cas_cache.errors import DamagedPack, ObjectNotFound
+from cas_cache.errors import DamagedPack
 from cas_cache.repository.interface import IN_FLIGHT, in_order
 from cas_cache.repository.layout import object_path
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.repository.reading import get_of_pack
 from cas_cache.repository.zarr_metadata import zarr_documents
 from cas_cache.rows import digest_rows, row_bytes
 
@@ -124,7 +125,7 @@ def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uin
     """Return the keys of a pack, (rows, 32) uint8, their objects verified.
 
     Raises:
-        DamagedPack: If an object is missing or does not verify.
+        DamagedPack: If an object is missing, may not be read, or does not verify.
         RemoteError: If the storage is away or refuses.
     """
     return _read_column(storage, pack, manifest, "keys")
@@ -251,10 +252,7 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
     def ranged(part: RowRange) -> NDArray[Any]:
         path = object_path(pack, part.name)
         begin, end = (part.start - part.first) * size, (part.stop - part.first) * size
-        try:
-            data = storage.get(path, begin, end)
-        except ObjectNotFound as err:
-            raise DamagedPack(f"{path} is missing from {storage.url}. Nothing was filled in.", pack=pack) from err
+        data = get_of_pack(storage, path, begin, end, pack=pack)
         if len(data) != end - begin:
             raise DamagedPack(
                 f"{path} in {storage.url} is shorter than its manifest says. Nothing of it was taken.", pack=pack
@@ -317,13 +315,7 @@ def read_object(storage: Storage, pack: str, manifest: Manifest, name: str) -> b
         RemoteError: If the storage is away or refuses.
     """
     path, record = object_path(pack, name), manifest.objects[name]
-    try:
-        data = storage.get(path, 0, record.size)
-    except ObjectNotFound as err:
-        raise DamagedPack(
-            f"{path} is missing from {storage.url}. Nothing was filled in.",
-            pack=pack,
-        ) from err
+    data = get_of_pack(storage, path, 0, record.size, pack=pack)
     if _record(data) != record:
         raise DamagedPack(
             f"{path} in {storage.url} does not have the content that its manifest names ({len(data)} of {record.size} "

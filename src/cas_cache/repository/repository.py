@@ -41,6 +41,7 @@ from cas_cache.repository.pack import (
     read_rows,
 )
 from cas_cache.repository.readable import open_dask, open_zarr
+from cas_cache.repository.reading import get_of_pack, may_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -266,10 +267,7 @@ class Repository:
             UntrustedPack: If it is not signed by a trusted key.
         """
         path = layout.manifest_path(namespace, pack)
-        try:
-            data = self.storage.get(path, 0, MOST_MANIFEST_BYTES)
-        except ObjectNotFound as err:
-            raise DamagedPack(f"{path} has gone from {self.url}. Pull again.", pack=pack) from err
+        data = get_of_pack(self.storage, path, 0, MOST_MANIFEST_BYTES, pack=pack)
         try:
             if pack_id(data) != pack:
                 msg = "its SHA-256 is not its name"
@@ -368,10 +366,12 @@ class Repository:
             if spec.namespace != namespace:
                 msg = "its SHA-256 is not its name"
                 raise IdentityError(msg)
-        except (ObjectNotFound, IdentityError) as err:
+        except (ObjectNotFound, IdentityError, AccessDenied) as err:
+            if isinstance(err, AccessDenied) and not may_read(self.storage):
+                raise
             raise RepositoryError(
-                f"{path} in {self.url} is missing or damaged ({err}). The namespace is passed over by a pull of all. "
-                "A run with its encoder spec still takes its packs, because it brings the spec."
+                f"{path} in {self.url} is missing or damaged, or may not be read ({err}). The namespace is passed over "
+                "by a pull of all. A run with its encoder spec still takes its packs, because it brings the spec."
             ) from err
         return spec
 

@@ -1,65 +1,63 @@
-"""Bytes by path, on any fsspec file system. Knows nothing of packs.
+"""Bytes by path, on fsspec file systems that can list, write and delete. Knows nothing of packs.
 
 Adds to fsspec: errors that say what to do, private instances without listing caches (a cached listing reports files of
 other writers as absent) that are opened anew after a fork, one request a read (no HEAD before the GET), and a count of
-what went over the wire. It never takes a failed listing for an empty one. The only module that touches fsspec.
+what went over the wire. It never takes a failed listing for an empty one. fsspec is touched here and in `filesystems`.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
+import threading
+import uuid
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cas_cache.errors import CasCacheError, InvalidURL, MissingDependency, RemoteUnavailable, as_cause
-from cas_cache.repository.answers import check_answers
+from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
+from cas_cache.repository.codes import EXISTS_ALREADY, NO_BUCKET, NO_CONDITIONS, NO_FOLDER
+from cas_cache.repository.diagnosis import WHEN_REQUIRED
 from cas_cache.repository.failures import (
-    NO_BUCKET,
     Doing,
-    Unanswered,
     causes_of,
     codes_of,
     error_of,
     first_line,
-    secrets_in,
     without_secrets,
     without_signatures,
 )
+from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
+from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
+from cas_cache.repository.listings import TEMPORARY, files_below, modified
 from cas_cache.repository.local import LocalStorage
-from cas_cache.repository.urls import EXTRAS, LOCAL, PACKAGES, check_url, is_url, without_credentials
-from cas_cache.settings import cloud_secrets
+from cas_cache.repository.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-S3FS_RETRIES = 2
-"""s3fs nests its own attempts around botocore's 3: its 5 make 5 * 5 * 3 = 75 for a get, 19 minutes at a server that
-takes connections and says nothing. 2 * 2 * 3 are 12, and a body that breaks off is still fetched again."""
+    from collections.abc import Callable, Iterator, Mapping
 
 
-PATIENCE = 20.0
-"""Seconds for the first small read, with all its attempts: a server that takes connections and says nothing keeps
-s3fs for 3 minutes, and gcsfs for longer."""
+_T = TypeVar("_T")
 
-SMALL_BYTES = 1 << 20
-"""The marker's and a spec's most: what any line carries in that time."""
+CONCURRENT = {"memory", "webdav", "dav"}
+"""File systems without asyncio that may be used from several threads. Over one connection of paramiko, a thread takes
+the answer that another one waits for."""
+
+RENAMING = {"sftp", "ssh"}
+"""File systems that replace a file by renaming another one: readers see the old bytes or the new ones, never a part."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> Storage:
     """Return the storage at a URL or local path. No request is made.
 
     Args:
-        url: ``s3://bucket/prefix``, ``file:///path``, a path, or any other fsspec URL.
+        url: ``s3://bucket/prefix``, ``file:///path``, a path, or the URL of another fsspec file system.
         storage_options: Handed to the fsspec file system as they are.
         later: Open the file system at the first request, if there ever is one: its package need not be there, and it
             cannot log in, as some do when they are made.
 
     Raises:
         InvalidURL: If it is no URL of a known file system.
+        ConfigurationError: If an option cannot work, or would be ignored.
         MissingDependency: If the package of its file system is not installed.
     """
     if not url.strip():
@@ -69,11 +67,24 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
     directory = LOCAL.sub("", url)
     if not directory:
         raise InvalidURL(f"{url} names no directory. Write file:///path, or the path alone.")
+    if storage_options:
+        names = ", ".join(map(repr, storage_options))
+        raise ConfigurationError(
+            f"{url} is a directory, which takes no storage_options: {names} would be ignored. Remove them, or name the "
+            "URL that they are for."
+        )
     return LocalStorage(directory)
 
 
+def with_fewer_checksums(storage: Storage) -> Storage | None:
+    """Return the same storage with checksums only where S3 requires them; None if it is another service."""
+    if not isinstance(storage, FsspecStorage):
+        return None
+    return storage.with_config(WHEN_REQUIRED) if EXTRAS.get(storage.protocol) == "s3" else None
+
+
 class FsspecStorage:
-    """Any fsspec file system, through an instance of our own.
+    """An fsspec file system, through an instance of our own.
 
     Args:
         url: An fsspec URL.
@@ -84,18 +95,26 @@ class FsspecStorage:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> None:
         self.url = without_credentials(url)
         self.traffic = Traffic()
-        self._protocol = url.partition("://")[0].lower()
-        self.capabilities = _capabilities(self._protocol)
+        self.protocol = url.partition("://")[0].lower()
+        self.capabilities = _capabilities(self.protocol)
         self._asked = (url, dict(storage_options or {}))
-        self._secrets = (*secrets_in(storage_options or {}), *cloud_secrets())
+        self._secrets: tuple[str, ...] = ()
         self._opened: dict[int, tuple[Any, str]] = {}
         self._answered = False
-        check_url(url, self.url, self._protocol)
+        self._making, self._turn = threading.Lock(), threading.Lock()
+        check_url(url, self.url, self.protocol)
+        check_options(storage_options or {}, self.url)
         if not later:
             self._open()
 
     def __repr__(self) -> str:
         return f"FsspecStorage({self.url!r})"
+
+    def with_config(self, config_kwargs: Mapping[str, Any]) -> FsspecStorage:
+        """Return a storage at the same URL, with other settings for botocore."""
+        url, options = self._asked
+        given = {**(options.get("config_kwargs") or {}), **config_kwargs}
+        return FsspecStorage(url, {**options, "config_kwargs": given})
 
     @property
     def _fs(self) -> Any:
@@ -110,7 +129,8 @@ class FsspecStorage:
     def _open(self) -> tuple[Any, str]:
         process = os.getpid()
         if process not in self._opened:
-            self._opened[process] = _open_filesystem(*self._asked)
+            self._secrets = all_secrets(self.protocol, self._asked[1])
+            self._opened[process] = open_filesystem(*self._asked)
         return self._opened[process]
 
     def close(self) -> None:
@@ -126,7 +146,7 @@ class FsspecStorage:
         with self._translated(path, "read"):
             try:
                 # With a range it is one GET; without, s3fs asks for the size first.
-                data = self._read(f"{self._root}/{path}", start, stop)
+                data: bytes = self._call("cat_file", f"{self._root}/{path}", start=start, end=stop, size=stop - start)
             except Exception as err:
                 # Services answer 416 to any range of an empty object.
                 if not codes_of(err) & {"InvalidRange", "416"}:
@@ -136,48 +156,81 @@ class FsspecStorage:
         # Servers and proxies may answer with the whole object: HTTP lets them ignore ranges.
         return data if len(data) <= stop - start else data[start:stop]
 
-    def _read(self, path: str, start: int, stop: int) -> bytes:
-        """Read a part of an object. Until something has answered, a small one may take `PATIENCE` seconds at most."""
+    def _call(self, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
+        """Call a method of the file system, for no longer than so many bytes may take."""
         import asyncio  # takes longer to import than `cas-cache ls` has to answer
 
         from fsspec.asyn import AsyncFileSystem, sync
 
-        fs = self._fs
-        data: bytes
-        if self._answered or stop - start > SMALL_BYTES or not isinstance(fs, AsyncFileSystem):
-            data = fs.cat_file(path, start=start, end=stop)
-            return data
+        fs, seconds = self._fs, seconds_for(size, answered=self._answered)
+        if not isinstance(fs, AsyncFileSystem):
+            return self._in_turn(lambda: getattr(fs, name)(*args, **options), seconds)
 
-        async def bounded() -> bytes:
+        async def bounded() -> Any:
             try:
-                async with asyncio.timeout(PATIENCE):
-                    found: bytes = await fs._cat_file(path, start=start, end=stop)  # noqa: SLF001 - fsspec's own
-                    return found
+                async with asyncio.timeout(seconds):
+                    return await getattr(fs, f"_{name}")(*args, **options)
             except TimeoutError as err:
-                raise Unanswered(f"no answer within {PATIENCE:.0f} seconds") from err
+                if err.args:
+                    raise  # the file system's own
+                raise unanswered(seconds) from err
 
-        data = sync(fs.loop, bounded)
-        return data
+        return sync(fs.loop, bounded)
+
+    def _in_turn(self, call: Callable[[], _T], seconds: float) -> _T:
+        """Call a function in time; one after the other where the file system cannot be used from several threads."""
+        if self.protocol in EXTRAS or self.protocol in CONCURRENT:
+            return in_time(call, seconds)
+
+        def alone() -> _T:
+            with self._turn:
+                return call()
+
+        return in_time(alone, seconds)
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         with self._translated(path, "write"):
             if not (create_only and self._created(path, data)):
-                self._fs.pipe_file(f"{self._root}/{path}", bytes(data))
+                self._write(f"{self._root}/{path}", bytes(data))
         self.traffic.add(up=len(data))
+
+    def _write(self, path: str, data: bytes, **options: Any) -> None:
+        """Write a file; where its folder has to exist before it, make the folder."""
+        renames = self.protocol in RENAMING and not options
+        folder = path.rpartition("/")[0]
+        written = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}" if renames else path
+        try:
+            self._call("pipe_file", written, data, size=len(data), **options)
+        except Exception as err:
+            if self.protocol in EXTRAS or not codes_of(err) & NO_FOLDER:
+                raise
+            self._make_folder(folder)
+            self._call("pipe_file", written, data, size=len(data), **options)
+        if renames:
+            self._call("mv", written, path)
+
+    def _make_folder(self, folder: str) -> None:
+        with self._making:
+            try:
+                self._call("makedirs", folder, exist_ok=True)
+            except Exception:  # noqa: BLE001 - another process may have made a part of it at the same moment
+                self._call("makedirs", folder, exist_ok=True)
 
     def _created(self, path: str, data: bytes | memoryview) -> bool:
         """Write an object unless it is there; False if the service cannot do that."""
         try:
-            self._fs.pipe_file(f"{self._root}/{path}", bytes(data), mode="create")
+            if self.protocol in EXTRAS or self.protocol == "memory":
+                self._write(f"{self._root}/{path}", bytes(data), mode="create")
+            elif not self._call("exists", f"{self._root}/{path}"):
+                return False
         except FileExistsError:
             pass
         except Exception as err:
             codes = codes_of(err)
-            if "NotImplemented" in codes:
+            if codes & NO_CONDITIONS:
                 return False
-            # S3's answer while another writer creates the same name: that one stays, or nothing does.
-            if "ConditionalRequestConflict" not in codes:
+            if not codes & EXISTS_ALREADY:
                 raise
         return True
 
@@ -185,15 +238,13 @@ class FsspecStorage:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
-            if EXTRAS.get(self._protocol) == "azure":
-                found = _azure_files(self._fs, folder)
-            else:
-                found = _found(self._fs, folder.rstrip("/"))
+            fs = self._fs
+            found = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
         self.traffic.add()
         base = len(self._root) + 1
         try:
             files = [
-                Listed(str(name)[base:], int(info["size"]), _modified(info))
+                Listed(str(name)[base:], int(info["size"]), modified(info))
                 for name, info in found.items()
                 # What consoles make when asked for a folder is an empty object with a slash at its end.
                 if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
@@ -208,7 +259,7 @@ class FsspecStorage:
         """See `Storage.delete`."""
         with self._translated(path, "delete"):
             try:
-                self._fs.rm_file(f"{self._root}/{path}")
+                self._call("rm_file", f"{self._root}/{path}")
             except FileNotFoundError as err:
                 if codes_of(err) & NO_BUCKET:
                     raise
@@ -222,7 +273,7 @@ class FsspecStorage:
         except CasCacheError:
             raise  # it was opened only now
         except Exception as err:
-            service = EXTRAS.get(self._protocol, self._protocol)
+            service = EXTRAS.get(self.protocol, self.protocol)
             ours = error_of(err, self._secrets, url=self.url, path=path, doing=doing, service=service)
             if ours is None:
                 raise
@@ -238,132 +289,8 @@ class FsspecStorage:
         return without_secrets(without_signatures(shown), self._secrets) != shown
 
 
-def _open_filesystem(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    import fsspec
-
-    scheme, slashes, rest = url.partition("://")
-    protocol = scheme.lower()
-    url = protocol + slashes + rest
-    options = dict(options)
-    shown, secrets = without_credentials(url), (*secrets_in(options), *cloud_secrets())
-    check_url(url, shown, protocol)
-    if protocol not in fsspec.available_protocols() and protocol not in fsspec.registry:
-        near = difflib.get_close_matches(protocol, EXTRAS, 1, 0.5)
-        near = near or difflib.get_close_matches(protocol, fsspec.available_protocols(), 1)
-        hint = f" Did you mean {near[0]}://?" if near else ""
-        raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
-    try:
-        # An instance of our own: listings are never cached, and nothing is shared with the caller's instances.
-        private: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if EXTRAS.get(protocol) == "s3":
-            # A closed endpoint fails after 3 attempts and at most 3 s of waits; botocore's own default is 5 and 15 s.
-            private["config_kwargs"] = {"retries": {"mode": "standard"}, **options.pop("config_kwargs", {})}
-        filesystem, root = fsspec.url_to_fs(url, **{**private, **options})
-        if EXTRAS.get(protocol) == "s3":
-            filesystem.retries = S3FS_RETRIES
-            _prepare_session(filesystem)
-    except ImportError as err:
-        package = PACKAGES.get(EXTRAS.get(protocol, ""))
-        if package:
-            raise MissingDependency.of_package(shown, package) from err
-        reason = first_line(err)
-        raise MissingDependency(f"{shown} needs a package that is not installed. Install it: {reason}") from err
-    except (TypeError, ValueError) as err:
-        reason = first_line(err, secrets)
-        raise InvalidURL(f"{shown} could not be opened ({reason}). Check URL and storage_options.") from err
-    except OSError as err:
-        # gcsfs logs in when it is made. The cause is left out: its text and frames can hold the token.
-        reason = first_line(err, secrets)
-        raise RemoteUnavailable(
-            f"{shown} could not be opened ({reason}). Check the network, the credentials and storage_options."
-        ) from None
-    return filesystem, str(root).rstrip("/")
-
-
-def _prepare_session(filesystem: Any) -> None:
-    """Give s3fs the session that it would make, which looks closer at answers, and reads times with another parser.
-
-    botocore's takes any form of time, and for a listing of 10,000 names half of the client's time: 0.65 of 1.3 s.
-    """
-    if filesystem.session is None:
-        from aiobotocore.session import AioSession
-
-        filesystem.session = AioSession(**filesystem.kwargs)
-        factory = filesystem.session.get_component("response_parser_factory")
-        factory.set_parser_defaults(timestamp_parser=_time_of)
-        check_answers(filesystem.session)
-
-
-def _time_of(value: Any) -> datetime:
-    """A time as S3's listings write it; any other by botocore."""
-    if isinstance(value, str) and value.endswith("Z"):
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            pass
-    from botocore.utils import parse_timestamp
-
-    parsed: datetime = parse_timestamp(value)
-    return parsed
-
-
 def _capabilities(protocol: str) -> frozenset[str]:
     """What the services behind a protocol promise; some servers that merely speak it (rclone, emulators) do less."""
     if protocol == "memory":
         return frozenset()
     return frozenset({CREATE_ONLY, PROCESSES}) if protocol in EXTRAS else frozenset({PROCESSES})
-
-
-def _found(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """What `find` gives; where it is fsspec's own, which passes over folders that it cannot list, told to raise."""
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
-
-    kind = type(filesystem)
-    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
-    generic = own in (AbstractFileSystem.find, AsyncFileSystem._find)  # noqa: SLF001
-    strict = {"on_error": "raise"} if generic and filesystem.exists(folder) else {}
-    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True, **strict)
-    return found
-
-
-def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """What `find` gives, in one request a page. adlfs's own takes a container that is not there for an empty one."""
-    from fsspec.asyn import sync
-
-    container, _, below = folder.partition("/")
-
-    async def blobs() -> list[Any]:
-        async with filesystem.service_client.get_container_client(container=container) as client:
-            return [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
-
-    return {
-        f"{container}/{blob.name}": {
-            "size": blob.size,
-            # Accounts with hierarchical namespaces list their folders as well.
-            "type": "directory" if (blob.metadata or {}).get("hdi_isfolder") == "true" else "file",
-            "last_modified": blob.last_modified,
-        }
-        for blob in sync(filesystem.loop, blobs)
-    }
-
-
-def _modified(info: Mapping[str, Any]) -> float:
-    """When an object was written by the storage's clock; NaN where the listing does not say."""
-    for name in _MODIFIED:
-        value = info.get(name)
-        try:
-            if isinstance(value, str):
-                value = datetime.fromisoformat(value)
-            if isinstance(value, datetime):
-                return value.timestamp() if value.tzinfo else math.nan
-            if isinstance(value, int | float):
-                return float(value)
-        except (ValueError, OverflowError):
-            return math.nan
-    return math.nan
-
-
-_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
-"""What file systems call the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
-comes before `mtime`, which gcsfs lets uploaders set."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.errors import (
-    AccessDenied,
     CredentialInSpec,
     DamagedMirror,
     RepositoryError,
@@ -25,7 +24,7 @@ from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet
 from cas_cache.sync.pulling import MOST_LISTINGS, is_gone, manifests_of, read_what_is_listed
-from cas_cache.sync.report import Report, bar_of, metered, pass_over, without_frames
+from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -122,7 +121,6 @@ def pull_rows(
             logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)
             report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
             keys = _missing(ns, keys)
-        reader.raise_refused()
     return report
 
 
@@ -142,7 +140,6 @@ class _RowReader:
         self._report = report
         self._bar = bar
         self._failed: set[str] = set()
-        self._refused: list[tuple[NDArray[np.uint8], AccessDenied]] = []
 
     def read(self, keys: NDArray[np.uint8]) -> bool:
         """Read the vectors of keys that are in the catalogue.
@@ -166,14 +163,6 @@ class _RowReader:
         # The keys of a superseded pack are not read as long as those of the pack that supersedes it can be.
         return bool(len(keys)) and not catalogue.packs.issuperset(superseded)
 
-    def raise_refused(self) -> None:
-        """Raise the first refusal that left rows unread."""
-        while self._refused:
-            keys, problem = self._refused.pop(0)
-            if len(_missing(self._ns, keys)):
-                self._refused.clear()
-                raise problem
-
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
         """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
         self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
@@ -186,8 +175,6 @@ class _RowReader:
             if not _agrees(self._repository, part, manifest):
                 return True
             pass_over(f"pack {part.pack}", problem, self._report)
-        except AccessDenied as problem:
-            self._refused.append((wanted, without_frames(problem)))
         else:
             return False
         self._failed.add(part.pack)
@@ -213,7 +200,7 @@ def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
     """Whether what the catalogue says of a pack's rows is what the repository says."""
     try:
         return bool((repository.digests(it.pack, manifest)[it.rows] == it.digests).all())
-    except (RepositoryError, AccessDenied):
+    except RepositoryError:
         return True  # the pack is damaged, whatever the catalogue is
 
 

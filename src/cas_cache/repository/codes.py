@@ -1,0 +1,107 @@
+"""The names under which services and the packages behind fsspec tell their troubles. Pure."""
+
+from __future__ import annotations
+
+import re
+
+NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "CredentialRetrievalError",
+    "NoAuthInformation",
+}
+"""Nothing was sent: nobody knows as whom to ask."""
+
+EXPIRED = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError",
+    "RefreshError",
+}
+
+UNKNOWN_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "ClientAuthenticationError",
+    "AuthenticationFailed",
+    "AuthenticationException",
+    "BadHostKeyException",
+    "LogonFailure",
+    "PermissionDenied",
+    "401",
+}
+
+CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+
+ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
+"""What S3 and Azure answer for an object in an archive storage class."""
+
+ENCRYPTED = {"BlobUsesCustomerSpecifiedEncryption", "KMS"}
+"""What services answer where the key of an object cannot be used. AWS has a dozen codes that begin with ``KMS.``."""
+
+REFUSED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationFailure", "403"}
+
+CREDENTIAL_ERRORS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS | CLOCK | REFUSED | ARCHIVED | ENCRYPTED
+"""Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would mend."""
+
+FORBIDDEN = re.compile("Forbidden: ")
+"""How gcsfs tells a 403: a plain OSError with this text."""
+
+NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+"""What S3 and Azure call it. Google answers 404 to reads and deletes, as for a missing object."""
+
+NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
+
+EXISTS_ALREADY = {"PreconditionFailed", "412", "ConditionalRequestConflict", "OperationAborted", "409"}
+"""Answers to a write that may only create. s3fs knows the first of these only together with a detail that AWS sends.
+The others come while another writer creates the same name: that one stays, or nothing does."""
+
+NO_CONDITIONS = {"NotImplemented", "501"}
+"""Answers to a write that may only create, from a service that cannot do that."""
+
+NO_FOLDER = {
+    "FileNotFoundError",
+    "NoSuchFile",
+    "ResourceConflict",
+    "ResourceNotFound",
+    "SMBOSError",
+    "ObjectPathNotFound",
+}
+"""What a write raises in a folder that does not exist: of paramiko, asyncssh, webdav4 and smbprotocol."""
+
+CLOUDS = {"s3", "gcs", "azure"}
+
+THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "ServerBusy", "429"}
+
+ENDLESS = "RecursionError"
+ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", ENDLESS}
+"""`ENDLESS` is how botocore ends when a service sends it to another region and names none."""
+
+UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "ConnectionRefusedError",
+    "gaierror",
+    "ServiceRequestError",
+    "ProxyConnectionError",
+}
+SILENT = {
+    "Unanswered",
+    "TimeoutError",
+    "FSTimeoutError",
+    "ReadTimeoutError",
+    "ServerTimeoutError",
+    "ServiceResponseTimeoutError",
+}
+SERVER_ERRORS = {"InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
+NOT_THE_SERVICE = {"ResponseParserError", "ExpatError", "ParseError", "DecodeError", "ContentTypeError"}
+"""Answers that are none of the service's: HTML of a proxy or a login page."""

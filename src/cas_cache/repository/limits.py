@@ -1,0 +1,76 @@
+"""Time limits for requests: a server that takes a request and never answers must not hold a program for ever.
+
+SDKs limit the wait for each answer and try again several times; none of them limits a body that the server does not
+read, and some file systems have no limit at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from cas_cache.repository.failures import Unanswered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+PATIENCE = 20.0
+"""Seconds for the first small read, with all its attempts: a server that takes connections and says nothing keeps
+s3fs for 3 minutes, and gcsfs for longer."""
+
+SMALL_BYTES = 1 << 20
+"""The marker's and a spec's most: what any line carries in that time."""
+
+REQUEST_SECONDS = 60.0
+"""For any later request, with all its attempts, beside the time that its bytes take."""
+
+SLOW_BYTES_PER_SECOND = 1 << 15
+"""For each of the three objects that share a line: about 1 Mbit/s together. 48 MiB get 27 minutes."""
+
+MAX_SECONDS = 3600.0
+"""For any request, and for a whole listing: ten million objects are 10,000 pages. SDKs limit the wait for each page."""
+
+
+def seconds_for(size: int, *, answered: bool) -> float:
+    """Return the time limit of a request.
+
+    Args:
+        size: How many bytes are sent or received at most.
+        answered: The storage has answered before.
+    """
+    if size <= SMALL_BYTES and not answered:
+        return PATIENCE
+    return min(REQUEST_SECONDS + size / SLOW_BYTES_PER_SECOND, MAX_SECONDS)
+
+
+def in_time(call: Callable[[], _T], seconds: float) -> _T:
+    """Return what a call returns, or raise what it raises.
+
+    Raises:
+        Unanswered: If it takes longer. The call goes on in its thread, which does not keep the process alive.
+    """
+    results: list[_T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as err:  # noqa: BLE001 - raised by the caller's thread
+            errors.append(err)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="cas-cache-request", daemon=True).start()
+    if not done.wait(seconds):
+        raise unanswered(seconds)
+    if errors:
+        raise errors.pop()
+    return results.pop()
+
+
+def unanswered(seconds: float) -> Unanswered:
+    """Return the error for a request that took too long."""
+    return Unanswered(f"no answer within {seconds:,.0f} seconds")

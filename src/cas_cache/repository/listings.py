@@ -1,0 +1,96 @@
+"""Listings of fsspec file systems: complete, or an error.
+
+Adds to fsspec: its own `find` passes over folders that it cannot list, also where it is told to raise; and adlfs takes
+a container that does not exist for an empty one.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cas_cache.repository.urls import EXTRAS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TEMPORARY = ".tmp-"
+"""How names of files begin that are not complete yet."""
+
+
+def files_below(filesystem: Any, protocol: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Return what a file system tells of each file below a folder, by name; nothing if there is no such folder."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    if EXTRAS.get(protocol) == "azure":
+        return _azure_files(filesystem, f"{folder}/")
+    kind = type(filesystem)
+    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
+    if own in (AbstractFileSystem.find, AsyncFileSystem._find):  # noqa: SLF001
+        return _walked(filesystem, folder)
+    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True)
+    return found
+
+
+def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """List a folder and all folders below it; only one that does not exist, or is a file, has no files."""
+    found: dict[str, dict[str, Any]] = {}
+    folders = [folder]
+    while folders:
+        path = folders.pop()
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # deleted since the folder above was listed
+        for entry in entries:
+            name = str(entry["name"]).rstrip("/")
+            if entry["type"] == "directory" and name != path:
+                folders.append(name)
+            elif entry["type"] == "file" and not name.rpartition("/")[2].startswith(TEMPORARY):
+                found[name] = entry
+    found.pop(folder, None)  # some file systems list a file as the only entry of itself
+    return found
+
+
+def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """What `find` gives, in one request a page. adlfs's own takes a container that is not there for an empty one."""
+    from fsspec.asyn import sync
+
+    container, _, below = folder.partition("/")
+
+    async def blobs() -> list[Any]:
+        async with filesystem.service_client.get_container_client(container=container) as client:
+            return [blob async for blob in client.list_blobs(name_starts_with=below, include=["metadata"])]
+
+    return {
+        f"{container}/{blob.name}": {
+            "size": blob.size,
+            # Accounts with hierarchical namespaces list their folders as well.
+            "type": "directory" if (blob.metadata or {}).get("hdi_isfolder") == "true" else "file",
+            "last_modified": blob.last_modified,
+        }
+        for blob in sync(filesystem.loop, blobs)
+    }
+
+
+def modified(info: Mapping[str, Any]) -> float:
+    """When an object was written by the storage's clock; NaN where the listing does not say."""
+    for name in _MODIFIED:
+        value = info.get(name)
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return value.timestamp() if value.tzinfo else math.nan
+            if isinstance(value, int | float):
+                return float(value)
+        except (ValueError, OverflowError):
+            return math.nan
+    return math.nan
+
+
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What file systems call the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
+comes before `mtime`, which gcsfs lets uploaders set."""
