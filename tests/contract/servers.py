@@ -149,6 +149,7 @@ def install_azurite(home: Path = AZURITE_HOME) -> Path:
 
 def _create_bucket(options: dict[str, Any], name: str) -> None:
     """Create a bucket in a server that answers before all of it is ready, and write an object to it."""
+    from botocore.exceptions import BotoCoreError
     from s3fs import S3FileSystem
 
     deadline = time.monotonic() + START_SECONDS
@@ -158,7 +159,7 @@ def _create_bucket(options: dict[str, Any], name: str) -> None:
             filesystem.mkdir(name)
             filesystem.pipe_file(f"{name}/ready", b"1")
             filesystem.rm_file(f"{name}/ready")
-        except OSError:
+        except (OSError, BotoCoreError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
