@@ -158,6 +158,7 @@ def test_a_pull_goes_on_in_the_middle_of_a_pack(
     np.testing.assert_array_equal(vectors, VECTORS)
 
 
+@pytest.mark.verify
 def test_a_push_goes_on_at_the_pack(localstack: Any, proxy: SlowProxy, url: str, tmp_path: Path) -> None:
     """Packs that were published stay so; the same command sends the rest, and readers see whole packs only."""
     EmbeddingCache(tmp_path / "here").put(TEXTS, VECTORS, SPEC)
@@ -176,6 +177,7 @@ def test_a_push_goes_on_at_the_pack(localstack: Any, proxy: SlowProxy, url: str,
     np.testing.assert_array_equal(far.get(TEXTS, SPEC)[0], VECTORS)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("command", sampled(["sync", "compact", "check"], keep={"compact"}))
 def test_other_commands_stop_and_go_on(
     localstack: Any, proxy: SlowProxy, url: str, tmp_path: Path, command: str

@@ -179,6 +179,7 @@ def test_offline_and_without_a_remote(run: Any, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.verify
 def test_push_passes_the_hint_on(run: Any, tmp_path: Path) -> None:
     """On stderr, and in the JSON."""
     for i in range(65):

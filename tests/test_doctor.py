@@ -35,6 +35,7 @@ from cas_cache.repository.marker import new_marker
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage, StorageContract
 from cas_cache.testing.processes import in_process
 from repository.storages import SPEC, Encoder, Machine, texts
+from tiers import sampled
 
 BAD = {Status.WARN, Status.FAIL}
 
@@ -343,40 +344,55 @@ def test_thorough_lists_more() -> None:
 
 @pytest.mark.parametrize(
     ("wrap", "expected", "words"),
-    [
-        (Lagging, {"list-at-once": "FAIL"}, "LIST does not show an object right after its PUT, nor within 3 s."),
-        (Late, {"list-at-once": "FAIL"}, "Pulls may miss fresh packs, for a while"),
-        (WrongSizes, {"list-at-once": "FAIL"}, "LIST says that an object of 64 bytes has 65."),
-        (WithoutRanges, {"ranges": "FAIL"}, "GET of bytes 0 to 1 of an object of 64 gives 64 bytes that are not those"),
-        (Partial, {"whole": "FAIL"}, "GET gave neither the old bytes nor the new ones"),
-        (Truncating, {"stored": "FAIL"}, "gives 63 bytes that are not those"),
-        (FirstStays, {"overwrite": "FAIL"}, "not those of the last of several PUTs"),
-        (Overwriting, {"create-only": "warn"}, "Two people who make a repository at the same moment may end with two"),
-        (Timeless, {"times": "warn"}, "Prune cannot tell what is old, and will refuse to run."),
-        (
-            PastTheEnd,
-            {"ranges-past-end": "FAIL"},
-            "GET of a range past the end of cas-cache.json fails",
-        ),
-        (
-            WholeBeyond,
-            {"ranges-beyond": "warn"},
-            "GET of bytes 64 to 74 of an object of 64, past its end,",
-        ),
-        (limited(1 << 15), {"largest": "FAIL"}, "PUT of an object of 0.0625 MiB fails, one of 0.03125 MiB is taken"),
-        (limited(1 << 12), {"largest": "FAIL"}, "nor is a smaller one taken: memory refuses a body of 65536 bytes"),
-        (Ghosts, {"delete": "FAIL"}, "LIST still shows an object that was deleted."),
-        (Immortal, {"delete": "FAIL", "cleaning": "warn"}, "LIST still shows an object that was deleted."),
-        (OnePage, {"contract-listing-is-complete": "FAIL"}, "as soon as there are more than fit on a page"),
-        (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
-        (refusing("list"), {"list": "FAIL"}, "LIST is refused: memory refuses a list (PermissionError"),
-        (refusing("get"), {"get": "FAIL"}, "GET is refused"),
-        (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows wait in the mirror."),
-        (refusing("delete"), {"delete": "warn", "cleaning": "warn"}, "prune and drop cannot run"),
-        (Hiding, {"missing": "FAIL"}, "GET of a name that is not there is refused"),
-        (Undeclared, {}, ""),
-        (Ahead, {}, ""),
-    ],
+    sampled(
+        [
+            (Lagging, {"list-at-once": "FAIL"}, "LIST does not show an object right after its PUT, nor within 3 s."),
+            (Late, {"list-at-once": "FAIL"}, "Pulls may miss fresh packs, for a while"),
+            (WrongSizes, {"list-at-once": "FAIL"}, "LIST says that an object of 64 bytes has 65."),
+            (
+                WithoutRanges,
+                {"ranges": "FAIL"},
+                "GET of bytes 0 to 1 of an object of 64 gives 64 bytes that are not those",
+            ),
+            (Partial, {"whole": "FAIL"}, "GET gave neither the old bytes nor the new ones"),
+            (Truncating, {"stored": "FAIL"}, "gives 63 bytes that are not those"),
+            (FirstStays, {"overwrite": "FAIL"}, "not those of the last of several PUTs"),
+            (
+                Overwriting,
+                {"create-only": "warn"},
+                "Two people who make a repository at the same moment may end with two",
+            ),
+            (Timeless, {"times": "warn"}, "Prune cannot tell what is old, and will refuse to run."),
+            (
+                PastTheEnd,
+                {"ranges-past-end": "FAIL"},
+                "GET of a range past the end of cas-cache.json fails",
+            ),
+            (
+                WholeBeyond,
+                {"ranges-beyond": "warn"},
+                "GET of bytes 64 to 74 of an object of 64, past its end,",
+            ),
+            (
+                limited(1 << 15),
+                {"largest": "FAIL"},
+                "PUT of an object of 0.0625 MiB fails, one of 0.03125 MiB is taken",
+            ),
+            (limited(1 << 12), {"largest": "FAIL"}, "nor is a smaller one taken: memory refuses a body of 65536 bytes"),
+            (Ghosts, {"delete": "FAIL"}, "LIST still shows an object that was deleted."),
+            (Immortal, {"delete": "FAIL", "cleaning": "warn"}, "LIST still shows an object that was deleted."),
+            (OnePage, {"contract-listing-is-complete": "FAIL"}, "as soon as there are more than fit on a page"),
+            (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
+            (refusing("list"), {"list": "FAIL"}, "LIST is refused: memory refuses a list (PermissionError"),
+            (refusing("get"), {"get": "FAIL"}, "GET is refused"),
+            (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows wait in the mirror."),
+            (refusing("delete"), {"delete": "warn", "cleaning": "warn"}, "prune and drop cannot run"),
+            (Hiding, {"missing": "FAIL"}, "GET of a name that is not there is refused"),
+            (Undeclared, {}, ""),
+            (Ahead, {}, ""),
+        ],
+        keep=4,
+    ),
 )
 def test_what_is_broken_is_named_and_nothing_else(wrap: Any, expected: dict[str, str], words: str) -> None:
     """One promise broken: one finding in plain words, and where it cannot be cleaned up, that too."""

@@ -104,6 +104,7 @@ class Lacking(Hooked):
         return result
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("always", sampled([False, True], keep={False}), ids=["one listing", "all listings"])
 def test_a_prune_whose_listing_lacks_something(tmp_path: Path, world: World, always: bool) -> None:
     """Any one object, or any kind of them: prune refuses, or deletes nothing that is needed."""

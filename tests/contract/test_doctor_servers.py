@@ -29,6 +29,8 @@ from cas_cache.testing import StorageContract
 from contract.servers import SECRET, Place
 from repository.storages import SPEC, Encoder, texts
 
+pytestmark = pytest.mark.verify
+
 RAW_BODIES = pytest.mark.filterwarnings("ignore:Sending a large body directly with raw bytes:ResourceWarning")
 
 Policy = dict[str, Any]
@@ -191,7 +193,6 @@ def pull(place: Place, directory: Path) -> None:
 # Policies, enforced ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.verify
 def test_the_policies_work(guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
     """A writer makes the repository and pushes, a reader pulls, a maintainer is tried whole; nothing is refused."""
     gateway.policy = s3_policy(guarded.url, Role.WRITER)
@@ -232,7 +233,6 @@ def lessened(policy: Policy) -> Iterator[Policy]:
             yield less
 
 
-@pytest.mark.verify
 def test_the_policies_are_the_least(s3_remote: Any, guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
     """Without any one part, somebody in that role is refused something."""
     tried = 0

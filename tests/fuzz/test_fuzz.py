@@ -32,6 +32,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "LEAST_ROWS", approximate.LEAST_ROWS)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", sampled(TARGETS, keep=5))
 def test_any_input(name: str, tmp_path: Path, figure: Callable[[str, int], None]) -> None:
     """Nothing wrong is served or printed, and nothing but an error of ours is raised."""

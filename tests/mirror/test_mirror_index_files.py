@@ -305,6 +305,7 @@ def test_a_file_under_another_name(tmp_path: Path) -> None:
     assert "index.8-16" not in names(tmp_path)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(("shared", "mask"), sampled([(0, 0x80), (8, 0x02)], keep=2))
 def test_any_flipped_byte(tmp_path: Path, shared: int, mask: int) -> None:
     """Each byte of the file changed: every key is found with its row, by batches and by single look-ups."""

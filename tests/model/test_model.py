@@ -23,6 +23,7 @@ def _no_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", sampled(BOUNDED, keep={"a push, a prune, a pull"}))
 def test_every_property_holds_in_every_state(name: str, figure: Callable[[str, int], None]) -> None:
     """All orders of all steps, all sleeps and deaths within the bounds."""

@@ -35,6 +35,7 @@ def check_here(name: str, place: Path) -> list[str]:
     return plain
 
 
+@pytest.mark.verify
 def test_some_classes(tmp_path: Path) -> None:
     """A service with prompts by task, one that reads title and body apart, and a subclass of a class that is shared."""
     for name in QUICK:

@@ -135,6 +135,7 @@ def as_by_hand(whole, kwargs):
     return vectors
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("by", ["attribute", "argument", "both"])
 def test_a_slice_is_the_plain_run_to_the_bit(by, model, tmp_path):
     """Truncated answers are bits of the stored vectors, and those of the same batch without a cache."""

@@ -188,6 +188,7 @@ def test_a_prompt_by_name_is_known_by_its_text(model):
     assert again.prompt == "web, edited: "
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("passages", [True, False])
 @pytest.mark.parametrize(
     "template", ["Instruct: {instruction}\nQuery: ", lambda text, role: f"{role}|{text}: ", None], ids=named
@@ -278,6 +279,7 @@ def test_a_half_model_asked_for_tensors(tmp_path):
             np.testing.assert_allclose(found, plain, atol=2e-3)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantized_as_without_the_cache(precision, model, tmp_path):
     """Quantization by the range of a whole call is derived from float vectors: partly warm, it is the plain answer."""
