@@ -59,13 +59,18 @@ ALL = texts(PACKS * 3)
 def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the commits of tables, by the rows that they had."""
     counted: list[int] = []
-    commit = Table.commit
 
-    def counting(self: Table, state: Any) -> None:
-        counted.append(state.rows)
-        commit(self, state)
+    def count(method: str) -> None:
+        original = getattr(Table, method)
 
-    monkeypatch.setattr(Table, "commit", counting)
+        def counting(self: Table, *values: Any) -> None:
+            counted.append(values[-1].rows)
+            original(self, *values)
+
+        monkeypatch.setattr(Table, method, counting)
+
+    count("append")
+    count("commit")
     return counted
 
 

@@ -231,7 +231,7 @@ def test_paths_that_cannot_be(place: str, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ConfigurationError, match="cannot be a path"):
             use(place)
     monkeypatch.setenv("CAS_CACHE_SELF_CHECK", "9" * 5000)
-    with pytest.raises(ConfigurationError, match="no number"):
+    with pytest.raises(ConfigurationError, match="is not a whole number"):
         Settings.read()
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from cas_cache import EmbeddingCache
-from cas_cache.errors import MirrorWriteError
+from cas_cache.errors import MirrorReadError, MirrorWriteError
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.testing.processes import in_process
@@ -80,7 +80,7 @@ def test_a_directory_that_may_not_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "mirror").chmod(0)
 
     def ask() -> None:
-        with pytest.raises(MirrorWriteError, match="may not be read"):
+        with pytest.raises(MirrorReadError, match="cannot be read now"):
             EmbeddingCache(tmp_path / "mirror")
 
     for path in (tmp_path, *tmp_path.parents):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     examples=(
         "cas-cache info my_mirror -n 55dc47fb",
         "cas-cache info --settings",
-        'cas-cache info my_mirror --remote s3://team/emb -n 55dc47fb --why "a text without its prompt"',
+        'cas-cache info my_mirror --remote s3://team/emb -n 55dc47fb --why "a text"',
     ),
 )
 @cache_options
