@@ -76,8 +76,6 @@ class ExclusiveLock:
             found = self._holder()
             if found != holder:
                 holder, since = found, time.monotonic()
-            elif _has_ended(found):
-                self._break(found)
             elif time.monotonic() - since > PATIENCE:
                 raise TimeoutError(
                     errno.ETIMEDOUT,
@@ -85,6 +83,8 @@ class ExclusiveLock:
                     "that process has ended, remove this file",
                     str(self._path),
                 )
+            elif _has_ended(found):
+                self._break(found)
             else:
                 time.sleep(POLL)
 
