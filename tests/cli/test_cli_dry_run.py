@@ -117,12 +117,13 @@ def test_who_may_only_read_sees_the_plan(run: Any, places: Places, monkeypatch: 
 def test_errors_are_those_of_the_command(
     run: Any, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """No remote, another repository, an unknown filter, no mirror, offline: the same code with and without it."""
+    """No known repository, another one, an unknown filter, no mirror, offline: the same code with and without it."""
     with EmbeddingCache(tmp_path / "x", remote=tmp_path / "second") as cache:
         cache.put(["a"], [[1.0]], OTHER_SPEC)
+    EmbeddingCache(tmp_path / "alone").close()
     before = tree(tmp_path)
     wrong: list[list[object]] = [
-        [places.mirror],
+        [tmp_path / "alone"],
         [places.mirror, "--remote", tmp_path / "second"],
         [places.mirror, "--remote", places.remote, "--model", "no/such"],
         [places.mirror, "--remote", tmp_path / "nothing"],
