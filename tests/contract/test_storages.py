@@ -103,8 +103,8 @@ class TestRclone(StorageContract, BucketContract, RefusalContract):
         return rclone_place.fresh().with_options(secret="not the secret")
 
 
-class TestSeaweedFS(StorageContract, BucketContract, RefusalContract):
-    """S3 as SeaweedFS does it."""
+class TestSeaweedFS(StorageContract, RefusalContract):
+    """S3 as SeaweedFS does it. A missing bucket is no error there: an admin's upload creates it."""
 
     # 2,500 objects take it 20 s.
     many = 1_100
@@ -112,10 +112,6 @@ class TestSeaweedFS(StorageContract, BucketContract, RefusalContract):
     @pytest.fixture
     def opener(self, seaweed_place: Place) -> Opener:
         return seaweed_place.fresh()
-
-    @pytest.fixture
-    def nowhere(self, seaweed_place: Place) -> Opener:
-        return Place("s3://nowhere/emb", seaweed_place.options)
 
     @pytest.fixture
     def refused(self, seaweed_place: Place) -> Opener:
