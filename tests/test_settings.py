@@ -209,6 +209,15 @@ def test_a_bare_word_may_be_a_directory_that_exists(tmp_path: Path, monkeypatch:
     assert EmbeddingCache("mirror2", remote="./lab").repository.url == str(tmp_path / "lab")
 
 
+def test_a_path_is_a_directory_and_not_a_name(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `Path` has no ./ in its text, whatever it was made of."""
+    monkeypatch.chdir(tmp_path)
+    files[0].write_text('[remotes]\nteam = "s3://bucket/p"\n')
+    assert EmbeddingCache("mirror", remote=Path("./team")).repository.url == str(tmp_path / "team")
+
+
 def test_info_shows_what_is_in_force(files: tuple[Path, Path], run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And whence; credentials in a URL are not printed."""
     user, _ = files

@@ -164,7 +164,7 @@ class EmbeddingCache:
         _check_amount("self_check", self_check, 0, "compare 0 rows or more")
         _check_amount("max_self_check", max_self_check, 0, "compare 0 rows or more")
         _check_amount("push_seconds", push_seconds, 0, "pass 0 seconds or more")
-        directory, url = places(location, None if remote is None else str(remote), settings)
+        directory, url = places(location, remote, settings)
         if url is None and storage_options:
             raise ConfigurationError("storage_options are for a remote, and none is named. Pass remote=.")
         self.offline = settings.offline if offline is None else offline

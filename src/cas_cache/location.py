@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError
@@ -14,8 +15,6 @@ from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cas_cache.settings import Settings
 
 
@@ -58,14 +57,14 @@ def _own_options(place: object) -> dict[str, Any]:
     return {}
 
 
-def places(location: str | Path | None, remote: str | None, settings: Settings) -> tuple[Path | str, str | None]:
+def places(location: str | Path | None, remote: object, settings: Settings) -> tuple[Path | str, str | None]:
     """Return the mirror's directory and the repository's URL.
 
     Args:
         location: A directory, or the repository's URL, whose mirror is then below `Settings.directory`; None for what
             the settings say.
-        remote: The repository's URL, directory, or name in the settings (``./name`` is a directory whatever is there);
-            None for what the settings say.
+        remote: The repository's URL, directory, or name in the settings (``./name``, or a `Path`, is a directory
+            whatever is there); None for what the settings say.
         settings: What is in force.
 
     Raises:
@@ -75,18 +74,26 @@ def places(location: str | Path | None, remote: str | None, settings: Settings) 
     """
     if location is not None and not str(location).strip():
         raise ConfigurationError("The location is empty. Name a directory, or a URL such as s3://bucket/prefix.")
+    named = _as_text(remote)
     if location is not None and is_url(str(location)):
-        if remote is not None:
+        if named is not None:
             raise ConfigurationError(
-                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(remote)}. "
+                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(named)}. "
                 "Name a directory and a remote, or one URL."
             )
-        location, remote = None, str(location)
-    remote = settings.remote if remote is None else remote
-    remote = remote if remote is None else _named(remote, settings)
+        location, named = None, str(location)
+    named = settings.remote if named is None else named
+    url = None if named is None else _named(named, settings)
     if location is not None:
-        return location, remote
-    return settings.directory / ("local" if remote is None else _slug(remote)), remote
+        return location, url
+    return settings.directory / ("local" if url is None else _slug(url)), url
+
+
+def _as_text(remote: object) -> str | None:
+    """Return a remote as text. A `Path` is never a name in the settings, and forgets a ``./`` in front of it."""
+    if isinstance(remote, Path) and not is_url(str(remote)):
+        return str(remote.absolute())
+    return None if remote is None else str(remote)
 
 
 def _named(remote: str, settings: Settings) -> str:
