@@ -88,7 +88,7 @@ def test_relative_places_are_the_same_in_another_directory(tmp_path: Path, monke
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with EmbeddingCache("mirror", remote="remote") as cache:
+    with EmbeddingCache("mirror", remote="./remote") as cache:
         pickled = pickle.dumps(cache)
     monkeypatch.chdir(tmp_path / "there")
     with pickle.loads(pickled) as again:

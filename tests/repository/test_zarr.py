@@ -111,8 +111,8 @@ def test_no_pack_is_written_or_read_by_zarr(tmp_path: Path) -> None:
         "import sys; sys.modules['zarr'] = None\n"
         "from cas_cache import EmbeddingCache, EncoderSpec\n"
         "spec = EncoderSpec(model='m/m', revision='1')\n"
-        "with EmbeddingCache('a', remote='r') as cache: cache.put(['x'], [[1.0, 2.0]], spec)\n"
-        "with EmbeddingCache('b', remote='r') as cache: print(cache.get(['x'], spec)[0].tolist())\n"
+        "with EmbeddingCache('a', remote='./r') as cache: cache.put(['x'], [[1.0, 2.0]], spec)\n"
+        "with EmbeddingCache('b', remote='./r') as cache: print(cache.get(['x'], spec)[0].tolist())\n"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout == "[[1.0, 2.0]]\n"
