@@ -228,14 +228,14 @@ class Theatre:
                     theatre.scheduler.let_go()
 
         self.patches.setattr(disk, "FileLock", Lock)
-        commit = table.Table.commit
+        write_state = table.Table._write_state
 
         def stepping_commit(self: table.Table, state: Any) -> None:
             if theatre.scheduler is not None:
                 theatre.scheduler.step("commit")
-            commit(self, state)
+            write_state(self, state)
 
-        self.patches.setattr(table.Table, "commit", stepping_commit)
+        self.patches.setattr(table.Table, "_write_state", stepping_commit)
 
 
 def explored(theatre: Theatre, seeds: Iterable[int]) -> Explored:
