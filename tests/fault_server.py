@@ -1,9 +1,10 @@
-"""A server that answers every request with the same error document of S3, or with something else."""
+"""Servers whose answers a test chooses: the same error document of S3 for every request, or what a function says."""
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -33,33 +34,45 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-@contextmanager
-def answering(status: int, body: str, kind: str = "application/xml") -> Iterator[str]:
-    """Yield the endpoint of a server that gives one answer to everything, whatever is asked."""
-    content = body.encode()
+Answer = tuple[int, dict[str, str], bytes]
+Answerer = Callable[[str, str, Any, bytes], Answer]
 
-    class Answer(BaseHTTPRequestHandler):
+
+@contextmanager
+def serving(answer: Answerer, *, date: float | None = None) -> Iterator[str]:
+    """Yield the endpoint of a server that answers as a function says: given method, path, headers and body."""
+
+    class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+        def respond(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, headers, content = answer(self.command, self.path, self.headers, body)
+            self.send_response_only(status)
+            self.send_header("Date", formatdate(date, usegmt=True))
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if status != 204 and "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with Server(("127.0.0.1", 0), Answer) as server:
+    with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def answering(status: int, body: str, kind: str = "application/xml") -> AbstractContextManager[str]:
+    """Return what yields the endpoint of a server that gives one answer to everything, whatever is asked."""
+    return serving(lambda *_: (status, {"Content-Type": kind}, body.encode()))
 
 
 def error_document(code: str, more: str = "") -> str:

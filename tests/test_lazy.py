@@ -29,6 +29,7 @@ from repository.storages import (
     Machine,
     Memory,
     packs,
+    repository_of,
     texts,
     truth,
 )
@@ -51,12 +52,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     """A repository with two packs of 200 rows of one namespace."""
-    memory = Memory()
-    author = Machine(tmp_path / "author", memory)
-    for first in (0, 200):
-        author.encode(MANY[first : first + 200])
-        assert author.push().packs == 1
-    return memory
+    return repository_of(tmp_path / "author", MANY[:200], MANY[200:])
 
 
 def lazily(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:

@@ -26,6 +26,7 @@ from repository.storages import (
     Memory,
     manifest_of,
     packs,
+    repository_of,
     reseal,
     texts,
     truth,
@@ -43,12 +44,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     """Return a repository with two packs of one namespace: FIRST and SECOND."""
-    memory = Memory()
-    machine = Machine(tmp_path / "author", memory)
-    for batch in (FIRST, SECOND):
-        machine.encode(batch)
-        assert machine.push().packs == 1
-    return memory
+    return repository_of(tmp_path / "author", FIRST, SECOND)
 
 
 def pack_with(memory: Memory, text: str) -> str:

@@ -15,7 +15,7 @@ from cas_cache.repository.check import check
 from cas_cache.repository.layout import manifest_path, object_path, spec_path
 from cas_cache.testing.wrapper import Call, Wrapper
 from fault_server import answering
-from repository.storages import SPEC, Encoder, Machine, Memory, packs, texts, truth
+from repository.storages import SPEC, Encoder, Memory, packs, repository_of, texts, truth
 
 
 class Refusing(Wrapper):
@@ -34,12 +34,7 @@ class Refusing(Wrapper):
 @pytest.fixture
 def three(tmp_path: Path) -> Memory:
     """Return a repository with three packs of 20 rows each."""
-    memory = Memory()
-    machine = Machine(tmp_path / "author", memory)
-    for first in (0, 20, 40):
-        machine.encode(texts(20, first))
-        assert machine.push().packs == 1
-    return memory
+    return repository_of(tmp_path / "author", texts(20), texts(20, 20), texts(20, 40))
 
 
 def opened(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:

@@ -178,3 +178,13 @@ def reseal(memory: Memory, namespace: str, pack: str) -> str:
         memory.objects[layout.object_path(new, name)] = content
     memory.objects[layout.manifest_path(namespace, new)] = data
     return new
+
+
+def repository_of(directory: Path, *batches: list[str]) -> Memory:
+    """Return a repository to which one machine has pushed each batch of texts as a pack of its own."""
+    memory = Memory()
+    author = Machine(directory, memory)
+    for batch in batches:
+        author.encode(batch)
+        assert author.push().packs == 1
+    return memory

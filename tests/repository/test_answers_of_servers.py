@@ -6,9 +6,7 @@ The servers of this file answer as the named ones do; where one runs here, a tes
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from email.utils import formatdate
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,50 +16,15 @@ import pytest
 from cas_cache.errors import AccessDenied, BucketNotFound, ConfigurationError, RemoteUnavailable
 from cas_cache.repository import Repository, Storage, open_storage
 from cas_cache.repository.failures import error_of
-from fault_server import Server, refusing
+from fault_server import Answer, Server, refusing, serving
 
 KEYS = {"key": "AKIAEXAMPLEEXAMPLE", "secret": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 REMOTE = "s3://team/emb"
-
-Answer = tuple[int, dict[str, str], bytes]
-Answerer = Callable[[str, str, Any, bytes], Answer]
 
 
 def error(status: int, code: str, message: str = "refused", **headers: str) -> Answer:
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>" if code else ""
     return status, headers, body.encode()
-
-
-@contextmanager
-def serving(answer: Answerer, *, date: float | None = None) -> Iterator[str]:
-    """Yield the endpoint of a server that answers as a function says: given method, path, headers and body."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def respond(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, headers, content = answer(self.command, self.path, self.headers, body)
-            self.send_response_only(status)
-            self.send_header("Date", formatdate(date, usegmt=True))
-            for name, value in headers.items():
-                self.send_header(name, value)
-            if status != 204 and "Content-Length" not in headers:
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_GET = do_PUT = do_HEAD = do_DELETE = respond  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def at(endpoint: str, **options: Any) -> Storage:

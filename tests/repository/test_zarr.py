@@ -28,7 +28,7 @@ from cas_cache.repository.compact import compact
 from cas_cache.repository.manifest import Manifest
 from cas_cache.repository.zarr_metadata import zarr_documents
 from cas_cache.rows import DTYPES
-from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, packs, texts, truth
+from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, packs, repository_of, texts, truth
 
 NAMESPACE = "0123456789abcdef0123456789abcdef"
 
@@ -65,12 +65,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
     """A repository with two packs of 10 rows."""
-    memory = Memory()
-    author = Machine(tmp_path / "author", memory)
-    for first in (0, 10):
-        author.encode(texts(10, first))
-        author.push()
-    return memory
+    return repository_of(tmp_path / "author", texts(10), texts(10, 10))
 
 
 def chunks_of(memory: Memory, pack_id: str) -> list[str]:
