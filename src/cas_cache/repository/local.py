@@ -50,7 +50,6 @@ class LocalStorage:
         """
         if self._checked:
             return
-        self._checked = True
         folder = next(one for one in (self._root, *self._root.parents) if one.is_dir())
         # A full disk, or a missing permission, is told by the push: rows are pending until then.
         with suppress(OSError):
@@ -59,6 +58,7 @@ class LocalStorage:
                 raise ConfigurationError(
                     f"{self.url} cannot hold a repository: its file system {missing}. Name another directory."
                 )
+        self._checked = True
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""

@@ -367,11 +367,13 @@ class Repository:
                 msg = "its SHA-256 is not its name"
                 raise IdentityError(msg)
         except (ObjectNotFound, IdentityError, AccessDenied) as err:
-            if isinstance(err, AccessDenied) and not may_read(self.storage):
+            is_refused = isinstance(err, AccessDenied)
+            if is_refused and not may_read(self.storage):
                 raise
+            state = "may not be read" if is_refused else "is missing or damaged"
             raise RepositoryError(
-                f"{path} in {self.url} is missing or damaged, or may not be read ({err}). The namespace is passed over "
-                "by a pull of all. A run with its encoder spec still takes its packs, because it brings the spec."
+                f"{path} in {self.url} {state} ({err}). The namespace is passed over by a pull of all. A run with its "
+                "encoder spec still takes its packs, because it brings the spec."
             ) from err
         return spec
 
