@@ -1,4 +1,4 @@
-"""What a look-up costs when its namespace is open, and when its files were closed for want of descriptors.
+"""Cost of a look-up when its namespace is open, and when its files were closed for want of descriptors.
 
     python benchmarks/descriptors.py [--namespaces 300] [--rows 1000] [--limit 256]
 

@@ -1,4 +1,4 @@
-"""What a slow job leaves behind when it is killed, and how soon its first rows are in the repository.
+"""Rows that a slow job leaves behind when it is killed, and the time until its first rows are in the repository.
 
     python benchmarks/killed_job.py [--pace 10] [--kill-after 60] [--end SIGKILL]
 

@@ -1,11 +1,11 @@
 """Pushing while an evaluation goes on, and before the process ends.
 
-A push runs in a thread of its own as soon as a chunk's worth of rows waits, or once the oldest of them has waited for
-some seconds: a process that is killed, or that ends without exit hooks, leaves few rows behind. Only while rows wait, a
-second thread keeps the time; it ends when the cache is closed or dropped. `flush` runs one more and waits for it, so
-that Ctrl-C ends the waiting at once, whatever a request takes. At the end of the process every `BackgroundPush` is
-flushed that was told of rows since it was closed. What never happens here: a row is not lost if a push fails or the
-process is killed, because it waits in the mirror; and that rows wait is said on stderr, not kept to a log.
+A push runs in a thread of its own as soon as a chunk's worth of rows is pending, or once the oldest of them has been
+pending for some seconds: a process that is killed, or that ends without exit hooks, leaves few rows behind. Only while
+rows are pending, a second thread keeps the time; it ends when the cache is closed or dropped. `flush` runs one more and
+waits for it, so that Ctrl-C ends the waiting at once, whatever a request takes. When the process ends, every
+`BackgroundPush` with rows since its last close is flushed. A failed push or a killed process never loses rows: they
+stay pending in the mirror, and stderr says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENOUGH_BYTES = 48 << 20
 """Waiting vectors that make a push worth while: one full chunk, so that packs are not small."""
 
 PUSH_SECONDS = 30.0
-"""How long a row waits at most before a push begins, by default."""
+"""Maximum time that a row is pending before a push begins, by default."""
 
 RESUME_SECONDS = 5.0
 """The same for rows that an earlier process left: a program that pushes or closes the cache at once does it itself."""
@@ -66,7 +66,7 @@ class BackgroundPush:
         push: Pushes all that waits. Its exceptions are kept and raised by the next `check` or `flush`.
         waiting: Returns what waits, None if nothing does; no request is made for it. None if that is not known.
         progress: Whether `flush` shows a bar; None shows it on a terminal only.
-        seconds: How long a row waits before a push begins; infinite for pushes by size alone.
+        seconds: How long a row is pending before a push begins; infinite for pushes by size alone.
     """
 
     def __init__(

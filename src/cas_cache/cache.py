@@ -77,11 +77,11 @@ RETRY_SECONDS = 60
 
 
 PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
-"""What a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong URL and
-a wrong mirror cannot become right by waiting, and stop the run before anything is encoded."""
+"""Errors that a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong
+URL and a wrong mirror stay wrong, and stop the run before anything is encoded."""
 
 PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFormat)
-"""What a run survives later, when vectors have been paid for: they wait in the mirror."""
+"""Errors that a run survives later, when vectors have been paid for: they stay pending in the mirror."""
 
 
 class EmbeddingCache:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 THREAD = "cas-cache-deadline"
 
 JOIN_SECONDS = 1.0
-"""How long `stop` waits for the end of the thread, which takes less than a millisecond.
+"""Maximum wait of `stop` for the end of the thread, in seconds; it takes less than a millisecond.
 
 It is limited because a finalizer may stop a deadline inside code of `threading` that the thread needs to end.
 """

@@ -42,17 +42,17 @@ _OTHER_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 NOT_SUPPORTED = frozenset(
     {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR}
 )
-"""What file systems answer to a call that they do not have. Where one of ours can be done without, it is."""
+"""Errors of a file system for a call that it does not support. Calls that are not essential are then left out."""
 
 NO_LOCKS = frozenset(
     {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
 )
-"""What a file system without locks answers."""
+"""Errors of a file system without locks."""
 
 NO_LINKS = NOT_SUPPORTED | {errno.EXDEV, errno.EMLINK, errno.ENOTTY}
 
 EXCLUSIVE = b"exclusive-create\n"
-"""What a lock file holds whose folder had no locks when the file was made: every process takes the other lock then."""
+"""Content of a lock file on a file system without locks: every process then takes an `ExclusiveLock`."""
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 

@@ -1,4 +1,4 @@
-"""What a file system has to be able to do for a mirror, or for a repository in a directory.
+"""Abilities of a file system that a mirror, or a repository in a directory, needs.
 
 Much can be done without: locks, hard links, maps, folders that can be flushed (see `disk`). Files that are renamed over
 others, flushed and, in a mirror, written in the middle cannot. That is tried where a mirror or a repository is about to

@@ -74,7 +74,7 @@ class Settings:
         lazy: Of vectors, pull only those that are asked for.
         self_check: How many rows that others pushed are compared at least; None leaves the default.
         max_self_check: How many rows one call may compare; None for any number.
-        push_seconds: How long a row waits at most before a background push starts; None leaves the default.
+        push_seconds: Maximum time that a row is pending before a background push starts; None leaves the default.
         progress: Show progress bars; None leaves it to the terminal.
         trust: ``"any"`` or ``"signed-by"``; see `Trust`.
         signing_key: The private key that signs what is written: its name, or its file; None for no signature.

@@ -27,7 +27,7 @@ BESIDES = 40
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits to be pushed.
+    """Pending rows of a mirror.
 
     Attributes:
         rows: How many rows.

@@ -130,7 +130,9 @@ class TestGoogle(StorageContract, BucketContract):
     """Google Cloud Storage as gcp-storage-emulator does it."""
 
     # The emulator rewrites its index at every PUT: 2,500 objects take it 70 s. They would be one page of 5,000 anyway.
+    # It answers one request at a time: the last of sixteen can wait for longer than a request may take.
     many = 300
+    writers = 2
 
     @pytest.fixture
     def opener(self, google_place: Place) -> Opener:

@@ -173,8 +173,9 @@ def test_a_marker_that_was_misread(
 
 def faulty_marker(storage: MemoryStorage, at: int, which: int) -> FaultyStorage:
     """Return a storage whose marker is misread, the n-th time that there is one."""
-    there = 0 if layout.MARKER in storage.objects else 1
-    return FaultyStorage(storage, [Fault("flipped-bit", "get", at=at + 2 * there, path=layout.MARKER, which=which)])
+    # Where there is none, it is looked for when the remote is opened, when it is created, and right before the write.
+    absent = 0 if layout.MARKER in storage.objects else 3
+    return FaultyStorage(storage, [Fault("flipped-bit", "get", at=at + absent, path=layout.MARKER, which=which)])
 
 
 def test_the_kinds_are_these(figure: Callable[[str, int], None]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
 from cas_cache.errors import MirrorWriteError
 from cas_cache.mirror import Mirror
-from cas_cache.mirror.evict import Candidate, evict, least_to_write_first
+from cas_cache.mirror.evict import Candidate, evict, smallest_rewrite_first
 from cas_cache.testing import failing_disk
 from tiers import sampled
 
@@ -114,8 +114,8 @@ def test_a_push_makes_pending_rows_fit_for_eviction(tmp_path):
 def test_the_namespace_with_the_fewest_rows_to_keep_is_first():
     """Each namespace makes room for the next."""
     chosen = [Candidate("a", "1", 1, 10, 0.0), Candidate("b", "2", 1, 10, 0.0), Candidate("b", "3", 1, 10, 0.0)]
-    assert least_to_write_first(chosen, {"a": 100, "b": 20}) == ["b", "a"]
-    assert least_to_write_first(chosen, {"a": 10, "b": 200}) == ["a", "b"]
+    assert smallest_rewrite_first(chosen, {"a": 100, "b": 20}) == ["b", "a"]
+    assert smallest_rewrite_first(chosen, {"a": 10, "b": 200}) == ["a", "b"]
 
 
 def test_an_array_that_was_returned_outlives_an_unfinished_eviction(tmp_path, monkeypatch):

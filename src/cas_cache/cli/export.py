@@ -10,6 +10,7 @@ from cas_cache.amounts import counted
 from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_tasks
 from cas_cache.cli.help import Command
+from cas_cache.cli.ls import empty
 from cas_cache.cli.options import (
     MOST_NAMED,
     dry_run_option,
@@ -99,6 +100,8 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
     found = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
     if len(found) == 1:
         return found[0]
+    if not namespaces:
+        raise click.UsageError(empty(mirror))
     begin = f" begin with {beginning!r}" if beginning else ""
     raise click.UsageError(
         f"{counted(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
@@ -107,9 +110,7 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
 
 
 def _choice(namespaces: list[Namespace]) -> str:
-    """Return what a user can choose from, or where more comes from."""
-    if not namespaces:
-        return "`cas-cache pull` fetches what others have pushed."
+    """Return the namespaces that a user can choose from."""
     named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MOST_NAMED]]
     more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MOST_NAMED else ""
     return f"Choose one by its id, with --namespace: {', '.join(named)}{more}."

@@ -55,7 +55,7 @@ def info(
     settings: bool,
     as_json: bool,
 ) -> None:
-    """Show what identifies the vectors of a namespace, and where they are; or the settings in force, and whence.
+    """Show the encoder spec of a namespace and where its rows are, or the settings in force and where each was found.
 
     If several namespaces match, an overview of them is shown instead.
 

@@ -62,7 +62,7 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
     if as_json:
         print_json(mirror_as_json(mirror, found))
     elif not found:
-        say(_empty(mirror))
+        say(empty(mirror))
     else:
         print_all(found)
 
@@ -86,7 +86,8 @@ def print_all(namespaces: list[Namespace]) -> None:
     print_namespaces((ns.spec.namespace, [name_of(ns.spec), _counts(ns), *_prompt(ns.spec)]) for ns in namespaces)
 
 
-def _empty(mirror: Mirror) -> str:
+def empty(mirror: Mirror) -> str:
+    """Return the sentence for a mirror without namespaces."""
     return f"The mirror {mirror.directory} is empty. `cas-cache pull` fetches what others have pushed."
 
 
@@ -114,7 +115,7 @@ def _list_mirrors(directory: Path, *, as_json: bool) -> None:
             if namespaces:
                 print_mirror(mirror, namespaces)
             else:
-                say(_empty(mirror))
+                say(empty(mirror))
     _end(problems, as_json=as_json)
 
 

@@ -104,7 +104,7 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
     return chosen
 
 
-def least_to_write_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
+def smallest_rewrite_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
     """Return the namespaces of what goes, those with the fewest bytes to keep first. Pure.
 
     The rows that stay are written again. On a full disk, each namespace so makes room for the next.
@@ -154,7 +154,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
             ns.unreserve()
     report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
     if not dry_run:
-        for name in least_to_write_first(report.evicted, kept):
+        for name in smallest_rewrite_first(report.evicted, kept):
             _evict_from(mirror, name, candidates, report)
     report.after = report.before - sum(candidate.bytes for candidate in report.evicted)
     return report

@@ -177,7 +177,7 @@ class Table:
             if len(keys):
                 for column, rows in zip(columns, values, strict=True):
                     if not start:
-                        # What an eviction could not finish may still be mapped: it is replaced, never written over.
+                        # Files of an unfinished eviction may still be mapped: they are replaced, never written over.
                         column.path.unlink(missing_ok=True)
                     column.write(start, rows)
                 for column in columns:

@@ -1,4 +1,4 @@
-"""Objects that are larger than a server, or a proxy before it, takes: the error tells both sizes.
+"""Objects that are too large for a server, or for a proxy before it: the error names both sizes.
 
 A limit is a refusal (413, EntityTooLarge) or, at many proxies, a connection that is closed in the middle of a body.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 TOO_LARGE = {"EntityTooLarge", "RequestEntityTooLarge", "PayloadTooLarge", "RequestBodyTooLarge", "413"}
-"""What S3-compatible servers, Azure and proxies answer to a body that is too large."""
+"""Error codes of S3-compatible servers, Azure and proxies for a body that is too large."""
 
 HTTP_TOO_LARGE = 413
 
@@ -41,7 +41,7 @@ def put_object(storage: Storage, path: str, data: bytes | memoryview) -> None:
     """Write an object of a pack.
 
     Raises:
-        RemoteError: If the storage is away or refuses; if it may be the size of the object, the error tells that size.
+        RemoteError: If the storage is away or refuses. If the size may be the reason, the error names it.
     """
     try:
         storage.put(path, data)

@@ -1,4 +1,4 @@
-"""The names under which services and the packages behind fsspec tell their troubles. Pure."""
+"""Error codes of storage services, and exceptions of the packages behind fsspec. Pure."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ UNKNOWN_CREDENTIALS = {
 CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 
 ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
-"""What S3 and Azure answer for an object in an archive storage class."""
+"""Error codes of S3 and Azure for an object in an archive storage class."""
 
 ENCRYPTED = {"BlobUsesCustomerSpecifiedEncryption", "KMS"}
-"""What services answer where the key of an object cannot be used. AWS has a dozen codes that begin with ``KMS.``."""
+"""Error codes for an object whose encryption key cannot be used. AWS has a dozen codes that begin with ``KMS.``."""
 
 REFUSED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationFailure", "403"}
 
 CREDENTIAL_ERRORS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS | CLOCK | REFUSED | ARCHIVED | ENCRYPTED
-"""Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would mend."""
+"""Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would fix."""
 
 FORBIDDEN = re.compile("Forbidden: ")
 """How gcsfs tells a 403: a plain OSError with this text."""
 
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-"""What S3 and Azure call it. Google answers 404 to reads and deletes, as for a missing object."""
+"""Error codes of S3 and Azure. Google answers 404 to reads and deletes, as for a missing object."""
 
 NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
 
@@ -74,7 +74,7 @@ NO_FOLDER = {
     "SMBOSError",
     "ObjectPathNotFound",
 }
-"""What a write raises in a folder that does not exist: of paramiko, asyncssh, webdav4 and smbprotocol."""
+"""Exceptions of paramiko, asyncssh, webdav4 and smbprotocol for a write in a folder that does not exist."""
 
 CLOUDS = {"s3", "gcs", "azure"}
 

@@ -127,7 +127,8 @@ def _is_answer(err: BaseException) -> bool:
 
 
 def _refused_for_the_time(reason: str, url: str, skew: float) -> str:
-    differs = f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service" if skew else ""
+    told = abs(skew) >= 60  # less is the time that the answer took
+    differs = f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service" if told else ""
     return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock{differs}."
 
 

@@ -1,4 +1,4 @@
-"""Time limits for requests: a server that takes a request and never answers must not hold a program for ever.
+"""Time limits for requests: a server that takes a request and never answers must not hold a program forever.
 
 SDKs limit the wait for each answer and try again several times; none of them limits a body that the server does not
 read, and some file systems have no limit at all.

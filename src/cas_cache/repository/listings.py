@@ -1,6 +1,6 @@
 """Listings of fsspec file systems: complete, or an error.
 
-Adds to fsspec: its own `find` passes over folders that it cannot list, also where it is told to raise; and adlfs takes
+Adds to fsspec: its own `find` passes over folders that it cannot list, even with ``on_error="raise"``; and adlfs takes
 a container that does not exist for an empty one.
 """
 
@@ -55,7 +55,7 @@ def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
 
 
 def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """What `find` gives, in one request a page. adlfs's own takes a container that is not there for an empty one."""
+    """Return the result of `find`, with one request a page. adlfs's own takes a missing container for an empty one."""
     from fsspec.asyn import sync
 
     container, _, below = folder.partition("/")
@@ -92,5 +92,5 @@ def modified(info: Mapping[str, Any]) -> float:
 
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
-"""What file systems call the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
+"""Names of the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
 comes before `mtime`, which gcsfs lets uploaders set."""

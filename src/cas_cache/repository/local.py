@@ -51,7 +51,7 @@ class LocalStorage:
         if self._checked:
             return
         folder = next(one for one in (self._root, *self._root.parents) if one.is_dir())
-        # A full disk, or a missing permission, is told by the push: rows are pending until then.
+        # The push reports a full disk or a missing permission: rows are pending until then.
         with suppress(OSError):
             missing = missing_ability(folder, in_place=False)
             if missing:

@@ -52,7 +52,7 @@ MESSAGES = {
     "absent": "No namespace of this model has the vector. It was not encoded, it was deleted, or it held NaN or "
     "infinity and was not stored.",
 }
-"""What each status means. One of them holds for an item and a spec."""
+"""Message of each status. Exactly one status holds for an item and a spec."""
 
 SERVED = frozenset({"served", "pending", "not_compared"})
 
@@ -199,7 +199,7 @@ class _Search:
         self.problems: list[str] = []
 
     def in_mirror(self, namespace: str) -> _Holder | None:
-        """Return what the mirror has of a namespace; None if it does not have the key, or cannot tell."""
+        """Return what the mirror has of a namespace; None if it does not have the key, or cannot be read."""
         try:
             ns = self._mirror.get(namespace)
             row = ABSENT if ns is None else int(ns.find(self._key)[0])
@@ -219,7 +219,7 @@ class _Search:
             return None
 
     def in_repository(self, namespace: str) -> _Holder | None:
-        """Return the best of the repository's packs that have the key; None if none has it, or it cannot be told."""
+        """Return the best of the repository's packs that have the key; None if none has it, or a listing fails."""
         if self._repository is None:
             return None
         try:
