@@ -223,6 +223,7 @@ def test_a_process_that_does_not_close_pushes_all_the_same(tmp_path: Path, last:
     assert far.pull().rows == 6
 
 
+@pytest.mark.verify
 def test_the_push_at_the_end_resolves_host_names(tmp_path: Path, s3_remote: Any) -> None:
     """Asyncio resolves names in a thread pool, which is shut when plain exit handlers run; the push comes before."""
     options = dict(s3_remote.storage_options)
@@ -246,6 +247,7 @@ def test_a_push_that_fails_at_the_end_leaves_the_exit_code_alone(tmp_path: Path)
         assert cache.push().rows == 6
 
 
+@pytest.mark.verify
 def test_an_endpoint_that_is_gone_at_the_end_leaves_the_exit_code_alone(tmp_path: Path) -> None:
     """The same over the network: the connection is refused from the first request on."""
     with socket.socket() as closed:

@@ -235,6 +235,7 @@ import_plan.storable = slowly
 """
 
 
+@pytest.mark.verify
 def test_an_import_goes_on(tmp_path: Path) -> None:
     """What was committed stays, the next run takes the rest."""
     EmbeddingCache(tmp_path / "m").put(TEXTS, VECTORS, SPEC)
@@ -283,6 +284,7 @@ EmbeddingCache.push = never
     assert stopped(process, lambda: True, second) == (128 + second, "")
 
 
+@pytest.mark.verify
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As under nohup, where somebody wants the command to go on without the terminal."""
     EmbeddingCache(tmp_path / "m").put(TEXTS, VECTORS, SPEC)

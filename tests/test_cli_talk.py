@@ -77,6 +77,7 @@ def test_a_traceback_is_there_with_v(tmp_path: Path) -> None:
     assert failed.stderr.splitlines()[-1].startswith("cas-cache: ")
 
 
+@pytest.mark.verify
 def test_both_are_taken_before_the_command_too(mirror: Path, tmp_path: Path) -> None:
     """Before the command, after it, and inside of a group; two of ``-v`` are two wherever they are."""
     assert command("-q", "ls", mirror).stdout == ""

@@ -330,6 +330,7 @@ def test_looking_never_writes() -> None:
             assert "Not tried" in told(report, "write")
 
 
+@pytest.mark.verify
 def test_thorough_lists_more() -> None:
     """1,100 objects, or the contract's own number."""
     for options, many in (({}, 1_100), ({"thorough": True}, 2_500)):
@@ -1063,6 +1064,7 @@ def test_directories_that_may_not_be_used(run: Any, nobodys: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.verify
 def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C and SIGTERM, in the midst of the contract: the scratch folder goes, and a line says so."""
     command = [sys.executable, "-u", "-m", "cas_cache", "doctor", "--remote", str(tmp_path / "repo"), "--test-remote"]

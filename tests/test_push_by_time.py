@@ -249,6 +249,7 @@ def start(tmp_path: Path, body: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("end", sampled(["os._exit", "SIGKILL"], keep={"SIGKILL"}))
+@pytest.mark.verify
 def test_a_process_without_exit_hooks_leaves_little_and_the_next_pushes_it(tmp_path: Path, end: str) -> None:
     """What was due is in the repository; the next cache says what is left and pushes it without encoding anything."""
     process = start(tmp_path, LEAVES)

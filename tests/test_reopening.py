@@ -233,6 +233,7 @@ with EmbeddingCache(sys.argv[1], remote=sys.argv[2]) as cache:
 """
 
 
+@pytest.mark.verify
 def test_joblib(tmp_path: Path) -> None:
     """Its processes are loky's, and functions of a script travel with cloudpickle."""
     pytest.importorskip("joblib")

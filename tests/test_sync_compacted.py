@@ -221,6 +221,7 @@ def test_packs_are_read_in_order_of_time(memory: Memory, tmp_path: Path) -> None
     assert (ns.keys == mine.keys).all()
 
 
+@pytest.mark.verify
 def test_a_push_offers_compaction(memory: Memory, tmp_path: Path) -> None:
     """When more than 64 small packs are known, and not when they are merged."""
     writer = Machine(tmp_path / "writer", memory)

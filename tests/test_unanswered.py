@@ -206,6 +206,7 @@ def test_what_was_there_before_stays(tmp_path: Path, no_bucket: dict[str, Any]) 
     assert Mirror(tmp_path / "old", create=False)
 
 
+@pytest.mark.verify
 def test_a_mirror_that_another_process_uses_stays(
     tmp_path: Path, no_bucket: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

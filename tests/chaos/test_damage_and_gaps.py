@@ -70,6 +70,7 @@ def test_a_damaged_merge_hides_none_of_its_sources(before: Scene, damage: Callab
 
 
 @damages
+@pytest.mark.verify
 def test_a_damaged_source_stays_what_it_was(before: Scene, damage: Callable[[MemoryStorage, str], None]) -> None:
     """Whichever object of it: no merge supersedes it, prune keeps it, and once it is mended its rows are back."""
     source, *others = manifests(before.storage)

@@ -15,6 +15,7 @@ from cas_cache.repository import filesystems, listings, open_storage
 from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
+from tiers import sampled
 
 
 def test_importing_testing_imports_no_pytest() -> None:
@@ -81,7 +82,7 @@ def _ends() -> None:
     raise SystemExit(3)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", sampled(["fork", "spawn"], keep={"fork"}))
 def test_failures_of_another_process_are_failures_here(method: Any) -> None:
     """What a child raises, its end included, is raised in the parent with the child's words."""
     with pytest.raises(AssertionError, match="ValueError: in the child"):

@@ -227,6 +227,7 @@ def test_an_encoder_that_uses_many_other_specs(tmp_path: Path, few: int) -> None
         assert np.array_equal(cache.encode(texts(8), spec_of(0), encode), truth(texts(8)))
 
 
+@pytest.mark.verify
 def test_threads_that_close_the_files_of_each_other(mirror: Mirror) -> None:
     """Every answer is right, and no use meets a file that another thread closes."""
     random = np.random.default_rng(5)

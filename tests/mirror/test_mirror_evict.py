@@ -322,6 +322,7 @@ def test_an_eviction_that_is_not_finished(machine: Machine, monkeypatch: pytest.
     assert held(directory) == list(range(20, 45))
 
 
+@pytest.mark.verify
 def test_opening_waits_while_somebody_evicts(machine: Machine) -> None:
     """A process that opens the mirror meanwhile sees it before or after, never between."""
     directory = close(machine)

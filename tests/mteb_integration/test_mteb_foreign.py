@@ -404,6 +404,7 @@ def test_counts(tmp_path):
         assert (model.stats.hits, model.stats.misses, model.stats.encoded) == (20, 12, 8)
 
 
+@pytest.mark.verify
 def test_faiss_answers_for_the_mirror(tmp_path):
     """Ours keeps the vectors in the mirror: they are pushed, views work, and an index file lies in the mirror."""
     encoder, task = HashEncoder(), tasks.odd_texts()

@@ -79,6 +79,7 @@ def test_queries_and_documents_go_by_the_same_ranges(model, tmp_path):
     assert files(tmp_path) == ["ranges-384.npy"]
 
 
+@pytest.mark.verify
 def test_each_size_and_normalisation_has_its_own(model, tmp_path):
     """Ranges of other vectors are not taken for them."""
     wrapped = cached(model, tmp_path)

@@ -196,6 +196,7 @@ class ByTextAlone(HashEncoder):
         return super().encode(inputs, task_metadata=metadata("T"), hf_split="test", hf_subset="default")
 
 
+@pytest.mark.verify
 def test_subsets_and_splits_of_one_task(tmp_path):
     """Views of several subsets and splits are joined; a text in two of them is one if its vectors are equal."""
     for encoder, directory in ((HashEncoder(), tmp_path / "a"), (ByTextAlone(), tmp_path / "b")):

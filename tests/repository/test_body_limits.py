@@ -69,6 +69,7 @@ def test_an_object_that_is_too_large(answer: tuple[int, str, bytes], count: int,
     assert "doctor --test-remote" in str(caught.value)
 
 
+@pytest.mark.verify
 def test_a_small_object_that_breaks_off_is_no_limit() -> None:
     """Its size is not the reason: the error is the storage's own."""
     with answering(0, "", b"") as options:

@@ -374,6 +374,7 @@ def test_the_clock_of_this_machine_does_not_count(memory: Aging, monkeypatch: py
     assert len(prune(Repository(Elsewhere(memory))).deletions) == 7
 
 
+@pytest.mark.verify
 def test_a_prune_that_broke_off_is_done_by_the_next(memory: Aging, tmp_path: Path) -> None:
     """After each of its deletions: no row is lost, and the next run finishes."""
     memory.age(8)

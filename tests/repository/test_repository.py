@@ -62,6 +62,7 @@ def test_two_processes_create_one_local_repository(tmp_path: Path) -> None:
     assert len(race(str(tmp_path / "repo"), None)) == 1
 
 
+@pytest.mark.verify
 def test_two_processes_create_one_s3_repository(s3_remote: Any) -> None:
     """The same in a bucket."""
     assert len(race(s3_remote.url, s3_remote.storage_options)) == 1

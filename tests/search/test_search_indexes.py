@@ -361,6 +361,7 @@ def _search_as_nobody(directory: str) -> tuple[Any, list[str]]:
     return opened(Path(directory), kind="hnsw").search(QUERIES, 5).rows, records
 
 
+@pytest.mark.verify
 def test_a_mirror_that_may_not_be_written() -> None:
     """The index is built in memory, with a warning in the log; one that is there is mapped."""
     # Not in pytest's own folder, which no other user may enter.

@@ -87,6 +87,7 @@ def test_other_dtypes_give_the_plain_scores(encoder: Any, tmp_path: Path) -> Non
         assert scores(searched(cached), large()) == plain
 
 
+@pytest.mark.verify
 def test_mteb_mock_tasks(tmp_path: Path) -> None:
     """Retrieval and reranking tasks by which mteb tests itself."""
     names = ("MockRetrievalTask", "MockRerankingTask", "MockMultilingualRetrievalTask", "MockMultilingualRerankingTask")

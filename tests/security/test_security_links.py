@@ -169,6 +169,7 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "pipe").unlink()
 
 
+@pytest.mark.verify
 def test_pipes_are_not_waited_for(place: Path, tmp_path: Path) -> None:
     """A pipe in the place of any file would be waited for for ever: it is refused, or passed over."""
     files = [name for name in names(place / "mirror") if not (place / "mirror" / name).is_dir()]
