@@ -264,8 +264,8 @@ def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> Repo
 def _fewer_objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function is not test_thorough_lists_more:
         monkeypatch.setattr(ShorterContract, "many", 120)
-    monkeypatch.setattr(basics, "LARGEST_BYTES", 1 << 16)
-    monkeypatch.setattr(basics, "SMALLEST_LIMIT", 1 << 13)
+    monkeypatch.setattr(basics, "MAX_TRIED_BYTES", 1 << 16)
+    monkeypatch.setattr(basics, "MIN_TRIED_BYTES", 1 << 13)
 
 
 @pytest.fixture

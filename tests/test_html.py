@@ -204,10 +204,10 @@ def test_folders_that_were_swapped_are_not_shown_under_the_wrong_name(tmp_path: 
 def test_many_namespaces_are_cut_short(tmp_path: Path) -> None:
     """Twenty lines, and how many more there are: a mirror of thousands does not fill a notebook, or read for long."""
     mirror = Mirror(tmp_path)
-    for n in range(html.MOST_ROWS + 5):
+    for n in range(html.MAX_ROWS + 5):
         mirror.namespace(EncoderSpec(model="org/m", revision=f"r{n}"))
     source = mirror._repr_html_()
-    assert source.count("<tr>") == html.MOST_ROWS + 1
+    assert source.count("<tr>") == html.MAX_ROWS + 1
     assert read(source).endswith("and 5 more")
 
 
@@ -216,7 +216,7 @@ def test_cells() -> None:
     source = html.facts("t", [("a", None), ("b", 1234567), ("c", True), ("d", "x" * 1000), ("e", "a\nb\x00")])
     shown = read(source).split(" | ")
     assert shown[1:5] == ["b", "1,234,567", "c", "True"]
-    assert shown[6] == "x" * html.MOST_CHARACTERS + "…"
+    assert shown[6] == "x" * html.MAX_CHARACTERS + "…"
     assert shown[8] == "a\\nb\\x00"
     assert html.lines("nothing", []) == ""
     assert read(html.lines("some", ["a"] * 25)).endswith("and 5 more")

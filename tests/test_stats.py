@@ -15,12 +15,12 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache import stats as counting
 from cas_cache.amounts import counted, duration, size
-from cas_cache.mirror.pace import MOST_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
+from cas_cache.mirror.pace import MAX_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
 from cas_cache.repository import Repository
-from cas_cache.stats import LEAST_ITEMS, Stats
+from cas_cache.stats import MIN_ITEMS, Stats
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Memory, texts, truth
 
-MANY = LEAST_ITEMS
+MANY = MIN_ITEMS
 
 
 def joined(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:
@@ -128,10 +128,10 @@ def test_a_pace_is_written_seldom_and_changes_with_the_machine(tmp_path: Path, m
         pace.add(Pace(1, 0.1))
     assert len(written) == 10
     monkeypatch.undo()
-    PaceFile(tmp_path).add(Pace(10 * MOST_ITEMS, 10 * MOST_ITEMS * 0.1))
-    assert read_pace(tmp_path) == Pace(MOST_ITEMS, pytest.approx(MOST_ITEMS * 0.1))
-    PaceFile(tmp_path).add(Pace(MOST_ITEMS, MOST_ITEMS * 0.3))
-    assert read_pace(tmp_path).seconds / MOST_ITEMS == pytest.approx(0.2)
+    PaceFile(tmp_path).add(Pace(10 * MAX_ITEMS, 10 * MAX_ITEMS * 0.1))
+    assert read_pace(tmp_path) == Pace(MAX_ITEMS, pytest.approx(MAX_ITEMS * 0.1))
+    PaceFile(tmp_path).add(Pace(MAX_ITEMS, MAX_ITEMS * 0.3))
+    assert read_pace(tmp_path).seconds / MAX_ITEMS == pytest.approx(0.2)
 
 
 def test_counts_of_threads(tmp_path: Path) -> None:

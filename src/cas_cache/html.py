@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 """A table has no more rows; how many more there are is said below it."""
 
-MOST_CHARACTERS = 160
+MAX_CHARACTERS = 160
 """Of one cell; prompts can be pages long."""
 
 _TABLE = "border-collapse:collapse;margin:.3em 0;font-size:90%"
@@ -45,10 +45,10 @@ def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], 
     Args:
         title: What it is about.
         headings: One for each column.
-        rows: The cells; None is an empty one. No more than `MOST_ROWS` are taken.
+        rows: The cells; None is an empty one. No more than `MAX_ROWS` are taken.
         total: How many rows there are, where `rows` may be cut short.
     """
-    shown = list(islice(rows, MOST_ROWS))
+    shown = list(islice(rows, MAX_ROWS))
     numbers = [any(_is_number(row[at]) for row in shown) for at in range(len(headings))]
     aligned = ["right" if number else "left" for number in numbers]
     head = "".join(
@@ -67,8 +67,8 @@ def lines(title: str, texts: Sequence[str]) -> str:
     """Return a list under a title; nothing if there is nothing to list."""
     if not texts:
         return ""
-    shown = "".join(f"<li>{_text(text, MOST_CHARACTERS * 4)}</li>" for text in texts[:MOST_ROWS])
-    more = f"<li>and {len(texts) - MOST_ROWS:,} more</li>" if len(texts) > MOST_ROWS else ""
+    shown = "".join(f"<li>{_text(text, MAX_CHARACTERS * 4)}</li>" for text in texts[:MAX_ROWS])
+    more = f"<li>and {len(texts) - MAX_ROWS:,} more</li>" if len(texts) > MAX_ROWS else ""
     return f'<div>{_text(title)}</div><ul style="margin:.2em 0">{shown}{more}</ul>'
 
 
@@ -87,7 +87,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _text(value: object, most: int = MOST_CHARACTERS) -> str:
+def _text(value: object, most: int = MAX_CHARACTERS) -> str:
     """A value as HTML: cut, escaped, and with characters that do not print (or turn the line round) as their codes."""
     if value is None:
         return ""

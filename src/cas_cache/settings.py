@@ -57,7 +57,7 @@ TRUSTED_KEYS = "CAS_CACHE_TRUSTED_KEYS"
 
 DEFAULT = "default"
 
-MOST_DIGITS = 18
+MAX_DIGITS = 18
 """Of a whole number: no repository has more rows, and Python refuses to read thousands of digits."""
 
 
@@ -272,7 +272,7 @@ def _of_environment(name: str, variable: str) -> Any:
         raise ConfigurationError(f"{variable}={os.environ[variable]!r} is neither on nor off. Set it to 1 or 0.")
     if not text:
         return None
-    if text.isdecimal() and len(text) <= MOST_DIGITS:
+    if text.isdecimal() and len(text) <= MAX_DIGITS:
         return int(text)
     raise ConfigurationError(f"{variable}={os.environ[variable]!r} is not a whole number. Set it to 0 or more.")
 
@@ -283,11 +283,11 @@ _CLOUD_SECRET = re.compile(
     r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|AZURE_.*(KEY|TOKEN|SECRET|PASSWORD|CONNECTION_STRING)"
     r"|FSSPEC_.*(KEY|SECRET|TOKEN|PASS|CREDENTIAL|CONNECTION_STRING).*"
 )
-_SHORTEST_SECRET = 6
+_MIN_SECRET_LENGTH = 6
 """Shorter ones are placeholders such as "test", found in any text."""
 
 
 def cloud_secrets() -> tuple[str, ...]:
     """Return the values of the clouds' variables that must not be printed. They are read for nothing else."""
     values = (value for name, value in os.environ.items() if _CLOUD_SECRET.fullmatch(name))
-    return tuple(value for value in values if len(value) >= _SHORTEST_SECRET)
+    return tuple(value for value in values if len(value) >= _MIN_SECRET_LENGTH)

@@ -17,7 +17,7 @@ from cas_cache.amounts import counted, duration, size
 if TYPE_CHECKING:
     from cas_cache.mirror.pace import Pace
 
-LEAST_ITEMS = 32
+MIN_ITEMS = 32
 """Items from which on a pace is believed: fewer tell more about the first call's start than about the encoder."""
 
 _lock = threading.Lock()
@@ -90,7 +90,7 @@ class Stats:
         of all.
         """
         with _lock:
-            rated = [(self._hits[name], pace) for name, pace in self._paces.items() if pace.items >= LEAST_ITEMS]
+            rated = [(self._hits[name], pace) for name, pace in self._paces.items() if pace.items >= MIN_ITEMS]
         known = [hits * pace.seconds / pace.items for hits, pace in rated if hits]
         return sum(known) if known else None
 

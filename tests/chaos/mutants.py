@@ -106,12 +106,12 @@ def no_lock(patches: pytest.MonkeyPatch) -> None:
 
 def one_listing(patches: pytest.MonkeyPatch) -> None:
     """A pull does not list again when packs have gone since it listed."""
-    patches.setattr(pulling, "MOST_LISTINGS", 1)
+    patches.setattr(pulling, "MAX_LISTINGS", 1)
 
 
 def no_second_reading(patches: pytest.MonkeyPatch) -> None:
     """A lazy reader does not read its catalogue again when packs have gone."""
-    patches.setattr(lazy, "MOST_LISTINGS", 1)
+    patches.setattr(lazy, "MAX_LISTINGS", 1)
 
 
 def bold_compaction(patches: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
-from cas_cache.stats import LEAST_ITEMS
+from cas_cache.stats import MIN_ITEMS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "notebooks-and-logs.md"
@@ -61,7 +61,7 @@ def test_the_numbers_and_fields_of_the_page() -> None:
     page = PAGE.read_text("utf-8")
     stats: dict[str, Any] = Stats().as_json()
     assert [name for name in stats if f"`{name}`" not in page] == []
-    assert f"Fewer than {LEAST_ITEMS} items" in page
+    assert f"Fewer than {MIN_ITEMS} items" in page
     assert f"after {background.LONG_PATIENCE:.0f} seconds" in page
     assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors wait" in page
     assert f"has been pending for {background.PUSH_SECONDS:.0f} seconds" in page

@@ -41,7 +41,7 @@ def fast() -> None:
     """Leave out what only a crash of the machine would show; keep indexes and memos of a few rows."""
     os.fsync = lambda _: None  # type: ignore[assignment,misc]
     key_index.SAVE_ROWS = 4
-    batch.LEAST_ITEMS = 2
+    batch.MIN_ITEMS = 2
 
 
 @contextmanager

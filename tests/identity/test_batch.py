@@ -22,7 +22,7 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEAST_ITEMS", 0)
+    monkeypatch.setattr(module, "MIN_ITEMS", 0)
 
 
 @given(TEXTS, TEXTS)
@@ -74,7 +74,7 @@ def test_generators_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any iterable will do; small batches have no digest."""
     batch = batch_of_texts(itertools.chain("ab", "c"))
     assert (batch.size, len(batch.keys)) == (3, 3)
-    monkeypatch.setattr(module, "LEAST_ITEMS", 4)
+    monkeypatch.setattr(module, "MIN_ITEMS", 4)
     assert batch_of_texts(["a", "b", "c"]).digest is None
     assert batch_of_texts(["a", "b", "c", "d"]).digest is not None
 

@@ -17,7 +17,7 @@ from cas_cache.mirror import Mirror, Namespace
 
 SPEC = EncoderSpec(model="org/model", revision="a1b2c3d")
 OTHER = EncoderSpec(model="org/model", revision="0000000")
-MOST_BATCH = 400
+MAX_BATCH = 400
 
 
 def keys_for(items: Iterable[int]) -> Any:
@@ -65,7 +65,7 @@ def main(directory: str, seed: int, items: int, rounds: int) -> None:
     ns = Mirror(directory).namespace(SPEC)
     print("ready", flush=True)
     for _ in range(rounds):
-        batch = random.integers(0, items, random.integers(1, MOST_BATCH))
+        batch = random.integers(0, items, random.integers(1, MAX_BATCH))
         keys = keys_for(batch)
         ns.append(keys, vectors_for(keys))
         print(*np.unique(batch), flush=True)

@@ -132,7 +132,7 @@ def test_where_nothing_can_be_written_it_is_kept_in_memory(ns: Namespace, monkey
 
 def test_memory_is_bounded(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was used longest ago goes first, and comes back from its file."""
-    monkeypatch.setattr(module, "MOST_BYTES", 40_000)
+    monkeypatch.setattr(module, "MAX_BYTES", 40_000)
     memo = Memo(ns.folder, SPEC.namespace)
     rows = np.arange(2000)[::-1].copy()
     for i in range(5):
@@ -252,6 +252,6 @@ print(anonymous() - before)
 
 
 def module_limit() -> int:
-    from cas_cache.mirror.namespace import LEAST_MAPPED_BYTES
+    from cas_cache.mirror.namespace import MIN_MAPPED_BYTES
 
-    return LEAST_MAPPED_BYTES
+    return MIN_MAPPED_BYTES

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from model.world import COMPLETE_PULLS, GRACE, THINKS, WHOLE_ROWS, Broken, Move, Rules, World, bits, superseded
 
-MOST_LISTINGS = 3
-"""`pulling.MOST_LISTINGS`."""
+MAX_LISTINGS = 3
+"""`pulling.MAX_LISTINGS`."""
 
 # disk = (packs known here, rows here). local = (listing of this pull, packs listed, manifests read, packs to read,
 # rows that were acknowledged when the listing began, when that was, whether a pack has gone, rows of packs that met a
@@ -92,7 +92,7 @@ def _reads(  # noqa: C901
     turn, listed, read, todo, wanted, _, gone, excused, hand = actor.local
     todo &= ~known
     if not todo:
-        if gone and turn < MOST_LISTINGS and rules.lists_again:
+        if gone and turn < MAX_LISTINGS and rules.lists_again:
             yield "lists again", THINKS, then("begin")
             return
         if not (gone and rules.lists_again) and wanted & ~have & ~excused:

@@ -23,7 +23,7 @@ META = metadata("A")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "LEAST_ITEMS", 0)
+    monkeypatch.setattr(loaders, "MIN_ITEMS", 0)
 
 
 def digest(dataset: Dataset, fields: tuple[str, ...] = ("text",)) -> bytes | None:
@@ -71,7 +71,7 @@ def test_what_is_not_plain_strings_in_a_plain_table_has_no_digest() -> None:
 
 def test_few_rows_have_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost less than it saves."""
-    monkeypatch.setattr(loaders, "LEAST_ITEMS", 3)
+    monkeypatch.setattr(loaders, "MIN_ITEMS", 3)
     assert digest(of("a", "b")) is None
     assert digest(of("a", "b", "c")) is not None
 

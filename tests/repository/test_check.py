@@ -192,7 +192,7 @@ def test_the_same_rows_twice(tmp_path: Path) -> None:
 
 def test_duplicates_are_estimated_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a part of the keys stands for all."""
-    monkeypatch.setattr(check_pack, "MOST_KEYS", 3000)
+    monkeypatch.setattr(check_pack, "MAX_KEYS", 3000)
     keys = np.random.default_rng(0).integers(0, 256, (40_000, 32), np.uint8)
     count = KeyCount()
     for start in range(0, 40_000, 1000):

@@ -11,7 +11,7 @@ from cas_cache.errors import AccessDenied, DamagedPack, NotARepository, RemoteUn
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
-from cas_cache.repository.compact import MOST_SOURCES, CompactReport, compact, plan_compact
+from cas_cache.repository.compact import MAX_SOURCES, CompactReport, compact, plan_compact
 from cas_cache.repository.manifest import Manifest, pack_id
 from cas_cache.repository.pack import most_rows_of_a_pack
 from cas_cache.testing import FlakyStorage
@@ -87,8 +87,8 @@ def test_a_merge_is_no_larger_than_a_pack() -> None:
     third = {f"p{i}": manifest(most // 3, shape=width) for i in range(7)}
     groups = planned(third)
     assert groups == [("p0", "p1", "p2"), ("p3", "p4", "p5")], "what is left over alone stays"
-    many = {f"p{i}": manifest(1) for i in range(MOST_SOURCES + 2)}
-    assert [len(group) for group in planned(many)] == [MOST_SOURCES, 2]
+    many = {f"p{i}": manifest(1) for i in range(MAX_SOURCES + 2)}
+    assert [len(group) for group in planned(many)] == [MAX_SOURCES, 2]
 
 
 def test_kinds_do_not_mix() -> None:

@@ -104,7 +104,7 @@ def test_one_file_serves_all_parameters_of_a_search(directory: Path) -> None:
 
 def test_few_rows_need_no_index(tmp_path: Path) -> None:
     """They are searched exactly."""
-    rows = vectors(approximate.LEAST_ROWS - 1)
+    rows = vectors(approximate.MIN_ROWS - 1)
     filled(tmp_path, rows)
     searcher = opened(tmp_path, kind="ivfpq")
     assert (searcher.covered, files(tmp_path)) == (0, [])

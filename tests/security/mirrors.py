@@ -51,8 +51,8 @@ def small_files() -> Iterator[None]:
     """Write index files, memos and FAISS indexes for a few rows already."""
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
-        mock.patch.object(batch, "LEAST_ITEMS", 8),
-        mock.patch.object(approximate, "LEAST_ROWS", 8),
+        mock.patch.object(batch, "MIN_ITEMS", 8),
+        mock.patch.object(approximate, "MIN_ROWS", 8),
     ):
         yield
 

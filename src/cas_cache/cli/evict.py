@@ -18,7 +18,7 @@ from cas_cache.mirror.evict import evict as evict_mirror
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 UNITS["TI"] = 2**40
 
-MOST_BYTES = 2**63
+MAX_BYTES = 2**63
 
 
 def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
@@ -30,7 +30,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
         raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
     unit = unit.removesuffix("B")
     amount = float(match[1]) * UNITS[unit]
-    if not amount < MOST_BYTES:
+    if not amount < MAX_BYTES:
         raise click.BadParameter(f"{value[:20]!r} is larger than any disk; write 50GB, 500MB or 20GiB.")
     return int(amount)
 

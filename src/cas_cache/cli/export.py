@@ -12,7 +12,7 @@ from cas_cache.cli.completion import complete_tasks
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import empty
 from cas_cache.cli.options import (
-    MOST_NAMED,
+    MAX_NAMED,
     dry_run_option,
     namespace_option,
     open_trusted_mirror,
@@ -111,8 +111,8 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
 
 def _choice(namespaces: list[Namespace]) -> str:
     """Return the namespaces that a user can choose from."""
-    named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MOST_NAMED]]
-    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MOST_NAMED else ""
+    named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
+    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MAX_NAMED else ""
     return f"Choose one by its id, with --namespace: {', '.join(named)}{more}."
 
 

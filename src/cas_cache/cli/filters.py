@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Models, roles or tasks named in an error."""
 
-MOST_MEANT = 3
+MAX_SUGGESTIONS = 3
 """Guesses at what was meant."""
 
 
@@ -141,10 +141,10 @@ def _no_such(name: str, wanted: str, there: list[str]) -> str:
     asked = wanted.lower().strip("*")
     by_lower = {value.lower(): value for value in there}
     # A name without its organisation, then what is spelt alike; of ids only the beginning is named.
-    near = [value for lower, value in by_lower.items() if asked and asked in lower][:MOST_MEANT]
+    near = [value for lower, value in by_lower.items() if asked and asked in lower][:MAX_SUGGESTIONS]
     if not near and name == "namespace":
         by_lower = {value[: len(asked)]: value for value in there}
-    near = near or [by_lower[value] for value in difflib.get_close_matches(asked, by_lower, n=MOST_MEANT)]
+    near = near or [by_lower[value] for value in difflib.get_close_matches(asked, by_lower, n=MAX_SUGGESTIONS)]
     if near:
         return f"There is no {name} {wanted!r}. Did you mean {' or '.join(map(repr, near))}?"
     if name == "task" and not there:
@@ -153,5 +153,5 @@ def _no_such(name: str, wanted: str, there: list[str]) -> str:
             "share vectors across tasks are pulled with --model; a lazy cache (CAS_CACHE_LAZY=1) takes just what a "
             "task asks for."
         )
-    named = ", ".join(there[:MOST_NAMED]) + (", ..." if len(there) > MOST_NAMED else "")
+    named = ", ".join(there[:MAX_NAMED]) + (", ..." if len(there) > MAX_NAMED else "")
     return f"There is no {name} {wanted!r}. There is {named or 'none at all'}."

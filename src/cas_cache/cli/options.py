@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cas_cache.repository import Repository
     from cas_cache.sync import Report
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Namespaces named in an error."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -153,11 +153,11 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     there = sorted({namespace for namespace, _ in repository.packs()})
     found = [namespace for namespace in there if namespace.startswith(beginning)]
     if len(found) != 1 or not beginning:
-        named = ", ".join(there[:MOST_NAMED]) or "(none)"
+        named = ", ".join(there[:MAX_NAMED]) or "(none)"
         raise ConfigurationError(
             f"{counted(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
             f"Name one by its id, or so much of it that it is the only one. "
-            f"It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
+            f"It has {named}{', ...' if len(there) > MAX_NAMED else ''}."
         )
     return found[0]
 

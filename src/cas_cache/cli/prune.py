@@ -13,7 +13,7 @@ from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
 from cas_cache.cli.talk import bars_wanted, say
-from cas_cache.repository.prune import DAY, MOST_PACKS, PruneReport
+from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 
 UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -43,7 +43,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
 @click.option(
     "--most-packs",
     type=click.IntRange(min=1),
-    default=MOST_PACKS,
+    default=MAX_PACKS,
     show_default=True,
     help="Packs that one run deletes at most, the oldest first.",
 )

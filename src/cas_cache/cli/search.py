@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
     from cas_cache.search import Neighbours
 
-MOST_NAMED = 3
+MAX_NAMED = 3
 """Texts without a vector that an error names."""
 
-MOST_DIGITS = 18
+MAX_DIGITS = 18
 """Of a parameter of an index; Python refuses to read thousands."""
 
 SHOWN_CHARACTERS = 100
@@ -185,7 +185,7 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     rows = source.find(keys_of_texts(texts))
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
-        named = ", ".join(repr(_shown(texts[at])) for at in missing[:MOST_NAMED])
+        named = ", ".join(repr(_shown(texts[at])) for at in missing[:MAX_NAMED])
         raise CacheMiss(
             f"There is no vector for {len(missing):,} of {counted(len(texts), 'text')} in the namespace "
             f"{spec.namespace} ({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
@@ -225,7 +225,7 @@ def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint="--parameter")
-        parsed[name] = int(value) if value.isdecimal() and len(value) <= MOST_DIGITS else value
+        parsed[name] = int(value) if value.isdecimal() and len(value) <= MAX_DIGITS else value
     return parsed
 
 

@@ -18,9 +18,9 @@ FIRST, SECOND, LARGE, CREATED = "basics/first", "basics/second", "basics/large",
 LARGEST = "basics/largest"
 CONTENT = bytes(range(64))
 LARGE_BYTES = 1 << 18
-LARGEST_BYTES = CHUNK_BYTES
+MAX_TRIED_BYTES = CHUNK_BYTES
 """What a push sends at most in one request."""
-SMALLEST_LIMIT = 6 << 20
+MIN_TRIED_BYTES = 6 << 20
 """Limits below it are not looked for: the contract writes an object of that size."""
 LOOKS = 200
 """At an object while it is rewritten, by each of two threads; fewer if that is done sooner."""
@@ -74,14 +74,14 @@ def past_end(reader: Storage) -> None:
 
 def largest(writer: Storage, reader: Storage) -> None:
     """PUT an object as large as the largest of a push; if that fails, look for a size that is taken."""
-    refusal = _refusal(writer, reader, LARGEST_BYTES)
+    refusal = _refusal(writer, reader, MAX_TRIED_BYTES)
     if refusal is None:
         return
-    size = LARGEST_BYTES // 2
-    while size >= SMALLEST_LIMIT and _refusal(writer, reader, size) is not None:
+    size = MAX_TRIED_BYTES // 2
+    while size >= MIN_TRIED_BYTES and _refusal(writer, reader, size) is not None:
         size //= 2
-    taken = f"one of {size / 2**20:g} MiB is taken" if size >= SMALLEST_LIMIT else "nor is a smaller one taken"
-    raise AssertionError(f"PUT of an object of {LARGEST_BYTES / 2**20:g} MiB fails, {taken}: {refusal}") from refusal
+    taken = f"one of {size / 2**20:g} MiB is taken" if size >= MIN_TRIED_BYTES else "nor is a smaller one taken"
+    raise AssertionError(f"PUT of an object of {MAX_TRIED_BYTES / 2**20:g} MiB fails, {taken}: {refusal}") from refusal
 
 
 def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:

@@ -23,7 +23,7 @@ from cas_cache.errors import (
 )
 from cas_cache.repository import layout
 from cas_cache.repository.layout import SCRATCH
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.repository.repository import Repository
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Look:
     def _get(self, storage: Storage) -> bool:
         """GET the marker."""
         try:
-            data = storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+            data = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         except ObjectNotFound:
             self.report.ok("get", f"GET {layout.MARKER}: allowed; it is not there.")
             return True
@@ -277,7 +277,7 @@ class Look:
             self.report.ok(name, seen)
 
     def _ranges(self, storage: Storage) -> str:
-        whole = storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+        whole = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         check_ranges(storage, layout.MARKER, whole)
         return f"Ranges of {layout.MARKER}, up to its end and past it, are what they should be."
 

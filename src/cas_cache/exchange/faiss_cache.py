@@ -15,7 +15,7 @@ import numpy as np
 
 from cas_cache.errors import MissingDependency
 from cas_cache.exchange.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
-from cas_cache.exchange.numpy_cache import LONGEST_VECTOR
+from cas_cache.exchange.numpy_cache import MAX_DIMENSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def _problem(path: Path) -> str | None:
     kind, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
     if kind not in FLAT:
         return f"{FAISS_VECTORS} is no flat index but of the kind {kind!r}, which mteb never writes, or damaged"
-    plausible = 0 < dimension <= LONGEST_VECTOR and rows >= 0 and trained
+    plausible = 0 < dimension <= MAX_DIMENSION and rows >= 0 and trained
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"
     return None

@@ -35,7 +35,7 @@ FAISS_VECTORS = "vectors.faiss"
 ROLES = ("query", "document")
 EXPERIMENTS = "experiments"
 
-MOST_ROWS = 2**62
+MAX_ROWS = 2**62
 """No row number is larger: a file of so many would not fit on any disk, nor the number in 64 bits."""
 
 
@@ -177,4 +177,4 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _is_row(value: object) -> bool:
-    return type(value) is int and 0 <= value < MOST_ROWS
+    return type(value) is int and 0 <= value < MAX_ROWS

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LONGEST_VECTOR = 10**6
+MAX_DIMENSION = 10**6
 
-LONGEST_NUMBER = 64
+MAX_NUMBER_BYTES = 64
 """Bytes of the file `dimension` that are looked at."""
 
 
@@ -59,7 +59,7 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
 def _dimension(folder: Path) -> int | None:
     try:
         with (folder / DIMENSION).open("rb") as file:
-            dimension = int(file.read(LONGEST_NUMBER).decode())
+            dimension = int(file.read(MAX_NUMBER_BYTES).decode())
     except (OSError, ValueError):
         return None
-    return dimension if 0 < dimension <= LONGEST_VECTOR else None
+    return dimension if 0 < dimension <= MAX_DIMENSION else None

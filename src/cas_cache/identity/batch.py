@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LEAST_ITEMS = 1024
+MIN_ITEMS = 1024
 """Below this a digest saves less than a millisecond."""
 
 
@@ -76,7 +76,7 @@ def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
 
 def _digest_of_texts(texts: Texts) -> bytes | None:
     """The lengths of all texts and all their characters, which say where each ends."""
-    if len(texts) < LEAST_ITEMS:
+    if len(texts) < MIN_ITEMS:
         return None
     lengths, characters = hashlib.sha256(), hashlib.sha256()
     try:

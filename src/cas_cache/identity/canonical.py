@@ -22,10 +22,10 @@ MOST = 2**63
 """Whole numbers beyond are no longer whole in most JSON readers."""
 
 
-MOST_DEPTH = 64
+MAX_DEPTH = 64
 """Lists and mappings in each other. Python's own limit depends on how deep the caller is."""
 
-LONGEST_SHOWN = 200
+MAX_SHOWN_CHARACTERS = 200
 """Characters of a value that an error shows."""
 
 Where = str | tuple["Where", object]
@@ -82,8 +82,8 @@ def plain_json(value: object, where: Where, depth: int = 0) -> Any:
         # 1 and 1.0 are the same setting to every encoder, and JSON readers do not agree on telling them apart.
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, Mapping | list | tuple):
-        if depth >= MOST_DEPTH:
-            raise IdentityError(f"{_told(where)} is nested more than {MOST_DEPTH} deep. Pass a name in its place.")
+        if depth >= MAX_DEPTH:
+            raise IdentityError(f"{_told(where)} is nested more than {MAX_DEPTH} deep. Pass a name in its place.")
         if isinstance(value, Mapping):
             return {_key(k, where): plain_json(v, (where, k), depth + 1) for k, v in value.items()}
         return [plain_json(v, (where, i), depth + 1) for i, v in enumerate(value)]
@@ -137,7 +137,7 @@ def _told(where: Where) -> str:
 
 
 _QUOTED = reprlib.Repr()
-_QUOTED.maxstring = _QUOTED.maxother = LONGEST_SHOWN
+_QUOTED.maxstring = _QUOTED.maxother = MAX_SHOWN_CHARACTERS
 _QUOTED.maxlist = _QUOTED.maxtuple = 10
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HEADER_ALIGNMENT = 64
 """The .npy format asks for data at a multiple of 64 bytes."""
 
-MOST_ROWS = 10**18
+MAX_ROWS = 10**18
 """The header has room for this many, whatever it says now."""
 
 HEADER_READS = 5
@@ -42,7 +42,7 @@ class Column:
         self.shape = shape
         self.inode: int | None = None
         self.row_bytes = row_bytes(dtype, shape)
-        length = 10 + len(self._header_text(MOST_ROWS)) + 1
+        length = 10 + len(self._header_text(MAX_ROWS)) + 1
         self.header_bytes = -(-length // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class Column:
         if rows == 0:
             return np.empty((0, *self.shape), self.dtype)
         needed = self.header_bytes + rows * self.row_bytes
-        if rows > MOST_ROWS:
+        if rows > MAX_ROWS:
             raise DamagedMirror(f"{self.path} is said to have {rows} rows, which no file has. {self._way_out}")
         try:
             with reading(self.path):

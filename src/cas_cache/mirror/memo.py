@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Of rows remembered in memory; what was used longest ago goes first."""
 
-MOST_FILES = 512
+MAX_FILES = 512
 """Of one namespace: a corpus of 25 million documents, which mteb encodes 50,000 at a time, is 500."""
 
 RUN, LIST = b"run ", b"rows"
 SEAL_BYTES = 32
-MOST_SPARE = 64
+MAX_SPARE = 64
 """Bytes that a file may have beside the rows of its batch: a run's numbers."""
 
 
@@ -100,7 +100,7 @@ class Memo:
         path = self._folder / digest.hex()
         check_folder(self._folder)
         try:
-            if path.lstat().st_size > SEAL_BYTES + len(LIST) + 8 * size + MOST_SPARE:
+            if path.lstat().st_size > SEAL_BYTES + len(LIST) + 8 * size + MAX_SPARE:
                 return None
             data = read_plain(path)
         except OSError:
@@ -119,7 +119,7 @@ class Memo:
     def _make_room(self) -> None:
         """Delete the oldest files when there are too many: a run of random batches would fill the disk."""
         files = list(self._folder.iterdir())
-        if len(files) >= MOST_FILES:
+        if len(files) >= MAX_FILES:
             for file in sorted(files, key=lambda file: file.stat().st_mtime)[: len(files) // 2]:
                 file.unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ class Memo:
             self._bytes -= _bytes_of(self._known.pop(digest))
         self._bytes += _bytes_of(rows)
         self._known[digest] = rows
-        while self._bytes > MOST_BYTES and len(self._known) > 1:
+        while self._bytes > MAX_BYTES and len(self._known) > 1:
             self._bytes -= _bytes_of(self._known.popitem(last=False)[1])
 
 

@@ -55,7 +55,7 @@ _Mirror = TypeVar("_Mirror", bound="Mirror")
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
 _NEW_MARKER = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Views named in an error; more would bury what to do."""
 
 PRIVATE = 0o700
@@ -492,7 +492,7 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
 def _not_one_view(task: str, views: list[View], tasks: list[str], *, some: bool) -> MirrorError | ConfigurationError:
     shown = "; ".join(
         f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
-        for view in views[:MOST_NAMED]
+        for view in views[:MAX_NAMED]
     )
     if some:
         return ConfigurationError(f"{task} has {len(views)} views: {shown}. Name more of what tells them apart.")

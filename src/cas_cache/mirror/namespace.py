@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 NONCE_BYTES = 16
 
-LEAST_MAPPED_BYTES = 1 << 20
+MIN_MAPPED_BYTES = 1 << 20
 """Below this a copy is cheaper than a map, of which a process may have some 65,000."""
 
 GATHER_BYTES = 1 << 24
@@ -278,7 +278,7 @@ class Namespace(Pooled):
             self._proof.prove(rows)
             self._usage.note(rows, self._table.state)
             if isinstance(rows, slice):
-                if count_of(rows) * self.row_bytes >= LEAST_MAPPED_BYTES:
+                if count_of(rows) * self.row_bytes >= MIN_MAPPED_BYTES:
                     return self._table.private_vectors(rows.start, rows.stop)
                 return np.array(self._table.vectors[rows])
             return _gather(self._table.vectors, rows)

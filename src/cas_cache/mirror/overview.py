@@ -99,7 +99,7 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
 def html_of_mirror(mirror: Mirror) -> str:
     """Return a table of a mirror's namespaces."""
     headings = ("namespace", "model", "revision", "role", "rows", "to push", "vectors", "size")
-    rows = [_cells(line) for line in lines_of(mirror, html.MOST_ROWS)]
+    rows = [_cells(line) for line in lines_of(mirror, html.MAX_ROWS)]
     total = count_namespaces(mirror)
     title = f"{'no' if not total else format(total, ',')} namespace{'' if total == 1 else 's'} in {mirror.directory}"
     return html.grid(title, headings, rows, total=total)

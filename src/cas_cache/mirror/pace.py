@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 PACE_FILE = "pace.json"
 
-MOST_ITEMS = 100_000
+MAX_ITEMS = 100_000
 """What is remembered weighs no more than that, so that another machine, or batch size, shows after a while."""
 
 
@@ -73,7 +73,7 @@ class PaceFile:
             self._write(self.pace)
 
     def _write(self, pace: Pace) -> None:
-        share = min(1.0, MOST_ITEMS / max(1, pace.items))
+        share = min(1.0, MAX_ITEMS / max(1, pace.items))
         document = {"items": round(pace.items * share), "seconds": pace.seconds * share}
         try:
             write_atomically(self._folder / PACE_FILE, json.dumps(document).encode())

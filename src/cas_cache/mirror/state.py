@@ -29,7 +29,7 @@ SHORT = 4
 _WITHOUT_PACK = re.compile(rb"\[\s*\d+\s*,\s*\d+\s*,\s*null")
 """How the list of an extent begins whose pack is None; see `Extent.to_list`."""
 
-MOST_DIMENSIONS = 31
+MAX_DIMENSIONS = 31
 """Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
 
 
@@ -333,7 +333,7 @@ class State:
             if self.rows:
                 msg = "rows without a dtype"
                 raise ValueError(msg)
-        elif self.dtype not in DTYPES or not 1 <= len(self.shape) <= MOST_DIMENSIONS or 0 in self.shape:
+        elif self.dtype not in DTYPES or not 1 <= len(self.shape) <= MAX_DIMENSIONS or 0 in self.shape:
             msg = f"dtype {quoted(self.dtype)} with rows of shape {quoted(self.shape)}"
             raise ValueError(msg)
         if not all(map(math.isfinite, self.planned_at.values())):

@@ -40,7 +40,7 @@ IDS_FILE = "ids.jsonl"
 VERSION = 1
 _RESERVED = {"", "namespaces", "calibration", "faiss", "cas-cache-mirror.json"}
 
-LONGEST_NAME = 150
+MAX_NAME_LENGTH = 150
 """File systems take names of 255 bytes: this many, and a hash."""
 
 
@@ -222,8 +222,8 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
 def folder_name(task: str) -> str:
     """Return a task's name as a folder's: itself, wherever that is a plain name."""
     name = quote(task, safe=" ()[]{}+,=@!&'~;")
-    if len(name) > LONGEST_NAME:
-        return f"{name[:LONGEST_NAME].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"{name[:MAX_NAME_LENGTH].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
     return name.replace(".", "%2E", 1) if name.startswith(".") else f"%{name}" if name in _RESERVED else name
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "calibration"
 
-LEAST_ROWS = 100
+MIN_ROWS = 100
 """Rows of a call that ranges may be taken from; with fewer, sentence-transformers warns."""
 
 
@@ -53,7 +53,7 @@ class StoredRanges:
 
     Args:
         given: (2, d) least and greatest value by dimension, to be kept where none are; None takes them from the first
-            call of at least `LEAST_ROWS` rows.
+            call of at least `MIN_ROWS` rows.
 
     Raises:
         ConfigurationError: If `given` are no ranges.
@@ -84,7 +84,7 @@ class StoredRanges:
         Raises:
             ConfigurationError: If it has too few rows to take ranges from, and this encoder has none.
         """
-        if self._given is None and rows < LEAST_ROWS and not any(_folder(directory, spec).glob("ranges-*.npy")):
+        if self._given is None and rows < MIN_ROWS and not any(_folder(directory, spec).glob("ranges-*.npy")):
             raise _too_few(spec, rows)
 
     def of(self, directory: Path, spec: EncoderSpec, vectors: NDArray[Any], *, normalized: bool) -> NDArray[np.float32]:
@@ -137,7 +137,7 @@ def _encoder(spec: EncoderSpec) -> EncoderSpec:
 
 def _taken(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
     finite = np.isfinite(vectors).all(axis=1)
-    if finite.sum() < LEAST_ROWS:
+    if finite.sum() < MIN_ROWS:
         raise _too_few(spec, int(finite.sum()))
     vectors = vectors if finite.all() else vectors[finite]
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
@@ -146,7 +146,7 @@ def _taken(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
 def _too_few(spec: EncoderSpec, rows: int) -> ConfigurationError:
     return ConfigurationError(
         f"There are no calibration ranges for {spec.model} yet, and {rows} rows are too few to take them from. Encode "
-        f"at least {LEAST_ROWS} in one call first, such as a corpus, or pass calibration=ranges of shape (2, d)."
+        f"at least {MIN_ROWS} in one call first, such as a corpus, or pass calibration=ranges of shape (2, d)."
     )
 
 

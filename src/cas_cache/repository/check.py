@@ -30,8 +30,8 @@ from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import superseders
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
-from cas_cache.repository.prune import LEAST_GRACE
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.prune import MIN_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,7 +136,7 @@ class _Run:
         """Check the marker; whether there is more to check."""
         for last in (False, True):
             try:
-                marker = checked_marker(self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES), self.storage.url)
+                marker = checked_marker(self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES), self.storage.url)
             except ObjectNotFound:
                 return True  # told with the listing, which shows whether there is anything at all
             except UnsupportedFormat as err:
@@ -275,7 +275,7 @@ class _Run:
             if listed:
                 what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."
                 # By this machine's clock: nothing is deleted for it, and a probe would be a write.
-                young = time.time() - max(it.modified for it in listed) < LEAST_GRACE
+                young = time.time() - max(it.modified for it in listed) < MIN_GRACE
                 if young:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
                 found = finding("orphan", f"packs/{pack}", what, of=("", pack))

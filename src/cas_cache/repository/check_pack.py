@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cas_cache.repository.interface import Storage
 
-MOST_KEYS = 1 << 22
+MAX_KEYS = 1 << 22
 """Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
 
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
@@ -50,14 +50,14 @@ class KeyCount:
         """Note keys, (n, 32) uint8."""
         self._hold(self._kept(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
         # 63 halvings leave keys that begin with 63 zero bits: there are none but forged ones.
-        while self._count > MOST_KEYS and self._halvings < 63:
+        while self._count > MAX_KEYS and self._halvings < 63:
             self._halvings += 1
             held, self._held, self._count = np.concatenate(self._held), [], 0
             self._hold(self._kept(held))
 
     @property
     def repeats(self) -> int:
-        """How many keys were seen before; an estimate beyond `MOST_KEYS`."""
+        """How many keys were seen before; an estimate beyond `MAX_KEYS`."""
         distinct = len(np.unique(np.concatenate(self._held))) if self._held else 0
         return (self._count - distinct) << self._halvings
 

@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 AT_LEAST = 16
 """Packs in a merge that does not fill half a pack: a merge is final, so it waits until it is worth one."""
 
-MOST_SOURCES = 1024
+MAX_SOURCES = 1024
 """Packs in one merge; each takes 67 bytes of its manifest."""
 
-MOST_ROWS = 1 << 20
+MAX_ROWS = 1 << 20
 """Rows in one merge: 40 MB of keys and digests in memory."""
 
 
@@ -130,7 +130,7 @@ def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST,
     def close(packs: list[str]) -> None:
         some = manifests[packs[0]]
         rows = sum(manifests[pack].rows for pack in packs)
-        full = 2 * rows >= min(most_rows_of_a_pack(some.vector_bytes), MOST_ROWS)
+        full = 2 * rows >= min(most_rows_of_a_pack(some.vector_bytes), MAX_ROWS)
         if len(packs) >= (2 if full else max(2, at_least)):
             merges.append(Merge(some.namespace, tuple(packs), rows, rows * some.vector_bytes))
 
@@ -138,8 +138,8 @@ def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST,
         if pack in superseded or not is_small(manifest) or (manifest.signature is not None) != signs:
             continue
         group = open_.setdefault((manifest.dtype, manifest.shape), [])
-        most = min(most_rows_of_a_pack(manifest.vector_bytes), MOST_ROWS)
-        if group and (sum(manifests[p].rows for p in group) + manifest.rows > most or len(group) == MOST_SOURCES):
+        most = min(most_rows_of_a_pack(manifest.vector_bytes), MAX_ROWS)
+        if group and (sum(manifests[p].rows for p in group) + manifest.rows > most or len(group) == MAX_SOURCES):
             close(group)
             group.clear()
         group.append(pack)

@@ -242,13 +242,13 @@ def first_line(err: BaseException, secrets: Iterable[str] = ()) -> str:
     return _one_line(f"{type(err).__name__}: {err}", secrets)
 
 
-MOST_CHARACTERS = 200
+MAX_CHARACTERS = 200
 """Of what others say, in a message of ours."""
 
 
 def _one_line(text: str, secrets: Iterable[str]) -> str:
     # Cut last: a part of a secret is not recognised, and tells nearly as much.
-    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MOST_CHARACTERS]
+    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MAX_CHARACTERS]
 
 
 _NAMED = re.compile(
@@ -264,7 +264,7 @@ def without_signatures(text: str) -> str:
 
 
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
-SHORTEST_SECRET = 6
+MIN_SECRET_LENGTH = 6
 """Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
@@ -273,7 +273,7 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
-        elif isinstance(value, str) and len(value) >= SHORTEST_SECRET and _SECRET_OPTION.search(name):
+        elif isinstance(value, str) and len(value) >= MIN_SECRET_LENGTH and _SECRET_OPTION.search(name):
             yield value
 
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 FORMAT = "cas-cache-pack"
 VERSION = 1
 KNOWN_FEATURES: frozenset[str] = frozenset()
-MOST_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 """An object takes about 130 bytes of manifest; a pack has some twenty objects."""
 
 ARRAYS = ("keys", "vectors", "digests")
 
-MOST_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
 """Of an array; NumPy had no more for long, and names of chunks have no more."""
 
 
@@ -185,7 +185,7 @@ class Manifest:
 
     def _check(self) -> None:
         """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
-        if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MOST_DIMENSIONS:
+        if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MAX_DIMENSIONS:
             msg = f"arrays {quoted(sorted(self.chunk_rows))}, {len(self.shape)} dimensions of a vector"
             raise ValueError(msg)
         if self.source_rows and (len(self.source_rows), sum(self.source_rows)) != (len(self.supersedes), self.rows):

@@ -11,7 +11,7 @@ from cas_cache.repository import layout
 
 FORMAT = "cas-cache"
 VERSION = 1
-MOST_DOCUMENT_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 20
 """Markers and specs are small; what is larger is not one."""
 
 

@@ -29,7 +29,7 @@ from cas_cache.progress import counting
 from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order
 from cas_cache.repository.manifest import Manifest, superseders
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,10 +43,10 @@ DAY = 86_400.0
 GRACE = 7 * DAY
 """Seconds before what nothing refers to is deleted: longer than any reader or writer of one pack takes."""
 
-LEAST_GRACE = DAY
-"""A writer may use a name for this long before it is visible (see `repository.MOST_SECONDS`); less must be forced."""
+MIN_GRACE = DAY
+"""A writer may use a name for this long before it is visible (see `repository.MAX_SECONDS`); less must be forced."""
 
-MOST_PACKS = 10_000
+MAX_PACKS = 10_000
 """Packs that one run deletes."""
 
 
@@ -126,7 +126,7 @@ def plan_prune(
     *,
     now: float,
     grace: float = GRACE,
-    most_packs: int = MOST_PACKS,
+    most_packs: int = MAX_PACKS,
 ) -> PruneReport:
     """Choose what goes. Pure.
 
@@ -185,7 +185,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     repository: Repository,
     *,
     grace: float = GRACE,
-    most_packs: int = MOST_PACKS,
+    most_packs: int = MAX_PACKS,
     known: Mapping[str, str] | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -202,7 +202,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         most_packs: How many packs go at most.
         known: Packs that must be in the listing, such as those of a mirror, each with its namespace. What the listing
             shows nothing of, neither manifest nor spec, was dropped, and is not missed.
-        force: Allow a grace period below `LEAST_GRACE`, and a repository of orphans alone. Nobody may be writing.
+        force: Allow a grace period below `MIN_GRACE`, and a repository of orphans alone. Nobody may be writing.
         dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
             written.
         progress: Show how many packs were deleted; None where there is a terminal.
@@ -215,10 +215,10 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         RepositoryError: If the storage does not tell times.
         RemoteError: If the storage is away or refuses. The same call goes on where it stopped.
     """
-    if not grace >= 0 or (grace < LEAST_GRACE and not force):
+    if not grace >= 0 or (grace < MIN_GRACE and not force):
         raise ConfigurationError(
             f"A grace period of {grace / DAY:.2f} days could delete what a writer is about to name: at least "
-            f"{LEAST_GRACE / DAY:.0f} day. If nobody writes or reads, use force=True (--force)."
+            f"{MIN_GRACE / DAY:.0f} day. If nobody writes or reads, use force=True (--force)."
         )
     repository.must_be_there()
     repository.writable()
@@ -301,7 +301,7 @@ def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) ->
     if deletion.reason != "orphan":
         return []
     try:
-        data = repository.storage.get(layout.object_path(deletion.pack, "zarr.json"), 0, MOST_DOCUMENT_BYTES)
+        data = repository.storage.get(layout.object_path(deletion.pack, "zarr.json"), 0, MAX_DOCUMENT_BYTES)
         return [layout.manifest_path(parsed_json(data)["attributes"]["namespace"], deletion.pack)]
     except (ObjectNotFound, ValueError, KeyError, TypeError):
         return [layout.manifest_path(namespace, deletion.pack) for namespace in namespaces]

@@ -28,8 +28,8 @@ from cas_cache.errors import (
 from cas_cache.identity import EncoderSpec, check_no_credentials
 from cas_cache.repository import layout
 from cas_cache.repository.interface import in_order, put_all
-from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker, new_marker
+from cas_cache.repository.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.repository.pack import (
     PackChunk,
     PackRows,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_SECONDS = 12 * 3600
+MAX_SECONDS = 12 * 3600
 """How long a pack's name may be in use before its manifest is there: from its planning to the first object, and again
 from there to the manifest. Together a day, and `prune` deletes nothing younger unless it is forced to."""
 
@@ -267,7 +267,7 @@ class Repository:
             UntrustedPack: If it is not signed by a trusted key.
         """
         path = layout.manifest_path(namespace, pack)
-        data = get_of_pack(self.storage, path, 0, MOST_MANIFEST_BYTES, pack=pack)
+        data = get_of_pack(self.storage, path, 0, MAX_MANIFEST_BYTES, pack=pack)
         try:
             if pack_id(data) != pack:
                 msg = "its SHA-256 is not its name"
@@ -362,7 +362,7 @@ class Repository:
         """
         path = layout.spec_path(namespace)
         try:
-            spec = EncoderSpec.from_canonical(self.storage.get(path, 0, MOST_DOCUMENT_BYTES))
+            spec = EncoderSpec.from_canonical(self.storage.get(path, 0, MAX_DOCUMENT_BYTES))
             if spec.namespace != namespace:
                 msg = "its SHA-256 is not its name"
                 raise IdentityError(msg)
@@ -429,7 +429,7 @@ class Repository:
         Args:
             namespace: Whose rows.
             source: The rows.
-            nonce: Hex; drawn for this pack, not more than `MOST_SECONDS` ago.
+            nonce: Hex; drawn for this pack, not more than `MAX_SECONDS` ago.
             supersedes: The packs of which these are the rows, each key once.
             began: When the nonce was found to be young enough, by `time.time`; None is now, for one that is new. A
                 process may be suspended between the two, and an earlier attempt's objects be old by then.
@@ -475,7 +475,7 @@ class Repository:
                 except AccessDenied as err:
                     logger.warning("left the manifest of pack %s, whose objects have gone: %s", written.pack, err)
         raise RepositoryError(
-            f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock was "
+            f"Writing pack {written.pack} to {self.url} took more than {MAX_SECONDS // 3600} hours, or the clock was "
             "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
         )
 
@@ -525,7 +525,7 @@ class Repository:
 
     def _read_marker(self) -> bytes | None:
         try:
-            return self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+            return self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         except ObjectNotFound:
             return None
 
@@ -591,4 +591,4 @@ class Repository:
 
 def _in_time(written: Written) -> bool:
     """Whether no prune can have taken the first objects of a pack for old ones."""
-    return 0 <= time.time() - written.began <= MOST_SECONDS
+    return 0 <= time.time() - written.began <= MAX_SECONDS

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from cas_cache.search.design import Design
 
-LEAST_ROWS = 1024
+MIN_ROWS = 1024
 """With fewer, exact search is as quick, and quantizers have too little to be fitted to."""
 
 TRAINED_ON_A_CENTROID = 64
 """Rows that a quantizer is fitted to, for each of its centroids; faiss wants 39 to 256."""
 
-LEAST_TRAINED_ON = 1 << 15
+MIN_TRAINED_ON = 1 << 15
 """What scalar and product quantizers are fitted to, if there are as many."""
 
 
@@ -48,7 +48,7 @@ def build(design: Design, vectors: NDArray[Any]) -> Any:
     if hasattr(index, "hnsw"):
         index.hnsw.efConstruction = int(design.shape["efConstruction"])
     if not index.is_trained:
-        count = min(rows, max(LEAST_TRAINED_ON, TRAINED_ON_A_CENTROID * lists))
+        count = min(rows, max(MIN_TRAINED_ON, TRAINED_ON_A_CENTROID * lists))
         chosen = np.linspace(0, rows - 1, count).astype(np.int64)
         index.train(as_searched(vectors[chosen], design.metric))
     extend(index, design, vectors)

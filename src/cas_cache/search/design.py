@@ -49,8 +49,8 @@ SEARCHED_WITH: Mapping[str, Mapping[str, int]] = {
 ROWS_A_LIST = 39
 """What faiss asks for, at least, to train a list of an inverted file."""
 
-MOST_HNSW_LINKS = 512
-MOST_BITS = 12
+MAX_HNSW_LINKS = 512
+MAX_BITS = 12
 """Codebooks of more entries take more rows to train than a namespace has."""
 
 
@@ -149,6 +149,6 @@ def _check(name: str, value: int | str, default: int | str) -> None:
             raise ConfigurationError(f"sq={value!r} is none of {', '.join(SCALARS)}.")
         return
     least = {"M": 2, "nlist": 0, "nprobe": 0, "m": 0}.get(name, 1)
-    most = {"M": MOST_HNSW_LINKS, "nbits": MOST_BITS}.get(name, 1 << 30)
+    most = {"M": MAX_HNSW_LINKS, "nbits": MAX_BITS}.get(name, 1 << 30)
     if type(value) is not int or not least <= value <= most:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from {least} to {most} (default {default}).")

@@ -161,7 +161,7 @@ class Finder:
     def update(self) -> None:
         """Open the index, or build it, or extend it over rows that have come since, as the number of rows asks for."""
         vectors = self._rows.vectors
-        if self._design.kind == "exact" or len(vectors) < approximate.LEAST_ROWS:
+        if self._design.kind == "exact" or len(vectors) < approximate.MIN_ROWS:
             return
         if self._index is not None and self._covers(len(vectors), self._covered):
             return

@@ -23,7 +23,7 @@ from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet
-from cas_cache.sync.pulling import MOST_LISTINGS, is_gone, manifests_of, read_what_is_listed
+from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind
 
@@ -115,7 +115,7 @@ def pull_rows(
     keys = keys[first_of_each(keys)[0]]
     with ns.held(), metered(repository, report), bar_of("pull", 0, progress) as bar:
         reader = _RowReader(ns, repository, report, bar)
-        for _ in range(MOST_LISTINGS):
+        for _ in range(MAX_LISTINGS):
             if not reader.read(keys):
                 break
             logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)

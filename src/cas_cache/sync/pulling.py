@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_LISTINGS = 3
+MAX_LISTINGS = 3
 """Listings of one pull: another one if packs have gone since the last, merged and pruned by somebody."""
 
 
@@ -106,7 +106,7 @@ def read_what_is_listed(
     Raises:
         As `pull`.
     """
-    for _ in range(MOST_LISTINGS):
+    for _ in range(MAX_LISTINGS):
         # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
         packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, wanted, report)}
         listed = _listed(repository, wanted)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
-from cas_cache.repository import MOST_SECONDS, most_rows_of_a_pack
+from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
 from cas_cache.sync.meeting import belong, meet, selected
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 
@@ -76,10 +76,10 @@ def push(
 def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
     repository.publish_spec(ns.spec)
     most_rows = most_rows_of_a_pack(ns.row_bytes)
-    for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
+    for _ in ns.plan(most_rows, most_age=MAX_SECONDS):
         # Planned again each time: the packs before may have taken hours, and no name is in use for long.
         began = time.time()
-        plans = ns.plan(most_rows, most_age=MOST_SECONDS)
+        plans = ns.plan(most_rows, most_age=MAX_SECONDS)
         if not plans:
             break
         plan = plans[0]

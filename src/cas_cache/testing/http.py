@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 if TYPE_CHECKING:
     from asyncio import StreamReader
 
-MOST_LINE = 1 << 16
+MAX_LINE = 1 << 16
 _OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 

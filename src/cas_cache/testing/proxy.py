@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from cas_cache.testing.faults import STORAGE_ONLY, Fault, Schedule, flipped_bit
-from cas_cache.testing.http import MOST_LINE, Message, read_body, read_head
+from cas_cache.testing.http import MAX_LINE, Message, read_body, read_head
 from cas_cache.testing.pages import CHANGES
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class FaultProxy:
                 await self._converse(reader, writer)
             writer.transport.abort()
 
-        server = await asyncio.start_server(connected, HOST, 0, limit=MOST_LINE)
+        server = await asyncio.start_server(connected, HOST, 0, limit=MAX_LINE)
         self.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stopped.wait()
@@ -225,7 +225,7 @@ class FaultProxy:
 
     async def _passed_on(self, request: Message) -> Message:
         """What the server answers; a connection of its own for each request."""
-        reader, writer = await asyncio.open_connection(*self._to, limit=MOST_LINE)
+        reader, writer = await asyncio.open_connection(*self._to, limit=MAX_LINE)
         try:
             request.set("connection", None)
             head = request.head().replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
