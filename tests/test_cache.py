@@ -20,6 +20,7 @@ from cas_cache.errors import (
     ConfigurationError,
     DamagedPack,
     DataWarning,
+    InvalidEncoderOutput,
     InvalidItem,
     InvalidURL,
     MirrorWriteError,
@@ -27,7 +28,6 @@ from cas_cache.errors import (
     RemoteWarning,
     RepositoryMismatch,
     ShapeMismatch,
-    WrongAnswer,
 )
 from cas_cache.repository import Repository
 from repository.storages import OTHER_SPEC, SPEC, Counting, Encoder, Memory, packs, texts, truth
@@ -287,18 +287,18 @@ def test_the_cache_does_not_keep_the_encoders_array(cache: EmbeddingCache) -> No
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (np.ones((1, 4), np.float32), WrongAnswer),
-        (np.ones((3, 4), np.float32), WrongAnswer),
-        (np.ones(2, np.float32), WrongAnswer),
-        (np.ones((2, 0), np.float32), WrongAnswer),
-        (np.array([["x"], ["y"]], object), WrongAnswer),
-        (np.ones((2, 4), np.complex64), WrongAnswer),
-        ([np.ones(3), np.ones(4)], WrongAnswer),
-        ([], WrongAnswer),
-        (None, WrongAnswer),
-        ("ab", WrongAnswer),
-        (3.5, WrongAnswer),
-        ({"a": 1}, WrongAnswer),
+        (np.ones((1, 4), np.float32), InvalidEncoderOutput),
+        (np.ones((3, 4), np.float32), InvalidEncoderOutput),
+        (np.ones(2, np.float32), InvalidEncoderOutput),
+        (np.ones((2, 0), np.float32), InvalidEncoderOutput),
+        (np.array([["x"], ["y"]], object), InvalidEncoderOutput),
+        (np.ones((2, 4), np.complex64), InvalidEncoderOutput),
+        ([np.ones(3), np.ones(4)], InvalidEncoderOutput),
+        ([], InvalidEncoderOutput),
+        (None, InvalidEncoderOutput),
+        ("ab", InvalidEncoderOutput),
+        (3.5, InvalidEncoderOutput),
+        ({"a": 1}, InvalidEncoderOutput),
         (np.ones((2, 5), np.float32), ShapeMismatch),
         (np.ones((2, 4), np.float64), ShapeMismatch),
         (np.full((2, 5), np.nan, np.float32), ShapeMismatch),
@@ -365,7 +365,7 @@ def test_get_and_put(cache: EmbeddingCache) -> None:
 @pytest.mark.parametrize("vectors", [np.ones((2, 4)), np.ones(4), "x"])
 def test_put_refuses_what_encode_refuses(cache: EmbeddingCache, vectors: Any) -> None:
     """One vector for each text, or an error."""
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         cache.put(["a"], vectors, SPEC)
     assert not cache.get(["a"], SPEC)[1].any()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cas_cache import CacheMiss, EmbeddingCache, sync
-from cas_cache.errors import DataWarning, RemoteWarning, SelfCheckFailed, SuspiciousListing
+from cas_cache.errors import DataWarning, IncompleteListing, RemoteWarning, SelfCheckFailed
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.catalogue import Catalogue, Listed
 from cas_cache.mirror.evict import evict
@@ -221,7 +221,7 @@ def test_an_empty_listing_is_not_believed(memory: Memory, tmp_path: Path) -> Non
     for path in [path for path in memory.objects if path.startswith(layout.MANIFESTS)]:
         del memory.objects[path]
     with lazily(tmp_path / "laptop", memory, on_remote_error="raise") as cache:
-        with pytest.raises(SuspiciousListing):
+        with pytest.raises(IncompleteListing):
             cache.encode(MANY[:2], SPEC, never)
         memory.objects.update(there)
         np.testing.assert_array_equal(cache.encode(MANY[:2], SPEC, never), truth(MANY[:2]))

@@ -9,9 +9,9 @@ import pytest
 from cas_cache.errors import (
     DamagedMirror,
     DamagedPack,
+    IncompleteListing,
     RemoteUnavailable,
     RepositoryMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
 )
 from cas_cache.identity import keys_of_texts
@@ -454,7 +454,7 @@ def test_an_empty_listing_is_suspicious(tmp_path: Path, memory: Memory) -> None:
     for path in [path for path in memory.objects if path.startswith("manifests/")]:
         del memory.objects[path]
     for wanted in (None, [SPEC.namespace]):
-        with pytest.raises(SuspiciousListing, match="knows 2"):
+        with pytest.raises(IncompleteListing, match="knows 2"):
             reader.pull(wanted)
     assert reader.found(FIRST + SECOND) == FIRST + SECOND
 
@@ -467,7 +467,7 @@ def test_an_empty_bucket_is_suspicious(tmp_path: Path, memory: Memory) -> None:
     machine = Machine(tmp_path / "reader", memory)
     machine.encode(texts(1, start=100))
     for attempt in (machine.pull, machine.push):
-        with pytest.raises(SuspiciousListing, match="empty"):
+        with pytest.raises(IncompleteListing, match="empty"):
             attempt()
     assert memory.objects == {}
     assert machine.mirror.namespace(SPEC).waiting_rows == 1
@@ -563,7 +563,7 @@ def test_a_pack_that_has_gone_is_reported(tmp_path: Path) -> None:
     (namespace, pack), *_ = packs(memory)
     del memory.objects[layout.manifest_path(namespace, pack)]
     (problem,) = machine.pull().problems
-    assert isinstance(problem, SuspiciousListing)
+    assert isinstance(problem, IncompleteListing)
     assert pack in str(problem)
     machine.mirror.rebind()
     machine.push()
@@ -599,7 +599,7 @@ def test_a_mirror_moves_to_another_repository(tmp_path: Path) -> None:
     machine.push()
     elsewhere = Memory()
     machine.repository = Repository(elsewhere)
-    with pytest.raises(SuspiciousListing, match="--rebind"):
+    with pytest.raises(IncompleteListing, match="--rebind"):
         machine.pull()
     machine.mirror.rebind()
     assert machine.push().rows == len(FIRST + SECOND)

@@ -27,11 +27,11 @@ from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
     DataWarning,
+    IncompleteListing,
     RemoteError,
     RemoteWarning,
     RepositoryError,
     RepositoryMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
 )
 from cas_cache.identity import (
@@ -76,7 +76,7 @@ RETRY_SECONDS = 60
 """How long a remote that failed is left alone by automatic pulls."""
 
 
-PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
+PULL_PROBLEMS = (RemoteError, IncompleteListing, UnsupportedFormat)
 """Errors that a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong
 URL and a wrong mirror stay wrong, and stop the run before anything is encoded."""
 
@@ -326,7 +326,8 @@ class EmbeddingCache:
         Raises:
             InvalidItem: If the texts are not a sequence of strings, or a text has no UTF-8 form.
             CacheMiss: If something is missing and the cache is `only_cached`.
-            WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
+            InvalidEncoderOutput: If the encoder does not return one vector for each text. Nothing of that answer is
+                stored.
             ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
             SelfCheckFailed: If the encoder does not make what others have pushed for this spec.
             SelfCheckTooLarge: If more than `max_self_check` rows would have to be compared.
@@ -440,7 +441,7 @@ class EmbeddingCache:
             How many were new.
 
         Raises:
-            WrongAnswer: If it is not one vector for each text.
+            InvalidEncoderOutput: If it is not one vector for each text.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
         keys = _keys_of(texts)
@@ -475,7 +476,7 @@ class EmbeddingCache:
         Raises:
             ConfigurationError: If there is no remote, or the cache is offline.
             RemoteError: If the remote is away or refuses.
-            SuspiciousListing: If packs that are known to be there are not listed.
+            IncompleteListing: If packs that are known to be there are not listed.
         """
         return self._pull(namespaces, self.progress)
 
@@ -530,7 +531,7 @@ class EmbeddingCache:
             ConfigurationError: If there is no remote, or the cache is offline or read-only.
             RemoteError: If the remote is away or refuses; what waits goes on waiting.
             RepositoryMismatch: If the mirror belongs to another repository.
-            SuspiciousListing: If the repository that the mirror belongs to is not there.
+            IncompleteListing: If the repository that the mirror belongs to is not there.
         """
         repository = self._remote("push to")
         if self.read_only:

@@ -104,7 +104,7 @@ def in_chunks(
         record: Called with the items and the encoder's seconds of each chunk, before its vectors are checked.
 
     Raises:
-        WrongAnswer: If the encoder does not return one vector for each item.
+        InvalidEncoderOutput: If the encoder does not return one vector for each item.
         ShapeMismatch: If chunks differ in dtype or row shape.
     """
     kind: tuple[Any, ...] | None = None

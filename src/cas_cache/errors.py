@@ -8,8 +8,8 @@
     |  |- CredentialInSpec                an encoder spec that would hold a token, a password or a key
     |  `- InvalidItem                     a text or row that has no key (a lone surrogate, an unknown field)
     |- EncoderError                       the encoder's answer cannot be stored
-    |  |- WrongAnswer (ValueError)        wrong number of rows, not an array, object dtype
-    |  |  `- NotDense                     sparse vectors, or of several shapes: right, but not one row an item
+    |  |- InvalidEncoderOutput (ValueError)  wrong number of rows, not an array, object dtype
+    |  |  `- UnsupportedEncoderOutput      sparse vectors, or of several shapes: right, but not one row an item
     |  `- ShapeMismatch (ValueError)      dtype or row shape differ from the namespace's
     |- SelfCheckFailed (ValueError)       what the cache holds is not what the encoder makes
     |- SelfCheckTooLarge (ValueError)     more rows than max_self_check would have to be compared
@@ -27,7 +27,7 @@
     |  |- DamagedPack                     an object of a pack does not verify
     |  |  `- UnreadablePack               an object of a pack may not be read, and others may
     |  |- UntrustedPack                   a pack is not signed by a trusted key
-    |  `- SuspiciousListing               a listing lacks what is known to exist
+    |  `- IncompleteListing               a listing lacks what is known to exist
     |- UnsupportedFormat                  written by a newer version of the format
     |- RemoteError (OSError)              the remote is away or refuses; rows wait in the mirror
     |  |- RemoteUnavailable (ConnectionError)
@@ -143,7 +143,7 @@ class EncoderError(CasCacheError):
     """The encoder answered something that cannot be stored."""
 
 
-class WrongAnswer(EncoderError, ValueError):
+class InvalidEncoderOutput(EncoderError, ValueError):
     """Not an array, or not one row an item."""
 
 
@@ -151,7 +151,7 @@ class ShapeMismatch(EncoderError, ValueError):
     """dtype or row shape differ from what the namespace holds."""
 
 
-class NotDense(WrongAnswer):
+class UnsupportedEncoderOutput(InvalidEncoderOutput):
     """Vectors that are right and are no array: sparse ones, or such of several shapes."""
 
 
@@ -286,7 +286,7 @@ class UntrustedPack(RepositoryError):
         self.reason = reason
 
 
-class SuspiciousListing(RepositoryError):
+class IncompleteListing(RepositoryError):
     """A listing lacks what is known to exist; it is not taken for an empty repository."""
 
 

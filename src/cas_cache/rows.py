@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import ConfigurationError, NotDense, WrongAnswer
+from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, UnsupportedEncoderOutput
 from cas_cache.identity.keys import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
             and Python's float64 is how JSON is read, not how the vectors were made. Arrays and tensors keep theirs.
 
     Raises:
-        WrongAnswer: If it is none of these, or has a dtype that NumPy lacks.
-        NotDense: If it is sparse, or its vectors differ in shape.
+        InvalidEncoderOutput: If it is none of these, or has a dtype that NumPy lacks.
+        UnsupportedEncoderOutput: If it is sparse, or its vectors differ in shape.
     """
     if hasattr(answer, "detach"):
         answer = _of_tensor(answer)
@@ -116,18 +116,22 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
     elif isinstance(answer, list | tuple):
         try:
             answer = np.stack([as_array(row, dtype) for row in answer])
-        except WrongAnswer:
+        except InvalidEncoderOutput:
             raise
         except ValueError as err:
-            raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+            raise UnsupportedEncoderOutput(
+                f"The encoder's vectors differ in shape ({err}). Return vectors of one shape."
+            ) from err
     elif type(answer) in (float, int):
         answer = _of_numbers(answer, dtype)
     elif np.isscalar(answer):
         answer = np.asarray(answer)
     if type(answer).__module__.startswith("scipy.sparse"):
-        raise NotDense("The encoder returned a sparse matrix, which is not cached. Densify it first, with .toarray().")
+        raise UnsupportedEncoderOutput(
+            "The encoder returned a sparse matrix, which is not cached. Densify it first, with .toarray()."
+        )
     if not isinstance(answer, np.ndarray) or isinstance(answer, np.ma.MaskedArray):
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned a {type(answer).__module__}.{type(answer).__qualname__}. Return a NumPy array or a "
             "torch tensor, one vector for each item."
         )
@@ -149,9 +153,11 @@ def _of_numbers(rows: Any, dtype: Any) -> NDArray[Any]:
         with np.errstate(invalid="ignore"):
             array = exact.astype(dtype)
     except (ValueError, OverflowError) as err:
-        raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+        raise UnsupportedEncoderOutput(
+            f"The encoder's vectors differ in shape ({err}). Return vectors of one shape."
+        ) from err
     if (array != exact).any():
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned lists of numbers that are not {dtype} numbers. Nothing of them was stored. Pass "
             "another dtype=, or none for float32."
         )
@@ -177,12 +183,12 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
 
 def _of_tensor(tensor: Any) -> Any:
     if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
-        raise NotDense("The encoder returned a sparse tensor, which is not cached. Densify it first.")
+        raise UnsupportedEncoderOutput("The encoder returned a sparse tensor, which is not cached. Densify it first.")
     tensor = tensor.detach().cpu()
     try:
         return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     except (TypeError, RuntimeError) as err:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned a tensor of {tensor.dtype} that NumPy cannot hold ({err}). Convert it first, for "
             "example with .float()."
         ) from err
@@ -196,20 +202,20 @@ def storable(vectors: NDArray[Any], rows: int) -> NDArray[Any]:
         rows: How many rows there must be.
 
     Raises:
-        WrongAnswer: If it has another number of rows, no row shape, or a dtype that cannot be stored.
+        InvalidEncoderOutput: If it has another number of rows, no row shape, or a dtype that cannot be stored.
     """
     if vectors.ndim < 2 or 0 in vectors.shape[1:]:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"An array of shape {vectors.shape} came back for {rows} items; expected ({rows}, d). "
             "Nothing of it was stored. Return one vector for each item."
         )
     if len(vectors) != rows:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"{len(vectors)} vectors came back for {rows} items. Nothing of them was stored, because there is no "
             "telling which vector belongs to which item. Return one vector for each item, in the order asked for."
         )
     if vectors.dtype.name not in DTYPES:
-        raise WrongAnswer(f"Vectors of dtype {vectors.dtype} cannot be stored; use one of {sorted(DTYPES)}.")
+        raise InvalidEncoderOutput(f"Vectors of dtype {vectors.dtype} cannot be stored; use one of {sorted(DTYPES)}.")
     return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cas_cache.errors import ConfigurationError, SuspiciousListing
+from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, Storage, layout, open_storage
 from cas_cache.repository.check import check
@@ -305,9 +305,9 @@ def partly_dropped(scene: Scene) -> None:
     reader = Machine(scene.reader, scene.storage)
     try:
         problems = reader.pull().problems
-        assert all(isinstance(it, SuspiciousListing) for it in problems)
+        assert all(isinstance(it, IncompleteListing) for it in problems)
         assert problems or there == scene.known
-    except SuspiciousListing:
+    except IncompleteListing:
         assert there[0] == []
     assert found_by(reader) == scene.known
 

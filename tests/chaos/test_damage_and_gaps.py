@@ -126,7 +126,7 @@ def test_a_prune_whose_listing_lacks_something(tmp_path: Path, world: World, alw
         try:
             prune(Repository(Lacking(scene.storage, rule, always=always)))
             pruned += 1
-        except RepositoryError:  # SuspiciousListing; or where not even the probe of the clock is listed
+        except RepositoryError:  # IncompleteListing; or where not even the probe of the clock is listed
             refused += 1
             assert scene.storage.objects == before.storage.objects
         kinds, found = scene.judged()

@@ -35,7 +35,7 @@ def reader(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C901
         if world.hidden and known:
             after = world._replace(hidden=world.hidden - 1)
             if rules.refuses_empty_listings:
-                # pulling._check_listing: SuspiciousListing.
+                # pulling._check_listing: IncompleteListing.
                 yield "lists nothing and refuses to believe it", None, ended(after)
             else:
                 fresh["listed"] = 0

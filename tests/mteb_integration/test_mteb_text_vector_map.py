@@ -11,7 +11,7 @@ import pytest
 from mteb.types import PromptType
 
 from cas_cache import EncoderSpec
-from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch, WrongAnswer
+from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, MirrorError, ShapeMismatch
 from cas_cache.mteb import CachedEmbeddingWrapper, TextVectorMap
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TitleBodyEncoder
@@ -233,11 +233,11 @@ def test_an_added_row_is_in_vectors_at_once(tmp_path):
         (np.zeros(3, np.float32), ShapeMismatch),
         (np.zeros(1, np.float32), ShapeMismatch),
         (np.zeros(4, np.float64), ShapeMismatch),
-        (np.zeros((1, 4), np.float32), WrongAnswer),
-        (np.float32(1), WrongAnswer),
-        (np.zeros(0, np.float32), WrongAnswer),
-        (np.array([0, 1, np.nan, 0], np.float32), WrongAnswer),
-        (np.array([0, 1, np.inf, 0], np.float32), WrongAnswer),
+        (np.zeros((1, 4), np.float32), InvalidEncoderOutput),
+        (np.float32(1), InvalidEncoderOutput),
+        (np.zeros(0, np.float32), InvalidEncoderOutput),
+        (np.array([0, 1, np.nan, 0], np.float32), InvalidEncoderOutput),
+        (np.array([0, 1, np.inf, 0], np.float32), InvalidEncoderOutput),
     ],
 )
 @pytest.mark.parametrize("stored", [True, False])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache.errors import ConfigurationError, NotARepository, RemoteUnavailable, SuspiciousListing, UnsupportedFormat
+from cas_cache.errors import ConfigurationError, IncompleteListing, NotARepository, RemoteUnavailable, UnsupportedFormat
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
 from cas_cache.repository.drop import QUIET_SECONDS, drop, plan_drop
@@ -109,7 +109,7 @@ def test_a_listing_without_the_marker_deletes_nothing(memory: Memory) -> None:
             return [] if not prefix else super().list(prefix)
 
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing):
+    with pytest.raises(IncompleteListing):
         drop(Repository(Blind(memory)), MINE)
     assert memory.objects == before
 

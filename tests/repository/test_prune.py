@@ -10,10 +10,10 @@ import pytest
 from cas_cache.errors import (
     AccessDenied,
     ConfigurationError,
+    IncompleteListing,
     NotARepository,
     RemoteUnavailable,
     RepositoryError,
-    SuspiciousListing,
     UnsupportedFormat,
 )
 from cas_cache.repository import Repository, layout
@@ -275,11 +275,11 @@ def test_a_listing_that_lacks_what_is_there_deletes_nothing(memory: Aging, hide:
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
     storage = Lacking(memory, hide.format(ns=SPEC.namespace, merge=merge), always=always)
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="Nothing was deleted"):
+    with pytest.raises(IncompleteListing, match="Nothing was deleted"):
         prune(Repository(storage))
     assert memory.objects == before
     if hide not in ("", "cas-cache.json"):
-        with pytest.raises(SuspiciousListing):
+        with pytest.raises(IncompleteListing):
             prune(Repository(Lacking(memory, storage.hide, always=always)), grace=0, force=True)
     assert memory.objects == before
 
@@ -295,7 +295,7 @@ def test_two_listings_that_differ_delete_nothing(memory: Aging) -> None:
             return [entry for entry in found if merge not in entry.path] if not prefix else found
 
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="at one time and not at another"):
+    with pytest.raises(IncompleteListing, match="at one time and not at another"):
         prune(Repository(LostPage(memory, "nothing")))
     assert memory.objects == before
 
@@ -304,7 +304,7 @@ def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
     """What the caller knows to be there is the last word on a listing."""
     memory.age(100)
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="1 packs that are known"):
+    with pytest.raises(IncompleteListing, match="1 packs that are known"):
         prune(Repository(memory), known={A: SPEC.namespace})
     assert memory.objects == before
     known = {pack: namespace for namespace, pack in packs(memory)}
@@ -317,7 +317,7 @@ def test_an_orphan_whose_zarr_json_is_unreadable_is_asked_for_in_every_namespace
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
     memory.objects[layout.object_path(merge, "zarr.json")] = b"\xff"
     storage = Lacking(memory, f"manifests/{SPEC.namespace}/{merge}")
-    with pytest.raises(SuspiciousListing, match=merge):
+    with pytest.raises(IncompleteListing, match=merge):
         prune(Repository(storage))
 
 
@@ -326,7 +326,7 @@ def test_a_repository_of_orphans_alone_must_be_forced(memory: Aging) -> None:
     memory.age(100)
     for path in [path for path in memory.objects if path.startswith("manifests/")]:
         del memory.objects[path]
-    with pytest.raises(SuspiciousListing, match="not one manifest"):
+    with pytest.raises(IncompleteListing, match="not one manifest"):
         prune(Repository(memory))
     assert len(prune(Repository(memory), force=True).deletions) == 9
 

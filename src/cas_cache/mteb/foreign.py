@@ -169,7 +169,7 @@ class InForeign:
         Raises:
             CacheMiss: If something is missing and the cache is `only_cached`.
             ConfigurationError: If the backend does not keep what it is given, or another one keeps this namespace.
-            WrongAnswer: If the encoder does not return one vector for each item.
+            InvalidEncoderOutput: If the encoder does not return one vector for each item.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
         name = call.spec.namespace

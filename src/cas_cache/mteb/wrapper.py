@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cas_cache import html
 from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, NotDense
+from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, UnsupportedEncoderOutput
 from cas_cache.mirror import View
 from cas_cache.mteb import classification, internals, loaders
 from cas_cache.mteb.derived import derivation_of
@@ -224,14 +224,16 @@ class CachedEmbeddingWrapper:
             vectors = as_array(self._model.encode(loaders.rows_of_loader(inputs, positions), **context, **kwargs))
             if vectors.ndim > 2:
                 # mteb's multi-vector models pad to the longest of a call: no function of an item.
-                raise NotDense(f"The encoder returned vectors of shape {vectors.shape[1:]} for each item.")
+                raise UnsupportedEncoderOutput(
+                    f"The encoder returned vectors of shape {vectors.shape[1:]} for each item."
+                )
             return vectors
 
         appearance = partial(internals.appearance, self._model)
         call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress, appearance)
         try:
             vectors = self._answers.encode_items(call, encode)
-        except NotDense as err:
+        except UnsupportedEncoderOutput as err:
             self._pass_on(str(err))
             return self._model.encode(inputs, **context, **given)
         if batch.size and self._answers.in_mirror:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.amounts import size
-from cas_cache.errors import ConfigurationError, SuspiciousListing
+from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.repository import layout
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
         NotARepository: If there is none.
         UnsupportedFormat: If this version may not write it.
         ConfigurationError: If there is no such namespace, or it is in use and that is not forced.
-        SuspiciousListing: If the listing lacks what is there.
+        IncompleteListing: If the listing lacks what is there.
         RemoteError: If the storage is away or refuses. The same call goes on; objects whose manifests have gone are
             left to `prune`.
     """
@@ -128,7 +128,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
     if all(entry.path != layout.MARKER for entry in listed):
-        raise SuspiciousListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")
+        raise IncompleteListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")
     report = plan_drop(listed, namespace, now=now)
     if not (report.packs or report.spec):
         raise ConfigurationError(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache import html
 from cas_cache.amounts import size
-from cas_cache.errors import ConfigurationError, ObjectNotFound, SuspiciousListing
+from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
 from cas_cache.identity import parsed_json
 from cas_cache.progress import counting
 from cas_cache.repository import layout
@@ -211,7 +211,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         NotARepository: If there is none.
         UnsupportedFormat: If this version may not write it.
         ConfigurationError: If the grace period is too short and not forced.
-        SuspiciousListing: If the listing lacks what is there. Nothing was deleted.
+        IncompleteListing: If the listing lacks what is there. Nothing was deleted.
         RepositoryError: If the storage does not tell times.
         RemoteError: If the storage is away or refuses. The same call goes on where it stopped.
     """
@@ -235,7 +235,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     shown = _namespaces(listed)
     expected = {pack for pack, namespace in (known or {}).items() if namespace in shown}
     if lost := expected.difference((pack for _, pack in packs), superseders(manifests)):
-        raise SuspiciousListing(
+        raise IncompleteListing(
             f"{repository.url} does not list {len(lost)} packs that are known to be there, the first is {min(lost)}. "
             "Nothing was deleted. Check the storage; a pull with the mirror that knows them tells more."
         )
@@ -248,7 +248,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     checked = in_order(lambda paths: _is_named(repository, paths), names)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
     if kept:
-        raise SuspiciousListing(
+        raise IncompleteListing(
             f"{repository.url} does not list the manifests of {len(kept)} packs that have one, the first is {kept[0]}. "
             "Nothing was deleted. Check the storage and the permission to list."
         )
@@ -269,7 +269,7 @@ def _check_listing(repository: Repository, listed: list[Listed], now: float, *, 
     """Refuse a listing that lacks what is there.
 
     Raises:
-        SuspiciousListing: If it does.
+        IncompleteListing: If it does.
     """
     paths = {entry.path for entry in listed}
     packs = {of[1] for of in map(layout.parse_manifest_path, paths) if of}
@@ -284,7 +284,7 @@ def _check_listing(repository: Repository, listed: list[Listed], now: float, *, 
     elif not packs and not force and any(map(layout.parse_object_path, paths)):
         problem = "lists objects of packs and not one manifest; if that is how it should be, use force=True (--force)"
     if problem:
-        raise SuspiciousListing(
+        raise IncompleteListing(
             f"{repository.url} {problem}. Nothing was deleted. Check the storage and the permission to list."
         )
 

@@ -324,7 +324,7 @@ def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:
     """Return queries as an array.
 
     Raises:
-        WrongAnswer: If they are no array.
+        InvalidEncoderOutput: If they are no array.
         ShapeMismatch: If they are not (q, d).
         ConfigurationError: If they are not numbers, or one is NaN or infinite.
     """

@@ -17,8 +17,8 @@ from cas_cache.errors import (
     CasCacheError,
     DamagedMirror,
     DamagedPack,
+    IncompleteListing,
     RepositoryError,
-    SuspiciousListing,
     UnsupportedFormat,
     UntrustedPack,
 )
@@ -253,12 +253,12 @@ class _Search:
         """Return the packs of a namespace whose rows may not be in the mirror.
 
         Raises:
-            SuspiciousListing: If the listing is empty although the mirror knows packs of the namespace.
+            IncompleteListing: If the listing is empty although the mirror knows packs of the namespace.
         """
         ns = self._mirror.get(namespace)
         listed = repository.packs(namespace)
         if ns is not None and ns.lasting_packs and not listed:
-            raise SuspiciousListing(
+            raise IncompleteListing(
                 f"{repository.url} lists no pack of namespace {namespace}, but this mirror knows "
                 f"{len(ns.lasting_packs)}. Check the bucket and try again."
             )

@@ -68,7 +68,7 @@ def pull_keys(
     Raises:
         RemoteError: If the remote is away or refuses. What was taken before is committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs that are known to be there are not listed.
+        IncompleteListing: If packs that are known to be there are not listed.
     """
     report = Report()
     wanted = None if namespaces is None else list(namespaces)
@@ -106,7 +106,7 @@ def pull_rows(
     Raises:
         RemoteError: If the remote is away or refuses. What was taken before is committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs have gone and the others are not listed.
+        IncompleteListing: If packs have gone and the others are not listed.
     """
     report = Report()
     ns = mirror.get(namespace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cas_cache.errors import DamagedMirror, SuspiciousListing, UnsupportedFormat
+from cas_cache.errors import DamagedMirror, IncompleteListing, UnsupportedFormat
 from cas_cache.sync.report import pass_over
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
         UntrustedMirror: If the mirror was filled under another trust.
-        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        IncompleteListing: If the repository that the mirror belongs to is not there.
         NotARepository: If something else is there.
         RemoteError: If the remote is away or refuses.
     """
@@ -34,7 +34,7 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
             belong(mirror, repository)
         return True
     if mirror.repository is not None:
-        raise SuspiciousListing(
+        raise IncompleteListing(
             f"{repository.url} is empty, but the mirror {mirror.directory} belongs to the repository that was at "
             f"{mirror.repository_url}. Nothing was changed. Check the URL. If that repository is gone for good, "
             "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."

@@ -17,9 +17,9 @@ from cas_cache.errors import (
     CasCacheError,
     CredentialInSpec,
     DamagedMirror,
+    IncompleteListing,
     RepositoryError,
     ShapeMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
     UntrustedPack,
 )
@@ -62,7 +62,7 @@ def pull(
     Raises:
         RemoteError: If the remote is away or refuses. What was taken before is committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs that are known to be there are not listed.
+        IncompleteListing: If packs that are known to be there are not listed.
     """
     report = Report()
     wanted = None if namespaces is None else list(namespaces)
@@ -269,7 +269,7 @@ def _check_listing(
         )
         if ns.waiting_rows:
             way_out = f"{ns.waiting_rows} rows of it wait here to be pushed. Check the bucket and try again."
-        problem = SuspiciousListing(
+        problem = IncompleteListing(
             f"{repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror knows "
             f"{len(packs)}. Nothing of it was changed. {way_out}"
         )
@@ -303,7 +303,7 @@ def _note_gone(
         ns.note_gone((ns.packs - ns.lasting_packs).difference(there), gone)
         if gone:
             report.problems.append(
-                SuspiciousListing(
+                IncompleteListing(
                     f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
                     f"{repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
                     f"{mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row again. If they "

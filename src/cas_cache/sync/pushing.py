@@ -51,7 +51,7 @@ def push(
         RemoteError: If the remote is away or refuses. What was published before is noted, the rest waits.
         RepositoryMismatch: If the mirror belongs to another repository.
         ConfigurationError: If only signed packs are trusted, and there is no key to sign these.
-        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        IncompleteListing: If the repository that the mirror belongs to is not there.
         DamagedMirror: If waiting rows do not agree with their digests.
     """
     report = Report()

@@ -126,7 +126,7 @@ def standing(mirror: Mirror | None, repository: Repository) -> tuple[list[Standi
     Raises:
         RemoteError: If the remote is away or refuses.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        IncompleteListing: If the repository that the mirror belongs to is not there.
     """
     report = Report()
     here = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
