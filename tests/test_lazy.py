@@ -15,8 +15,8 @@ import pytest
 from cas_cache import CacheMiss, EmbeddingCache, sync
 from cas_cache.errors import DataWarning, IncompleteListing, RemoteWarning, SelfCheckFailed
 from cas_cache.identity import keys_of_texts
-from cas_cache.mirror.catalogue import Catalogue, Listed
 from cas_cache.mirror.evict import evict
+from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
 from cas_cache.repository import Repository, layout, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
@@ -424,7 +424,7 @@ def test_a_crash_between_columns_and_state(memory: Memory, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with lazily(tmp_path / "laptop", memory) as cache, monkeypatch.context() as patch:
-        patch.setattr(Catalogue, "_commit", die)
+        patch.setattr(RemoteKeyIndex, "_commit", die)
         with pytest.raises(KeyboardInterrupt):
             cache.encode(MANY[:5], SPEC, never)
     with lazily(tmp_path / "laptop", memory) as again:
@@ -481,11 +481,11 @@ import sys
 import numpy as np
 from pathlib import Path
 from cas_cache.identity import keys_of_texts
-from cas_cache.mirror.catalogue import Catalogue, Listed
-catalogue, who = Catalogue(Path(sys.argv[1]), "0" * 32), sys.argv[2]
+from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
+catalogue, who = RemoteKeyIndex(Path(sys.argv[1]), "0" * 32), sys.argv[2]
 for i in range(20):
     keys = keys_of_texts([f"{who} {i} {j}" for j in range(50)])
-    catalogue.add([Listed(f"{who}-{i}", b"{}", keys, np.arange(50, dtype=np.uint64))])
+    catalogue.add([RemotePack(f"{who}-{i}", b"{}", keys, np.arange(50, dtype=np.uint64))])
 """
 
 
@@ -497,8 +497,8 @@ def test_processes_add_to_a_catalogue(tmp_path: Path) -> None:
     for one in running:
         _, err = one.communicate(timeout=120)
         assert one.returncode == 0, err
-    catalogue = Catalogue(tmp_path / "catalogue", "0" * 32)
-    catalogue.add([Listed("0-0", b"{}", keys_of_texts(["known"]), np.zeros(1, np.uint64))])
+    catalogue = RemoteKeyIndex(tmp_path / "catalogue", "0" * 32)
+    catalogue.add([RemotePack("0-0", b"{}", keys_of_texts(["known"]), np.zeros(1, np.uint64))])
     assert catalogue.rows == 4000
     assert len(catalogue.packs) == 80
     for who in range(4):

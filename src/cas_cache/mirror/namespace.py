@@ -28,13 +28,13 @@ from cas_cache.disk import advice, check_folder, is_full, lock_of
 from cas_cache.errors import AlreadyClosed, MirrorWriteError, ShapeMismatch
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.appearances import Appearances
-from cas_cache.mirror.catalogue import Catalogue
 from cas_cache.mirror.descriptors import POOL, Pooled
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
 from cas_cache.mirror.overview import html_of_namespace
 from cas_cache.mirror.plan import PlannedPack
 from cas_cache.mirror.proof import Proof
+from cas_cache.mirror.remote_keys import RemoteKeyIndex
 from cas_cache.mirror.table import Table
 from cas_cache.mirror.usage import Usage, UseLock, read_usage
 from cas_cache.mirror.verified import UNKNOWN, DoubtedRows, VerifiedPacks
@@ -77,7 +77,7 @@ class Namespace(Pooled):
         super().__init__()
         self.spec = spec
         self.folder = folder
-        self.catalogue = Catalogue(folder / "catalogue", spec.namespace)
+        self.catalogue = RemoteKeyIndex(folder / "catalogue", spec.namespace)
         # Before anything is read: rows may move until it is held.
         self._use = UseLock(folder)
         try:

@@ -19,8 +19,8 @@ from cas_cache.errors import (
     UnsupportedFormat,
 )
 from cas_cache.identity import first_of_each
-from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
+from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
 from cas_cache.sync.meeting import meet
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Mirror, Namespace
-    from cas_cache.mirror.catalogue import Located
+    from cas_cache.mirror.remote_keys import Located
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
     from cas_cache.repository.pack import PackChunk
@@ -254,7 +254,7 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
     known = set(ns.packs | ns.catalogue.packs)
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
-    waiting: list[Listed] = []
+    waiting: list[RemotePack] = []
     # What is superseded is read only if what supersedes it could not be.
     for pack in sorted(manifests, key=lambda pack: pack in later):
         manifest = manifests[pack]
@@ -269,7 +269,7 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
             gone |= is_gone(repository, (namespace, pack), problem, report)
             continue
         known.add(pack)
-        waiting.append(Listed(pack, manifest.to_bytes(), keys, digests))
+        waiting.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
         report.packs += 1
         report.rows += manifest.rows
         bar.update(manifest.rows * BYTES_OF_A_KEY)

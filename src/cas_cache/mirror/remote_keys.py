@@ -45,7 +45,7 @@ READS = 3
 """Another process may forget the catalogue between the reading of its state and that of its columns."""
 
 
-class Listed(NamedTuple):
+class RemotePack(NamedTuple):
     """A pack on its way into the catalogue.
 
     Attributes:
@@ -89,7 +89,7 @@ class _State(NamedTuple):
         return sum(rows for _, rows, _ in self.packs.values())
 
 
-class Catalogue(Pooled):
+class RemoteKeyIndex(Pooled):
     """What the repository has of one namespace.
 
     Args:
@@ -107,7 +107,7 @@ class Catalogue(Pooled):
         self._forgotten()
 
     def __repr__(self) -> str:
-        return f"Catalogue({self._namespace}, packs={len(self._state.packs)})"
+        return f"RemoteKeyIndex({self._namespace}, packs={len(self._state.packs)})"
 
     @property
     def packs(self) -> frozenset[str]:
@@ -180,7 +180,7 @@ class Catalogue(Pooled):
             rows[missing] = np.where(found == ABSENT, ABSENT, found + first)
         return rows
 
-    def add(self, packs: Sequence[Listed]) -> None:
+    def add(self, packs: Sequence[RemotePack]) -> None:
         """Note packs, with one commit. Those that are noted already are passed over.
 
         Raises:
