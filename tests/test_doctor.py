@@ -30,7 +30,7 @@ from cas_cache.doctor.trial import GATE, ShorterContract, Trial, names_of
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity import canonical_json
 from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, Listed
+from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo
 from cas_cache.repository.marker import new_marker
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage, StorageContract
 from cas_cache.testing.processes import in_process
@@ -56,7 +56,7 @@ class Wrapped:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         self.inner.put(path, data, create_only=create_only)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return self.inner.list(prefix)
 
     def delete(self, path: str) -> None:
@@ -72,21 +72,21 @@ class Lagging(Wrapped):
         super().put(path, data, create_only=create_only)
         self.last = path
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [entry for entry in super().list(prefix) if entry.path != self.last]
 
 
 class Late(Wrapped):
     """LIST shows an object half a second after its PUT."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [entry for entry in super().list(prefix) if entry.modified < time.time() - 0.5]
 
 
 class WrongSizes(Wrapped):
     """LIST tells sizes that are too large by one."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [replace(entry, size=entry.size + 1) for entry in super().list(prefix)]
 
 
@@ -140,14 +140,14 @@ class Undeclared(Overwriting):
 class Timeless(Wrapped):
     """LIST tells no times."""
 
-    def list(self, prefix: str) -> list[Listed]:
-        return [Listed(entry.path, entry.size) for entry in super().list(prefix)]
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        return [ObjectInfo(entry.path, entry.size) for entry in super().list(prefix)]
 
 
 class Ahead(Wrapped):
     """The storage's clock is an hour ahead."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [replace(entry, modified=entry.modified + 3600) for entry in super().list(prefix)]
 
 
@@ -163,27 +163,27 @@ class Ghosts(Wrapped):
 
     def __init__(self, inner: Storage) -> None:
         super().__init__(inner)
-        self.gone: dict[str, Listed] = {}
+        self.gone: dict[str, ObjectInfo] = {}
 
     def delete(self, path: str) -> None:
         self.gone |= {entry.path: entry for entry in super().list("") if entry.path == path}
         super().delete(path)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [*super().list(prefix), *(e for e in self.gone.values() if e.path.startswith(prefix))]
 
 
 class OnePage(Wrapped):
     """LIST ends after 100 objects."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return super().list(prefix)[:100]
 
 
 class Neighbours(Wrapped):
     """LIST of a folder shows those whose names begin alike."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         found = self.inner.list("")
         return [entry for entry in found if entry.path.startswith(prefix)]
 
@@ -482,7 +482,7 @@ def test_ctrl_c_while_cleaning_says_what_is_left() -> None:
     memory = repository()
 
     class Stopping(Wrapped):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if prefix.count("/") == 1 and prefix.startswith("doctor/"):
                 raise KeyboardInterrupt
             return super().list(prefix)
@@ -498,7 +498,7 @@ def test_a_listing_that_breaks_leaves_nothing_behind() -> None:
     memory = MemoryStorage()
 
     class Broken(Wrapped):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if prefix.startswith("doctor/") and self.inner.list(prefix):
                 raise RemoteUnavailable("No listing. Check the network.")
             return super().list(prefix)
@@ -541,7 +541,7 @@ def test_a_storage_that_goes_away_ends_the_trial() -> None:
             self.list("")
             super().put(path, data, create_only=create_only)
 
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if self.away:
                 raise RemoteUnavailable("No answer. Check the network.")
             return super().list(prefix)
@@ -611,7 +611,7 @@ def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *,
     """In the words of our errors and assertions; of others, which may quote a token, the name only."""
 
     class One(MemoryStorage):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             raise error
 
     class More(StorageContract):

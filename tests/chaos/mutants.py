@@ -13,7 +13,7 @@ import pytest
 
 from cas_cache import disk
 from cas_cache.repository import Repository, compact, layout, pack, prune, repository
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.marker import checked_marker, new_marker
 from cas_cache.sync import lazy, pulling
 
@@ -47,7 +47,7 @@ def no_grace(patches: pytest.MonkeyPatch) -> None:
 
 def stale_listing(patches: pytest.MonkeyPatch) -> None:
     """Prune believes a listing that was taken once, as fsspec's file systems keep them: nobody is asked by name."""
-    listings: dict[int, list[Listed]] = {}
+    listings: dict[int, list[ObjectInfo]] = {}
     opened: list[Repository] = []
 
     def wrong(repository: Repository, **options: Any) -> Any:
@@ -58,7 +58,7 @@ def stale_listing(patches: pytest.MonkeyPatch) -> None:
             url, traffic, capabilities = inner.url, inner.traffic, inner.capabilities
             get, put, delete = inner.get, inner.put, inner.delete
 
-            def list(self, prefix: str) -> Sequence[Listed]:
+            def list(self, prefix: str) -> Sequence[ObjectInfo]:
                 if prefix == layout.PROBES:
                     return inner.list(prefix)
                 kept = listings.setdefault(id(repository), []) or inner.list("")

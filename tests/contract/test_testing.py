@@ -12,7 +12,7 @@ from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository import filesystems, listings, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
 from tiers import sampled
@@ -45,7 +45,7 @@ def test_failing_before_the_effect() -> None:
     memory = MemoryStorage()
     storage = FlakyStorage(memory, "put", at=2)
     storage.put("1", b"")
-    assert storage.list("") == [Listed("1", 0)]
+    assert storage.list("") == [ObjectInfo("1", 0)]
     with pytest.raises(RemoteUnavailable, match="put 2: not done"):
         storage.put("2", b"")
     storage.put("3", b"")
@@ -119,8 +119,8 @@ def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
     found = listings.modified(info)
     assert found == modified or (math.isnan(found) and math.isnan(modified))
     # Of unknown age: neither old nor new, whichever way it is asked.
-    assert not Listed("a", 1).modified < 1e12
-    assert not Listed("a", 1).modified > 0
+    assert not ObjectInfo("a", 1).modified < 1e12
+    assert not ObjectInfo("a", 1).modified > 0
 
 
 @pytest.mark.parametrize(

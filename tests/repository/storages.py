@@ -19,7 +19,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, Repository, Storage, layout
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.manifest import ObjectRecord, pack_id
 from cas_cache.testing import CountingStorage, MemoryStorage
 
@@ -64,7 +64,7 @@ class Flaky:
         if fails:
             raise RemoteUnavailable(f"no answer to put {path}")
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         if self._count("list"):
             raise RemoteUnavailable(f"no answer to list {prefix}")
         return self.inner.list(prefix)

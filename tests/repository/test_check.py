@@ -21,7 +21,7 @@ from cas_cache.repository import Repository, check_pack, layout, open_storage, p
 from cas_cache.repository.check import check, plan_check
 from cas_cache.repository.check_pack import KeyCount
 from cas_cache.repository.findings import KINDS, CheckReport, Severity
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from chaos.faults import DAY, World
 from repository.storages import (
     OTHER_SPEC,
@@ -335,7 +335,7 @@ def test_who_writes_a_lost_spec(tmp_path: Path, memory: Memory, by_hand: bool) -
 def test_a_sample_is_the_same_each_time() -> None:
     """By pack id alone, about as large as asked for, a smaller one within a larger, and never none."""
     ids = [f"{word:016x}" + "0" * 48 for word in np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64).tolist()]
-    listed = [Listed(layout.manifest_path("a" * 32, name), 1) for name in ids]
+    listed = [ObjectInfo(layout.manifest_path("a" * 32, name), 1) for name in ids]
     chosen = [plan_check(listed, sample=part).to_read for part in (0.0, 1e-9, 0.01, 0.1, 1.0)]
     assert [len(some) for some in chosen[:2]] == [0, 1]
     assert 2 <= len(chosen[2]) <= 25
@@ -375,7 +375,7 @@ class Then:
         finally:
             self._after("get", path)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         listed = self.inner.list(prefix)
         self._after("list", prefix)
         return listed

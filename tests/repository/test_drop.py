@@ -9,7 +9,7 @@ from cas_cache.errors import ConfigurationError, IncompleteListing, NotAReposito
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
 from cas_cache.repository.drop import QUIET_SECONDS, drop, plan_drop
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.prune import prune
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts
@@ -86,7 +86,7 @@ def test_an_unknown_time_is_not_quiet(position: int) -> None:
     """Wherever it stands among the manifests."""
     times = [0.0, 0.0, 0.0]
     times[position] = math.nan
-    listed = [Listed(f"manifests/{MINE}/{i:064x}.json", 1, time) for i, time in enumerate(times)]
+    listed = [ObjectInfo(f"manifests/{MINE}/{i:064x}.json", 1, time) for i, time in enumerate(times)]
     assert not plan_drop(listed, MINE, now=1e9).idle >= QUIET_SECONDS
     assert plan_drop(listed[:position], MINE, now=1e9).idle >= QUIET_SECONDS
 
@@ -105,7 +105,7 @@ def test_a_listing_without_the_marker_deletes_nothing(memory: Memory) -> None:
     """It lacks what is there."""
 
     class Blind(Counting):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             return [] if not prefix else super().list(prefix)
 
     before = dict(memory.objects)

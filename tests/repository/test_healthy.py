@@ -31,7 +31,7 @@ from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.findings import Severity
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.prune import prune
 from cas_cache.rows import digest_rows
 from cas_cache.testing import MemoryStorage
@@ -57,9 +57,9 @@ class OffClock(MemoryStorage):
         self.off = chance.choice([0.0, 0.0, -10 * DAY, 10 * DAY])
         self.whole = chance.random() < 0.5
 
-    def list(self, prefix: str) -> list[Listed]:
-        found = [Listed(it.path, it.size, it.modified + self.off) for it in super().list(prefix)]
-        return [Listed(it.path, it.size, it.modified // 1) for it in found] if self.whole else found
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        found = [ObjectInfo(it.path, it.size, it.modified + self.off) for it in super().list(prefix)]
+        return [ObjectInfo(it.path, it.size, it.modified // 1) for it in found] if self.whole else found
 
 
 class Rows:

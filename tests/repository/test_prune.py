@@ -19,7 +19,7 @@ from cas_cache.errors import (
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.manifest import Manifest, ObjectRecord
 from cas_cache.repository.prune import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
 from cas_cache.testing import FlakyStorage
@@ -52,11 +52,11 @@ def manifest(*supersedes: str, namespace: str = NAMESPACE) -> Manifest:
     )
 
 
-def listing(pack: str, days: float, *, namespace: str = NAMESPACE, named: bool = True) -> list[Listed]:
+def listing(pack: str, days: float, *, namespace: str = NAMESPACE, named: bool = True) -> list[ObjectInfo]:
     """Return the objects of a whole pack of that age."""
     at = NOW - days * DAY
-    found = [Listed(f"packs/{pack}/vectors/c/0/0", 4, at), Listed(f"packs/{pack}/zarr.json", 9, at)]
-    return [Listed(f"manifests/{namespace}/{pack}.json", 100, at), *found] if named else found
+    found = [ObjectInfo(f"packs/{pack}/vectors/c/0/0", 4, at), ObjectInfo(f"packs/{pack}/zarr.json", 9, at)]
+    return [ObjectInfo(f"manifests/{namespace}/{pack}.json", 100, at), *found] if named else found
 
 
 def gone(report: PruneReport) -> list[tuple[str, str]]:
@@ -88,7 +88,7 @@ def test_a_merge_that_is_not_whole_supersedes_nothing(lacking: str) -> None:
     manifests = {A: manifest(), C: manifest(A)}
     assert gone(plan_prune(whole, manifests, now=NOW)) == [("superseded", "a")]
     assert plan_prune([it for it in whole if it.path != lacking], manifests, now=NOW) == PruneReport(young=1)
-    cut = [Listed(it.path, it.size - (it.path == lacking), it.modified) for it in whole]
+    cut = [ObjectInfo(it.path, it.size - (it.path == lacking), it.modified) for it in whole]
     assert plan_prune(cut, manifests, now=NOW) == PruneReport(young=1)
 
 
@@ -110,7 +110,7 @@ def test_the_older_of_two_merges_counts() -> None:
     listed = [*listing(A, 100), *listing(C, 1), *listing(D, 8)]
     manifests = {A: manifest(), C: manifest(A), D: manifest(A)}
     assert gone(plan_prune(listed, manifests, now=NOW)) == [("superseded", "a")]
-    unknown = [Listed(it.path, it.size) if C in it.path else it for it in listed]
+    unknown = [ObjectInfo(it.path, it.size) if C in it.path else it for it in listed]
     assert gone(plan_prune(unknown, manifests, now=NOW)) == [("superseded", "a")]
 
 
@@ -120,7 +120,7 @@ def test_orphans_go_when_their_youngest_object_is_old() -> None:
     report = plan_prune(listed, {}, now=NOW)
     assert gone(report) == [("orphan", "a")]
     assert report.deletions[0].paths == tuple(it.path for it in listed)
-    still = [listed[0], Listed(listed[1].path, 9, NOW - 6 * DAY)]
+    still = [listed[0], ObjectInfo(listed[1].path, 9, NOW - 6 * DAY)]
     assert plan_prune(still, {}, now=NOW) == PruneReport(young=1)
 
 
@@ -128,9 +128,9 @@ def test_orphans_go_when_their_youngest_object_is_old() -> None:
 def test_what_has_no_time_is_young(position: int) -> None:
     """NaN is not more than any grace, not even none."""
     listed = listing(A, 1000, named=False)
-    listed[position] = Listed(listed[position].path, listed[position].size, math.nan)
+    listed[position] = ObjectInfo(listed[position].path, listed[position].size, math.nan)
     assert plan_prune(listed, {}, now=NOW, grace=0) == PruneReport(young=1)
-    merged = [*listing(A, 1000), *(Listed(it.path, it.size) for it in listing(C, 0))]
+    merged = [*listing(A, 1000), *(ObjectInfo(it.path, it.size) for it in listing(C, 0))]
     assert plan_prune(merged, {A: manifest(), C: manifest(A)}, now=NOW, grace=0) == PruneReport(young=1)
 
 
@@ -142,13 +142,13 @@ def test_a_clock_that_went_back_makes_young() -> None:
 def test_what_is_not_ours_stays() -> None:
     """Foreign names anywhere are never chosen."""
     names = ["README", "packs/x/y", f"packs/{A}/evil/../x", f"packs/{A[:-1]}/zarr.json", "probes/x", f"probes/{A}"]
-    assert plan_prune([Listed(name, 1, 0.0) for name in names], {}, now=NOW, grace=0) == PruneReport()
+    assert plan_prune([ObjectInfo(name, 1, 0.0) for name in names], {}, now=NOW, grace=0) == PruneReport()
 
 
 def test_probes_of_the_dead_go() -> None:
     """A probe that somebody could not delete is deleted when it is old."""
     probe = f"probes/{'0' * 32}"
-    report = plan_prune([Listed(probe, 0, NOW - 8 * DAY), Listed(f"probes/{'1' * 32}", 0, NOW)], {}, now=NOW)
+    report = plan_prune([ObjectInfo(probe, 0, NOW - 8 * DAY), ObjectInfo(f"probes/{'1' * 32}", 0, NOW)], {}, now=NOW)
     assert report.deletions == [Deletion("probe", "", probe, (probe,), 0, 8 * DAY)]
     assert report.young == 1
 
@@ -259,7 +259,7 @@ class Lacking(Counting):
         super().__init__(inner)
         self.hide, self.always, self.listings = hide, always, 0
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         found = super().list(prefix)
         self.listings += prefix != layout.PROBES
         if prefix != layout.PROBES and (self.always or self.listings == 1):
@@ -290,7 +290,7 @@ def test_two_listings_that_differ_delete_nothing(memory: Aging) -> None:
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
 
     class LostPage(Lacking):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             found = super().list(prefix)
             return [entry for entry in found if merge not in entry.path] if not prefix else found
 
@@ -346,8 +346,8 @@ def test_a_storage_without_times_deletes_nothing(memory: Aging) -> None:
     """Where nothing has an age, nothing is old."""
 
     class Timeless(Counting):
-        def list(self, prefix: str) -> list[Listed]:
-            return [Listed(entry.path, entry.size) for entry in super().list(prefix)]
+        def list(self, prefix: str) -> list[ObjectInfo]:
+            return [ObjectInfo(entry.path, entry.size) for entry in super().list(prefix)]
 
     before = dict(memory.objects)
     with pytest.raises(RepositoryError, match="does not tell when"):

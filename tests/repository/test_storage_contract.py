@@ -8,7 +8,7 @@ import pytest
 
 from cas_cache.errors import NotARepository, ObjectNotFound
 from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from repository.storages import Memory
 
 Opener = Callable[[], Storage]
@@ -41,7 +41,7 @@ def test_contract(opener: Opener) -> None:
     assert other.get("packs/a", 0, 100) == b"0123456789"
     assert other.get("packs/a", 3, 6) == b"345"
     assert other.get("packs/a", 0, 2**62) == b"0123456789"
-    assert other.list("packs") == [Listed("packs/a", 10), Listed("packs/b/c", 3)]
+    assert other.list("packs") == [ObjectInfo("packs/a", 10), ObjectInfo("packs/b/c", 3)]
     assert [found.path for found in other.list("")] == ["manifests-not/a", "packs/a", "packs/b/c"]
     assert other.list("manifests") == []
     storage.put("packs/a", b"new")
@@ -113,5 +113,5 @@ def test_local_writes_leave_nothing_behind(tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}")
     storage.put("a/b", b"1")
     (tmp_path / "a" / ".tmp-123").write_bytes(b"half")
-    assert storage.list("") == [Listed("a/b", 1)]
+    assert storage.list("") == [ObjectInfo("a/b", 1)]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [".tmp-123", "b"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cas_cache.doctor.report import Report
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
 
 SKEW_SECONDS = 60
 SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."
@@ -53,7 +53,7 @@ class Look:
         self.marker: dict[str, object] | None = None
         self.fit = True
         self._opener = opener
-        self._manifests: list[Listed] = []
+        self._manifests: list[ObjectInfo] = []
 
     def look(self, mirror_repository: str | None) -> None:
         """Check what can be seen without writing.

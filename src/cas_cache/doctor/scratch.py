@@ -15,7 +15,7 @@ from cas_cache.repository.layout import SCRATCH
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
 
 DELETERS = 16
 ROUNDS = 3
@@ -61,7 +61,7 @@ class Below:
         with self._noted("put"):
             self.inner.put(f"{self._folder}/{path}", data, create_only=create_only)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
         with self._noted("list"):
             listed = self.inner.list(f"{self._folder}/{prefix}".rstrip("/"))

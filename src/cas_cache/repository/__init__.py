@@ -1,6 +1,6 @@
 """The shared side: packs, manifests and specs under one URL, written by many, coordinated by nobody."""
 
-from cas_cache.repository.interface import Storage, in_order
+from cas_cache.repository.interface import Storage, ordered_map
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import PackRows, most_rows_of_a_pack
 from cas_cache.repository.repository import MAX_SECONDS, Repository
@@ -13,10 +13,10 @@ __all__ = [
     "PackRows",
     "Repository",
     "Storage",
-    "in_order",
     "is_url",
     "most_rows_of_a_pack",
     "open_storage",
+    "ordered_map",
     "superseders",
     "without_credentials",
 ]

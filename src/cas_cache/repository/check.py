@@ -28,7 +28,7 @@ from cas_cache.progress import BYTES, counting
 from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import superseders
 from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.repository.prune import MIN_GRACE
@@ -36,7 +36,7 @@ from cas_cache.repository.prune import MIN_GRACE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.manifest import Manifest
     from cas_cache.repository.repository import Repository
 
@@ -65,7 +65,7 @@ class Plan:
         return sorted(self.objects.keys() - {pack for _, pack in self.packs})
 
 
-def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
+def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
     """Sort a listing. Pure.
 
     Args:
@@ -83,7 +83,7 @@ def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
     return plan
 
 
-def _sort(plan: Plan, entry: Listed) -> None:
+def _sort(plan: Plan, entry: ObjectInfo) -> None:
     if manifest := layout.parse_manifest_path(entry.path):
         plan.packs.append(manifest)
     elif of := layout.parse_object_path(entry.path):
@@ -160,12 +160,12 @@ class _Run:
         plan = plan_check(listed, sample=sample)
         for path in plan.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
-        for _ in in_order(self._spec, sorted(plan.namespaces)):
+        for _ in ordered_map(self._spec, sorted(plan.namespaces)):
             pass
         self._packs(plan)
         self._orphans(plan)
 
-    def _marker_again(self) -> list[Listed]:
+    def _marker_again(self) -> list[ObjectInfo]:
         """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
         there, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
         if there and all(entry.path != layout.MARKER for entry in listed):
@@ -200,7 +200,7 @@ class _Run:
     def _packs(self, plan: Plan) -> None:
         manifests = []
         with counting("check", len(plan.packs), self.progress, "packs") as tell:
-            for found in in_order(self._manifest, plan.packs):
+            for found in ordered_map(self._manifest, plan.packs):
                 manifests.append(found)
                 tell(1)
         known = {pack: it for (_, pack), it in zip(plan.packs, manifests, strict=True) if it is not None}
@@ -270,7 +270,7 @@ class _Run:
         visible = {pack for _, pack in self.repository.packs()}
         unnamed = [pack for pack in plan.orphans if pack not in visible]
         for pack, listed in zip(
-            unnamed, in_order(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
+            unnamed, ordered_map(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
         ):
             if listed:
                 what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."

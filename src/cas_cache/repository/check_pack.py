@@ -16,7 +16,7 @@ from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.repository.reading import get_of_pack
 from cas_cache.rows import digest_rows, row_bytes
@@ -132,7 +132,7 @@ class PackCheck:
         of_rows = {name for _, name, _, _ in chunks}
         rest = [("", name, 0, 0) for name in sorted(self.manifest.objects.keys() - of_rows)]
         todo = rest + chunks
-        fetched = in_order(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
+        fetched = ordered_map(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
         rows = _Rows()
         for (array, name, start, stop), data in zip(todo, fetched, strict=True):
             if isinstance(data, UnreadablePack):

@@ -20,7 +20,7 @@ from cas_cache.repository import layout
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class DropReport:
         }
 
 
-def plan_drop(listed: Iterable[Listed], namespace: str, *, now: float) -> DropReport:
+def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> DropReport:
     """Choose what goes. Pure.
 
     Args:

@@ -30,7 +30,7 @@ IN_FLIGHT = 3
 
 
 @dataclass(slots=True)
-class Traffic:
+class TransferStats:
     """What went over the wire, in bytes of content and in requests."""
 
     up: int = 0
@@ -47,7 +47,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ObjectInfo:
     """An object in a listing.
 
     Attributes:
@@ -76,7 +76,7 @@ class Storage(Protocol):
     """
 
     url: str
-    traffic: Traffic
+    traffic: TransferStats
     capabilities: frozenset[str]
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Storage(Protocol):
         """
         ...
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """Return every object below a folder, in order of paths; an empty list if there is none.
 
         Raises:
@@ -161,7 +161,7 @@ def _finish_some(running: set[Future[None]]) -> None:
         done.pop().result()  # held by a variable, a failed future would be a cycle: future, error, traceback, frame
 
 
-def in_order(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
     """Yield function(item) for each item, in order, with a few computed ahead in threads."""
     if len(items) == 1:
         yield function(items[0])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cas_cache.disk import TEMP_PREFIX, advice, flush, links_below, make_folder, write_atomically
 from cas_cache.errors import AccessDenied, ConfigurationError, ObjectNotFound, RemoteUnavailable, as_cause
 from cas_cache.file_system import missing_ability
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, TransferStats
 from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class LocalStorage:
     def __init__(self, directory: str) -> None:
         self._root = expanded(directory).absolute()
         self.url = str(self._root)
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self._durable: set[Path] = set()
         self._checked = False
         self.capabilities = frozenset({CREATE_ONLY, PROCESSES})
@@ -88,9 +88,9 @@ class LocalStorage:
                         raise
         self.traffic.add(up=len(data))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[Listed] = []
+        found: list[ObjectInfo] = []
         self._refuse_links(prefix)
         with self._translated(prefix):
             if prefix and (self._root / prefix).is_file():
@@ -121,10 +121,10 @@ class LocalStorage:
             make_folder(folder, below=self._root)
             self._durable.add(folder)
 
-    def _listed(self, file: Path) -> Iterable[Listed]:
+    def _listed(self, file: Path) -> Iterable[ObjectInfo]:
         try:
             status = file.lstat()
-            return (Listed(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
+            return (ObjectInfo(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
         except FileNotFoundError:
             return ()  # deleted since the folder was read
 

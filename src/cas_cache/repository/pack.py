@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cas_cache.errors import DamagedPack
-from cas_cache.repository.interface import IN_FLIGHT, in_order
+from cas_cache.repository.interface import IN_FLIGHT, ordered_map
 from cas_cache.repository.layout import object_path
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.repository.reading import get_of_pack
@@ -108,7 +108,7 @@ def describe(
     }
     draft = Manifest(objects={}, **facts)
     named = list(contents(draft, source))
-    records = in_order(lambda item: _record(item[1]()), named)
+    records = ordered_map(lambda item: _record(item[1]()), named)
     return Manifest(objects={name: record for (name, _), record in zip(named, records, strict=True)}, **facts)
 
 
@@ -162,7 +162,7 @@ def read(
         return vectors
 
     wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
-    for (_, start, stop), vectors in zip(wanted, in_order(fetch, wanted), strict=True):
+    for (_, start, stop), vectors in zip(wanted, ordered_map(fetch, wanted), strict=True):
         skip = max(first - start, 0)
         yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
 
@@ -276,7 +276,7 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
 
     ranges = _chunks_with(manifest, rows) if whole_chunks else plan_ranges(manifest, rows)
     in_flight = IN_FLIGHT if whole_chunks else RANGES_IN_FLIGHT
-    for part, vectors in zip(ranges, in_order(fetch, ranges, in_flight=in_flight), strict=True):
+    for part, vectors in zip(ranges, ordered_map(fetch, ranges, in_flight=in_flight), strict=True):
         yield PackChunk(keys[part.asked], vectors, digests[part.asked], part.asked.stop)
 
 
@@ -292,7 +292,7 @@ def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
 
 def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
     """Fetch all chunks of an array: of keys or digests, at most a few tens of megabytes."""
-    chunks = in_order(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
+    chunks = ordered_map(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
     return np.concatenate(list(chunks))
 
 

@@ -27,14 +27,14 @@ from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFou
 from cas_cache.identity import parsed_json
 from cas_cache.progress import counting
 from cas_cache.repository import layout
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.marker import MAX_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class PruneReport:
 
 
 def plan_prune(
-    listed: Iterable[Listed],
+    listed: Iterable[ObjectInfo],
     manifests: Mapping[str, Manifest],
     *,
     now: float,
@@ -137,8 +137,8 @@ def plan_prune(
         grace: In seconds.
         most_packs: How many packs go at most; the oldest do.
     """
-    there: dict[str, dict[str, Listed]] = {}
-    named: dict[str, Listed] = {}
+    there: dict[str, dict[str, ObjectInfo]] = {}
+    named: dict[str, ObjectInfo] = {}
     candidates: list[Deletion] = []
     for entry in listed:
         if of := layout.parse_object_path(entry.path):
@@ -170,13 +170,13 @@ def plan_prune(
 
 
 def _deletion(
-    reason: Literal["superseded", "orphan"], namespace: str, pack: str, objects: list[Listed], age: float
+    reason: Literal["superseded", "orphan"], namespace: str, pack: str, objects: list[ObjectInfo], age: float
 ) -> Deletion:
     paths = tuple(entry.path for entry in objects)
     return Deletion(reason, namespace, pack, paths, sum(entry.size for entry in objects), age)
 
 
-def _is_whole(manifest: Manifest, objects: Mapping[str, Listed]) -> bool:
+def _is_whole(manifest: Manifest, objects: Mapping[str, ObjectInfo]) -> bool:
     """Whether all objects of a pack are listed with their sizes."""
     return all(name in objects and objects[name].size == record.size for name, record in manifest.objects.items())
 
@@ -244,8 +244,8 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         manifests = {pack: manifest for pack, manifest in manifests.items() if manifest.signature is None}
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
     namespaces = sorted(shown)
-    names = list(in_order(lambda deletion: _names(repository, deletion, namespaces), report.deletions))
-    checked = in_order(lambda paths: _is_named(repository, paths), names)
+    names = list(ordered_map(lambda deletion: _names(repository, deletion, namespaces), report.deletions))
+    checked = ordered_map(lambda paths: _is_named(repository, paths), names)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
     if kept:
         raise IncompleteListing(
@@ -265,7 +265,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     return report
 
 
-def _check_listing(repository: Repository, listed: list[Listed], now: float, *, force: bool) -> None:
+def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float, *, force: bool) -> None:
     """Refuse a listing that lacks what is there.
 
     Raises:
@@ -289,7 +289,7 @@ def _check_listing(repository: Repository, listed: list[Listed], now: float, *, 
         )
 
 
-def _namespaces(listed: Iterable[Listed]) -> set[str]:
+def _namespaces(listed: Iterable[ObjectInfo]) -> set[str]:
     """Ids of the namespaces that a listing shows, by manifests or specs."""
     paths = [entry.path for entry in listed]
     named = {of[0] for of in map(layout.parse_manifest_path, paths) if of}

@@ -27,7 +27,7 @@ from cas_cache.errors import (
 )
 from cas_cache.identity import EncoderSpec, check_no_credentials
 from cas_cache.repository import layout
-from cas_cache.repository.interface import in_order, put_all
+from cas_cache.repository.interface import ordered_map, put_all
 from cas_cache.repository.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
 from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.repository.pack import (
@@ -251,7 +251,7 @@ class Repository:
         Raises:
             RemoteError: If the storage is away or refuses.
         """
-        return in_order(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
+        return ordered_map(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
     def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
         try:
@@ -497,7 +497,7 @@ class Repository:
         Raises:
             RemoteError: If the storage is away or refuses; others may have been deleted.
         """
-        for _ in in_order(self.storage.delete, list(paths)):
+        for _ in ordered_map(self.storage.delete, list(paths)):
             pass
 
     def now(self) -> float:

@@ -26,7 +26,7 @@ from cas_cache.repository.failures import (
     without_signatures,
 )
 from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage, TransferStats
 from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
 from cas_cache.repository.listings import TEMPORARY, files_below, modified
 from cas_cache.repository.local import LocalStorage
@@ -94,7 +94,7 @@ class FsspecStorage:
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> None:
         self.url = without_credentials(url)
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self.protocol = url.partition("://")[0].lower()
         self.capabilities = _capabilities(self.protocol)
         self._asked = (url, dict(storage_options or {}))
@@ -234,7 +234,7 @@ class FsspecStorage:
                 raise
         return True
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
@@ -244,7 +244,7 @@ class FsspecStorage:
         base = len(self._root) + 1
         try:
             files = [
-                Listed(str(name)[base:], int(info["size"]), modified(info))
+                ObjectInfo(str(name)[base:], int(info["size"]), modified(info))
                 for name, info in found.items()
                 # What consoles make when asked for a folder is an empty object with a slash at its end.
                 if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")

@@ -13,7 +13,7 @@ import numpy as np
 
 from cas_cache.errors import CasCacheError, CredentialInSpec, DamagedPack, RepositoryError, UnsupportedFormat
 from cas_cache.mirror import WholePack
-from cas_cache.repository import in_order
+from cas_cache.repository import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def _pull_into(
 ) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
-        read = in_order(lambda named: _read(ns, repository, named), list(manifests.items()), in_flight=IN_FLIGHT)
+        read = ordered_map(lambda named: _read(ns, repository, named), list(manifests.items()), in_flight=IN_FLIGHT)
         for (pack, manifest), found in zip(manifests.items(), read, strict=True):
             wrong = found if isinstance(found, CasCacheError) else group.take(pack, manifest, found)
             if wrong is not None:

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage
 from cas_cache.testing.processes import in_process
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class StorageContract:
         writer.put("packs/a", b"0123456789")
         for storage in (writer, reader, opener()):
             assert storage.get("packs/a", 0, 10) == b"0123456789"
-            assert storage.list("packs") == [Listed("packs/a", 10)]
-            assert storage.list("") == [Listed("packs/a", 10)]
+            assert storage.list("packs") == [ObjectInfo("packs/a", 10)]
+            assert storage.list("") == [ObjectInfo("packs/a", 10)]
         writer.put("packs/b", b"1")
         assert [listed.path for listed in reader.list("packs")] == ["packs/a", "packs/b"]
 
@@ -79,7 +79,7 @@ class StorageContract:
         for data in (b"first", b"a longer second", b"3", b""):
             writer.put("a/b", memoryview(data))
             assert reader.get("a/b", 0, 100) == data
-            assert reader.list("a") == [Listed("a/b", len(data))]
+            assert reader.list("a") == [ObjectInfo("a/b", len(data))]
 
     def test_ranges(self, opener: Opener) -> None:
         """[start, stop) is cut at the end of the object, and a range beyond it is empty."""
@@ -95,7 +95,7 @@ class StorageContract:
         storage.put("a/empty", b"")
         for start, stop in ((0, 0), (0, 1), (0, EVERYTHING), (5, 10)):
             assert storage.get("a/empty", start, stop) == b""
-        assert storage.list("a") == [Listed("a/empty", 0)]
+        assert storage.list("a") == [ObjectInfo("a/empty", 0)]
         storage.delete("a/empty")
         assert storage.list("a") == []
 
@@ -123,7 +123,7 @@ class StorageContract:
         ]
         for path in reversed(paths):
             storage.put(path, path.encode())
-        assert storage.list("") == [Listed(path, len(path)) for path in sorted(paths)]
+        assert storage.list("") == [ObjectInfo(path, len(path)) for path in sorted(paths)]
         assert [found.path for found in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
         assert [found.path for found in storage.list(f"manifests/{NAMESPACE}")] == [
             f"manifests/{NAMESPACE}/{PACK}.json"
@@ -141,7 +141,7 @@ class StorageContract:
         paths = [f"manifests/{NAMESPACE}/{i:064x}.json" for i in range(self.many)]
         with ThreadPoolExecutor(self.writers) as pool:
             list(pool.map(lambda path: storage.put(path, b"1"), paths))
-        assert opener().list("manifests") == [Listed(path, 1) for path in paths]
+        assert opener().list("manifests") == [ObjectInfo(path, 1) for path in paths]
 
     def test_delete(self, opener: Opener) -> None:
         """What is deleted is gone at once for everybody, from reads and listings; the rest stays."""
@@ -151,7 +151,7 @@ class StorageContract:
         assert len(reader.list("")) == 4
         writer.delete("packs/b")
         writer.delete("packs/c/d")
-        assert reader.list("packs") == [Listed("packs/a", 1), Listed("packs/b-2", 1)]
+        assert reader.list("packs") == [ObjectInfo("packs/a", 1), ObjectInfo("packs/b-2", 1)]
         assert reader.list("packs/c") == []
         for path in ("packs/b", "packs/c/d"):
             with _raises(ObjectNotFound):
@@ -231,7 +231,7 @@ class StorageContract:
                 path, content = f"shared/{k}/deep/{i}", f"{i} {k}".encode() * 100
                 storage.put(path, content)
                 assert storage.get(path, 0, EVERYTHING) == content
-                assert Listed(path, len(content)) in storage.list(f"shared/{k}")
+                assert ObjectInfo(path, len(content)) in storage.list(f"shared/{k}")
                 if k % 2:
                     storage.delete(path)
 
@@ -257,7 +257,7 @@ class StorageContract:
         assert seen == [b"old", "packs/gone", "packs/old"]
         assert storage.get("manifests/new", 0, 9) == b"new"
         assert storage.get("packs/old", 0, 9) == b"replaced"
-        assert storage.list("") == [Listed("manifests/new", 3), Listed("packs/old", 8)]
+        assert storage.list("") == [ObjectInfo("manifests/new", 3), ObjectInfo("packs/old", 8)]
         with _raises(ObjectNotFound):
             storage.get("packs/gone", 0, 9)
 

@@ -22,7 +22,7 @@ from cas_cache.testing.wrapper import Verb, Wrapper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
     from cas_cache.testing.wrapper import Call
 
 WireKind = Literal[
@@ -207,10 +207,10 @@ class FaultyStorage(Wrapper):
         self, inner: Storage, faults: Iterable[Fault] = (), *, sleep: Callable[[float], object] = time.sleep
     ) -> None:
         super().__init__(inner)
-        self.deleted: dict[str, Listed] = {}
+        self.deleted: dict[str, ObjectInfo] = {}
         self._schedule = Schedule(faults, WIRE_ONLY)
         self._sleep = sleep
-        self._seen: dict[str, Listed] = {}
+        self._seen: dict[str, ObjectInfo] = {}
         self._late: list[Callable[[], object]] = []
 
     @property
@@ -296,7 +296,7 @@ class FaultyStorage(Wrapper):
         start = 0 if call.start else max(1, len(data) // 2)
         return self.inner.get(call.path, start, start + len(data)) if data else data
 
-    def _stale_entry(self, fault: Fault, call: Call, entries: list[Listed]) -> list[Listed]:
+    def _stale_entry(self, fault: Fault, call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
         there = {entry.path for entry in entries}
         inside = f"{call.path}/" if call.path else ""
         gone = [it for path, it in sorted(self.deleted.items()) if path not in there and path.startswith(inside)]
@@ -339,7 +339,7 @@ def cut_listing(_fault: Fault, entries: list[Any]) -> list[Any]:
     return entries[: len(entries) // 2]
 
 
-def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[Listed]) -> list[Listed]:
+def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
     return [replace(entry, modified=entry.modified + fault.seconds) for entry in entries]
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import CREATE_ONLY, Listed, Storage, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo, Storage, TransferStats
 from cas_cache.testing.faults import Fault, FaultyStorage
 from cas_cache.testing.wrapper import Verb, Wrapper
 
@@ -30,7 +30,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self.url = "memory"
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self.capabilities = frozenset({CREATE_ONLY})
         self.objects: dict[str, bytes] = {}
         self._modified: dict[str, float] = {}
@@ -59,14 +59,14 @@ class MemoryStorage:
                 self._modified[path] = time.time()
         self.traffic.add(up=len(data))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
         inside = f"{prefix}/" if prefix else ""
         with self._lock:
             found = sorted(item for item in self.objects.items() if item[0].startswith(inside))
         self.traffic.add()
         # What a test put into the dict by hand was always there.
-        return [Listed(path, len(data), self._modified.get(path, 0.0)) for path, data in found]
+        return [ObjectInfo(path, len(data), self._modified.get(path, 0.0)) for path, data in found]
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""

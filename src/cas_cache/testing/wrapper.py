@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
 
 Verb = Literal["get", "put", "list", "delete"]
 """What is asked of a storage."""
@@ -68,9 +68,9 @@ class Wrapper:
 
         self._call(Call("put", path, run, stop=len(data), create_only=create_only))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[Listed] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
+        found: list[ObjectInfo] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
         return found
 
     def delete(self, path: str) -> None:
