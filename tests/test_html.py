@@ -26,7 +26,7 @@ from cas_cache.repository.drop import DropReport
 from cas_cache.repository.findings import CheckReport, Finding, Severity
 from cas_cache.repository.prune import Deletion, PruneReport
 from cas_cache.stats import Stats
-from cas_cache.sync import Report, Standing
+from cas_cache.sync import Report, SyncStatus
 from repository.storages import SPEC, Counting, Encoder, Memory, texts
 
 EVIL = "<script>alert('x')</script>&\"\u202e"
@@ -91,8 +91,8 @@ def reports() -> list[Any]:
     return [
         stats,
         Report(1, 2, 3, [problem], [EVIL]),
-        Standing("n" * 32, HOSTILE, rows_here=7),
-        Standing(EVIL, None),
+        SyncStatus("n" * 32, HOSTILE, local_rows=7),
+        SyncStatus(EVIL, None),
         CompactReport([Merge(EVIL, (EVIL, "b"), 3, 4)], [EVIL], 3, 1, [problem]),
         DropReport(EVIL, [EVIL], [EVIL], EVIL, [EVIL] * 1000, 99),
         PruneReport([Deletion("orphan", "", EVIL, (EVIL,) * 1000, 9, 8.0)], 1, 2),
@@ -131,8 +131,8 @@ def test_reports_in_a_cell(it: Any, displayed: Callable[[Any], dict[str, str]]) 
     assert len(data["text/html"]) < 30_000
     assert "hunter2" not in shown
     # The text of a spec has all of it, as the repository does.
-    assert "hunter2" not in data["text/plain"] or isinstance(it, Standing)
-    if not isinstance(it, CheckReport | Report | Standing | CompactReport | MirrorCheckReport | DoctorReport | Stats):
+    assert "hunter2" not in data["text/plain"] or isinstance(it, SyncStatus)
+    if not isinstance(it, CheckReport | Report | SyncStatus | CompactReport | MirrorCheckReport | DoctorReport | Stats):
         assert len(data["text/plain"]) < 500, "counts, not lists"
 
 

@@ -395,7 +395,7 @@ with EmbeddingCache(directory / "mirror") as cache:
     count_files()
 del spaces
 with Mirror(directory / "mirror") as mirror:
-    assert len(sync.standing_here(mirror)[0]) == count
+    assert len(sync.local_status(mirror)[0]) == count
     count_files()
     assert check_mirror(mirror).as_json()["rows"] == count * ITEMS + len(kept)
     count_files()
@@ -411,7 +411,7 @@ for name, pull in (("eager", sync.pull), ("lazy", sync.pull_keys)):
         count_files()
         assert pull(mirror, memory, progress=False).packs == 0
         count_files()
-        assert len(sync.standing(mirror, memory)[0]) == len(part)
+        assert len(sync.status_of(mirror, memory)[0]) == len(part)
         count_files()
 assert most < limit * 3 // 4, most
 """

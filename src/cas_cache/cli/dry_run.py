@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cas_cache.cli.filters import Filters
     from cas_cache.mirror import Mirror
     from cas_cache.repository import Repository
-    from cas_cache.sync import Report, Standing
+    from cas_cache.sync import Report, SyncStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Named:
         """
         return open_mirror(self.cache, self.remote)
 
-    def chosen(self, found: list[Standing], mirror: Mirror | None) -> list[Standing]:
+    def chosen(self, found: list[SyncStatus], mirror: Mirror | None) -> list[SyncStatus]:
         """Return what the filters choose.
 
         Raises:
@@ -58,32 +58,32 @@ class Named:
 
 def would_pull(named: Named) -> Report:
     """Return what a pull would take, at most. A mirror that is not there yet is not made."""
-    from cas_cache.sync import pull_of, standing
+    from cas_cache.sync import pull_of, status_of
 
     repository = named.repository("pull from", writes=False)
     mirror = mirror_if_there(places(named.cache, named.remote, Settings.read())[0])
     if mirror is None or mirror.repository is None:
         repository.must_be_there()
-    found, problems = standing(mirror, repository)
+    found, problems = status_of(mirror, repository)
     return pull_of(named.chosen(found, mirror), problems)
 
 
 def would_push(named: Named, *, rebind: bool) -> Report:
     """Return what a push would send. A repository that is not there yet is not made."""
-    from cas_cache.sync import look, push_of, standing_here
+    from cas_cache.sync import local_status, look, push_of
 
     mirror = named.mirror()
     repository = named.repository("push to", writes=True)
     look(None if rebind else mirror, repository)
-    found, problems = standing_here(mirror)
+    found, problems = local_status(mirror)
     return push_of(named.chosen(found, mirror), problems, rebind=rebind)
 
 
 def would_sync(named: Named) -> tuple[Report, Report]:
     """Return what a sync would take, and what it would send."""
-    from cas_cache.sync import Report, pull_of, push_of, standing
+    from cas_cache.sync import Report, pull_of, push_of, status_of
 
     mirror = named.mirror()
-    found, problems = standing(mirror, named.repository("sync with", writes=True))
+    found, problems = status_of(mirror, named.repository("sync with", writes=True))
     chosen = named.chosen(found, mirror)
     return pull_of(chosen, problems), push_of(chosen, Report())

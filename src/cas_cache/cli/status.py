@@ -17,7 +17,7 @@ from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from cas_cache.sync import Standing
+    from cas_cache.sync import SyncStatus
 
 
 @click.command(
@@ -41,7 +41,7 @@ def status(
 
     Exit code 1 if something could not be read.
     """
-    from cas_cache.sync import standing
+    from cas_cache.sync import status_of
 
     mirror = open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
@@ -51,7 +51,7 @@ def status(
                 "`cas-cache ls` shows what is here."
             )
         must_be_there_if_new(opened)
-        found, report = standing(mirror, opened.repository)
+        found, report = status_of(mirror, opened.repository)
         wanted = Filters(**filters)
         if wanted:
             chosen = set(wanted.chosen({one.namespace: one.spec for one in found}, mirror))
@@ -73,22 +73,22 @@ def status(
         raise click.exceptions.Exit(1)
 
 
-def _print(found: list[Standing]) -> None:
+def _print(found: list[SyncStatus]) -> None:
     """Two lines a namespace, as `ls` has them, and a sum."""
     if found:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
     say(
-        f"{counted(len(found), 'namespace')}, {sum(one.in_step for one in found):,} in step; "
+        f"{counted(len(found), 'namespace')}, {sum(one.is_up_to_date for one in found):,} in step; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
-def _line(one: Standing) -> str:
-    return f"{counted(one.rows_here, 'row')} here; {'in step' if one.in_step else _moves(one)}"
+def _line(one: SyncStatus) -> str:
+    return f"{counted(one.local_rows, 'row')} here; {'in step' if one.is_up_to_date else _moves(one)}"
 
 
-def _moves(one: Standing) -> str:
+def _moves(one: SyncStatus) -> str:
     push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
     pull = f"{one.rows_to_pull:,} in {counted(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
     return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)

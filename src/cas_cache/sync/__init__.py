@@ -6,13 +6,14 @@ from cas_cache.sync.meeting import look, meet
 from cas_cache.sync.pulling import pull
 from cas_cache.sync.pushing import push
 from cas_cache.sync.report import Report
-from cas_cache.sync.standing import Standing, pull_of, push_of, standing, standing_here
+from cas_cache.sync.status import SyncStatus, local_status, pull_of, push_of, status_of
 
 __all__ = [
     "Explanation",
     "Report",
-    "Standing",
+    "SyncStatus",
     "explain",
+    "local_status",
     "look",
     "meet",
     "pull",
@@ -21,6 +22,5 @@ __all__ = [
     "pull_rows",
     "push",
     "push_of",
-    "standing",
-    "standing_here",
+    "status_of",
 ]

@@ -25,49 +25,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SyncStatus:
     """One namespace on both sides.
 
     Attributes:
         namespace: Its id.
         spec: Whose vectors these are; None if the repository cannot say.
-        rows_here: Rows in the mirror.
+        local_rows: Rows in the mirror.
         rows_to_push: Those of them that are in no pack yet.
         packs_to_push: Packs that they make, at least: what an interrupted push has planned stays as it was planned.
-        packs_there: Packs in the repository, superseded ones aside.
+        remote_packs: Packs in the repository, superseded ones aside.
         packs_to_pull: Those of them that the mirror has not read.
         rows_to_pull: The rows of these; some of them may be here already.
-        bytes_here: Bytes of the vectors here.
+        local_bytes: Bytes of the vectors here.
         bytes_to_push: Bytes of the vectors to push.
         bytes_to_pull: Bytes of the vectors to pull, at most.
     """
 
     namespace: str
     spec: EncoderSpec | None
-    rows_here: int = 0
+    local_rows: int = 0
     rows_to_push: int = 0
     packs_to_push: int = 0
-    packs_there: int = 0
+    remote_packs: int = 0
     packs_to_pull: int = 0
     rows_to_pull: int = 0
-    bytes_here: int = 0
+    local_bytes: int = 0
     bytes_to_push: int = 0
     bytes_to_pull: int = 0
 
     @property
-    def in_step(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Whether neither a push nor a pull would move a row."""
         return not (self.rows_to_push or self.packs_to_pull)
 
     def _repr_html_(self) -> str:
         rows = [
             ("model", None if self.spec is None else self.spec.model),
-            ("rows here", self.rows_here),
+            ("rows here", self.local_rows),
             ("rows to push", self.rows_to_push),
-            ("packs there", self.packs_there),
+            ("packs there", self.remote_packs),
             ("packs to pull", self.packs_to_pull),
             ("rows to pull", self.rows_to_pull),
-            ("size here", size(self.bytes_here)),
+            ("size here", size(self.local_bytes)),
         ]
         return html.facts(f"Namespace {self.namespace}, here and there", rows)
 
@@ -78,11 +78,11 @@ class Standing:
             "namespace": self.namespace,
             **names_of(self.spec),
             **numbers,
-            "in_step": self.in_step,
+            "is_up_to_date": self.is_up_to_date,
         }
 
 
-def pull_of(found: Iterable[Standing], problems: Report) -> Report:
+def pull_of(found: Iterable[SyncStatus], problems: Report) -> Report:
     """Return what a pull of these namespaces would take, at most; `bytes` are those of the vectors."""
     report = Report(problems=problems.problems)
     for one in found:
@@ -92,7 +92,7 @@ def pull_of(found: Iterable[Standing], problems: Report) -> Report:
     return report
 
 
-def push_of(found: Iterable[Standing], problems: Report, *, rebind: bool = False) -> Report:
+def push_of(found: Iterable[SyncStatus], problems: Report, *, rebind: bool = False) -> Report:
     """Return what a push of these namespaces would send; `bytes` are those of the vectors.
 
     Args:
@@ -102,19 +102,21 @@ def push_of(found: Iterable[Standing], problems: Report, *, rebind: bool = False
     """
     report = Report(problems=problems.problems)
     for one in found:
-        report.packs += _packs(one.rows_here, one.bytes_here // max(1, one.rows_here)) if rebind else one.packs_to_push
-        report.rows += one.rows_here if rebind else one.rows_to_push
-        report.bytes += one.bytes_here if rebind else one.bytes_to_push
+        report.packs += (
+            _packs(one.local_rows, one.local_bytes // max(1, one.local_rows)) if rebind else one.packs_to_push
+        )
+        report.rows += one.local_rows if rebind else one.rows_to_push
+        report.bytes += one.local_bytes if rebind else one.bytes_to_push
     return report
 
 
-def standing_here(mirror: Mirror) -> tuple[list[Standing], Report]:
+def local_status(mirror: Mirror) -> tuple[list[SyncStatus], Report]:
     """Return where each namespace of a mirror stands, as far as the mirror knows: no request."""
     report = Report()
     return [_here(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
 
 
-def standing(mirror: Mirror | None, repository: Repository) -> tuple[list[Standing], Report]:
+def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncStatus], Report]:
     """Return where each namespace of either side stands, by id, and what could not be read.
 
     Costs one listing, the manifests of packs that the mirror does not know, and the specs of such namespaces.
@@ -138,7 +140,7 @@ def standing(mirror: Mirror | None, repository: Repository) -> tuple[list[Standi
     return found, report
 
 
-def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report) -> Standing:
+def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report) -> SyncStatus:
     known = frozenset() if ns is None else ns.packs
     unknown = [(namespace, pack) for pack in packs if pack not in known]
     manifests: dict[str, Manifest] = {}
@@ -159,25 +161,25 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
     }
     return replace(
         _here(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
-        packs_there=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
+        remote_packs=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
         packs_to_pull=len(new),
         rows_to_pull=sum(m.rows for m in new.values()),
         bytes_to_pull=sum(m.rows * m.vector_bytes for m in new.values()),
     )
 
 
-def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> Standing:
+def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> SyncStatus:
     """What the mirror knows."""
     if ns is None:
-        return Standing(namespace, spec)
-    return Standing(
+        return SyncStatus(namespace, spec)
+    return SyncStatus(
         namespace,
         spec,
-        rows_here=ns.rows,
+        local_rows=ns.rows,
         rows_to_push=ns.waiting_rows,
         packs_to_push=_packs(ns.waiting_rows, ns.row_bytes),
-        packs_there=len(ns.lasting_packs),
-        bytes_here=ns.rows * ns.row_bytes,
+        remote_packs=len(ns.lasting_packs),
+        local_bytes=ns.rows * ns.row_bytes,
         bytes_to_push=ns.waiting_rows * ns.row_bytes,
     )
 
