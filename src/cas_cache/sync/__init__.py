@@ -1,8 +1,8 @@
 """Push and pull: the only place that sees both sides."""
 
+from cas_cache.sync.connect import look, meet
 from cas_cache.sync.explaining import Explanation, explain
 from cas_cache.sync.lazy import pull_keys, pull_rows
-from cas_cache.sync.meeting import look, meet
 from cas_cache.sync.pulling import pull
 from cas_cache.sync.pushing import push
 from cas_cache.sync.report import Report

@@ -26,7 +26,7 @@ from cas_cache.identity import canonical_json
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import lines_of
 from cas_cache.repository import Manifest, Repository
-from cas_cache.sync.meeting import look
+from cas_cache.sync.connect import look
 from cas_cache.sync.report import without_frames
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
-from cas_cache.sync.meeting import meet
+from cas_cache.sync.connect import meet
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind

@@ -24,7 +24,7 @@ from cas_cache.errors import (
     UntrustedPack,
 )
 from cas_cache.repository import Manifest, superseders
-from cas_cache.sync.meeting import meet, selected
+from cas_cache.sync.connect import meet, selected
 from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 

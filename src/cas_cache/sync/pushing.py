@@ -14,7 +14,7 @@ import numpy as np
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
 from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
-from cas_cache.sync.meeting import belong, meet, selected
+from cas_cache.sync.connect import bind, meet, selected
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def push(
     repository.must_sign()
     if not meet(mirror, repository):
         repository.create()
-        belong(mirror, repository)
+        bind(mirror, repository)
     total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
         for name in [ns.spec.namespace for ns in waiting]:

@@ -13,7 +13,7 @@ from cas_cache.amounts import size
 from cas_cache.errors import RepositoryError, UntrustedPack
 from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
-from cas_cache.sync.meeting import look, selected
+from cas_cache.sync.connect import look, selected
 from cas_cache.sync.report import Report, leave_out, pass_over
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What push and pull have in common: that mirror and repository belong together, and which namespaces are meant."""
+"""What push and pull have in common: that mirror and repository bind together, and which namespaces are meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def meet(mirror: Mirror, repository: Repository) -> bool:
-    """Open the repository and let the mirror belong to it: two requests the first time, later one.
+    """Open the repository and let the mirror bind to it: two requests the first time, later one.
 
     Returns:
         False where there is no repository yet and the mirror belongs to none.
@@ -31,7 +31,7 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
     if repository.open():
         # Where they have met before, nothing is locked or written: looking goes through here too.
         if mirror.repository != repository.id or mirror.trusted != _trusted(repository):
-            belong(mirror, repository)
+            bind(mirror, repository)
         return True
     if mirror.repository is not None:
         raise IncompleteListing(
@@ -42,8 +42,8 @@ def meet(mirror: Mirror, repository: Repository) -> bool:
     return False
 
 
-def belong(mirror: Mirror, repository: Repository) -> None:
-    """Let a mirror belong to a repository, for good: not before its marker has said the same twice. 1 request.
+def bind(mirror: Mirror, repository: Repository) -> None:
+    """Let a mirror bind to a repository, for good: not before its marker has said the same twice. 1 request.
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
@@ -60,7 +60,7 @@ def _trusted(repository: Repository) -> frozenset[str] | None:
 
 
 def look(mirror: Mirror | None, repository: Repository) -> bool:
-    """As `meet`, for who changes nothing: a mirror that belongs to no repository does not belong to this one for it.
+    """As `meet`, for who changes nothing: a mirror that belongs to no repository does not bind to this one for it.
 
     Returns:
         Whether there is a repository.
