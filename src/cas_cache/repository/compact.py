@@ -239,7 +239,7 @@ def _run(
             except AccessDenied as err:
                 logger.info("left the objects of pack %s to prune: %s", written.pack, err)
             return
-        repository.reveal(written)
+        repository.commit(written)
         report.written.append(written.pack)
         report.rows += spool.rows
         logger.info("merged %d packs of %s: %s", len(spool.packs), merge.namespace, written.pack)

@@ -83,7 +83,7 @@ MAX_SECONDS_TO_FIND, MAX_SECONDS_TO_CREATE = 0.25, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class StagedPack:
     """A pack that is there and not visible yet.
 
     Attributes:
@@ -401,13 +401,13 @@ class Repository:
         began: float | None = None,
         appearance: str | None = None,
     ) -> str:
-        """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
+        """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `commit`.
 
         Returns:
             The pack's id.
         """
         written = self.write(namespace, source, nonce, began=began, appearance=appearance)
-        self.reveal(written)
+        self.commit(written)
         return written.pack
 
     def write(  # noqa: PLR0913 - the optional facts of a manifest, by name
@@ -420,7 +420,7 @@ class Repository:
         began: float | None = None,
         source_rows: tuple[int, ...] = (),
         appearance: str | None = None,
-    ) -> Written:
+    ) -> StagedPack:
         """Write all of a pack but what makes it visible.
 
         The same rows and nonce always make the same names and bytes, so what was cut short, or whose answer was lost,
@@ -452,9 +452,9 @@ class Repository:
         pack = pack_id(data)
         put_all(self.storage, ((layout.object_path(pack, name), make) for name, make in contents(manifest, source)))
         paths = tuple(layout.object_path(pack, name) for name in manifest.objects)
-        return Written(namespace, pack, data, paths, began)
+        return StagedPack(namespace, pack, data, paths, began)
 
-    def reveal(self, written: Written) -> None:
+    def commit(self, written: StagedPack) -> None:
         """Make a pack visible.
 
         Raises:
@@ -589,6 +589,6 @@ class Repository:
             )
 
 
-def _in_time(written: Written) -> bool:
+def _in_time(written: StagedPack) -> bool:
     """Whether no prune can have taken the first objects of a pack for old ones."""
     return 0 <= time.time() - written.began <= MAX_SECONDS
