@@ -1,4 +1,4 @@
-"""What a cache says it did, and saved: counted, measured, or not claimed."""
+"""What a cache says it did, and saved: pluralize, measured, or not claimed."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache import stats as counting
-from cas_cache.amounts import counted, duration, size
+from cas_cache.formatting import duration, pluralize, size
 from cas_cache.mirror.pace import MAX_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
 from cas_cache.repository import Repository
 from cas_cache.stats import MIN_ITEMS, Stats
@@ -239,4 +239,4 @@ def test_amounts() -> None:
     assert [duration(s) for s in (0, 0.349, 9.99, 10.4, 59.6, 125, 3599.6, 7500)] == [
         "0.00 s", "0.35 s", "9.99 s", "10 s", "1 min 0 s", "2 min 5 s", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip
-    assert [counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
+    assert [pluralize(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache.amounts import counted
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
@@ -34,6 +33,7 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
 )
+from cas_cache.formatting import pluralize
 from cas_cache.identity import (
     NAMESPACE_ID,
     Batch,
@@ -628,8 +628,8 @@ class EmbeddingCache:
         if report.untrusted and not self._warned_untrusted:
             self._warned_untrusted = True
             warnings.warn(
-                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
-                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                f"Skipped {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no "
+                "other pack has are encoded again. `cas-cache check` names these packs and says why.",
                 DataWarning,
                 stacklevel=7,
             )

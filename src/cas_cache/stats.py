@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, duration, size
+from cas_cache.formatting import duration, pluralize, size
 
 if TYPE_CHECKING:
     from cas_cache.mirror.pace import Pace
@@ -153,7 +153,7 @@ class Stats:
             encoded += f" in {duration(self.encoder_seconds)}"
         if self.checked:
             encoded += f" (with {self.checked:,} more to compare)"
-        first = f"{self.hits:,} of {counted(asked, 'item')} from the cache{rate}, {encoded}"
+        first = f"{self.hits:,} of {pluralize(asked, 'item')} from the cache{rate}, {encoded}"
         second = [
             *([] if saved is None else [f"about {duration(saved)} of encoding saved"]),
             f"{size(self.bytes_served)} of vectors served",

@@ -9,8 +9,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cas_cache.amounts import counted, size
 from cas_cache.errors import NotAMirror
+from cas_cache.formatting import pluralize, size
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.sync import push
@@ -45,7 +45,7 @@ class Waiting:
 
     def __str__(self) -> str:
         verb = "waits" if self.rows == 1 else "wait"
-        return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
+        return f"{pluralize(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
 from cas_cache.cli.talk import bars_wanted, is_quiet, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
@@ -97,12 +97,12 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
             say(f"{found.kind}: {found.namespace}: {found.what}", err=is_quiet())
         for namespace, packs in report.unverified.items():
             say(
-                f"not verified yet: {namespace}: {counted(len(packs), 'pack')}, {counted(sum(packs.values()), 'row')}: "
-                f"{', '.join(packs)}"
+                f"not verified yet: {namespace}: {pluralize(len(packs), 'pack')}, "
+                f"{pluralize(sum(packs.values()), 'row')}: {', '.join(packs)}"
             )
         say(
-            f"checked {counted(report.namespaces, 'namespace')}, {counted(report.rows, 'row')}: "
-            f"{counted(len(report.findings), 'finding')}"
+            f"checked {pluralize(report.namespaces, 'namespace')}, {pluralize(report.rows, 'row')}: "
+            f"{pluralize(len(report.findings), 'finding')}"
         )
     if not report.clean:
         raise click.exceptions.Exit(1)
@@ -115,7 +115,7 @@ def _print(url: str, report: CheckReport) -> None:
         say(line, err=found.severity is not Severity.NOTE and is_quiet())
     counts = ", ".join(f"{report.count(severity):,} {severity}" for severity in Severity)
     say(
-        f"checked {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, "
-        f"of {counted(report.packs_read, 'pack')} the data: {counts}; "
+        f"checked {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, "
+        f"of {pluralize(report.packs_read, 'pack')} the data: {counts}; "
         f"{size_of(report.bytes)} read"
     )

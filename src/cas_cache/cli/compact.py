@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
@@ -16,6 +14,8 @@ from cas_cache.cli.options import (
     print_json,
 )
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 
@@ -61,12 +61,12 @@ def compact(
     else:
         for merge in report.merges:
             would = "would merge" if dry_run else "merge"
-            amount = f"{counted(merge.rows, 'row')}, {size_of(merge.bytes)}"
-            say(f"{would} {counted(len(merge.packs), 'pack')} of {merge.namespace}: {amount}")
+            amount = f"{pluralize(merge.rows, 'row')}, {size_of(merge.bytes)}"
+            say(f"{would} {pluralize(len(merge.packs), 'pack')} of {merge.namespace}: {amount}")
         for problem in report.problems:
             say(f"left as it is: {problem}", err=True)
         back = f", {report.taken_back:,} taken back because others had made them" if report.taken_back else ""
-        planned, rows = counted(len(report.merges), "merge"), counted(report.rows, "row")
+        planned, rows = pluralize(len(report.merges), "merge"), pluralize(report.rows, "row")
         say(f"{planned} planned, {len(report.written):,} written, {rows}{back}")
     if report.problems:
         raise click.exceptions.Exit(1)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
@@ -21,6 +19,8 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError, RepositoryError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.location import places
 from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository.drop import drop as drop_namespace
@@ -120,12 +120,12 @@ def _drop_pack(
 
 
 def _pack_text(report: DropPackReport, rows: int) -> str:
-    in_mirror = f"{counted(rows, 'row')} in the mirror"
+    in_mirror = f"{pluralize(rows, 'row')} in the mirror"
     if not report.packs:
         return in_mirror
-    merges = f" and {counted(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
-    others = f", with {counted(report.other_rows, 'row')} of other packs" if report.other_rows else ""
-    dropped = f"pack {report.packs[0]}{merges}: {counted(report.rows, 'row')}, {size_of(report.bytes)}{others}"
+    merges = f" and {pluralize(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
+    others = f", with {pluralize(report.other_rows, 'row')} of other packs" if report.other_rows else ""
+    dropped = f"pack {report.packs[0]}{merges}: {pluralize(report.rows, 'row')}, {size_of(report.bytes)}{others}"
     return f"{dropped}; {in_mirror}"
 
 
@@ -139,4 +139,4 @@ def _spec(repository: Repository, namespace: str) -> str:
 
 
 def _told(report: DropReport) -> str:
-    return f"namespace {report.namespace}: {counted(len(report.packs), 'pack')}, {size_of(report.bytes)}"
+    return f"namespace {report.namespace}: {pluralize(len(report.packs), 'pack')}, {size_of(report.bytes)}"

@@ -6,12 +6,12 @@ import re
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
 from cas_cache.cli.talk import say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.mirror.evict import EvictReport
 from cas_cache.mirror.evict import evict as evict_mirror
 
@@ -61,7 +61,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
     report = evict_mirror(mirror, max_size, dry_run=dry_run or asks)
     if asks and report.evicted:
         _print(report, "would evict")
-        ask(f"Evict {counted(len(report.evicted), 'pack')} from {mirror.directory}?")
+        ask(f"Evict {pluralize(len(report.evicted), 'pack')} from {mirror.directory}?")
         report = evict_mirror(mirror, max_size)
     if as_json:
         print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
@@ -76,10 +76,10 @@ def _print(report: EvictReport, did: str) -> None:
     for namespace in dict.fromkeys(it.namespace for it in report.evicted):
         mine = [it for it in report.evicted if it.namespace == namespace]
         rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
-        say(f"{did} {counted(len(mine), 'pack')} of {namespace}: {counted(rows, 'row')}, {size_of(size)}")
+        say(f"{did} {pluralize(len(mine), 'pack')} of {namespace}: {pluralize(rows, 'row')}, {size_of(size)}")
     for namespace in report.in_use:
         say(f"left as it is, because others have it open: {namespace}", err=True)
     say(
-        f"{did} {counted(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
+        f"{did} {pluralize(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
         f"after, of which {size_of(report.waiting)} wait to be pushed"
     )

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_tasks
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import empty
@@ -23,6 +21,8 @@ from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
@@ -84,10 +84,10 @@ def export(
         print_json({"dry_run": dry_run, **report.as_json()})
         return
     did = "would export" if dry_run else "exported"
-    say(f"{did} {counted(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
+    say(f"{did} {pluralize(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
     say(size_of(report.bytes))
     if report.missing:
-        say(f"left out: {counted(report.missing, 'row')} that the task asked for and that are not here", err=True)
+        say(f"left out: {pluralize(report.missing, 'row')} that the task asked for and that are not here", err=True)
 
 
 def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
@@ -104,7 +104,7 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
         raise click.UsageError(empty(mirror))
     begin = f" begin with {beginning!r}" if beginning else ""
     raise click.UsageError(
-        f"{counted(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
+        f"{pluralize(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
         f"{_choice(found or namespaces)}"
     )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.amounts import counted
 from cas_cache.cli.export import one_namespace
 from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import (
@@ -22,6 +21,7 @@ from cas_cache.cli.options import (
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
 from cas_cache.exchange import ImportReport, find_folders, plan_import
+from cas_cache.formatting import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
@@ -114,7 +114,7 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     spec = report.plan.spec
     verb, count = ("would store", report.taken) if dry_run else ("stored", report.stored)
     role = f", {spec.role}" if spec.role else ""
-    say(f"{verb} {counted(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
+    say(f"{verb} {pluralize(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
         say("If you know better than the folders can show: --accept-unsafe.", err=True)
 

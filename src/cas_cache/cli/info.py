@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import describe, mirror_as_json, print_mirror
 from cas_cache.cli.options import (
@@ -21,6 +20,7 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT, json_text
+from cas_cache.formatting import pluralize
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
 
@@ -150,7 +150,7 @@ def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -
         print_json(mirror_as_json(mirror, chosen))
         return
     print_mirror(mirror, chosen)
-    say(f"{counted(len(chosen), 'namespace')} match. Choose one with --namespace to see its spec.", err=True)
+    say(f"{pluralize(len(chosen), 'namespace')} match. Choose one with --namespace to see its spec.", err=True)
 
 
 def _chosen(mirror: Mirror, wanted: str | None) -> list[Namespace]:

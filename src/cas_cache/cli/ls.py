@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, names_repository, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
 from cas_cache.errors import CasCacheError, MirrorError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.mirror import MARKER
@@ -159,7 +159,7 @@ def _counts(ns: Namespace) -> tuple[str, ...]:
     where = _where(ns.rows, ns.waiting_rows)
     where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
-    return counted(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
+    return pluralize(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 
 
 def _prompt(spec: EncoderSpec | None) -> list[str]:
@@ -198,4 +198,4 @@ def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
 
 def _held(held: Held) -> tuple[str, ...]:
     vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
-    return counted(held.rows, "row"), counted(held.packs, "pack"), vector, size_of(held.bytes)
+    return pluralize(held.rows, "row"), pluralize(held.packs, "pack"), vector, size_of(held.bytes)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import json_text
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
@@ -155,7 +155,7 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     if len(found) != 1 or not beginning:
         named = ", ".join(there[:MAX_NAMED]) or "(none)"
         raise ConfigurationError(
-            f"{counted(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
+            f"{pluralize(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
             f"Name one by its id, or so much of it that it is the only one. "
             f"It has {named}{', ...' if len(there) > MAX_NAMED else ''}."
         )
@@ -269,12 +269,12 @@ def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = Fa
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
     else:
-        say(f"{verb} {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, {size_of(report.bytes)}")
+        say(f"{verb} {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, {size_of(report.bytes)}")
         for problem in report.problems:
             say(f"passed over: {problem}", err=True)
         if report.untrusted:
             say(
-                f"left out: {counted(len(report.untrusted), 'pack')} that no trusted key has signed; "
+                f"left out: {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed; "
                 "`cas-cache check` says why",
                 err=True,
             )

@@ -7,12 +7,12 @@ import re
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.asking import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
 from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 
@@ -81,7 +81,7 @@ def prune(
     report = run(dry_run=dry_run or asks)
     if asks and report.deletions:
         _print(report, "would delete")
-        ask(f"Delete {counted(len(report.deletions), 'pack')} from {repository.url}?")
+        ask(f"Delete {pluralize(len(report.deletions), 'pack')} from {repository.url}?")
         report = run()
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
@@ -98,4 +98,4 @@ def _print(report: PruneReport, did: str) -> None:
         say(f"{did} {len(mine):,} {reason}{of}: {size_of(size)}, up to {oldest:,.1f} days old")
     young = f"{report.young:,} {'is' if report.young == 1 else 'are'}"
     more = f", {report.postponed:,} more at the next run" if report.postponed else ""
-    say(f"{did} {counted(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")
+    say(f"{did} {pluralize(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")

@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import click
 import numpy as np
 
-from cas_cache.amounts import counted
 from cas_cache.cli.completion import complete_namespaces, complete_tasks
 from cas_cache.cli.export import one_namespace
 from cas_cache.cli.help import Command
@@ -20,6 +19,7 @@ from cas_cache.cli.options import (
 from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT
 from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.formatting import pluralize
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
 from cas_cache.search import KINDS, METRICS, open_search
@@ -158,7 +158,7 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
         shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
         there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         raise click.UsageError(
-            f"{counted(len(chosen), 'view')} of the task {task} match. {there}. "
+            f"{pluralize(len(chosen), 'view')} of the task {task} match. {there}. "
             "Choose with --role, --model, --subset and --split."
         )
     return chosen[0]
@@ -187,7 +187,7 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     if len(missing):
         named = ", ".join(repr(_shown(texts[at])) for at in missing[:MAX_NAMED])
         raise CacheMiss(
-            f"There is no vector for {len(missing):,} of {counted(len(texts), 'text')} in the namespace "
+            f"There is no vector for {len(missing):,} of {pluralize(len(texts), 'text')} in the namespace "
             f"{spec.namespace} ({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
             "Name the namespace that has them with --from (`cas-cache ls` lists all), "
             "encode them with EmbeddingCache.encode first, or pass --vectors.",

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.filters import Filters, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
@@ -15,6 +13,8 @@ from cas_cache.cli.pull import must_be_there_if_new
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.talk import say
 from cas_cache.errors import ConfigurationError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 
 if TYPE_CHECKING:
     from cas_cache.sync import SyncStatus
@@ -79,16 +79,16 @@ def _print(found: list[SyncStatus]) -> None:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
     say(
-        f"{counted(len(found), 'namespace')}, {sum(one.is_up_to_date for one in found):,} in step; "
+        f"{pluralize(len(found), 'namespace')}, {sum(one.is_up_to_date for one in found):,} in step; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
 def _line(one: SyncStatus) -> str:
-    return f"{counted(one.local_rows, 'row')} here; {'in step' if one.is_up_to_date else _moves(one)}"
+    return f"{pluralize(one.local_rows, 'row')} here; {'in step' if one.is_up_to_date else _moves(one)}"
 
 
 def _moves(one: SyncStatus) -> str:
     push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
-    pull = f"{one.rows_to_pull:,} in {counted(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
+    pull = f"{one.rows_to_pull:,} in {pluralize(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
     return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)

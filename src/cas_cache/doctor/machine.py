@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.amounts import counted
 from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
+from cas_cache.formatting import pluralize
 from cas_cache.mirror import Mirror
 from cas_cache.repository.urls import EXTRAS, PACKAGES, is_url, without_credentials
 from cas_cache.settings import expanded
@@ -114,7 +114,7 @@ def _existing(report: Report, directory: Path) -> str | None:
         )
     else:
         belongs = f"belongs to the repository {repository[:8]}, met at {met}" if repository else "has met no repository"
-        report.ok("mirror", f"{directory}: {counted(count, 'namespace')}, readable, writable, {belongs}.")
+        report.ok("mirror", f"{directory}: {pluralize(count, 'namespace')}, readable, writable, {belongs}.")
     return repository
 
 

@@ -6,7 +6,6 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from cas_cache.amounts import counted
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.promises import BASICS, check_missing, check_ranges
 from cas_cache.doctor.report import Status
@@ -21,6 +20,7 @@ from cas_cache.errors import (
     RepositoryError,
     UnsupportedFormat,
 )
+from cas_cache.formatting import pluralize
 from cas_cache.repository import layout
 from cas_cache.repository.layout import SCRATCH
 from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
@@ -122,7 +122,7 @@ class Look:
             self._failed("reach", err, "Runs go on without the repository.")
             return False
         self.report.ok("reach", f"{storage.url} answered in {time.monotonic() - before:.2f} s.")
-        self.report.ok("list", f"LIST {layout.MANIFESTS}/: {counted(len(self._manifests), 'object')}.")
+        self.report.ok("list", f"LIST {layout.MANIFESTS}/: {pluralize(len(self._manifests), 'object')}.")
         return True
 
     def _get(self, storage: Storage) -> bool:
@@ -143,7 +143,7 @@ class Look:
             else:
                 self._failed("get", err, "Nothing can be read.")
             return False
-        self.report.ok("get", f"GET {layout.MARKER}: {counted(len(data), 'byte')}.")
+        self.report.ok("get", f"GET {layout.MARKER}: {pluralize(len(data), 'byte')}.")
         try:
             self.marker = checked_marker(data, storage.url)
         except (NotARepository, UnsupportedFormat) as err:
@@ -171,8 +171,8 @@ class Look:
             return
         namespaces = {found[0] for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))}
         what = (
-            f"Version {self.marker['version']}, id {self.marker['id']}, {counted(len(self._manifests), 'pack')} in "
-            f"{counted(len(namespaces), 'namespace')}."
+            f"Version {self.marker['version']}, id {self.marker['id']}, {pluralize(len(self._manifests), 'pack')} in "
+            f"{pluralize(len(namespaces), 'namespace')}."
         )
         asked = self.marker["writer_features"]
         if asked:
@@ -211,7 +211,7 @@ class Look:
         elif others:
             self._fail(
                 "repository",
-                f"{storage.url} holds {counted(len(found), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
+                f"{storage.url} holds {pluralize(len(found), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
                 f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
             )
@@ -259,7 +259,7 @@ class Look:
             self.report.add(
                 "left-overs",
                 Status.WARN,
-                f"{counted(len(found), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
+                f"{pluralize(len(found), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
                 "is running, or was killed.",
                 "They cost space and nothing else.",
                 f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
@@ -292,7 +292,7 @@ class Look:
             repository.manifest(namespace, pack)
             repository.spec(namespace)
         return (
-            f"{counted(len(packs), 'manifest')} and the specs of their namespaces verify."
+            f"{pluralize(len(packs), 'manifest')} and the specs of their namespaces verify."
             if packs
             else "There is no pack yet."
         )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.amounts import counted
 from cas_cache.errors import ConfigurationError
 from cas_cache.exchange.folders import OldFolder, OldRows, stamp_of
+from cas_cache.formatting import pluralize
 from cas_cache.identity import KEY_BYTES, EncoderSpec
 from cas_cache.progress import counting
 from cas_cache.rows import storable
@@ -152,7 +152,7 @@ class ImportPlan:
             if plan.passed_over:
                 yield f"{plan.folder.path}: passed over, {plan.passed_over}"
                 continue
-            yield f"{plan.folder.path}: {len(plan.at):,} of {counted(plan.total, 'vector')}"
+            yield f"{plan.folder.path}: {len(plan.at):,} of {pluralize(plan.total, 'vector')}"
             for reason, count in plan.left.items():
                 yield f"  left: {count:,} {LEFT[reason]}"
             if plan.broken:

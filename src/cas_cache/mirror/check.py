@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache import html
-from cas_cache.amounts import counted
 from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
+from cas_cache.formatting import pluralize
 from cas_cache.identity import first_of_each
 from cas_cache.rows import digest_rows
 
@@ -113,7 +113,7 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if places := ns.spec.credentials():
         what = (
             f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
-            f"{ns.folder} out of the mirror: {counted(ns.waiting_rows, 'row')} of it were not pushed and may be "
+            f"{ns.folder} out of the mirror: {pluralize(ns.waiting_rows, 'row')} of it were not pushed and may be "
             "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
             "in the repository."
         )

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, size
 from cas_cache.errors import MirrorError
+from cas_cache.formatting import pluralize, size
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         if rows and not dry_run:
             if not ns.reserve():
                 raise MirrorError(
-                    f"{ns.folder} is open in another process and still has {counted(rows, 'row')} of the dropped pack. "
-                    "Close that process and do the same again."
+                    f"{ns.folder} is open in another process and still has {pluralize(rows, 'row')} of the dropped "
+                    "pack. Close that process and do the same again."
                 )
             try:
                 mirror.forget(ns.spec.namespace)

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache import html
-from cas_cache.amounts import size
 from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
+from cas_cache.formatting import size
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
 from cas_cache.mirror.state import State, may_have_pending_rows
 from cas_cache.mirror.table import STATE_FILE
@@ -92,7 +92,7 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
                 pending = sum(extent.rows for extent in state.waiting)
                 rows, vector_bytes = rows + pending, vector_bytes + pending * state.row_bytes
         except (OSError, CasCacheError) as problem:
-            logger.debug("pending rows of %s are not counted: %s", folder, problem)
+            logger.debug("pending rows of %s are not pluralize: %s", folder, problem)
     return rows, vector_bytes
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 MAX_KEYS = 1 << 22
-"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
+"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is pluralize and the number is an estimate."""
 
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import size
 from cas_cache.errors import ConfigurationError, IncompleteListing
+from cas_cache.formatting import size
 from cas_cache.repository import layout
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, size
 from cas_cache.errors import ConfigurationError
+from cas_cache.formatting import pluralize, size
 from cas_cache.repository import layout
 from cas_cache.repository.manifest import Manifest
 
@@ -92,7 +92,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if len(found) > 1 or not pack:
         names = ", ".join(name for _, name in found[:MAX_NAMED])
         raise ConfigurationError(
-            f"{counted(len(found), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
+            f"{pluralize(len(found), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
             "Name one by more of its id."
         )
     if not found:
@@ -108,8 +108,9 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if report.other_rows and not (force or dry_run):
         raise ConfigurationError(
             f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds "
-            f"{counted(report.other_rows, 'row')} of other packs that are not in the repository any more. Nothing was "
-            "deleted. With force=True (--force) they are deleted, too, and encoded again when they are next asked for."
+            f"{pluralize(report.other_rows, 'row')} of other packs that are not in the repository any more. Nothing "
+            "was deleted. With force=True (--force) they are deleted, too, and encoded again "
+            "when they are next asked for."
         )
     sizes = {
         entry.path: entry.size for each in report.packs for entry in repository.storage.list(layout.pack_prefix(each))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.formatting import size
 from cas_cache.repository import layout
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One namespace of a repository. Packs that a merge has replaced are not counted, though they take space.
+    """One namespace of a repository. Packs that a merge has replaced are not pluralize, though they take space.
 
     Attributes:
         namespace: Its id.

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache import html
-from cas_cache.amounts import size
 from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
+from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
 from cas_cache.progress import counting
 from cas_cache.repository import layout

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.formatting import size
 from cas_cache.progress import bar_of
 
 if TYPE_CHECKING:

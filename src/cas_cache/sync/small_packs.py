@@ -51,7 +51,7 @@ def pull_small(
         mirror: Where to.
         repository: From where.
         of: The namespace, and its packs that nothing is known of here, in the order in which they are applied.
-        report: What was done is counted there.
+        report: What was done is pluralize there.
         bar: And shown there.
     """
     namespace, manifests = of

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import size
 from cas_cache.errors import RepositoryError, UntrustedPack
+from cas_cache.formatting import size
 from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
 from cas_cache.sync.connect import look, selected

@@ -25,6 +25,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return ``"1 row"``, ``"1,200 rows"``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
