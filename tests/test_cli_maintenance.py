@@ -144,7 +144,7 @@ def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
     before = files(repo)
     dry = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace[:8], "--dry-run")
     assert dry.out.startswith(f"would delete namespace {SPEC.namespace}: 4 packs, ")
-    monkeypatch.setattr("cas_cache.cli.asking.sys.stdin", Terminal())
+    monkeypatch.setattr("cas_cache.cli.confirm.sys.stdin", Terminal())
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     refused = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace)
     assert (refused.code, files(repo)) == (1, before)

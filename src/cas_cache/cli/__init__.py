@@ -14,9 +14,9 @@ import warnings
 import click
 
 from cas_cache.cli.commands import Group
-from cas_cache.cli.stopping import STOPPED, stopping
-from cas_cache.cli.talk import Talk, libraries_are_quiet, say
+from cas_cache.cli.signals import STOPPED, stopping
 from cas_cache.cli.text import escape_unencodable
+from cas_cache.cli.verbosity import Talk, libraries_are_quiet, say
 from cas_cache.errors import CasCacheError
 from cas_cache.progress import plain_lines
 
@@ -48,7 +48,7 @@ def main() -> None:
             # Without standalone mode, click returns the code of an Exit instead of exiting.
             code = cli(standalone_mode=False, obj=talk)
         except click.ClickException as err:
-            from cas_cache.cli.secrecy import printable
+            from cas_cache.cli.redact import printable
 
             shown = io.StringIO()
             err.show(shown)
@@ -58,7 +58,7 @@ def main() -> None:
             say(f"cas-cache: {STOPPED}", err=True)
             stop.end()
         except Exception as err:  # noqa: BLE001 - whoever uses a command is told, in a sentence or two
-            from cas_cache.cli.secrecy import printable
+            from cas_cache.cli.redact import printable
 
             if talk.verbose:
                 say(printable(traceback.format_exc()), err=True, nl=False)

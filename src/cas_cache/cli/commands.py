@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cas_cache.cli.help import CommandGroup
-from cas_cache.cli.talk import talking, verbosity_options
+from cas_cache.cli.verbosity import talking, verbosity_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

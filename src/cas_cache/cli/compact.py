@@ -13,7 +13,7 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
-from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
 from cas_cache.repository.compact import AT_LEAST

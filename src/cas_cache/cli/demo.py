@@ -14,7 +14,7 @@ import click
 from cas_cache.cli.completion import complete_remotes
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import parsed_options, print_json, storage_option
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:

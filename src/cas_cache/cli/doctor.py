@@ -11,7 +11,7 @@ import click
 
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
-from cas_cache.cli.talk import is_quiet, say
+from cas_cache.cli.verbosity import is_quiet, say
 from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.location import places

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
@@ -17,7 +17,7 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError, RepositoryError
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of

@@ -17,8 +17,8 @@ from cas_cache.cli.options import (
     print_json,
 )
 from cas_cache.cli.table import ID_CHARACTERS, name_of
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
+from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.exchange import export as write_export
 from cas_cache.formatting import pluralize

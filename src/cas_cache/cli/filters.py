@@ -11,8 +11,8 @@ import click
 
 from cas_cache.cli.completion import complete_models, complete_roles, complete_tasks
 from cas_cache.cli.options import namespace_option
-from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError, RepositoryError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from cas_cache.cli.options import (
     print_json,
     spec_in_file,
 )
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
+from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.exchange import ImportReport, find_folders, plan_import
 from cas_cache.formatting import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json

@@ -18,8 +18,8 @@ from cas_cache.cli.options import (
     print_json,
     spec_in_file,
 )
-from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT, json_text
+from cas_cache.cli.verbosity import say
 from cas_cache.formatting import pluralize
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings

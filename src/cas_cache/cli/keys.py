@@ -7,7 +7,7 @@ import click
 from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import print_json
 from cas_cache.cli.table import visible
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.settings import Settings, user_file
 from cas_cache.trust import new_signing_key, signing_keys
 

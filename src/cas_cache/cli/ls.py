@@ -9,7 +9,7 @@ import click
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, names_repository, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import CasCacheError, MirrorError
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import json_text
+from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of

@@ -16,8 +16,8 @@ from cas_cache.cli.options import (
     open_trusted_mirror,
     print_json,
 )
-from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.formatting import pluralize
 from cas_cache.identity import keys_of_texts

@@ -11,7 +11,7 @@ from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
 from cas_cache.cli.pull import must_be_there_if_new
 from cas_cache.cli.table import name_of, print_namespaces
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of

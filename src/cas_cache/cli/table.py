@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import from_locale
 
 if TYPE_CHECKING:

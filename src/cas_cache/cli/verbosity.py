@@ -108,7 +108,7 @@ def _talk(context: click.Context) -> Talk:
 
 def _log(level: int) -> None:
     """Send what ``cas_cache`` logs to stderr."""
-    from cas_cache.cli.secrecy import PrintableFormatter
+    from cas_cache.cli.redact import PrintableFormatter
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))

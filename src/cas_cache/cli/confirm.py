@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
