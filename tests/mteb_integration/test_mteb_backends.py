@@ -32,7 +32,7 @@ from cas_cache.errors import (
 )
 from cas_cache.identity import keys_of_texts
 from cas_cache.mteb import CachedEmbeddingWrapper, FaissCache, MirrorCache, backend
-from cas_cache.mteb.folders import Folder, folder_of
+from cas_cache.mteb.cache_paths import Folder, folder_of
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_fidelity_encoders import instruct, sentence_transformer

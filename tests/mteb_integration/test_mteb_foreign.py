@@ -468,7 +468,7 @@ def test_progress_bars(kind, tmp_path, capsys, monkeypatch):
 
 def test_a_look_up_of_images_tells_of_each(tmp_path, capsys, monkeypatch):
     """Rows that are decoded one by one are counted one by one."""
-    from cas_cache.mteb.loaders import batch_of_dataset
+    from cas_cache.mteb.dataset_adapter import batch_of_dataset
 
     task = IMAGE_TASKS["MockAny2AnyRetrievalI2TTask"]
     task.load_data()

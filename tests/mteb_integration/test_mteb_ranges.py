@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from cas_cache import EncoderSpec
 from cas_cache.errors import ConfigurationError, DamagedMirror, IdentityError, MirrorWriteError
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.mteb import ranges as ranges_module
-from cas_cache.mteb.ranges import MIN_ROWS, StoredRanges
+from cas_cache.mteb import calibration as ranges_module
+from cas_cache.mteb.calibration import MIN_ROWS, StoredRanges
 from mteb_integration.mteb_tasks import loader, metadata
 
 pytestmark = [
@@ -147,7 +147,7 @@ def test_another_process_goes_by_what_is_kept(tmp_path):
 import numpy as np
 from pathlib import Path
 from cas_cache import EncoderSpec
-from cas_cache.mteb.ranges import StoredRanges
+from cas_cache.mteb.calibration import StoredRanges
 spec = EncoderSpec(model="org/m", revision="1", prompt="passage: ", role="document")
 ranges = StoredRanges().of(Path({str(tmp_path)!r}), spec, np.zeros((1, 8), np.float32), normalized=False)
 print(ranges.tobytes().hex())

@@ -19,7 +19,7 @@ from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
 from cas_cache.mirror.evict import evict
 from cas_cache.mteb import FaissCache, TextVectorMap
-from cas_cache.mteb.ranges import StoredRanges
+from cas_cache.mteb.calibration import StoredRanges
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
