@@ -24,8 +24,8 @@ import numpy as np
 from cas_cache import EncoderSpec, sync
 from cas_cache.cli import main as command_line
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import find_folders, plan_import
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check

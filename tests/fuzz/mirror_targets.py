@@ -155,7 +155,7 @@ def saved(folder: Path) -> Target:
 
 def imported(folder: Path) -> Target:
     """Old caches of mteb: an index, the length of a vector, and vectors, raw or FAISS's."""
-    from cas_cache.exchange import find_folders, plan_import
+    from cas_cache.interop import find_folders, plan_import
     from cas_cache.mirror import Mirror
 
     fast()

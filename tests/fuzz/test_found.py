@@ -23,8 +23,8 @@ from cas_cache.errors import (
     RemoteUnavailable,
     printable,
 )
-from cas_cache.exchange import find_folders, plan_import
 from cas_cache.identity import canonical_json, keys_of_rows, keys_of_texts, parsed_json, quoted
+from cas_cache.interop import find_folders, plan_import
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.state import State

@@ -15,8 +15,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, sync
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import export, select_namespace
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import export, select_namespace
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository import Repository

@@ -13,8 +13,8 @@ import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import export, import_mteb, select_namespace, select_views
 from cas_cache.identity import batch, keys_of_texts
+from cas_cache.interop import export, import_mteb, select_namespace, select_views
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
 from cas_cache.mirror.evict import evict

@@ -20,9 +20,9 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.text import TEXT
 from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.exchange import ImportReport, find_folders, plan_import
 from cas_cache.formatting import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json
+from cas_cache.interop import ImportReport, find_folders, plan_import
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.settings import Settings
@@ -30,7 +30,7 @@ from cas_cache.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cas_cache.exchange import OldFolder
+    from cas_cache.interop import MtebCacheFolder
 
 
 @click.group(name="import", cls=CommandGroup, examples=("cas-cache import mteb old my_mirror -n 55dc47fb --dry-run",))
@@ -120,7 +120,7 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
 
 
 def _spec_of(
-    folders: Sequence[OldFolder],
+    folders: Sequence[MtebCacheFolder],
     *,
     model: str,
     revision: str | None,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.errors import MissingDependency
-from cas_cache.exchange.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
-from cas_cache.exchange.numpy_cache import MAX_DIMENSION
+from cas_cache.interop.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
+from cas_cache.interop.numpy_cache import MAX_DIMENSION
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.disk import mapped
-from cas_cache.exchange.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
+from cas_cache.interop.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -40,7 +40,7 @@ MAX_ROWS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class OldFolder:
+class MtebCacheFolder:
     """One cache folder of mteb.
 
     Attributes:
@@ -97,7 +97,7 @@ class OldRows:
     stamp: tuple[tuple[int, int], ...]
 
 
-def find_folders(directory: str | Path) -> list[OldFolder]:
+def find_folders(directory: str | Path) -> list[MtebCacheFolder]:
     """Return the cache folders at and below a directory, in order of their paths. Nothing is opened.
 
     Raises:
@@ -136,18 +136,18 @@ def _backend(files: list[str]) -> Literal["numpy", "faiss", "both"] | None:
     return "numpy" if INDEX in files or (NUMPY_VECTORS in files and DIMENSION in files) else None
 
 
-def _placed(root: Path, path: Path, backend: Literal["numpy", "faiss", "both"]) -> OldFolder:
+def _placed(root: Path, path: Path, backend: Literal["numpy", "faiss", "both"]) -> MtebCacheFolder:
     """Read task, experiment and role from a path: from below the given directory, and, if that is a task's, its own."""
     below, own = list(path.relative_to(root).parts), list(root.parts)
     inside = not below or below[0] in (*ROLES, EXPERIMENTS) or root.name == EXPERIMENTS
     parts = own[-4:] + below if inside else below
     role = parts.pop() if parts[-1] in ROLES else None
     if EXPERIMENTS not in parts[1:-1]:
-        return OldFolder(path, backend, parts[-1] if inside else parts[0], role)
+        return MtebCacheFolder(path, backend, parts[-1] if inside else parts[0], role)
     cut = parts.index(EXPERIMENTS, 1)
     named = inside and EXPERIMENTS not in (*below, root.name)
     # An experiment's name may hold a slash, and is then several folders.
-    return OldFolder(path, backend, parts[cut - 1], role, "/".join(parts[cut + 1 :]), named)
+    return MtebCacheFolder(path, backend, parts[cut - 1], role, "/".join(parts[cut + 1 :]), named)
 
 
 def read_index(folder: Path) -> tuple[list[str], NDArray[np.int64]] | Broken:

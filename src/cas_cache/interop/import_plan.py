@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import ConfigurationError
-from cas_cache.exchange.folders import OldFolder, OldRows, stamp_of
 from cas_cache.formatting import pluralize
 from cas_cache.identity import KEY_BYTES, EncoderSpec
+from cas_cache.interop.folders import MtebCacheFolder, OldRows, stamp_of
 from cas_cache.progress import counting
 from cas_cache.rows import storable
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 32 << 20
 """Read, judged and committed at a time."""
 
-LEFT = {
+SKIP_REASONS = {
     "not_a_text": "keys of no text (images, audio, video)",
     "beyond_file": "rows beyond the end of the file",
     "shared_row": "keys that name one row",
@@ -50,14 +50,14 @@ class FolderPlan:
         passed_over: Why it is not meant: it is another encoder's, role's or task's. None if it is meant.
         broken: Why nothing of it may ever be taken, or None.
         refused: What it cannot prove; nothing of it is taken unless the caller accepts that.
-        left: How many keys are not taken, by reason, a key of `LEFT`.
+        left: How many keys are not taken, by reason, a key of `SKIP_REASONS`.
         keys: (n, 32) uint8 of what is taken if the folder is.
         at: (n,) int64, their rows, ascending.
         rows: What the folder's files say; None if they cannot be read.
         stored: How many of them were new when the plan ran.
     """
 
-    folder: OldFolder
+    folder: MtebCacheFolder
     total: int = 0
     passed_over: str | None = None
     broken: str | None = None
@@ -154,7 +154,7 @@ class ImportPlan:
                 continue
             yield f"{plan.folder.path}: {len(plan.at):,} of {pluralize(plan.total, 'vector')}"
             for reason, count in plan.left.items():
-                yield f"  left: {count:,} {LEFT[reason]}"
+                yield f"  left: {count:,} {SKIP_REASONS[reason]}"
             if plan.broken:
                 yield f"  broken: {plan.broken}"
             for why in plan.refused if self.accept_unsafe or "refused" in plan.left else ():

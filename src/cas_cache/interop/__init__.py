@@ -3,7 +3,7 @@
 Nothing here imports mteb or torch; faiss and pyarrow are imported by what needs them, when it runs.
 """
 
-from cas_cache.exchange.exporting import (
+from cas_cache.interop.exporting import (
     FORMATS,
     FORMATS_WITH_IDS,
     ExportReport,
@@ -13,9 +13,9 @@ from cas_cache.exchange.exporting import (
     select_namespace,
     select_views,
 )
-from cas_cache.exchange.folders import OldFolder, find_folders
-from cas_cache.exchange.import_plan import FolderPlan, ImportPlan, ImportReport
-from cas_cache.exchange.importing import import_mteb, plan_import
+from cas_cache.interop.folders import MtebCacheFolder, find_folders
+from cas_cache.interop.import_plan import FolderPlan, ImportPlan, ImportReport
+from cas_cache.interop.importing import import_mteb, plan_import
 
 __all__ = [
     "FORMATS",
@@ -24,7 +24,7 @@ __all__ = [
     "FolderPlan",
     "ImportPlan",
     "ImportReport",
-    "OldFolder",
+    "MtebCacheFolder",
     "Selection",
     "export",
     "find_folders",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cas_cache.exchange.exporting import Selection
+    from cas_cache.interop.exporting import Selection
 
 
 def write_parquet(selection: Selection, path: Path) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import IdentityError
-from cas_cache.exchange.faiss_cache import read_faiss_cache
-from cas_cache.exchange.folders import Broken, OldFolder, OldRows, find_folders
-from cas_cache.exchange.import_plan import CHUNK_BYTES, LEFT, FolderPlan, ImportPlan, ImportReport, chunks_of
-from cas_cache.exchange.numpy_cache import read_numpy_cache
 from cas_cache.identity import KEY_BYTES, EncoderSpec, first_of_each
+from cas_cache.interop.faiss_cache import read_faiss_cache
+from cas_cache.interop.folders import Broken, MtebCacheFolder, OldRows, find_folders
+from cas_cache.interop.import_plan import CHUNK_BYTES, SKIP_REASONS, FolderPlan, ImportPlan, ImportReport, chunks_of
+from cas_cache.interop.numpy_cache import read_numpy_cache
 from cas_cache.mirror.index import ABSENT
 from cas_cache.rows import finite_rows
 
@@ -97,7 +97,7 @@ def import_mteb(  # noqa: PLR0913 - independent switches, all by name
 
 
 def plan_import(
-    folders: Sequence[OldFolder],
+    folders: Sequence[MtebCacheFolder],
     spec: EncoderSpec,
     namespace: Namespace | None,
     *,
@@ -139,7 +139,7 @@ def plan_import(
     return ImportPlan(spec, dtype, plans, accept_unsafe)
 
 
-def _read(folder: OldFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
+def _read(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
     """Open a folder, and judge it as a whole."""
     plan = FolderPlan(folder, passed_over=_not_meant(folder, spec))
     if plan.passed_over is not None:
@@ -166,7 +166,7 @@ def _read(folder: OldFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
     return plan
 
 
-def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
+def _not_meant(folder: MtebCacheFolder, spec: EncoderSpec) -> str | None:
     """Why a folder is another encoder's, by its path or its spec; None if nothing says so."""
     task = spec.scope.get("task")
     if folder.role is not None and folder.role != spec.role:
@@ -180,7 +180,7 @@ def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
     return None
 
 
-def _rows_of(folder: OldFolder) -> OldRows | Broken:
+def _rows_of(folder: MtebCacheFolder) -> OldRows | Broken:
     """Open a folder."""
     if folder.leads_out is not None:
         return Broken(
@@ -247,7 +247,7 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
 def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
     """Leave the rows that are no vectors, or here; return whether all others fit float16."""
     reasons = np.zeros(len(plan.at), np.int64)
-    names = list(LEFT)
+    names = list(SKIP_REASONS)
     halves = True
     for part in chunks_of(plan):
         vectors = plan.rows.take(plan.at[part]) if plan.rows is not None else np.empty((0, 0), np.float32)

@@ -18,9 +18,9 @@ import numpy as np
 
 from cas_cache.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
-from cas_cache.exchange.arrow_files import write_arrow, write_parquet
-from cas_cache.exchange.plain_files import write_mteb, write_npy, write_safetensors
 from cas_cache.identity import first_of_each
+from cas_cache.interop.arrow_files import write_arrow, write_parquet
+from cas_cache.interop.plain_files import write_mteb, write_npy, write_safetensors
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
 from cas_cache.progress import counting

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.exchange.exporting import Selection
+    from cas_cache.interop.exporting import Selection
 
 SAFETENSORS_TYPES = {
     "bool": "BOOL",
