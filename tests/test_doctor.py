@@ -23,10 +23,10 @@ from cas_cache import EmbeddingCache
 from cas_cache.cli import main
 from cas_cache.doctor import Report, Role, Status, basics, examine_remote, grant, machine, s3_policy
 from cas_cache.doctor.basics import KEPT
+from cas_cache.doctor.guarantees import BASICS, CONTRACT
 from cas_cache.doctor.policies import removal
-from cas_cache.doctor.promises import BASICS, CONTRACT
+from cas_cache.doctor.probe import GATE, Probe, ShorterContract, names_of
 from cas_cache.doctor.scratch import Scratch
-from cas_cache.doctor.trial import GATE, ShorterContract, Trial, names_of
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity import canonical_json
 from cas_cache.repository import Repository, Storage, open_storage
@@ -594,7 +594,7 @@ def test_a_test_without_words_is_told_by_its_docstring() -> None:
             raise AssertionError("They do not.")
 
     report = Report()
-    Trial(MemoryStorage, report, marked=True)._contract(More())
+    Probe(MemoryStorage, report, marked=True)._contract(More())
     assert "Bytes taste good. Seen otherwise: They do not." in told(report, "contract-of-ones-own")
 
 
@@ -622,7 +622,7 @@ def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *,
             opener().list("x")
 
     report = Report()
-    trial = Trial(One, report, marked=True)
+    trial = Probe(One, report, marked=True)
     trial._answers = lambda: True  # type: ignore[method-assign]
     trial._contract(More())
     assert shown in told(report, "contract-of-ones-own")

@@ -22,7 +22,7 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.cli import main
 from cas_cache.doctor import Report, Role, Status, examine_remote, s3_policy
-from cas_cache.doctor.trial import Trial
+from cas_cache.doctor.probe import Probe
 from cas_cache.errors import AccessDenied, CasCacheError
 from cas_cache.repository import Repository, open_storage
 from cas_cache.testing import StorageContract
@@ -368,7 +368,7 @@ def test_google(google_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place = google_place.fresh()
     opener = functools.partial(open_storage, place.url, place.options)
     report = examined(opener, trial=False)
-    Trial(opener, report, marked=False).run(FewObjects())
+    Probe(opener, report, marked=False).run(FewObjects())
     assert bad(report) == {"create-only": "warn"}
     assert place().list("") == []
 

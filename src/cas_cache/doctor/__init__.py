@@ -60,7 +60,7 @@ def examine_remote(
     elif not trial:
         report.note("write", "Not tried; --test-remote tries it, in a scratch folder that it removes.")
     else:
-        from cas_cache.doctor.trial import ShorterContract, Trial
+        from cas_cache.doctor.probe import Probe, ShorterContract
         from cas_cache.testing import StorageContract
 
-        Trial(opener, report, marked=look.marker is not None).run(StorageContract() if thorough else ShorterContract())
+        Probe(opener, report, marked=look.marker is not None).run(StorageContract() if thorough else ShorterContract())

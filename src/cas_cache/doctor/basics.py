@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.promises import check_ranges, check_ranges_beyond
+from cas_cache.doctor.guarantees import check_ranges, check_ranges_beyond
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 from cas_cache.repository.pack import CHUNK_BYTES
 

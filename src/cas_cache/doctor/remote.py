@@ -6,8 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from cas_cache.doctor.guarantees import BASICS, check_missing, check_ranges
 from cas_cache.doctor.policies import removal
-from cas_cache.doctor.promises import BASICS, check_missing, check_ranges
 from cas_cache.doctor.report import Status
 from cas_cache.errors import (
     AccessDenied,

@@ -11,9 +11,9 @@ import traceback
 from typing import TYPE_CHECKING, ClassVar
 
 from cas_cache.doctor import basics
+from cas_cache.doctor.guarantees import BASICS, CONTRACT, Guarantee, check_missing
 from cas_cache.doctor.machine import may_fork
 from cas_cache.doctor.policies import removal
-from cas_cache.doctor.promises import BASICS, CONTRACT, Promise, check_missing
 from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
 from cas_cache.doctor.report import Status
 from cas_cache.doctor.scratch import Below, Scratch
@@ -39,7 +39,7 @@ class ShorterContract(StorageContract):
     many: ClassVar[int] = 1_100
 
 
-class Trial:
+class Probe:
     """One trial of a storage.
 
     Args:
@@ -160,7 +160,7 @@ class Trial:
             self._verbs.add(verb)
             self.report.refused(self._url, verb, err)
 
-    def _broken(self, name: str, seen: str, promise: Promise) -> None:
+    def _broken(self, name: str, seen: str, promise: Guarantee) -> None:
         self.broken.add(name)
         self.report.add(name, promise.status, seen, promise.means, promise.repair)
 
@@ -282,8 +282,8 @@ def names_of(contract: StorageContract) -> Iterator[str]:
                 yield name
 
 
-def _promise(contract: StorageContract, name: str) -> Promise:
-    return CONTRACT.get(name) or Promise(f"A promise is broken that the contract makes: {_docstring(contract, name)}")
+def _promise(contract: StorageContract, name: str) -> Guarantee:
+    return CONTRACT.get(name) or Guarantee(f"A promise is broken that the contract makes: {_docstring(contract, name)}")
 
 
 def _docstring(contract: StorageContract, name: str) -> str:
