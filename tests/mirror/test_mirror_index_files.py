@@ -86,7 +86,7 @@ def forbid_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     def sort(*_: Any) -> Run:
         raise AssertionError("the key column was read")
 
-    monkeypatch.setattr(Run, "of", sort)
+    monkeypatch.setattr(Run, "from_keys", sort)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,8 +152,10 @@ def test_only_what_no_file_covers_is_sorted(tmp_path: Path, monkeypatch: pytest.
     covered = int(names(tmp_path)[-1].partition("-")[2])
     assert covered == ROWS
     sorted_rows: list[tuple[int, int]] = []
-    original = Run.of
-    monkeypatch.setattr(Run, "of", lambda k, start, stop: sorted_rows.append((start, stop)) or original(k, start, stop))
+    original = Run.from_keys
+    monkeypatch.setattr(
+        Run, "from_keys", lambda k, start, stop: sorted_rows.append((start, stop)) or original(k, start, stop)
+    )
     opened = KeyIndex(tmp_path)
     opened.extend(keys)
     check(opened, keys)
@@ -397,7 +399,7 @@ def test_any_damage(data: st.DataObject) -> None:
 def test_a_row_that_is_none(tmp_path: Path, wrong: int) -> None:
     """An entry that agrees with its digest and names no row of its run is no entry."""
     keys = random_keys(ROWS)
-    run = Run.of(keys, 0, ROWS)
+    run = Run.from_keys(keys, 0, ROWS)
     run.rows[3] = wrong
     index_file.write_run(tmp_path, [run], keys)
     anew(tmp_path, keys)

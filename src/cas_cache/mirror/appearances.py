@@ -81,9 +81,9 @@ class Appearances:
         alike = {known for known, record in self._records.items() if not self._differing(record, appearance)}
         classes = {self._class_of(known) for known in alike}
         equal = {known for known in self._equal if self._class_of(known) in classes}
-        found = frozenset(alike | equal | {self.id_of(appearance)})
-        self._trusted = dict(appearance), found
-        return found
+        trusted = frozenset(alike | equal | {self.id_of(appearance)})
+        self._trusted = dict(appearance), trusted
+        return trusted
 
     def differences(self, known: str, appearance: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         """Return for each attribute that differs what it was and what it is; empty if that is not known."""
@@ -129,7 +129,7 @@ class Appearances:
         def learn() -> None:
             differing = [self.differences(other, appearance) for other in others]
             mine = self._record(appearance)
-            for path in {path for found in differing for path in found}:
+            for path in {path for paths in differing for path in paths}:
                 self._values[path] = self._values.get(path, 0) + 1
             for other in others:
                 self._join(mine, other)
@@ -154,10 +154,10 @@ class Appearances:
         self._volatile |= volatile
         self._values = {p: max(values.get(p, 0), self._values.get(p, 0)) for p in values.keys() | self._values.keys()}
 
-    def _differing(self, one: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
+    def _differing(self, first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
         ignored = self.ignored
-        found = {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
-        return {path for path in found if not _is_below(path, ignored)}
+        differing = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
+        return {path for path in differing if not _is_below(path, ignored)}
 
     def _record(self, appearance: Appearance) -> str:
         known = self.id_of(appearance)
@@ -171,9 +171,9 @@ class Appearances:
     def _class_of(self, known: str) -> str:
         return self._equal.get(known, known)
 
-    def _join(self, one: str, other: str) -> None:
-        first, second = self._class_of(one), self._class_of(other)
-        members = {known for known, name in self._equal.items() if name == second} | {one, other, first, second}
+    def _join(self, mine: str, other: str) -> None:
+        first, second = self._class_of(mine), self._class_of(other)
+        members = {known for known, name in self._equal.items() if name == second} | {mine, other, first, second}
         self._equal.update(dict.fromkeys(members, first))
 
     def _update(self, learn: Callable[[], object]) -> None:

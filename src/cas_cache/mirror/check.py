@@ -68,7 +68,7 @@ class MirrorCheckReport:
         table = html.facts("Check of a mirror", counts)
         if not self.findings:
             return table
-        rows = [(it.namespace[:12], it.kind, it.rows, it.what) for it in self.findings]
+        rows = [(finding.namespace[:12], finding.kind, finding.rows, finding.what) for finding in self.findings]
         return table + html.grid("Findings", ("namespace", "kind", "rows", "what"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
@@ -78,7 +78,8 @@ class MirrorCheckReport:
             "namespaces": self.namespaces,
             "rows": self.rows,
             "findings": [
-                {"namespace": it.namespace, "kind": it.kind, "rows": it.rows, "what": it.what} for it in self.findings
+                {"namespace": finding.namespace, "kind": finding.kind, "rows": finding.rows, "what": finding.what}
+                for finding in self.findings
             ],
             "unverified": [
                 {"namespace": namespace, "pack": pack, "rows": rows}

@@ -77,8 +77,14 @@ class EvictReport:
         """Return the report as plain JSON."""
         return {
             "evicted": [
-                {"namespace": it.namespace, "pack": it.pack, "rows": it.rows, "bytes": it.bytes, "last_used": it.used}
-                for it in self.evicted
+                {
+                    "namespace": candidate.namespace,
+                    "pack": candidate.pack,
+                    "rows": candidate.rows,
+                    "bytes": candidate.bytes,
+                    "last_used": candidate.used,
+                }
+                for candidate in self.evicted
             ],
             "bytes_before": self.before,
             "bytes_after": self.after,
@@ -96,7 +102,7 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
         max_bytes: How much may stay.
     """
     chosen = []
-    for candidate in sorted(candidates, key=lambda it: (it.used, it.namespace, it.pack)):
+    for candidate in sorted(candidates, key=lambda item: (item.used, item.namespace, item.pack)):
         if total <= max_bytes:
             break
         chosen.append(candidate)
@@ -113,10 +119,12 @@ def smallest_rewrite_first(chosen: Iterable[Candidate], before: dict[str, int]) 
         chosen: The packs that go.
         before: Bytes that each namespace takes.
     """
-    left: dict[str, int] = {}
+    remaining: dict[str, int] = {}
     for candidate in chosen:
-        left[candidate.namespace] = left.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
-    return sorted(left, key=lambda name: (left[name], name))
+        remaining[candidate.namespace] = (
+            remaining.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
+        )
+    return sorted(remaining, key=lambda name: (remaining[name], name))
 
 
 def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:

@@ -73,36 +73,36 @@ class KeyIndex:
             self._runs = self._chain(keys)
             self.rows = self._runs[-1].stop if self._runs else 0
         if len(keys) > self.rows:
-            run = Run.of(keys, self.rows, len(keys))
+            run = Run.from_keys(keys, self.rows, len(keys))
             while self._runs and not self._runs[-1].saved and len(self._runs[-1]) <= 2 * len(run):
                 run = merged([self._runs.pop(), run])
             self._runs.append(run)
             self.rows = len(keys)
 
-    def find(self, wanted: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def find(self, requested: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the row of each key, or -1.
 
         Args:
-            wanted: (m, 32) uint8.
+            requested: (m, 32) uint8.
             keys: The key column that was indexed, (n, 32) uint8.
 
         Returns:
             (m,) int64.
         """
         keys = np.asarray(keys)
-        found = np.full(len(wanted), ABSENT, np.int64)
-        prefixes = prefixes_of(wanted)
+        result = np.full(len(requested), ABSENT, np.int64)
+        prefixes = prefixes_of(requested)
         # In the order of the runs, a batch meets each page of a file once: 1.15 us a key become 0.1 at 10 million rows.
         order = np.argsort(prefixes)
         prefixes = prefixes[order]
         for place, run in enumerate(self._runs):
             try:
-                _search(run, wanted, keys, order, prefixes, found)
+                _search(run, requested, keys, order, prefixes, result)
             except UnprovedError:
                 logger.info("the index %r of %s is damaged: its rows are sorted anew", run, self._folder)
-                anew = self._runs[place] = Run.of(keys, run.start, run.stop)
-                _search(anew, wanted, keys, order, prefixes, found)
-        return found
+                anew = self._runs[place] = Run.from_keys(keys, run.start, run.stop)
+                _search(anew, requested, keys, order, prefixes, result)
+        return result
 
     def prune(self, rows: int) -> None:
         """Remove files that cover more than the column's `rows` rows: it was put back, and may grow otherwise now.
@@ -147,11 +147,11 @@ class KeyIndex:
         Raises:
             FileNotFoundError: If a file of the listing is gone.
         """
-        here = {run.stop: run for run in self._runs if run.start == start}
-        stops = here.keys() | {stop for first, stop in files if first == start and stop <= len(keys)}
+        loaded = {run.stop: run for run in self._runs if run.start == start}
+        stops = loaded.keys() | {stop for first, stop in files if first == start and stop <= len(keys)}
         for stop in sorted(stops, reverse=True):
-            if stop in here:
-                return here[stop]
+            if stop in loaded:
+                return loaded[stop]
             try:
                 return RunFile(files[start, stop], start, stop, keys)
             except FileNotFoundError:
@@ -203,7 +203,7 @@ def _saved(folder: Path, group: list[Run], keys: NDArray[np.uint8]) -> Run:
     try:
         return RunFile(path, start, stop, keys)
     except UnprovedError:
-        return Run.of(keys, start, stop)
+        return Run.from_keys(keys, start, stop)
 
 
 def _proved(run: Run, keys: NDArray[np.uint8]) -> Run:
@@ -211,34 +211,34 @@ def _proved(run: Run, keys: NDArray[np.uint8]) -> Run:
     try:
         run.prove()
     except UnprovedError:
-        return Run.of(keys, run.start, run.stop)
+        return Run.from_keys(keys, run.start, run.stop)
     return run
 
 
 def _search(
     run: Run,
-    wanted: NDArray[np.uint8],
+    requested: NDArray[np.uint8],
     keys: NDArray[np.uint8],
     order: NDArray[np.int64],
     prefixes: NDArray[np.uint64],
-    found: NDArray[np.int64],
+    result: NDArray[np.int64],
 ) -> None:
-    """Note in `found` the rows of the keys that are in a run and were not found before.
+    """Note in `result` the rows of the keys that are in a run and were not found before.
 
     Args:
         run: Where to look.
-        wanted: (m, 32).
+        requested: (m, 32).
         keys: The key column.
         order: The wanted keys by prefix.
         prefixes: Theirs, in that order.
-        found: (m,), noted so far.
+        result: (m,), noted so far.
 
     Raises:
         UnprovedError: If the run is damaged or is not of this key column. What was noted is right and may lack rows.
     """
     for start in range(0, len(order), SEARCHED_AT_ONCE):
         asked, sought = order[start : start + SEARCHED_AT_ONCE], prefixes[start : start + SEARCHED_AT_ONCE]
-        open_ = found[asked] == ABSENT
+        open_ = result[asked] == ABSENT
         asked, sought = asked[open_], sought[open_]
         if not len(asked):
             continue
@@ -247,11 +247,11 @@ def _search(
             same = run.has(at, sought)
             asked, sought, at = asked[same], sought[same], at[same]
             rows = run.rows_at(at)
-            equal = _words(keys, rows) == _words(wanted, asked)
+            equal = _words(keys, rows) == _words(requested, asked)
             if run.saved and not equal[:, 0].all():
                 raise UnprovedError
             equal_all = equal[:, 0] & equal[:, 1] & equal[:, 2] & equal[:, 3]
-            found[asked[equal_all]] = rows[equal_all]
+            result[asked[equal_all]] = rows[equal_all]
             # Whoever met another key with its prefix looks at the next entry.
             other = ~equal_all
             asked, sought, at = asked[other], sought[other], at[other] + 1

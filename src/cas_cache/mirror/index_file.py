@@ -96,7 +96,7 @@ class Run:
         return self.stop - self.start
 
     @classmethod
-    def of(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Run:
+    def from_keys(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Run:
         """Sort rows [start, stop) of a key column."""
         prefixes = prefixes_of(keys[start:stop])
         order = np.argsort(prefixes)
@@ -209,12 +209,12 @@ class RunFile(Run):
 
 def files_in(folder: Path) -> dict[tuple[int, int], Path]:
     """Return the files that are named like runs, by (start, stop)."""
-    found = {}
+    files = {}
     for path in folder.iterdir():
         match = NAME.fullmatch(path.name)
         if match is not None and (start := int(match[1])) < (stop := int(match[2])):
-            found[start, stop] = path
-    return found
+            files[start, stop] = path
+    return files
 
 
 def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Path:

@@ -61,14 +61,14 @@ class Memo:
             size: How many items it has.
             keys: The namespace's key column.
         """
-        found = self._known.get(digest)
-        if found is not None:
+        rows = self._known.get(digest)
+        if rows is not None:
             self._known.move_to_end(digest)
         else:
-            found = self._read(digest, size, keys)
-            if found is not None:
-                self._keep(digest, found)
-        return found if found is not None and _fits(found, size, len(keys)) else None
+            rows = self._read_rows(digest, size, keys)
+            if rows is not None:
+                self._keep(digest, rows)
+        return rows if rows is not None and _fits(rows, size, len(keys)) else None
 
     def note(self, digest: bytes, rows: Rows, keys: NDArray[np.uint8]) -> None:
         """Remember the rows that answered a batch. Where the folder may not be written, for this process.
@@ -96,7 +96,7 @@ class Memo:
             for file in self._folder.iterdir():
                 file.unlink(missing_ok=True)
 
-    def _read(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
+    def _read_rows(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
         path = self._folder / digest.hex()
         check_folder(self._folder)
         try:
@@ -105,7 +105,7 @@ class Memo:
             data = read_plain(path)
         except OSError:
             return None
-        rows = _parsed(data[SEAL_BYTES:])
+        rows = _parse_rows(data[SEAL_BYTES:])
         if not _fits(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
             logger.info("the memo %s is not of these rows: passed over", path)
             return None
@@ -161,10 +161,10 @@ def _payload(rows: Rows) -> bytes:
     return LIST + rows.astype("<i8").tobytes()
 
 
-def _parsed(payload: bytes) -> Rows:
+def _parse_rows(payload: bytes) -> Rows:
     """The rows of a payload; no row at all if it is not one."""
-    kind, values = payload[: len(RUN)], payload[len(RUN) :]
+    tag, values = payload[: len(RUN)], payload[len(RUN) :]
     numbers = np.frombuffer(values[: len(values) // 8 * 8], "<i8").astype(np.int64)
-    if kind == RUN and len(numbers) == 2:
+    if tag == RUN and len(numbers) == 2:
         return slice(int(numbers[0]), int(numbers[0]) + int(numbers[1]))
-    return numbers if kind == LIST else numbers[:0]
+    return numbers if tag == LIST else numbers[:0]

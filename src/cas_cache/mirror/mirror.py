@@ -212,9 +212,9 @@ class Mirror:
             DamagedMirror: If it is there and damaged.
             MirrorWriteError: If the disk is full or refuses.
         """
-        found = self.get(spec.namespace)
-        if found is not None:
-            return found
+        opened = self.get(spec.namespace)
+        if opened is not None:
+            return opened
         check_no_credentials(spec)
         folder = self._folder(spec.namespace)
         try:
@@ -296,7 +296,7 @@ class Mirror:
         asked = {"role": role, "model": model, "subset": subset, "split": split}
         views = [view for view in self.views.of(task) if view.matches(**asked)]
         if len(views) != 1:
-            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), some=bool(views))
+            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), matched=bool(views))
         (view,) = views
         ns = self.get(view.namespace)
         if ns is None:
@@ -309,12 +309,12 @@ class Mirror:
         ids = ids_in(folder, view)
         with ns.held():
             rows = ns.find(keys)
-            there = rows != ABSENT
-            vectors = ns.take(rows[there])
+            present = rows != ABSENT
+            vectors = ns.take(rows[present])
         if ids is not None:
             # Others may have noted more rows since the keys were read.
-            ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
-        return ViewRows(view, keys[there], vectors, ids, int((~there).sum()))
+            ids = [id_ for id_, is_present in zip(ids[: len(keys)], present, strict=True) if is_present]
+        return ViewRows(view, keys[present], vectors, ids, int((~present).sum()))
 
     def close(self) -> None:
         """Close every namespace: no lock, map or descriptor is left, and `evict` works from any process.
@@ -460,8 +460,8 @@ class Mirror:
         return dict(marker)
 
 
-def _reopen(kind: type[_Mirror], directory: str) -> _Mirror:
-    return kind(directory, create=False)
+def _reopen(cls: type[_Mirror], directory: str) -> _Mirror:
+    return cls(directory, create=False)
 
 
 def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:
@@ -489,12 +489,12 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
     )
 
 
-def _not_one_view(task: str, views: list[View], tasks: list[str], *, some: bool) -> MirrorError | ConfigurationError:
+def _not_one_view(task: str, views: list[View], tasks: list[str], *, matched: bool) -> MirrorError | ConfigurationError:
     shown = "; ".join(
         f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
         for view in views[:MAX_NAMED]
     )
-    if some:
+    if matched:
         return ConfigurationError(f"{task} has {len(views)} views: {shown}. Name more of what tells them apart.")
     if views:
         return MirrorError(f"{task} has no such view. It has: {shown}.")

@@ -371,14 +371,14 @@ class Namespace(Pooled):
         def advanced(state: State, new: NDArray[np.int64]) -> State:
             counts = np.diff(np.searchsorted(new, ends), prepend=0).tolist()
             return state.with_packs(
-                [(it.pack, count, len(it.keys), it.supersedes) for it, count in zip(packs, counts, strict=True)]
+                [(pack.pack, count, len(pack.keys), pack.supersedes) for pack, count in zip(packs, counts, strict=True)]
             )
 
         keys, vectors, digests = (
-            np.concatenate([getattr(it, name) for it in packs]) for name in ("keys", "vectors", "digests")
+            np.concatenate([getattr(pack, name) for pack in packs]) for name in ("keys", "vectors", "digests")
         )
         new = self._append(keys, vectors, digests, advanced)
-        self._usage.note_packs([it.pack for it in packs])
+        self._usage.note_packs([pack.pack for pack in packs])
         return new
 
     def _append(

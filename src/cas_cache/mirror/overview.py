@@ -137,5 +137,5 @@ def _cells(line: Line) -> tuple[object, ...]:
     if state is None:
         return (*shown, "(damaged)", None, None, None)
     waiting = sum(extent.rows for extent in state.waiting)
-    kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
-    return (*shown, state.rows, waiting, kind, size(state.rows * state.row_bytes))
+    vector_kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
+    return (*shown, state.rows, waiting, vector_kind, size(state.rows * state.row_bytes))

@@ -149,16 +149,16 @@ class RemoteKeyIndex(Pooled):
             if not self._state.packs or not len(keys):
                 return []
             rows = self._find(keys, without)
-            found = np.flatnonzero(rows != ABSENT)
-            found = found[np.argsort(rows[found], kind="stable")]
-            rows = rows[found]
+            positions = np.flatnonzero(rows != ABSENT)
+            positions = positions[np.argsort(rows[positions], kind="stable")]
+            rows = rows[positions]
             located = []
             for pack, (first, count, manifest) in self._state.packs.items():
                 start, stop = np.searchsorted(rows, [first, first + count])
                 if start < stop:
                     part = slice(start, stop)
                     digests = np.array(self._digests[rows[part]])
-                    located.append(Located(pack, manifest, found[part], rows[part] - first, digests))
+                    located.append(Located(pack, manifest, positions[part], rows[part] - first, digests))
             return located
 
     def _find(self, keys: NDArray[np.uint8], without: AbstractSet[str]) -> NDArray[np.int64]:
@@ -176,8 +176,8 @@ class RemoteKeyIndex(Pooled):
             part = self._keys[first : first + count]
             index = KeyIndex()
             index.extend(part)
-            found = index.find(keys[missing], part)
-            rows[missing] = np.where(found == ABSENT, ABSENT, found + first)
+            part_rows = index.find(keys[missing], part)
+            rows[missing] = np.where(part_rows == ABSENT, ABSENT, part_rows + first)
         return rows
 
     def add(self, packs: Sequence[RemotePack]) -> None:
@@ -188,19 +188,19 @@ class RemoteKeyIndex(Pooled):
         """
         with self._locked():
             state = self._state
-            fresh = {it.pack: it for it in packs if it.pack not in state.packs}
+            fresh = {pack.pack: pack for pack in packs if pack.pack not in state.packs}
             if not fresh:
                 return
             first = state.rows
             noted = dict(state.packs)
             at = first
-            for it in fresh.values():
-                noted[it.pack] = (at, len(it.keys), it.manifest)
-                at += len(it.keys)
+            for pack in fresh.values():
+                noted[pack.pack] = (at, len(pack.keys), pack.manifest)
+                at += len(pack.keys)
             inner = self.folder / state.folder
             self._tidy()
             inner.mkdir(exist_ok=True)
-            values = [np.concatenate([getattr(it, name) for it in fresh.values()]) for name in ("keys", "digests")]
+            values = [np.concatenate([getattr(pack, name) for pack in fresh.values()]) for name in ("keys", "digests")]
             try:
                 for column, rows in zip(_columns(inner), values, strict=True):
                     column.write(first, rows)
@@ -249,7 +249,7 @@ class RemoteKeyIndex(Pooled):
                 if stamp == self._stamp and not force:
                     return
                 check_folder(self.folder)
-                self._take(_parsed(read_plain(self.folder / STATE_FILE), self._namespace))
+                self._take(_parse_state(read_plain(self.folder / STATE_FILE), self._namespace))
                 self._stamp = stamp
             except FileNotFoundError:
                 break
@@ -313,7 +313,7 @@ def _columns(folder: Path) -> tuple[Column, Column]:
     )
 
 
-def _parsed(data: bytes, namespace: str) -> _State:
+def _parse_state(data: bytes, namespace: str) -> _State:
     document: dict[str, Any] = parsed_json(data)
     if document["version"] != VERSION or document["namespace"] != namespace:
         msg = f"version {quoted(document['version'])} of namespace {quoted(document['namespace'])}"

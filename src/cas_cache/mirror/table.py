@@ -107,7 +107,7 @@ class Table:
         self.check_open()
         path = self._path
         try:
-            found = self._read(force=force)
+            newer = self._read_state(force=force)
         except FileNotFoundError as err:
             if self._stamp is None:
                 return
@@ -115,9 +115,9 @@ class Table:
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
             ) from err
-        if found is None:
+        if newer is None:
             return
-        state, stamp = found
+        state, stamp = newer
         if state.namespace != self.state.namespace:
             raise DamagedMirror(
                 f"{path} belongs to namespace {state.namespace}, not {self.state.namespace}: folders were mixed up. "
@@ -137,12 +137,12 @@ class Table:
             DamagedMirror: If the state is damaged.
         """
         try:
-            found = self._read(force=True)
+            newer = self._read_state(force=True)
         except FileNotFoundError:
             return self._stamp is not None
-        return found is not None and self._is_other(found[0])
+        return newer is not None and self._is_other(newer[0])
 
-    def _read(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
+    def _read_state(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
         """Return the state of the file and its stamp; None if its stamp is as before."""
         path = self._path
         try:

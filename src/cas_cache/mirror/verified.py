@@ -82,7 +82,7 @@ class VerifiedPacks:
 
     def note(self, units: Mapping[str, str]) -> None:
         """Record packs, or sources of merges, as verified under an appearance."""
-        known = self._read()
+        known = self._read_units()
         self._units = {**known, **units}
         self._grouped = None
         if self._units != known:
@@ -100,21 +100,21 @@ class VerifiedPacks:
             trusted: The appearances whose rows need no comparison; None if the encoder has no appearance, and only
                 packs that were never compared are in doubt.
         """
-        found = self._groups_of(state, trusted).doubted(rows)
-        if len(found.positions) and (units := self._read()) != self._units:
+        doubted = self._groups_of(state, trusted).doubted(rows)
+        if len(doubted.positions) and (units := self._read_units()) != self._units:
             # Another process has verified some of the packs since.
             self._units, self._grouped = units, None
-            found = self._groups_of(state, trusted).doubted(rows)
-        return found
+            doubted = self._groups_of(state, trusted).doubted(rows)
+        return doubted
 
     def unverified(self, state: State) -> dict[str, int]:
         """Return how many rows each pack has here that was not compared, or not with every source of it."""
-        found: dict[str, int] = {}
-        units = self._read()
+        unverified: dict[str, int] = {}
+        units = self._read_units()
         for extent in state.extents:
             if extent.pack is not None and extent.unit not in units:
-                found[extent.pack] = found.get(extent.pack, 0) + extent.rows
-        return found
+                unverified[extent.pack] = unverified.get(extent.pack, 0) + extent.rows
+        return unverified
 
     def _groups_of(self, state: State, trusted: frozenset[str] | None) -> _Grouped:
         known = self._grouped
@@ -139,7 +139,7 @@ class VerifiedPacks:
             return None
         return RowGroup(extent.pack, None, appearance)
 
-    def _read(self) -> dict[str, str]:
+    def _read_units(self) -> dict[str, str]:
         """Return the packs that this object or another process has recorded."""
         try:
             document: Any = parsed_json(read_plain(self._path))

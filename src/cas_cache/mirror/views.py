@@ -112,12 +112,12 @@ class Views:
         folder = self.folder(view.task) / view.id
         batch = hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
         try:
-            if batch in _read(folder)["batches"]:
+            if batch in _read_document(folder)["batches"]:
                 return
             if not (folder / VIEW_FILE).exists():
                 make_folder(folder, below=self._directory)
             with lock_of(folder / ".lock"):
-                document = _read(folder)
+                document = _read_document(folder)
                 if batch in document["batches"]:
                     return
                 rows = document["rows"] + len(keys)
@@ -151,7 +151,7 @@ class Views:
     def tasks(self) -> list[str]:
         """Return the names of the tasks that have views."""
         with reading(self._directory):
-            folders = [it for it in self._directory.iterdir() if it.is_dir() and not it.is_symlink()]
+            folders = [folder for folder in self._directory.iterdir() if folder.is_dir() and not folder.is_symlink()]
         return sorted({view.task for folder in folders for view in views_in(folder)})
 
     def of(self, task: str) -> list[View]:
@@ -166,7 +166,7 @@ def views_in(folder: Path) -> list[View]:
         if not folder.is_dir():
             return []
         places = [place for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
-    documents = [_read(place) for place in places]
+    documents = [_read_document(place) for place in places]
     return [View(**document["view"]) for document in sorted(documents, key=lambda d: int(d["created"]))]
 
 
@@ -181,7 +181,7 @@ def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uin
         (n, 32) uint8 keys, and (n, 32) uint8 keys of the texts or None if they have none; mapped read-only.
     """
     place = folder / view.id
-    document = _read(place)
+    document = _read_document(place)
     rows = document["rows"]
     keys = _column(place, "keys").map(rows)
     return keys, _column(place, "texts").map(rows) if _has_texts(place, document) else None
@@ -198,7 +198,7 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
         DamagedMirror: If they are not what was written.
     """
     place = folder / view.id
-    document = _read(place)
+    document = _read_document(place)
     committed = document.get("id_bytes", 0)
     if not committed:
         return None
@@ -208,7 +208,7 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
             # A buffer is made for what is asked for, whatever there is.
             data = file.read(min(committed, os.fstat(file.fileno()).st_size))
         ids: list[str | None] = [parsed_json(line) for line in data.splitlines()]
-        plain = all(one is None or isinstance(one, str) for one in ids)
+        plain = all(id_ is None or isinstance(id_, str) for id_ in ids)
         if len(data) != committed or len(ids) != document["rows"] or not plain:
             msg = f"{len(ids)} ids in {len(data)} bytes"
             raise ValueError(msg)
@@ -233,8 +233,8 @@ def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None
     if ids is None and not committed:
         return 0
     lines: list[str | None] = [] if committed else [None] * document["rows"]
-    lines += [None] * (rows - document["rows"]) if ids is None else [str(one) for one in ids]
-    data = "".join(f"{json.dumps(one)}\n" for one in lines).encode()
+    lines += [None] * (rows - document["rows"]) if ids is None else [str(id_) for id_ in ids]
+    data = "".join(f"{json.dumps(id_)}\n" for id_ in lines).encode()
     with os.fdopen(open_plain(folder / IDS_FILE, os.O_RDWR | os.O_CREAT), "r+b") as file:
         file.seek(committed)
         file.write(data)
@@ -255,13 +255,13 @@ def _column(folder: Path, name: str) -> Column:
     return Column(folder / f"{name}.npy", np.dtype(np.uint8), (KEY_BYTES,))
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / VIEW_FILE
     check_folder(folder.parent, folder)
     try:
         document = parsed_json(read_plain(path))
         kinds = {"rows": int, "created": int, "batches": list}
-        if document["version"] != VERSION or not all(type(document[name]) is kind for name, kind in kinds.items()):
+        if document["version"] != VERSION or not all(type(document[name]) is type_ for name, type_ in kinds.items()):
             msg = f"version {quoted(document['version'])}"
             raise ValueError(msg)
         sizes = (document["rows"], document.get("id_bytes", 0))
@@ -271,7 +271,7 @@ def _read(folder: Path) -> dict[str, Any]:
         view = View(**document["view"])
         texts: tuple[object, ...] = (view.task, view.namespace, view.model, view.revision, view.subset, view.split)
         texts += () if view.role is None else (view.role,)
-        if not all(isinstance(one, str) for one in texts) or not NAMESPACE_ID.fullmatch(view.namespace):
+        if not all(isinstance(text, str) for text in texts) or not NAMESPACE_ID.fullmatch(view.namespace):
             msg = f"a view of namespace {quoted(view.namespace)}"
             raise ValueError(msg)
         if view.id != folder.name:

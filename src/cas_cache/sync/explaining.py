@@ -239,15 +239,15 @@ class _Search:
 
     def others(self, spec: EncoderSpec) -> tuple[OtherNamespace, ...]:
         """Return the other namespaces of the model that have the key in a row that can be read."""
-        found = []
+        others = []
         for namespace, other in sorted(self._specs(spec.namespace).items()):
             if other.model != spec.model:
                 continue
-            here = self.in_mirror(namespace)
-            there = self.in_repository(namespace) if here is None else None
-            if (here is not None and here.status in SERVED) or (there is not None and there.status == "not_pulled"):
-                found.append(OtherNamespace(namespace, here is not None, _differences(spec, other)))
-        return tuple(found)
+            local = self.in_mirror(namespace)
+            remote = self.in_repository(namespace) if local is None else None
+            if (local is not None and local.status in SERVED) or (remote is not None and remote.status == "not_pulled"):
+                others.append(OtherNamespace(namespace, local is not None, _differences(spec, other)))
+        return tuple(others)
 
     def _unknown_packs(self, repository: Repository, namespace: str) -> list[tuple[str, str]]:
         """Return the packs of a namespace whose rows may not be in the mirror.
@@ -268,15 +268,15 @@ class _Search:
     def _in_pack(
         self,
         repository: Repository,
-        of: tuple[str, str],
+        ref: tuple[str, str],
         manifest: Manifest | DamagedPack | UntrustedPack | UnsupportedFormat,
     ) -> _Holder | None:
-        pack = of[1]
+        pack = ref[1]
         reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
         try:
             if reason is not None:
                 # Nothing of an untrusted pack is served; which keys it claims to have may be reported.
-                manifest = Repository(repository.storage).manifest(*of)
+                manifest = Repository(repository.storage).manifest(*ref)
             if not isinstance(manifest, Manifest):
                 raise manifest
             rows = np.flatnonzero((repository.keys(pack, manifest) == self._key).all(axis=1))[:1]
@@ -327,5 +327,9 @@ def _text(value: Any) -> str:
 
 
 def _differences(asked: EncoderSpec, other: EncoderSpec) -> tuple[Difference, ...]:
-    left, right = asked.public_document(), other.public_document()
-    return tuple(Difference(name, left[name], right[name]) for name in left if left[name] != right[name])
+    asked_fields, other_fields = asked.public_document(), other.public_document()
+    return tuple(
+        Difference(name, asked_fields[name], other_fields[name])
+        for name in asked_fields
+        if asked_fields[name] != other_fields[name]
+    )

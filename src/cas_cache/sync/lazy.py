@@ -71,17 +71,17 @@ def pull_keys(
         IncompleteListing: If packs that are known to be there are not listed.
     """
     report = Report()
-    wanted = None if namespaces is None else list(namespaces)
+    requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
         if not meet(mirror, repository):
             return report
         read_what_is_listed(
             mirror,
             repository,
-            wanted,
+            requested,
             report,
             known=lambda ns: ns.lasting_packs | ns.catalogue.packs,
-            read=lambda of: _pull_keys_of(mirror, repository, of, report, bar),
+            read=lambda listed: _pull_keys_of(mirror, repository, listed, report, bar),
         )
     return report
 
@@ -166,9 +166,9 @@ class _RowReader:
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
         """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
         self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
-        wanted = keys[part.at]
+        part_keys = keys[part.at]
         try:
-            _fetch_pack(self._ns, self._repository, (part, manifest, wanted), self._report, self._bar)
+            _fetch_pack(self._ns, self._repository, (part, manifest, part_keys), self._report, self._bar)
         except (RepositoryError, ShapeMismatch) as problem:
             if self._repository.has_gone((manifest.namespace, part.pack), problem):
                 return True
@@ -196,10 +196,10 @@ def _manifests_of(located: list[Located], namespace: str) -> dict[str, Manifest]
     return manifests if all(manifest.namespace == namespace for manifest in manifests.values()) else {}
 
 
-def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
+def _agrees(repository: Repository, located: Located, manifest: Manifest) -> bool:
     """Whether what the catalogue says of a pack's rows is what the repository says."""
     try:
-        return bool((repository.digests(it.pack, manifest)[it.rows] == it.digests).all())
+        return bool((repository.digests(located.pack, manifest)[located.rows] == located.digests).all())
     except RepositoryError:
         return True  # the pack is damaged, whatever the catalogue is
 
@@ -207,27 +207,27 @@ def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
 def _fetch_pack(
     ns: Namespace,
     repository: Repository,
-    of: tuple[Located, Manifest, NDArray[np.uint8]],
+    part: tuple[Located, Manifest, NDArray[np.uint8]],
     report: Report,
     bar: Bar,
 ) -> None:
-    it, manifest, keys = of
-    check_kind(ns, manifest, it.pack)
-    waiting: list[PackChunk] = []
-    sources = manifest.sources(it.rows)
+    located, manifest, keys = part
+    check_kind(ns, manifest, located.pack)
+    pending: list[PackChunk] = []
+    sources = manifest.sources(located.rows)
     try:
-        for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
-            waiting.append(part)
-            bar.update(len(part.keys) * manifest.vector_bytes)
-            if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
-                report.rows += _commit(ns, it.pack, waiting, sources)
-                waiting = []
+        for chunk in repository.read_rows(located.pack, manifest, located.rows, keys, located.digests):
+            pending.append(chunk)
+            bar.update(len(chunk.keys) * manifest.vector_bytes)
+            if sum(chunk.vectors.nbytes for chunk in pending) >= COMMIT_BYTES:
+                report.rows += _commit(ns, located.pack, pending, sources)
+                pending = []
     finally:
         # Also after a damaged range or an interrupted request: these rows are verified.
-        if waiting:
-            report.rows += _commit(ns, it.pack, waiting, sources)
+        if pending:
+            report.rows += _commit(ns, located.pack, pending, sources)
     report.packs += 1
-    logger.info("pulled %d rows of pack %s of %s", len(it.rows), it.pack, ns.spec.model)
+    logger.info("pulled %d rows of pack %s of %s", len(located.rows), located.pack, ns.spec.model)
 
 
 def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[np.int64] | None) -> int:
@@ -240,9 +240,11 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
     return ns.append(keys, vectors, digests=digests, pack=pack, sources=sources)
 
 
-def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar) -> bool:
+def _pull_keys_of(
+    mirror: Mirror, repository: Repository, listed: tuple[str, list[str]], report: Report, bar: Bar
+) -> bool:
     """Take the keys of a namespace's packs; whether one of them has gone since it was listed."""
-    namespace, packs = of
+    namespace, packs = listed
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
@@ -254,7 +256,7 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
     known = set(ns.packs | ns.catalogue.packs)
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
-    waiting: list[RemotePack] = []
+    pending: list[RemotePack] = []
     # What is superseded is read only if what supersedes it could not be.
     for pack in sorted(manifests, key=lambda pack: pack in later):
         manifest = manifests[pack]
@@ -269,12 +271,12 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
             gone |= is_gone(repository, (namespace, pack), problem, report)
             continue
         known.add(pack)
-        waiting.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
+        pending.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
         report.packs += 1
         report.rows += manifest.rows
         bar.update(manifest.rows * BYTES_OF_A_KEY)
-        if sum(len(it.keys) for it in waiting) * BYTES_OF_A_KEY >= COMMIT_BYTES:
-            ns.catalogue.add(waiting)
-            waiting = []
-    ns.catalogue.add(waiting)
+        if sum(len(pack_keys.keys) for pack_keys in pending) * BYTES_OF_A_KEY >= COMMIT_BYTES:
+            ns.catalogue.add(pending)
+            pending = []
+    ns.catalogue.add(pending)
     return gone

@@ -65,17 +65,17 @@ def pull(
         IncompleteListing: If packs that are known to be there are not listed.
     """
     report = Report()
-    wanted = None if namespaces is None else list(namespaces)
+    requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
         if not meet(mirror, repository):
             return report
         listed, known = read_what_is_listed(
             mirror,
             repository,
-            wanted,
+            requested,
             report,
             known=lambda ns: ns.lasting_packs,
-            read=lambda of: _pull_namespace(mirror, repository, of, report, bar),
+            read=lambda entry: _pull_namespace(mirror, repository, entry, report, bar),
         )
         _note_gone(mirror, repository, listed, known, report)
     return report
@@ -84,7 +84,7 @@ def pull(
 def read_what_is_listed(
     mirror: Mirror,
     repository: Repository,
-    wanted: list[str] | None,
+    requested: list[str] | None,
     report: Report,
     *,
     known: Callable[[Namespace], frozenset[str]],
@@ -95,7 +95,7 @@ def read_what_is_listed(
     Args:
         mirror: Where to.
         repository: From where.
-        wanted: Ids of the namespaces to look at; None for all.
+        requested: Ids of the namespaces to look at; None for all.
         report: What was passed over is noted there.
         known: Returns the packs that a namespace knows to be in the repository.
         read: Given (namespace, packs), reads what is not here; returns whether one of them has gone since.
@@ -108,10 +108,10 @@ def read_what_is_listed(
     """
     for _ in range(MAX_LISTINGS):
         # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
-        packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, wanted, report)}
-        listed = _listed(repository, wanted)
-        _check_listing(mirror, repository, listed, packs, report, every=wanted is None)
-        gone = [read(of) for of in listed.items()]
+        packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
+        listed = _listed(repository, requested)
+        _check_listing(mirror, repository, listed, packs, report, every=requested is None)
+        gone = [read(entry) for entry in listed.items()]
         if not any(gone):
             break
         logger.info("packs have gone since they were listed: listing again")
@@ -128,25 +128,25 @@ def manifests_of(
     asked = [(namespace, pack) for pack in packs]
     manifests: dict[str, Manifest] = {}
     gone = False
-    for of, manifest in zip(asked, repository.manifests(asked), strict=True):
+    for ref, manifest in zip(asked, repository.manifests(asked), strict=True):
         if isinstance(manifest, Manifest):
-            manifests[of[1]] = manifest
+            manifests[ref[1]] = manifest
         elif isinstance(manifest, UntrustedPack):
             leave_out(manifest, report)
         else:
-            gone |= is_gone(repository, of, manifest, report)
+            gone |= is_gone(repository, ref, manifest, report)
     return manifests, gone
 
 
 def _pull_namespace(
-    mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, listed: tuple[str, list[str]], report: Report, bar: Bar
 ) -> bool:
     """Read the packs of a namespace that are not here, merges rather than what they supersede.
 
     Returns:
         Whether one of them has gone since it was listed, so that others may hold its rows.
     """
-    namespace, packs = of
+    namespace, packs = listed
     try:
         ns = mirror.get(namespace)
         known = frozenset() if ns is None else ns.packs
@@ -156,23 +156,25 @@ def _pull_namespace(
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests).keys()
     # Told at once, so that the time left is that of the namespace and not of a pack.
-    bar.total = (bar.total or 0) + sum(it.rows * it.vector_bytes for pack, it in manifests.items() if pack not in later)
+    bar.total = (bar.total or 0) + sum(m.rows * m.vector_bytes for pack, m in manifests.items() if pack not in later)
     # What is superseded is read only if what supersedes it could not be.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
     alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
     for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
         read = pull_small if small else _pull_each
-        for pack, wrong in read(mirror, repository, (namespace, {it: manifests[it] for it in group}), report, bar):
+        for pack, wrong in read(
+            mirror, repository, (namespace, {pack: manifests[pack] for pack in group}), report, bar
+        ):
             gone |= is_gone(repository, (namespace, pack), wrong, report)
     return gone
 
 
 def _pull_each(
-    mirror: Mirror, repository: Repository, of: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, entry: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read packs one after the other; yield those that could not be read, and what is wrong with them."""
-    namespace, manifests = of
+    namespace, manifests = entry
     for pack, manifest in manifests.items():
         ns = mirror.get(namespace)
         if ns is not None and pack in ns.packs:
@@ -182,19 +184,19 @@ def _pull_each(
             yield pack, problem
 
 
-def is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
+def is_gone(repository: Repository, ref: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
     """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
-    if repository.has_gone(of, problem):
+    if repository.has_gone(ref, problem):
         return True
-    pass_over(f"pack {of[1]}", problem, report)
+    pass_over(f"pack {ref[1]}", problem, report)
     return False
 
 
 def _pull_pack(
-    mirror: Mirror, repository: Repository, named: tuple[str, str, Manifest], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, entry: tuple[str, str, Manifest], report: Report, bar: Bar
 ) -> CasCacheError | None:
     """Read one pack into the mirror; return what is wrong with it."""
-    namespace, pack, manifest = named
+    namespace, pack, manifest = entry
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         check_kind(ns, manifest, pack)
@@ -211,9 +213,9 @@ def _pull_pack(
     return None
 
 
-def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: Bar) -> None:
+def _pull_rows(ns: Namespace, repository: Repository, entry: tuple[str, Manifest], report: Report, bar: Bar) -> None:
     """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
-    pack, manifest = named
+    pack, manifest = entry
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
@@ -236,11 +238,11 @@ def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
-def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
+def _listed(repository: Repository, requested: list[str] | None) -> dict[str, list[str]]:
     """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
     listed: dict[str, list[str]] = {}
-    for part in [None] if wanted is None else wanted:
-        for namespace, pack in repository.packs(part):
+    for namespace_or_all in [None] if requested is None else requested:
+        for namespace, pack in repository.packs(namespace_or_all):
             listed.setdefault(namespace, []).append(pack)
     return listed
 
@@ -288,19 +290,19 @@ def _note_gone(
 ) -> None:
     """Forget superseded packs that are not listed any more, and report others that are not."""
     for namespace, packs in known.items():
-        ns, there = mirror.get(namespace), listed.get(namespace, [])
-        if ns is None or not there:
+        ns, remote_packs = mirror.get(namespace), listed.get(namespace, [])
+        if ns is None or not remote_packs:
             continue  # told before
         ns.refresh()
-        gone = (packs & ns.lasting_packs).difference(there)
+        gone = (packs & ns.lasting_packs).difference(remote_packs)
         if gone:
             # A merge that was read by a process that was killed, or before an eviction: ask what it supersedes.
-            asked = [(namespace, pack) for pack in there if pack in ns.packs]
-            found = [it for it in repository.manifests(asked) if isinstance(it, Manifest)]
-            merged = {source for manifest in found for source in manifest.supersedes}
+            asked = [(namespace, pack) for pack in remote_packs if pack in ns.packs]
+            manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
+            merged = {source for manifest in manifests for source in manifest.supersedes}
             ns.supersede(merged & gone)
             gone -= merged
-        ns.note_gone((ns.packs - ns.lasting_packs).difference(there), gone)
+        ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)
         if gone:
             report.problems.append(
                 IncompleteListing(

@@ -43,18 +43,18 @@ def is_small(manifest: Manifest) -> bool:
 
 
 def pull_small(
-    mirror: Mirror, repository: Repository, of: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, entry: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read small packs of a namespace; yield those that could not be read, and what is wrong with them.
 
     Args:
         mirror: Where to.
         repository: From where.
-        of: The namespace, and its packs that nothing is known of here, in the order in which they are applied.
+        entry: The namespace, and its packs that nothing is known of here, in the order in which they are applied.
         report: What was done is pluralize there.
         bar: And shown there.
     """
-    namespace, manifests = of
+    namespace, manifests = entry
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
@@ -69,13 +69,19 @@ def _pull_into(
 ) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
-        read = ordered_map(lambda named: _read(ns, repository, named), list(manifests.items()), in_flight=IN_FLIGHT)
-        for (pack, manifest), found in zip(manifests.items(), read, strict=True):
-            wrong = found if isinstance(found, CasCacheError) else group.take(pack, manifest, found)
+        read = ordered_map(
+            lambda entry: _read_pack(ns, repository, entry), list(manifests.items()), in_flight=IN_FLIGHT
+        )
+        for (pack, manifest), pack_or_problem in zip(manifests.items(), read, strict=True):
+            wrong = (
+                pack_or_problem
+                if isinstance(pack_or_problem, CasCacheError)
+                else group.take(pack, manifest, pack_or_problem)
+            )
             if wrong is not None:
                 yield pack, wrong
                 continue
-            if found is None:
+            if pack_or_problem is None:
                 bar.total -= manifest.rows * manifest.vector_bytes
             else:
                 bar.update(manifest.rows * manifest.vector_bytes)
@@ -107,37 +113,37 @@ class _Group:
     def __init__(self, ns: Namespace, report: Report) -> None:
         self._ns = ns
         self._report = report
-        self._read: list[WholePack] = []
-        self._here: list[tuple[str, int]] = []
+        self._whole: list[WholePack] = []
+        self._skipped: list[tuple[str, int]] = []
         self._bytes = 0
 
-    def take(self, pack: str, manifest: Manifest, found: WholePack | None) -> DamagedPack | None:
+    def take(self, pack: str, manifest: Manifest, whole: WholePack | None) -> DamagedPack | None:
         """Commit a pack with the next ones; return what is wrong with it. None stands for one whose keys are here."""
-        if found is None:
-            self._here.append((pack, manifest.rows))
+        if whole is None:
+            self._skipped.append((pack, manifest.rows))
         else:
-            if self._read and not _alike(self._read[0], found):
+            if self._whole and not _same_kind(self._whole[0], whole):
                 self.commit()  # then the namespace says what its vectors are
             try:
                 check_kind(self._ns, manifest, pack)
             except DamagedPack as problem:
                 return problem
-            self._read.append(found)
-            self._bytes += found.vectors.nbytes
-        if len(self._read) + len(self._here) >= COMMIT_PACKS or self._bytes >= COMMIT_BYTES:
+            self._whole.append(whole)
+            self._bytes += whole.vectors.nbytes
+        if len(self._whole) + len(self._skipped) >= COMMIT_PACKS or self._bytes >= COMMIT_BYTES:
             self.commit()
         return None
 
     def commit(self) -> None:
-        read, here = self._read, self._here
-        self._read, self._here, self._bytes = [], [], 0
-        self._report.rows += self._ns.append_packs(read)
-        self._ns.skip_packs(here)
+        new, skipped = self._whole, self._skipped
+        self._whole, self._skipped, self._bytes = [], [], 0
+        self._report.rows += self._ns.append_packs(new)
+        self._ns.skip_packs(skipped)
 
 
-def _read(ns: Namespace, repository: Repository, named: tuple[str, Manifest]) -> WholePack | CasCacheError | None:
+def _read_pack(ns: Namespace, repository: Repository, entry: tuple[str, Manifest]) -> WholePack | CasCacheError | None:
     """Read a pack; None if all of its keys are here, whose vectors are not read then."""
-    pack, manifest = named
+    pack, manifest = entry
     try:
         keys = repository.keys(pack, manifest)
         if ns.holds(keys):
@@ -145,9 +151,9 @@ def _read(ns: Namespace, repository: Repository, named: tuple[str, Manifest]) ->
         chunks = list(repository.read(pack, manifest, keys))
     except (RepositoryError, UnsupportedFormat) as problem:
         return problem
-    vectors, digests = (np.concatenate([getattr(it, name) for it in chunks]) for name in ("vectors", "digests"))
+    vectors, digests = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("vectors", "digests"))
     return WholePack(pack, keys, vectors, digests)
 
 
-def _alike(one: WholePack, other: WholePack) -> bool:
-    return (one.vectors.dtype, one.vectors.shape[1:]) == (other.vectors.dtype, other.vectors.shape[1:])
+def _same_kind(first: WholePack, second: WholePack) -> bool:
+    return (first.vectors.dtype, first.vectors.shape[1:]) == (second.vectors.dtype, second.vectors.shape[1:])

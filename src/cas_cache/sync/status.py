@@ -82,38 +82,40 @@ class SyncStatus:
         }
 
 
-def pull_of(found: Iterable[SyncStatus], problems: Report) -> Report:
+def pull_of(statuses: Iterable[SyncStatus], problems: Report) -> Report:
     """Return what a pull of these namespaces would take, at most; `bytes` are those of the vectors."""
     report = Report(problems=problems.problems)
-    for one in found:
-        report.packs += one.packs_to_pull
-        report.rows += one.rows_to_pull
-        report.bytes += one.bytes_to_pull
+    for status in statuses:
+        report.packs += status.packs_to_pull
+        report.rows += status.rows_to_pull
+        report.bytes += status.bytes_to_pull
     return report
 
 
-def push_of(found: Iterable[SyncStatus], problems: Report, *, rebind: bool = False) -> Report:
+def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = False) -> Report:
     """Return what a push of these namespaces would send; `bytes` are those of the vectors.
 
     Args:
-        found: Which.
+        statuses: Which.
         problems: What could not be read.
         rebind: Every row is sent, whatever was pushed before.
     """
     report = Report(problems=problems.problems)
-    for one in found:
+    for status in statuses:
         report.packs += (
-            _packs(one.local_rows, one.local_bytes // max(1, one.local_rows)) if rebind else one.packs_to_push
+            _packs(status.local_rows, status.local_bytes // max(1, status.local_rows))
+            if rebind
+            else status.packs_to_push
         )
-        report.rows += one.local_rows if rebind else one.rows_to_push
-        report.bytes += one.local_bytes if rebind else one.bytes_to_push
+        report.rows += status.local_rows if rebind else status.rows_to_push
+        report.bytes += status.local_bytes if rebind else status.bytes_to_push
     return report
 
 
 def local_status(mirror: Mirror) -> tuple[list[SyncStatus], Report]:
     """Return where each namespace of a mirror stands, as far as the mirror knows: no request."""
     report = Report()
-    return [_here(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
+    return [_local_status(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
 
 
 def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncStatus], Report]:
@@ -131,16 +133,20 @@ def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncS
         IncompleteListing: If the repository that the mirror belongs to is not there.
     """
     report = Report()
-    here = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
-    there: dict[str, list[str]] = {}
+    local = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
+    remote: dict[str, list[str]] = {}
     if look(mirror, repository):
         for namespace, pack in repository.packs():
-            there.setdefault(namespace, []).append(pack)
-    found = [_of(repository, name, here.get(name), there.get(name, []), report) for name in sorted({*here, *there})]
-    return found, report
+            remote.setdefault(namespace, []).append(pack)
+    statuses = [
+        _compared(repository, name, local.get(name), remote.get(name, []), report) for name in sorted({*local, *remote})
+    ]
+    return statuses, report
 
 
-def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report) -> SyncStatus:
+def _compared(
+    repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report
+) -> SyncStatus:
     known = frozenset() if ns is None else ns.packs
     unknown = [(namespace, pack) for pack in packs if pack not in known]
     manifests: dict[str, Manifest] = {}
@@ -160,7 +166,7 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
         if pack not in later and not (m.supersedes and known.issuperset(m.supersedes))
     }
     return replace(
-        _here(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
+        _local_status(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
         remote_packs=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
         packs_to_pull=len(new),
         rows_to_pull=sum(m.rows for m in new.values()),
@@ -168,7 +174,7 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
     )
 
 
-def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> SyncStatus:
+def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> SyncStatus:
     """What the mirror knows."""
     if ns is None:
         return SyncStatus(namespace, spec)
