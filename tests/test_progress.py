@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec, progress
-from cas_cache.progress import BYTES, Lines, counting, counting_if_slow, plain_lines
+from cas_cache.progress import BYTES, Lines, plain_lines, progress_bar, progress_bar_if_slow
 
 SPEC = EncoderSpec(model="m/m", revision="1")
 
@@ -110,23 +110,23 @@ def test_a_terminal_has_them(tmp_path):
 def test_tqdm_waits_until_it_is_needed(monkeypatch):
     """What shows no bar does not import tqdm."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with counting("encode", 3, progress=False) as tell:
-        tell(3)
-    counting_if_slow("look up", 3, progress=None)(3)
-    with counting("encode", 0, progress=True):
+    with progress_bar("encode", 3, progress=False) as advance:
+        advance(3)
+    progress_bar_if_slow("look up", 3, progress=None)(3)
+    with progress_bar("encode", 0, progress=True):
         pass
 
 
 def test_a_look_up_shows_a_bar_if_it_takes_long(capsys, monkeypatch):
     """A bar appears once it took a second, and goes when all is looked up; a quick one shows nothing."""
-    tell = counting_if_slow("look up", 3, progress=True)
+    advance = progress_bar_if_slow("look up", 3, progress=True)
     for _ in range(3):
-        tell(1)
+        advance(1)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "SLOW_SECONDS", 0.0)
-    tell = counting_if_slow("look up", 3, progress=True)
+    advance = progress_bar_if_slow("look up", 3, progress=True)
     for _ in range(3):
-        tell(1)
+        advance(1)
     assert "look up" in capsys.readouterr().err
 
 
@@ -191,9 +191,9 @@ def test_where_lines_are_written(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
 
     def shown(switch: bool | None) -> str:
-        with counting("export", 4, switch, "rows") as tell:
-            tell(2)
-        counting_if_slow("look up", 2, switch)(2)
+        with progress_bar("export", 4, switch, "rows") as advance:
+            advance(2)
+        progress_bar_if_slow("look up", 2, switch)(2)
         return capsys.readouterr().err
 
     assert shown(None) == "", "the library writes none"

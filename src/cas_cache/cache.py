@@ -49,7 +49,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.reopening import OPEN_IN_THE_WORKER, check_portable, reopen
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository.local import LocalStorage
@@ -390,7 +390,7 @@ class EmbeddingCache:
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
             raise _cache_miss(ns.spec, keys, missing)
-        with counting("encode", len(distinct), progress) as tell:
+        with progress_bar("encode", len(distinct), progress) as tell:
             kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached

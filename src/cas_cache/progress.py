@@ -62,7 +62,7 @@ class Bar(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 
@@ -120,20 +120,20 @@ class Lines(_Nothing):
         self._unit = unit
         self._clock = clock
         self._write = write or _to_stderr
-        self._began = self._told = clock()
+        self._began = self._last_line = clock()
         self._any = False
 
     def update(self, done: int) -> None:
         """See `Bar`."""
         super().update(done)
         now = self._clock()
-        if now - self._told < LINE_SECONDS:
+        if now - self._last_line < LINE_SECONDS:
             return
-        self._told, self._any = now, True
+        self._last_line, self._any = now, True
         each = (now - self._began) / self.n if self.n else 0.0
-        left = f", {_seconds(each * (self.total - self.n))} left" if self.n < self.total else ""
-        of = _amount(self.n, self._unit, self.total)
-        self._write(f"{self._what}: {of}, {self._rate(now)}{left}")
+        remaining = f", {_seconds(each * (self.total - self.n))} left" if self.n < self.total else ""
+        amount = _amount(self.n, self._unit, self.total)
+        self._write(f"{self._what}: {amount}, {self._rate(now)}{remaining}")
 
     def close(self) -> None:
         """Say how it ended, if anything was said before."""
@@ -174,7 +174,7 @@ def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> B
 
 
 @contextmanager
-def counting(what: str, total: int, progress: bool | None, unit: str = ITEMS) -> Iterator[Callable[[int], object]]:
+def progress_bar(what: str, total: int, progress: bool | None, unit: str = ITEMS) -> Iterator[Callable[[int], object]]:
     """Show a bar while the block runs, and give it what is told of items that are done.
 
     Args:
@@ -190,7 +190,7 @@ def counting(what: str, total: int, progress: bool | None, unit: str = ITEMS) ->
         yield bar.update
 
 
-def counting_if_slow(what: str, total: int, progress: bool | None) -> Callable[[int], None]:
+def progress_bar_if_slow(what: str, total: int, progress: bool | None) -> Callable[[int], None]:
     """Return what is told of items that are done, and shows a bar if that takes long; arguments as above.
 
     The bar goes when it was told of all items. Where nothing is told there is none.
@@ -198,7 +198,7 @@ def counting_if_slow(what: str, total: int, progress: bool | None) -> Callable[[
     bar: tqdm[Any] | Lines | None = None
     done = 0
 
-    def tell(items: int) -> None:
+    def advance(items: int) -> None:
         nonlocal bar, done
         if bar is None and is_shown(progress):
             bar = _bar(what, total, ITEMS, SLOW_SECONDS)
@@ -210,7 +210,7 @@ def counting_if_slow(what: str, total: int, progress: bool | None) -> Callable[[
             if done >= total:
                 bar.close()
 
-    return tell
+    return advance
 
 
 def is_shown(progress: bool | None) -> bool:
@@ -236,18 +236,18 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - asked for by `plain_lines`
 
 
-def _amount(count: float, unit: str, of: int = 0) -> str:
+def _amount(count: float, unit: str, total: int = 0) -> str:
     """A count, or "1.2 of 4.0 GB"."""
     if unit != BYTES:
-        return f"{count:,.0f} of {of:,} {unit}" if of >= count and of else f"{count:,.0f} {unit}"
-    largest, power = max(count, of), 0
+        return f"{count:,.0f} of {total:,} {unit}" if total >= count and total else f"{count:,.0f} {unit}"
+    largest, power = max(count, total), 0
     while largest >= 1000 and power < len(_SIZES) - 1:
         largest, power = largest / 1000, power + 1
     digits = 1 if power else 0
     shown = f"{count / 1000**power:.{digits}f}"
     return (
-        f"{shown} of {of / 1000**power:.{digits}f} {_SIZES[power]}"
-        if of >= count and of
+        f"{shown} of {total / 1000**power:.{digits}f} {_SIZES[power]}"
+        if total >= count and total
         else f"{shown} {_SIZES[power]}"
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from cas_cache.comparison import difference_of_kind, distances, max_distance
 from cas_cache.errors import SelfCheckFailed, SelfCheckTooLarge
 from cas_cache.mirror.verified import UNKNOWN
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class SelfCheck:
         """Encode items, in one call of the encoder unless they are very many."""
         step = self.chunk_rows or CHUNK_ROWS
         parts = []
-        with counting("self-check", len(positions), progress if len(positions) > LARGE else False) as advance:
+        with progress_bar("self-check", len(positions), progress if len(positions) > LARGE else False) as advance:
             for start in range(0, len(positions), step):
                 part = positions[start : start + step]
                 began = time.perf_counter()

@@ -23,7 +23,7 @@ from cas_cache.interop.arrow_files import write_arrow, write_parquet
 from cas_cache.interop.plain_files import write_mteb, write_npy, write_safetensors
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +187,7 @@ def export(
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with counting("export", len(selection.rows), progress, "rows") as tell:
+            with progress_bar("export", len(selection.rows), progress, "rows") as tell:
                 FORMATS[format](replace(selection, tell=tell), temp)
             size = _settle(temp)
             _move(temp, place)

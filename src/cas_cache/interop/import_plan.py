@@ -11,7 +11,7 @@ from cas_cache.errors import ConfigurationError
 from cas_cache.formatting import pluralize
 from cas_cache.identity import KEY_BYTES, EncoderSpec
 from cas_cache.interop.folders import MtebCacheFolder, OldRows, stamp_of
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.rows import storable
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class ImportPlan:
             ConfigurationError: If a folder has changed since it was read. What was stored before stays.
             MirrorWriteError: If the disk is full or refuses.
         """
-        with counting("import", self.taken, progress, "vectors") as tell:
+        with progress_bar("import", self.taken, progress, "vectors") as tell:
             for plan, part in [(of, part) for of in self.folders for part in chunks_of(of)]:
                 if plan.rows is None or stamp_of(plan.folder.path) != plan.rows.stamp:
                     raise ConfigurationError(

@@ -20,7 +20,7 @@ from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import Backend
 from cas_cache.mteb.custom_backends import Kept
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class InForeign:
             )
         progress = self._cache.progress if call.progress is None else call.progress
         sizes, first = ChunkSizes(self._cache.chunk_items, pace.last), 0
-        with counting("encode", len(missing), progress) as tell:
+        with progress_bar("encode", len(missing), progress) as tell:
             while first < len(missing):
                 chunk = missing[first : first + sizes.next]
                 first += len(chunk)

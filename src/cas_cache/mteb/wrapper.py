@@ -23,7 +23,7 @@ from cas_cache.mteb.backend_factory import Call, answers_of
 from cas_cache.mteb.calibration import stored_ranges
 from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.specs import check_describable, spec_of
-from cas_cache.progress import counting_if_slow, is_shown
+from cas_cache.progress import is_shown, progress_bar_if_slow
 from cas_cache.rows import as_array
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class CachedEmbeddingWrapper:
         progress = False if kwargs.get("show_progress_bar") is False else None
         self._quiet = progress is False
         shown = self.cache.progress if progress is None else progress
-        tell = counting_if_slow("look up", len(inputs.dataset), shown)
+        tell = progress_bar_if_slow("look up", len(inputs.dataset), shown)
         batch = dataset_adapter.batch_of_dataset(inputs.dataset, spec.fields, tell)
         ranges = None
         if self._ranges is not None and derivation.calibrated and batch.size:

@@ -24,7 +24,7 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
-from cas_cache.progress import BYTES, counting
+from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
@@ -199,7 +199,7 @@ class _Run:
 
     def _packs(self, plan: Plan) -> None:
         manifests = []
-        with counting("check", len(plan.packs), self.progress, "packs") as tell:
+        with progress_bar("check", len(plan.packs), self.progress, "packs") as tell:
             for found in ordered_map(self._manifest, plan.packs):
                 manifests.append(found)
                 tell(1)
@@ -207,7 +207,7 @@ class _Run:
         superseded = superseders(known)
         seen = _Namespace("")
         to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
-        with counting("read", to_read, self.progress, BYTES) as tell:
+        with progress_bar("read", to_read, self.progress, BYTES) as tell:
             for of, manifest in zip(plan.packs, manifests, strict=True):
                 if of[0] != seen.id:
                     self._namespace_ends(seen)

@@ -25,7 +25,7 @@ from cas_cache import html
 from cas_cache.disk import mapped
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
 from cas_cache.identity import KEY_BYTES, first_of_each
-from cas_cache.progress import BYTES, counting
+from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
@@ -195,7 +195,7 @@ def compact(
     report.merges += [merge for merge, _ in plans]
     if not dry_run:
         # What is read is written.
-        with counting("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as tell:
+        with progress_bar("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as tell:
             for merge, manifests in plans:
                 _run(repository, merge, manifests, report, tell)
     return report

@@ -25,7 +25,7 @@ from cas_cache import html
 from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
 from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.repository import layout
 from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import Manifest, superseders
@@ -253,7 +253,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             "Nothing was deleted. Check the storage and the permission to list."
         )
     if not dry_run:
-        with counting("prune", len(report.deletions), progress, "packs") as tell:
+        with progress_bar("prune", len(report.deletions), progress, "packs") as tell:
             for deletion, late in zip(report.deletions, names, strict=True):
                 repository.delete(deletion.paths[:1])
                 repository.delete(deletion.paths[1:])
