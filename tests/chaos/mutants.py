@@ -116,7 +116,7 @@ def no_second_reading(patches: pytest.MonkeyPatch) -> None:
 
 def bold_compaction(patches: pytest.MonkeyPatch) -> None:
     """A compaction deletes what it has merged."""
-    run = compact._run
+    run = compact._run_merge
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         run(repository, merge, *rest)
@@ -124,7 +124,7 @@ def bold_compaction(patches: pytest.MonkeyPatch) -> None:
             repository.delete([it.path for it in repository.storage.list(layout.pack_prefix(source))])
             repository.delete([layout.manifest_path(merge.namespace, source)])
 
-    patches.setattr(compact, "_run", wrong)
+    patches.setattr(compact, "_run_merge", wrong)
 
 
 def objects_first(patches: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def no_hashes(patches: pytest.MonkeyPatch) -> None:
 
 def greedy_merge(patches: pytest.MonkeyPatch) -> None:
     """A merge names all packs that there are, whether it holds their rows or not."""
-    run, write = compact._run, Repository.write
+    run, write = compact._run_merge, Repository.write
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         every = tuple(name for _, name in repository.packs(merge.namespace))
@@ -184,7 +184,7 @@ def greedy_merge(patches: pytest.MonkeyPatch) -> None:
             inner.setattr(Repository, "write", greedy)
             run(repository, merge, *rest)
 
-    patches.setattr(compact, "_run", wrong)
+    patches.setattr(compact, "_run_merge", wrong)
 
 
 MUTANTS: dict[str, tuple[str, Patch]] = {

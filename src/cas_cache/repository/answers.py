@@ -34,7 +34,7 @@ def _checker(wrong: Any) -> Any:
     return check
 
 
-def _listing(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_listing(parsed: Mapping[str, Any], _response: Any) -> str:
     if "IsTruncated" not in parsed:
         return "the answer to a listing is no listing"
     if parsed["IsTruncated"] and not parsed.get("NextContinuationToken"):
@@ -42,20 +42,25 @@ def _listing(parsed: Mapping[str, Any], _response: Any) -> str:
     return ""
 
 
-def _read(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_read(parsed: Mapping[str, Any], _response: Any) -> str:
     return "" if parsed.get("ETag") else "the answer to a read has no ETag"
 
 
-def _written(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_write(parsed: Mapping[str, Any], _response: Any) -> str:
     return "" if parsed.get("ETag") else "the answer to a write does not confirm it with an ETag"
 
 
-def _deleted(_parsed: Mapping[str, Any], response: Any) -> str:
+def _wrong_delete(_parsed: Mapping[str, Any], response: Any) -> str:
     # It has no body and few headers to know it by. Some servers (moto) declare HTML and send nothing, with status 204.
     is_html = "html" in str(response.headers.get("content-type", "")).lower()
     is_empty = response.status_code == 204 or str(response.headers.get("content-length", "")) == "0"
     return "the answer to a delete is a page" if is_html and not is_empty else ""
 
 
-_WRONG = {"ListObjectsV2": _listing, "GetObject": _read, "PutObject": _written, "DeleteObject": _deleted}
+_WRONG = {
+    "ListObjectsV2": _wrong_listing,
+    "GetObject": _wrong_read,
+    "PutObject": _wrong_write,
+    "DeleteObject": _wrong_delete,
+}
 """By operation: given an answer, parsed and as it came, what is wrong with it, or nothing."""

@@ -57,10 +57,11 @@ def _hint(err: BaseException, count: int) -> str:
     codes = codes_of(err)
     if codes & TOO_LARGE or HTTP_TOO_LARGE in _statuses(err):
         limit = _limit(err)
-        told = f"the limit is {limit}" if limit else "it does not tell its limit"
-        what = f"The object has {_shown(count)}, more than the server or a proxy before it takes; {told}."
+        limit_text = f"the limit is {limit}" if limit else "it does not tell its limit"
+        what = f"The object has {_size_of(count)}, more than the server or a proxy before it takes; {limit_text}."
     elif codes & CLOSED and count >= SUSPECT_BYTES:
-        what = f"The connection was closed while {_shown(count)} were sent; it may be a limit of the server or a proxy."
+        sent = _size_of(count)
+        what = f"The connection was closed while {sent} were sent; it may be a limit of the server or a proxy."
     else:
         return ""
     return (
@@ -73,9 +74,9 @@ def _answers(err: BaseException, part: str) -> Iterator[dict[str, Any]]:
     """Yield a part of each answer that led to an error, as botocore has it."""
     for cause in causes_of(err):
         response = getattr(cause, "response", None)
-        found = response.get(part) if isinstance(response, dict) else None
-        if isinstance(found, dict):
-            yield found
+        answer = response.get(part) if isinstance(response, dict) else None
+        if isinstance(answer, dict):
+            yield answer
 
 
 def _statuses(err: BaseException) -> set[object]:
@@ -86,11 +87,11 @@ def _statuses(err: BaseException) -> set[object]:
 def _limit(err: BaseException) -> str:
     """Return the largest size that the service names, or nothing."""
     for answer in _answers(err, "Error"):
-        named = str(answer.get("MaxSizeAllowed") or "")
-        if named.isdecimal() and named.isascii() and len(named) <= MAX_DIGITS:
-            return _shown(int(named))
+        digits = str(answer.get("MaxSizeAllowed") or "")
+        if digits.isdecimal() and digits.isascii() and len(digits) <= MAX_DIGITS:
+            return _size_of(int(digits))
     return ""
 
 
-def _shown(count: int) -> str:
+def _size_of(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"

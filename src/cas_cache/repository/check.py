@@ -86,8 +86,8 @@ def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
 def _sort(plan: Plan, entry: ObjectInfo) -> None:
     if manifest := layout.parse_manifest_path(entry.path):
         plan.packs.append(manifest)
-    elif of := layout.parse_object_path(entry.path):
-        plan.objects.setdefault(of[0], {})[of[1]] = entry.size
+    elif object_ref := layout.parse_object_path(entry.path):
+        plan.objects.setdefault(object_ref[0], {})[object_ref[1]] = entry.size
     elif namespace := layout.parse_spec_path(entry.path):
         plan.namespaces.add(namespace)
     elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
@@ -115,7 +115,7 @@ def check(
         run.whole(sample if read_data else 0.0)
     run.report.bytes = repository.storage.traffic.down - before
     order = list(Severity)
-    run.report.findings.sort(key=lambda found: (order.index(found.severity), found.kind, found.path))
+    run.report.findings.sort(key=lambda item: (order.index(item.severity), item.kind, item.path))
     return run.report
 
 
@@ -129,8 +129,8 @@ class _Run:
         self.report = CheckReport()
         self.marked = False
 
-    def find(self, kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> None:
-        self.report.findings.append(finding(kind, path, what, of=of, rows=rows))
+    def find(self, kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> None:
+        self.report.findings.append(finding(kind, path, what, ref=ref, rows=rows))
 
     def marker(self) -> bool:
         """Check the marker; whether there is more to check."""
@@ -167,14 +167,14 @@ class _Run:
 
     def _marker_again(self) -> list[ObjectInfo]:
         """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
-        there, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
-        if there and all(entry.path != layout.MARKER for entry in listed):
+        exists, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
+        if exists and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
-        elif not there and listed:
+        elif not exists and listed:
             below = layout.repositories_below(entry.path for entry in listed)
             more = f" There is a repository at {self.repository.url}/{below[0]}." if below else ""
             self.find("marker-missing", layout.MARKER, f"It is missing; {len(listed)} other objects are there.{more}")
-        elif not there:
+        elif not exists:
             self.find("nothing-there", "", "There is no object at all.")
         return listed
 
@@ -186,70 +186,72 @@ class _Run:
             except RepositoryError as err:
                 missing = isinstance(err.__cause__, ObjectNotFound)
                 if isinstance(err.__cause__, AccessDenied):
-                    self.find("unreadable", path, str(err.__cause__), of=(namespace, ""))
+                    self.find("unreadable", path, str(err.__cause__), ref=(namespace, ""))
                     return
                 if last and not (missing and not self.storage.list(layout.manifests_prefix(namespace))):
                     kind = "spec-missing" if missing else "spec-damaged"
-                    self.find(kind, path, f"It does not verify ({err.__cause__}).", of=(namespace, ""))
+                    self.find(kind, path, f"It does not verify ({err.__cause__}).", ref=(namespace, ""))
             else:
                 if places := spec.credentials():
                     what = f"It has what is or may be a credential at {', '.join(places)}."
-                    self.find("spec-credential", path, what, of=(namespace, ""))
+                    self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
     def _packs(self, plan: Plan) -> None:
         manifests = []
-        with progress_bar("check", len(plan.packs), self.progress, "packs") as tell:
-            for found in ordered_map(self._manifest, plan.packs):
-                manifests.append(found)
-                tell(1)
-        known = {pack: it for (_, pack), it in zip(plan.packs, manifests, strict=True) if it is not None}
+        with progress_bar("check", len(plan.packs), self.progress, "packs") as advance:
+            for manifest in ordered_map(self._manifest, plan.packs):
+                manifests.append(manifest)
+                advance(1)
+        known = {
+            pack: manifest for (_, pack), manifest in zip(plan.packs, manifests, strict=True) if manifest is not None
+        }
         superseded = superseders(known)
         seen = _Namespace("")
         to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
-        with progress_bar("read", to_read, self.progress, BYTES) as tell:
-            for of, manifest in zip(plan.packs, manifests, strict=True):
-                if of[0] != seen.id:
+        with progress_bar("read", to_read, self.progress, BYTES) as advance:
+            for ref, manifest in zip(plan.packs, manifests, strict=True):
+                if ref[0] != seen.id:
                     self._namespace_ends(seen)
-                    seen = _Namespace(of[0])
-                sizes = plan.objects.get(of[1], {})
+                    seen = _Namespace(ref[0])
+                sizes = plan.objects.get(ref[1], {})
                 if manifest is not None:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
-                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
-                    seen.superseded += of[1] in superseded
+                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref[1], manifest.rows))
+                    seen.superseded += ref[1] in superseded
                     # The keys of a superseded pack are in another, as they should be.
-                    count = KeyCount() if of[1] in superseded else seen.keys
-                    keys = count if of[1] in plan.to_read else None
+                    count = KeyCount() if ref[1] in superseded else seen.keys
+                    keys = count if ref[1] in plan.to_read else None
                     self.report.packs_read += keys is not None
-                    self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
-                tell(sum(sizes.values()) if of[1] in plan.to_read else 0)
+                    self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
+                advance(sum(sizes.values()) if ref[1] in plan.to_read else 0)
         self._namespace_ends(seen)
 
-    def _manifest(self, of: tuple[str, str]) -> Manifest | None:
+    def _manifest(self, ref: tuple[str, str]) -> Manifest | None:
         """A pack's manifest; None if there is none to go by."""
-        path = layout.manifest_path(*of)
+        path = layout.manifest_path(*ref)
         for last in (False, True):
             try:
-                return self.repository.manifest(*of)
+                return self.repository.manifest(*ref)
             except UnsupportedFormat as err:
-                self.find("pack-newer", path, str(err), of=of)
+                self.find("pack-newer", path, str(err), ref=ref)
                 break
             except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as not there: {err.reason}.", of=of)
+                self.find("untrusted", path, f"It counts as not there: {err.reason}.", ref=ref)
                 break
             except UnreadablePack as err:
-                self.find("unreadable", path, str(err), of=of)
+                self.find("unreadable", path, str(err), ref=ref)
                 break
             except DamagedPack as err:
                 gone = isinstance(err.__cause__, ObjectNotFound)
-                if last and not (gone and of not in self.repository.packs(of[0])):
-                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", of=of)
+                if last and not (gone and ref not in self.repository.packs(ref[0])):
+                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
         return None
 
     def _namespace_ends(self, seen: _Namespace) -> None:
         """What shows only when all packs of a namespace are known."""
-        path, of = layout.manifests_prefix(seen.id or None), (seen.id, "")
+        path, ref = layout.manifests_prefix(seen.id or None), (seen.id, "")
         if len(seen.kinds) > 1:
             rows = [sum(count for _, count in packs) for packs in seen.kinds.values()]
             shown = "; ".join(
@@ -257,12 +259,12 @@ class _Run:
                 for (dtype, shape), packs in seen.kinds.items()
             )
             what = f"Its packs differ in dtype or shape: {shown}."
-            self.find("kind-conflict", path, what, of=of, rows=sum(rows) - max(rows))
+            self.find("kind-conflict", path, what, ref=ref, rows=sum(rows) - max(rows))
         if seen.superseded:
             what = f"The rows of {seen.superseded} packs are in others as well, by a compaction."
-            self.find("superseded", path, what, of=of)
+            self.find("superseded", path, what, ref=ref)
         if repeats := seen.keys.repeats:
-            self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", of=of)
+            self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
     def _orphans(self, plan: Plan) -> None:
         if not plan.orphans:
@@ -273,13 +275,13 @@ class _Run:
             unnamed, ordered_map(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
         ):
             if listed:
-                what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."
+                what = f"No manifest names its {len(listed)} objects, {sum(entry.size for entry in listed)} bytes."
                 # By this machine's clock: nothing is deleted for it, and a probe would be a write.
-                young = time.time() - max(it.modified for it in listed) < MIN_GRACE
+                young = time.time() - max(entry.modified for entry in listed) < MIN_GRACE
                 if young:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
-                found = finding("orphan", f"packs/{pack}", what, of=("", pack))
-                self.report.findings.append(replace(found, severity=Severity.NOTE) if young else found)
+                orphan = finding("orphan", f"packs/{pack}", what, ref=("", pack))
+                self.report.findings.append(replace(orphan, severity=Severity.NOTE) if young else orphan)
 
 
 class _Namespace:

@@ -48,12 +48,12 @@ class KeyCount:
 
     def add(self, keys: NDArray[np.uint8]) -> None:
         """Note keys, (n, 32) uint8."""
-        self._hold(self._kept(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
+        self._hold(self._below_limit(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
         # 63 halvings leave keys that begin with 63 zero bits: there are none but forged ones.
         while self._count > MAX_KEYS and self._halvings < 63:
             self._halvings += 1
             held, self._held, self._count = np.concatenate(self._held), [], 0
-            self._hold(self._kept(held))
+            self._hold(self._below_limit(held))
 
     @property
     def repeats(self) -> int:
@@ -65,7 +65,7 @@ class KeyCount:
         self._held.append(words)
         self._count += len(words)
 
-    def _kept(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _below_limit(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return words[words <= np.uint64((1 << 64 - self._halvings) - 1)]
 
 
@@ -80,7 +80,7 @@ class PackCheck:
     """
 
     storage: Storage
-    of: tuple[str, str]
+    ref: tuple[str, str]
     manifest: Manifest
 
     def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
@@ -91,19 +91,19 @@ class PackCheck:
             keys: Where its keys are noted if its data is to be read; None if it is not.
         """
         if self._wrong_sizes(sizes):
-            prefix = f"packs/{self.of[1]}"
+            prefix = f"packs/{self.ref[1]}"
             sizes = {entry.path[len(prefix) + 1 :]: entry.size for entry in self.storage.list(prefix)}
         wrong = self._wrong_sizes(sizes)
-        found = [self._of_object(kind, name, what) for name, (kind, what) in wrong.items()]
-        found += [self._metadata(name, "The manifest does not name it.") for name in self._unnamed()]
+        findings = [self._object_finding(kind, name, what) for name, (kind, what) in wrong.items()]
+        findings += [self._metadata_finding(name, "The manifest does not name it.") for name in self._unnamed()]
         for name in sorted(sizes.keys() - self.manifest.objects.keys()):
-            path = f"{layout.pack_prefix(self.of[1])}/{name}"  # any name at all
-            found.append(finding("foreign", path, "The manifest does not name it.", of=self.of))
+            path = f"{layout.pack_prefix(self.ref[1])}/{name}"  # any name at all
+            findings.append(finding("foreign", path, "The manifest does not name it.", ref=self.ref))
         if keys is not None:
-            found += self._read(wrong.keys(), keys)
-        if any(it.severity != Severity.NOTE for it in found) and self._has_gone():
+            findings += self._row_findings(wrong.keys(), keys)
+        if any(item.severity != Severity.NOTE for item in findings) and self._has_gone():
             return []
-        return found
+        return findings
 
     def _wrong_sizes(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         wrong = {}
@@ -120,12 +120,12 @@ class PackCheck:
     def _has_gone(self) -> bool:
         """Whether the manifest was deleted meanwhile: it goes before the data."""
         try:
-            self.storage.get(layout.manifest_path(*self.of), 0, 1)
+            self.storage.get(layout.manifest_path(*self.ref), 0, 1)
         except ObjectNotFound:
             return True
         return False
 
-    def _read(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
+    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
         """Fetch every object once and judge it; then the rows, as far as their chunks verify."""
         chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
         chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
@@ -136,12 +136,14 @@ class PackCheck:
         rows = _Rows()
         for (array, name, start, stop), data in zip(todo, fetched, strict=True):
             if isinstance(data, UnreadablePack):
-                yield self._of_object("unreadable", name, str(data))
+                yield self._object_finding("unreadable", name, str(data))
             if isinstance(data, str):
-                yield self._of_object(data, name, "It does not have the content that the manifest names, or has gone.")
+                yield self._object_finding(
+                    data, name, "It does not have the content that the manifest names, or has gone."
+                )
             part = self._part(array, data, stop - start) if array and isinstance(data, bytes) else None
             if isinstance(data, bytes):
-                yield from self._judged(array, name, data, stop - start)
+                yield from self._content_findings(array, name, data, stop - start)
             if array == "keys" and part is not None:
                 keys.add(part)
             if array:
@@ -149,14 +151,14 @@ class PackCheck:
         if rows.wrong:
             first = rows.first // self.manifest.chunk_rows["vectors"] * self.manifest.chunk_rows["vectors"]
             what = f"{rows.wrong} rows do not agree with their digests, the first is row {rows.first}."
-            yield finding("row-digest", f"packs/{self.of[1]}", what, of=self.of, rows=self.manifest.rows - first)
+            yield finding("row-digest", f"packs/{self.ref[1]}", what, ref=self.ref, rows=self.manifest.rows - first)
 
     def _fetch(self, name: str) -> bytes | str | UnreadablePack:
         """Return an object's content, or the kind of what is wrong with it, after a second look, or the refusal."""
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
-                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.of[1])
+                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.ref[1])
             except UnreadablePack as err:
                 return err
             except DamagedPack:
@@ -167,12 +169,12 @@ class PackCheck:
             kind = "object-content"
         return kind
 
-    def _judged(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
+    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
         """What is wrong with an object that is what the manifest names."""
         if name in METADATA and (wrong := self._wrong_metadata(name, data)):
-            yield self._metadata(name, wrong)
+            yield self._metadata_finding(name, wrong)
         if array and np.frombuffer(data, np.uint8)[count * row_bytes(*self.manifest.element_shape(array)) :].any():
-            yield finding("padding", self._path(name), "There are other bytes than zeros after the rows.", of=self.of)
+            yield finding("padding", self._path(name), "There are other bytes than zeros after the rows.", ref=self.ref)
 
     def _wrong_metadata(self, name: str, data: bytes) -> str:
         try:
@@ -180,9 +182,11 @@ class PackCheck:
             facts = _zarr_facts(document, name)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
             return f"It is no Zarr v3 metadata of ours ({err!r})."
-        wanted = self._wanted_facts(name)
+        expected = self._wanted_facts(name)
         differing = [
-            f"{fact} is {quoted(facts[fact])}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]
+            f"{fact} is {quoted(facts[fact])}, not {expected[fact]!r}"
+            for fact in expected
+            if facts[fact] != expected[fact]
         ]
         return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
 
@@ -206,20 +210,20 @@ class PackCheck:
         dtype, shape = self.manifest.element_shape(array)
         return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
 
-    def _of_object(self, kind: str, name: str, what: str) -> Finding:
+    def _object_finding(self, kind: str, name: str, what: str) -> Finding:
         """A finding about a whole object; cas_cache takes no rows from those that are not chunks."""
         for array in ARRAYS:
             for chunk, start, _ in self.manifest.chunks(array):
                 if chunk == name:
                     lost = self.manifest.rows - (start if array == "vectors" else 0)
-                    return finding(kind, self._path(name), what, of=self.of, rows=lost)
-        return self._metadata(name, what)
+                    return finding(kind, self._path(name), what, ref=self.ref, rows=lost)
+        return self._metadata_finding(name, what)
 
-    def _metadata(self, name: str, what: str) -> Finding:
-        return finding("metadata", self._path(name), what, of=self.of)
+    def _metadata_finding(self, name: str, what: str) -> Finding:
+        return finding("metadata", self._path(name), what, ref=self.ref)
 
     def _path(self, name: str) -> str:
-        return layout.object_path(self.of[1], name)
+        return layout.object_path(self.ref[1], name)
 
 
 def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:

@@ -128,11 +128,11 @@ def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST,
     superseded = superseders(manifests)
 
     def close(packs: list[str]) -> None:
-        some = manifests[packs[0]]
+        sample = manifests[packs[0]]
         rows = sum(manifests[pack].rows for pack in packs)
-        full = 2 * rows >= min(most_rows_of_a_pack(some.vector_bytes), MAX_ROWS)
+        full = 2 * rows >= min(most_rows_of_a_pack(sample.vector_bytes), MAX_ROWS)
         if len(packs) >= (2 if full else max(2, at_least)):
-            merges.append(Merge(some.namespace, tuple(packs), rows, rows * some.vector_bytes))
+            merges.append(Merge(sample.namespace, tuple(packs), rows, rows * sample.vector_bytes))
 
     for pack, manifest in manifests.items():
         if pack in superseded or not is_small(manifest) or (manifest.signature is not None) != signs:
@@ -180,8 +180,8 @@ def compact(
         repository.writable()
     packs = repository.packs()
     by_namespace: dict[str, dict[str, Manifest]] = {}
-    wanted = None if namespaces is None else set(namespaces)
-    packs = [of for of in packs if wanted is None or of[0] in wanted]
+    requested = None if namespaces is None else set(namespaces)
+    packs = [ref for ref in packs if requested is None or ref[0] in requested]
     for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
         if isinstance(manifest, Manifest):
             by_namespace.setdefault(namespace, {})[pack] = manifest
@@ -195,25 +195,25 @@ def compact(
     report.merges += [merge for merge, _ in plans]
     if not dry_run:
         # What is read is written.
-        with progress_bar("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as tell:
+        with progress_bar("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as advance:
             for merge, manifests in plans:
-                _run(repository, merge, manifests, report, tell)
+                _run_merge(repository, merge, manifests, report, advance)
     return report
 
 
-def _run(
+def _run_merge(
     repository: Repository,
     merge: Merge,
     manifests: Mapping[str, Manifest],
     report: CompactReport,
-    tell: Callable[[int], object],
+    advance: Callable[[int], object],
 ) -> None:
     """Write one merge."""
     with _Spool(manifests[merge.packs[0]]) as spool:
         for pack in merge.packs:
             try:
                 spool.add(repository, pack, manifests[pack])
-                tell(manifests[pack].rows * manifests[pack].vector_bytes)
+                advance(manifests[pack].rows * manifests[pack].vector_bytes)
             except DamagedPack as problem:
                 logger.warning("left pack %s as it is: %s", pack, problem)
                 if not repository.has_gone((merge.namespace, pack), problem):
@@ -230,7 +230,7 @@ def _run(
             source_rows=spool.source_rows,
             appearance=appearances.pop() if len(appearances) == 1 else None,
         )
-        tell(merge.bytes)
+        advance(merge.bytes)
         if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
             report.taken_back += 1
             try:
@@ -252,14 +252,14 @@ def _merged_or_gone(
     listed = repository.packs(namespace)
     if not {pack for _, pack in listed}.issuperset(packs):
         return True
-    new = [of for of in listed if of[1] not in known]
-    found = zip(new, repository.manifests(new), strict=True)
-    others = {pack: manifest for (_, pack), manifest in found if isinstance(manifest, Manifest)}
+    new = [ref for ref in listed if ref[1] not in known]
+    answers = zip(new, repository.manifests(new), strict=True)
+    others = {pack: manifest for (_, pack), manifest in answers if isinstance(manifest, Manifest)}
     return not superseders(others).keys().isdisjoint(packs)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _spool_errors() -> Iterator[None]:
     """Say where the room is missing."""
     try:
         yield
@@ -290,7 +290,7 @@ class _Spool:
         self._chosen: NDArray[np.int64] | None = None
         self._vectors: NDArray[Any] | None = None
         # Without a name: it goes with this process, however that ends.
-        with _told():
+        with _spool_errors():
             self._file = tempfile.TemporaryFile(prefix="cas-cache-")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
@@ -311,7 +311,7 @@ class _Spool:
         digests = []
         try:
             for chunk in repository.read(pack, manifest, keys):
-                with _told():
+                with _spool_errors():
                     self._file.write(np.ascontiguousarray(chunk.vectors).data)
                 digests.append(chunk.digests)
         except DamagedPack:
@@ -323,7 +323,7 @@ class _Spool:
 
     def seal(self) -> None:
         """Be the rows of a pack: no more is added, and each key counts once, where it came first."""
-        with _told():
+        with _spool_errors():
             self._file.flush()
         self._keys = np.concatenate([keys for keys, _ in self._parts])
         self._digests = np.concatenate([digests for _, digests in self._parts])

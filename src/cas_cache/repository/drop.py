@@ -84,9 +84,9 @@ def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> Dr
     report = DropReport(namespace)
     spec, objects, ages = layout.spec_path(namespace), [], []
     for entry in listed:
-        named = layout.parse_manifest_path(entry.path)
-        if named and named[0] == namespace:
-            report.packs.append(named[1])
+        manifest_ref = layout.parse_manifest_path(entry.path)
+        if manifest_ref and manifest_ref[0] == namespace:
+            report.packs.append(manifest_ref[1])
             report.manifests.append(entry.path)
             ages.append(now - entry.modified)
         elif entry.path == spec:
@@ -98,8 +98,8 @@ def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> Dr
     report.idle = math.nan if any(map(math.isnan, ages)) else min(ages, default=math.inf)
     mine = set(report.packs)
     for entry in objects:
-        of = layout.parse_object_path(entry.path)
-        if of and of[0] in mine:
+        object_ref = layout.parse_object_path(entry.path)
+        if object_ref and object_ref[0] in mine:
             report.objects.append(entry.path)
             report.bytes += entry.size
     return report

@@ -88,16 +88,16 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if not dry_run:
         repository.writable()
     listed = repository.packs()
-    found = [(namespace, name) for namespace, name in listed if name.startswith(pack)]
-    if len(found) > 1 or not pack:
-        names = ", ".join(name for _, name in found[:MAX_NAMED])
+    matches = [(namespace, name) for namespace, name in listed if name.startswith(pack)]
+    if len(matches) > 1 or not pack:
+        names = ", ".join(name for _, name in matches[:MAX_NAMED])
         raise ConfigurationError(
-            f"{pluralize(len(found), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
+            f"{pluralize(len(matches), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
             "Name one by more of its id."
         )
-    if not found:
+    if not matches:
         return DropPackReport(None)
-    namespace, name = found[0]
+    namespace, name = matches[0]
     of_namespace = [entry for entry in listed if entry[0] == namespace]
     manifests = {
         other: manifest

@@ -92,7 +92,7 @@ def error_of(
     if isinstance(err, FileNotFoundError) or codes & NO_BUCKET:
         return _missing(err, reason, url=url, path=path, doing=doing, service=service)
     if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
-        return AccessDenied(_refused(err, reason, url, doing, service))
+        return AccessDenied(_refusal_text(err, reason, url, doing, service))
     if codes & TLS:  # those of aiohttp are ValueErrors, too
         return RemoteUnavailable(_untrusted(tls_reason(causes_of(err)) or reason, url, service))
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
@@ -105,7 +105,11 @@ def error_of(
     )
     hint = checksum_hint(codes, reason, doing, service)
     text = f"{url} did not take a {doing} ({reason}). {hint}, then do the same again." if hint else ""
-    return RemoteUnavailable(text or _away(codes, reason, url, service)) if known or service not in CLOUDS else None
+    return (
+        RemoteUnavailable(text or _unavailable_text(codes, reason, url, service))
+        if known or service not in CLOUDS
+        else None
+    )
 
 
 def _missing(err: Exception, reason: str, *, url: str, path: str, doing: Doing, service: str) -> CasCacheError:
@@ -127,8 +131,12 @@ def _is_answer(err: BaseException) -> bool:
 
 
 def _refused_for_the_time(reason: str, url: str, skew: float) -> str:
-    told = abs(skew) >= 60  # less is the time that the answer took
-    differs = f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service" if told else ""
+    is_worth_telling = abs(skew) >= 60  # less is the time that the answer took
+    differs = (
+        f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service"
+        if is_worth_telling
+        else ""
+    )
     return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock{differs}."
 
 
@@ -140,7 +148,7 @@ def _untrusted(reason: str, url: str, service: str) -> str:
     )
 
 
-def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
+def _refusal_text(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
     codes = codes_of(err)
     if codes & CLOCK or (is_clock_wrong(causes_of(err)) and codes & (UNKNOWN_CREDENTIALS | REFUSED)):
         return _refused_for_the_time(reason, url, clock_skew(causes_of(err)))
@@ -148,7 +156,7 @@ def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) 
     login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
     needs = _PERMISSIONS.get(service, {}).get(doing)
     permission = f"that they have {needs}" if needs else f"that they may {doing}"
-    told = (
+    texts = (
         (NO_CREDENTIALS, f"No credentials were found for {url} ({reason}). Set {where}."),
         (EXPIRED, f"The credentials for {url} have expired ({reason}). Get new ones{login}, and do the same again."),
         (ARCHIVED, f"{url} does not give out an object in an archive storage class ({reason}). Restore it first."),
@@ -165,17 +173,17 @@ def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) 
             f"{url} refuses a {doing} ({reason}). Check the credentials that are found ({where}), and {permission}.",
         ),
     )
-    return next(text for named, text in told if codes & named)
+    return next(text for text_codes, text in texts if codes & text_codes)
 
 
-def _away(codes: set[str], reason: str, url: str, service: str) -> str:
+def _unavailable_text(codes: set[str], reason: str, url: str, service: str) -> str:
     setting = f" ({_ENDPOINT[service]})" if service in _ENDPOINT else ""
     check = f"Check the network and the endpoint{setting}"
     if ENDLESS in codes:
         reason = "it is redirected without end"
     if not reason:
         codes, reason = codes | NOT_THE_SERVICE, "an answer without an error code"
-    told = (
+    texts = (
         (THROTTLED, "{url} asks for fewer requests ({reason}). Wait a little, then do the same again: it goes on."),
         (
             ELSEWHERE,
@@ -193,7 +201,7 @@ def _away(codes: set[str], reason: str, url: str, service: str) -> str:
         ),
         (codes, "{url} did not answer as it should ({reason}). {check}, then try again."),
     )
-    text = next(text for of, text in told if codes & of)
+    text = next(text for text_codes, text in texts if codes & text_codes)
     return text.format(url=url, reason=reason, check=check, setting=setting)
 
 
@@ -206,7 +214,7 @@ def causes_of(err: BaseException) -> Iterator[BaseException]:
     """An error and what led to it, each once: causes and contexts can form a ring."""
     seen: list[BaseException] = []
     following: BaseException | None = err
-    while following is not None and all(following is not one for one in seen):
+    while following is not None and all(following is not earlier for earlier in seen):
         seen.append(following)
         yield following
         following = following.__cause__ or following.__context__
@@ -217,8 +225,11 @@ def _service_codes(err: BaseException) -> set[str]:
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
         return {code, "KMS"} if code.startswith("KMS.") else {code}
-    named = getattr(err, "error_code", "")  # Azure's: an enumeration or a string
-    return {str(getattr(named, "value", named)), str(getattr(err, "status_code", None) or getattr(err, "code", ""))}
+    error_code = getattr(err, "error_code", "")  # Azure's: an enumeration or a string
+    return {
+        str(getattr(error_code, "value", error_code)),
+        str(getattr(err, "status_code", None) or getattr(err, "code", "")),
+    }
 
 
 def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
@@ -228,11 +239,11 @@ def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
     """
     if isinstance(err, Unanswered):
         return str(err)
-    for one in causes_of(err):
-        response = getattr(one, "response", None)
-        said = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(said, dict):
-            parts = (str(said.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
+    for cause in causes_of(err):
+        response = getattr(cause, "response", None)
+        error = response.get("Error") if isinstance(response, dict) else None
+        if isinstance(error, dict):
+            parts = (str(error.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
             return _one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
     return first_line(err, secrets).rstrip(". ")
 

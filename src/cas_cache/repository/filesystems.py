@@ -72,9 +72,9 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     check_url(url, shown, protocol)
     _check_protocol(protocol, shown)
     try:
-        kind = fsspec.get_filesystem_class(protocol)
-        _check_able(kind, protocol, shown)
-        given = _merged(kind, protocol, options, shown)
+        cls = fsspec.get_filesystem_class(protocol)
+        _check_able(cls, protocol, shown)
+        given = _merged_options(cls, protocol, options, shown)
         filesystem, root = fsspec.url_to_fs(url, **given)
         if hasattr(getattr(filesystem, "dircache", None), "use_listings_cache"):
             filesystem.dircache.use_listings_cache = False
@@ -144,17 +144,17 @@ def check_options(options: Mapping[str, Any], shown: str, where: str = "storage_
             )
 
 
-def _merged(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> dict[str, Any]:
+def _merged_options(cls: type, protocol: str, options: Mapping[str, Any], shown: str) -> dict[str, Any]:
     """Return the options of fsspec's configuration and of the caller in one; the caller's win, name by name."""
     from fsspec.config import apply_config
 
-    configured: dict[str, Any] = apply_config(kind, {})
+    configured: dict[str, Any] = apply_config(cls, {})
     # Settings of the listing cache are for every program of this user. This package turns the cache off for itself.
     configured = {name: value for name, value in configured.items() if REFUSED_OPTIONS.get(name) is not _LISTINGS}
     configured.pop("skip_instance_cache", None)
     check_options(configured, shown, "fsspec's configuration (FSSPEC_* variables, or the files in ~/.config/fsspec)")
     check_options(options, shown)
-    _check_known(kind, protocol, options, shown)
+    _check_known(cls, protocol, options, shown)
     merged = {**configured, **options, **PRIVATE}
     if protocol not in EXTRAS:
         del merged["use_listings_cache"]  # some pass what they do not know on to a client, which refuses it
@@ -181,7 +181,7 @@ def _check_protocol(protocol: str, shown: str) -> None:
     raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
 
 
-def _check_able(kind: type, protocol: str, shown: str) -> None:
+def _check_able(cls: type, protocol: str, shown: str) -> None:
     """Refuse a file system that cannot hold a repository, whatever may be read of it.
 
     Plain web servers list what their pages link to: a page without links would read as an empty repository.
@@ -192,14 +192,14 @@ def _check_able(kind: type, protocol: str, shown: str) -> None:
     lacking = [
         verb
         for verb, names in _METHODS.items()
-        if all(getattr(kind, name, None) in _base(name, AbstractFileSystem, AsyncFileSystem) for name in names)
+        if all(getattr(cls, name, None) in _base_methods(name, AbstractFileSystem, AsyncFileSystem) for name in names)
     ]
     if lacking:
         raise InvalidURL(_refusal(shown, protocol, f"cannot {' or '.join(lacking)} files. {_INSTEAD}"))
 
 
-def _base(name: str, *kinds: type) -> list[Any]:
-    return [None, *(getattr(kind, name, None) for kind in kinds)]
+def _base_methods(name: str, *classes: type) -> list[Any]:
+    return [None, *(getattr(cls, name, None) for cls in classes)]
 
 
 _METHODS = {
@@ -224,10 +224,10 @@ def _refusal(shown: str, protocol: str, reason: str) -> str:
     return f"{shown} cannot hold a repository: the file system of {protocol}:// {reason}"
 
 
-def _check_known(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:
+def _check_known(cls: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:
     """Refuse options that gcsfs and adlfs would ignore: they take any name. s3fs refuses unknown names itself."""
     if EXTRAS.get(protocol) in {"gcs", "azure"}:
-        known = {name for each in kind.__mro__ for name in inspect.signature(each.__init__).parameters}  # type: ignore[misc]
+        known = {name for each in cls.__mro__ for name in inspect.signature(each.__init__).parameters}  # type: ignore[misc]
         _refuse_unknown(options, known | set(PRIVATE), f"storage_options of {shown}")
 
 

@@ -202,7 +202,7 @@ class CheckReport:
         table = html.facts("Check of a repository", [*counts, ("findings", len(self.findings))])
         if not self.findings:
             return table
-        rows = [(it.severity, it.kind, it.path, it.rows or None, it.what) for it in self.findings]
+        rows = [(item.severity, item.kind, item.path, item.rows or None, item.what) for item in self.findings]
         headings = ("severity", "kind", "object", "rows", "what")
         return table + html.grid("Findings", headings, rows, total=len(rows))
 
@@ -219,18 +219,18 @@ class CheckReport:
         }
 
 
-def finding(kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
+def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
     """Return a finding of a kind.
 
     Args:
         kind: A name in `KINDS`.
         path: Below the root.
         what: What was found, one sentence.
-        of: Namespace and pack concerned; empty where there is none.
+        ref: Namespace and pack concerned; empty where there is none.
         rows: How many rows pull passes over for it.
     """
     severity, cost, repair = KINDS[kind]
-    namespace, pack = of
+    namespace, pack = ref
     return Finding(
         kind=kind,
         severity=severity,

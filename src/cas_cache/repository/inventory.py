@@ -69,23 +69,23 @@ def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
     manifests: dict[str, Manifest] = {}
     problems: list[CasCacheError] = []
     untrusted: set[tuple[str, str]] = set()
-    for of, found in zip(listed, repository.manifests(listed), strict=True):
-        if isinstance(found, Manifest):
-            manifests[of[1]] = found
-        elif isinstance(found, UntrustedPack):
-            untrusted.add(of)
-        elif not repository.has_gone(of, found):
-            problems.append(found)
-    listed = [of for of in listed if of not in untrusted]
+    for ref, answer in zip(listed, repository.manifests(listed), strict=True):
+        if isinstance(answer, Manifest):
+            manifests[ref[1]] = answer
+        elif isinstance(answer, UntrustedPack):
+            untrusted.add(ref)
+        elif not repository.has_gone(ref, answer):
+            problems.append(answer)
+    listed = [ref for ref in listed if ref not in untrusted]
     packs: dict[str, list[str]] = {namespace: [] for namespace, _ in listed}
     for namespace, pack in listed:
         packs[namespace].append(pack)
     return [
-        _held(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
+        _summarize(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
     ], problems
 
 
-def _held(
+def _summarize(
     repository: Repository,
     namespace: str,
     packs: list[str],
@@ -99,8 +99,8 @@ def _held(
     if len(kinds) > 1:
         problems.append(
             RepositoryError(
-                f"Packs of the namespace {namespace} differ in what a vector is: {_named(kinds)}. One of them was made "
-                "by another model or setting under the same name. `cas-cache check` tells more."
+                f"Packs of the namespace {namespace} differ in what a vector is: {_counts(kinds)}. One of them was "
+                "made by another model or setting under the same name. `cas-cache check` tells more."
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
@@ -116,7 +116,7 @@ def _held(
     )
 
 
-def _named(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
+def _counts(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{dtype}{list(shape)} in {count}" for (dtype, shape), count in kinds.most_common())
 
 

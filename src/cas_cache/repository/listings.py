@@ -26,17 +26,17 @@ def files_below(filesystem: Any, protocol: str, folder: str) -> dict[str, dict[s
 
     if EXTRAS.get(protocol) == "azure":
         return _azure_files(filesystem, f"{folder}/")
-    kind = type(filesystem)
-    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
+    cls = type(filesystem)
+    own = getattr(cls, "_find" if issubclass(cls, AsyncFileSystem) else "find", None)
     if own in (AbstractFileSystem.find, AsyncFileSystem._find):  # noqa: SLF001
-        return _walked(filesystem, folder)
-    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True)
-    return found
+        return _walk(filesystem, folder)
+    files: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True)
+    return files
 
 
-def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+def _walk(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
     """List a folder and all folders below it; only one that does not exist, or is a file, has no files."""
-    found: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, Any]] = {}
     folders = [folder]
     while folders:
         path = folders.pop()
@@ -49,9 +49,9 @@ def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
             if entry["type"] == "directory" and name != path:
                 folders.append(name)
             elif entry["type"] == "file" and not name.rpartition("/")[2].startswith(TEMPORARY):
-                found[name] = entry
-    found.pop(folder, None)  # some file systems list a file as the only entry of itself
-    return found
+                files[name] = entry
+    files.pop(folder, None)  # some file systems list a file as the only entry of itself
+    return files
 
 
 def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:

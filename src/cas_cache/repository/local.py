@@ -50,7 +50,7 @@ class LocalStorage:
         """
         if self._checked:
             return
-        folder = next(one for one in (self._root, *self._root.parents) if one.is_dir())
+        folder = next(path for path in (self._root, *self._root.parents) if path.is_dir())
         # The push reports a full disk or a missing permission: rows are pending until then.
         with suppress(OSError):
             missing = missing_ability(folder, in_place=False)
@@ -90,7 +90,7 @@ class LocalStorage:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[ObjectInfo] = []
+        entries: list[ObjectInfo] = []
         self._refuse_links(prefix)
         with self._translated(prefix):
             if prefix and (self._root / prefix).is_file():
@@ -99,9 +99,9 @@ class LocalStorage:
             for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_missing):
                 for name in names:
                     if not name.startswith(TEMP_PREFIX):
-                        found.extend(self._listed(Path(folder, name)))
+                        entries.extend(self._entry_of(Path(folder, name)))
         self.traffic.add()
-        return sorted(found, key=lambda listed: listed.path)
+        return sorted(entries, key=lambda listed: listed.path)
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`. Folders that this leaves empty go as well: objects have no folders."""
@@ -121,7 +121,7 @@ class LocalStorage:
             make_folder(folder, below=self._root)
             self._durable.add(folder)
 
-    def _listed(self, file: Path) -> Iterable[ObjectInfo]:
+    def _entry_of(self, file: Path) -> Iterable[ObjectInfo]:
         try:
             status = file.lstat()
             return (ObjectInfo(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
@@ -160,10 +160,10 @@ class LocalStorage:
                     f"{self.url} is on a file system that may only be read ({err}). Name another directory, or read "
                     "it with read_only=True (CAS_CACHE_READ_ONLY=1)."
                 ) from as_cause(err)
-            raise RemoteUnavailable(f"{self.url}: {_told(err, path)}") from as_cause(err)
+            raise RemoteUnavailable(f"{self.url}: {_error_text(err, path)}") from as_cause(err)
 
 
-def _told(err: OSError, path: str) -> str:
+def _error_text(err: OSError, path: str) -> str:
     """What happened, and what to do."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({err}). Make room and do the same again: it goes on."

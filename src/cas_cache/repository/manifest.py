@@ -211,11 +211,11 @@ def superseders(manifests: Mapping[str, Manifest]) -> dict[str, list[str]]:
     Args:
         manifests: By pack.
     """
-    found: dict[str, list[str]] = {}
+    later: dict[str, list[str]] = {}
     for pack, manifest in manifests.items():
         for source in manifest.supersedes:
-            found.setdefault(source, []).append(pack)
-    return found
+            later.setdefault(source, []).append(pack)
+    return later
 
 
 def pack_id(manifest: bytes) -> str:
@@ -244,8 +244,8 @@ def _record(value: dict[str, Any]) -> ObjectRecord:
 def _signature(value: Any) -> Signature | None:
     if value is None:
         return None
-    found = _object(value, "signature")
-    return Signature(_matching(found.get("key"), ".*"), _matching(found.get("value"), ".*"))
+    document = _object(value, "signature")
+    return Signature(_matching(document.get("key"), ".*"), _matching(document.get("value"), ".*"))
 
 
 def _strings(value: Any) -> list[str]:

@@ -41,8 +41,8 @@ def checked_marker(data: bytes, url: str) -> dict[str, Any]:
         # Before all else that a newer version may have changed.
         version, reader = marker["version"], marker.get("reader_features", [])
         if version == VERSION:
-            for name, kind in (("id", str), ("reader_features", list), ("writer_features", list)):
-                if not isinstance(marker[name], kind):
+            for name, type_ in (("id", str), ("reader_features", list), ("writer_features", list)):
+                if not isinstance(marker[name], type_):
                     msg = f"{name} is {quoted(marker[name])}"
                     raise TypeError(msg)
             if not _ID.fullmatch(marker["id"]):

@@ -107,9 +107,9 @@ def describe(
         **optional,
     }
     draft = Manifest(objects={}, **facts)
-    named = list(contents(draft, source))
-    records = ordered_map(lambda item: _record(item[1]()), named)
-    return Manifest(objects={name: record for (name, _), record in zip(named, records, strict=True)}, **facts)
+    objects = list(contents(draft, source))
+    records = ordered_map(lambda item: _record(item[1]()), objects)
+    return Manifest(objects={name: record for (name, _), record in zip(objects, records, strict=True)}, **facts)
 
 
 def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes | memoryview]]]:
@@ -161,8 +161,8 @@ def read(
             )
         return vectors
 
-    wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
-    for (_, start, stop), vectors in zip(wanted, ordered_map(fetch, wanted), strict=True):
+    requested = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
+    for (_, start, stop), vectors in zip(requested, ordered_map(fetch, requested), strict=True):
         skip = max(first - start, 0)
         yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
 
@@ -282,12 +282,12 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
 
 def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
     """The chunks with some of the rows, as ranges of all their rows."""
-    found = []
+    ranges = []
     for name, start, stop in manifest.chunks("vectors"):
         begin, end = np.searchsorted(rows, [start, stop]).tolist()
         if begin < end:
-            found.append(RowRange(name, start, start, stop, slice(begin, end)))
-    return found
+            ranges.append(RowRange(name, start, start, stop, slice(begin, end)))
+    return ranges
 
 
 def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:

@@ -137,35 +137,38 @@ def plan_prune(
         grace: In seconds.
         most_packs: How many packs go at most; the oldest do.
     """
-    there: dict[str, dict[str, ObjectInfo]] = {}
-    named: dict[str, ObjectInfo] = {}
+    objects_of: dict[str, dict[str, ObjectInfo]] = {}
+    manifest_entries: dict[str, ObjectInfo] = {}
     candidates: list[Deletion] = []
     for entry in listed:
-        if of := layout.parse_object_path(entry.path):
-            there.setdefault(of[0], {})[of[1]] = entry
-        elif found := layout.parse_manifest_path(entry.path):
-            named[found[1]] = entry
+        if object_ref := layout.parse_object_path(entry.path):
+            objects_of.setdefault(object_ref[0], {})[object_ref[1]] = entry
+        elif manifest_ref := layout.parse_manifest_path(entry.path):
+            manifest_entries[manifest_ref[1]] = entry
         elif layout.is_probe_path(entry.path):
             candidates.append(Deletion("probe", "", entry.path, (entry.path,), entry.size, now - entry.modified))
     for pack, others in superseders(manifests).items():
         if pack in manifests:
             whole = [
-                now - named[other].modified
+                now - manifest_entries[other].modified
                 for other in others
                 if manifests[other].namespace == manifests[pack].namespace
-                and _is_whole(manifests[other], there.get(other, {}))
+                and _is_whole(manifests[other], objects_of.get(other, {}))
             ]
             # Of several that are whole the oldest counts; without one, or a time of one, the age is unknown.
             age = max((age for age in whole if not math.isnan(age)), default=math.nan)
-            objects = [named[pack], *there.get(pack, {}).values()]
+            objects = [manifest_entries[pack], *objects_of.get(pack, {}).values()]
             candidates.append(_deletion("superseded", manifests[pack].namespace, pack, objects, age))
-    for pack in there.keys() - named.keys():
-        objects = list(there[pack].values())
+    for pack in objects_of.keys() - manifest_entries.keys():
+        objects = list(objects_of[pack].values())
         ages = [now - entry.modified for entry in objects]
         age = math.nan if any(map(math.isnan, ages)) else min(ages)
         candidates.append(_deletion("orphan", "", pack, objects, age))
     # NaN is not more than anything.
-    old = sorted((it for it in candidates if it.age >= grace), key=lambda it: (-it.age, it.pack))
+    old = sorted(
+        (deletion for deletion in candidates if deletion.age >= grace),
+        key=lambda deletion: (-deletion.age, deletion.pack),
+    )
     return PruneReport(old[:most_packs], young=len(candidates) - len(old), postponed=len(old[most_packs:]))
 
 
@@ -225,7 +228,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
     _check_listing(repository, listed, now, force=force)
-    packs = [of for of in (layout.parse_manifest_path(entry.path) for entry in listed) if of]
+    packs = [ref for ref in (layout.parse_manifest_path(entry.path) for entry in listed) if ref]
     manifests = {
         pack: manifest
         for (_, pack), manifest in zip(packs, repository.manifests(packs), strict=True)
@@ -253,7 +256,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             "Nothing was deleted. Check the storage and the permission to list."
         )
     if not dry_run:
-        with progress_bar("prune", len(report.deletions), progress, "packs") as tell:
+        with progress_bar("prune", len(report.deletions), progress, "packs") as advance:
             for deletion, late in zip(report.deletions, names, strict=True):
                 repository.delete(deletion.paths[:1])
                 repository.delete(deletion.paths[1:])
@@ -261,7 +264,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
                 # the name back if it finds objects gone; if it looked before they went, that is done here.
                 repository.delete([path for path in late if repository.is_there(path)])
                 logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
-                tell(1)
+                advance(1)
     return report
 
 
@@ -272,7 +275,7 @@ def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float,
         IncompleteListing: If it does.
     """
     paths = {entry.path for entry in listed}
-    packs = {of[1] for of in map(layout.parse_manifest_path, paths) if of}
+    packs = {ref[1] for ref in map(layout.parse_manifest_path, paths) if ref}
     # What a second listing shows and the first does not is new, or the first was not complete.
     again = repository.storage.list(layout.MANIFESTS)
     lacking = [entry.path for entry in again if entry.path not in paths and entry.modified < now]
@@ -292,8 +295,8 @@ def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float,
 def _namespaces(listed: Iterable[ObjectInfo]) -> set[str]:
     """Ids of the namespaces that a listing shows, by manifests or specs."""
     paths = [entry.path for entry in listed]
-    named = {of[0] for of in map(layout.parse_manifest_path, paths) if of}
-    return named | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
+    namespaces = {ref[0] for ref in map(layout.parse_manifest_path, paths) if ref}
+    return namespaces | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
 
 
 def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:

@@ -69,8 +69,8 @@ def readable_packs(repository: Repository, namespace: str) -> dict[str, Manifest
     problems = [answer for _, answer in answers if not isinstance(answer, Manifest)]
     merged = superseders(manifests)
     manifests = {pack: manifest for pack, manifest in manifests.items() if pack not in merged}
-    kind = next(((manifest.dtype, manifest.shape) for manifest in manifests.values()), None)
-    alike = {pack: manifest for pack, manifest in manifests.items() if (manifest.dtype, manifest.shape) == kind}
+    element = next(((manifest.dtype, manifest.shape) for manifest in manifests.values()), None)
+    alike = {pack: manifest for pack, manifest in manifests.items() if (manifest.dtype, manifest.shape) == element}
     problems += [
         DamagedPack(f"The pack {pack} holds vectors of another dtype or shape than the first pack.", pack=pack)
         for pack in manifests.keys() - alike.keys()

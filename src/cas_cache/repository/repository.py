@@ -156,25 +156,25 @@ class Repository:
         data = self._read_marker()
         if data is None:
             # A doctor may be at work where nothing is yet, or have been killed there.
-            found = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
-            if not found:
+            entries = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
+            if not entries:
                 return False
             # Another writer may have made the repository between the two requests, or be about to.
-            listed = any(entry.path == layout.MARKER for entry in found)
+            listed = any(entry.path == layout.MARKER for entry in entries)
             data = self._read_written_marker() if listed else self._read_marker()
-            if data is None and any(entry.path == MIRROR_MARKER for entry in found):
+            if data is None and any(entry.path == MIRROR_MARKER for entry in entries):
                 raise NotARepository(
                     f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
                     "repository as the remote."
                 )
-            below = layout.repositories_below(entry.path for entry in found)
+            below = layout.repositories_below(entry.path for entry in entries)
             if data is None and below:
                 candidates = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
                 raise NotARepository(f"{self.url} is not a repository. Did you mean {candidates}?")
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
-                    f"{found[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
+                    f"{entries[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
                 )
         self._marker = checked_marker(data, self.url)
         self._seconds = time.monotonic() - began
@@ -241,7 +241,7 @@ class Repository:
         # What has no time, NaN, comes last.
         listed.sort(key=lambda entry: (not entry.modified < math.inf, entry.modified, entry.path))
         parsed = [layout.parse_manifest_path(entry.path) for entry in listed]
-        return [found for found in parsed if found is not None]
+        return [ref for ref in parsed if ref is not None]
 
     def manifests(
         self, packs: Sequence[tuple[str, str]]
@@ -253,9 +253,9 @@ class Repository:
         """
         return ordered_map(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
-    def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
+    def _manifest_or_problem(self, ref: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
         try:
-            return self.manifest(*of)
+            return self.manifest(*ref)
         except (DamagedPack, UntrustedPack, UnsupportedFormat) as problem:
             return problem
 
@@ -290,9 +290,9 @@ class Repository:
             )
         return manifest
 
-    def has_gone(self, of: tuple[str, str], problem: Exception) -> bool:
+    def has_gone(self, ref: tuple[str, str], problem: Exception) -> bool:
         """Whether what is wrong with a (namespace, pack) is that it was deleted since it was listed: no damage."""
-        return isinstance(problem.__cause__, ObjectNotFound) and of not in self.packs(of[0])
+        return isinstance(problem.__cause__, ObjectNotFound) and ref not in self.packs(ref[0])
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
         """Return the keys of a pack, verified; see `pack.read_keys`."""
@@ -468,8 +468,8 @@ class Repository:
                 return
             # Asleep while the PUT was on its way. Another process of this mirror may have published the same pack: only
             # one that a prune has broken is taken back. Who read its manifest meanwhile had misses at worst.
-            there = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
-            if not there.issuperset(written.paths):
+            remote_paths = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
+            if not remote_paths.issuperset(written.paths):
                 try:
                     self.storage.delete(path)
                 except AccessDenied as err:

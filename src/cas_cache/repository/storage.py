@@ -239,13 +239,13 @@ class FsspecStorage:
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
             fs = self._fs
-            found = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
+            infos = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
         self.traffic.add()
         base = len(self._root) + 1
         try:
             files = [
                 ObjectInfo(str(name)[base:], int(info["size"]), modified(info))
-                for name, info in found.items()
+                for name, info in infos.items()
                 # What consoles make when asked for a folder is an empty object with a slash at its end.
                 if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
             ]

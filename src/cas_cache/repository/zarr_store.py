@@ -120,10 +120,10 @@ class PackStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names of objects and folders directly below a folder."""
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         async for key in self.list_prefix(folder):
-            found[key.removeprefix(folder).partition("/")[0]] = None
-        for name in found:
+            names[key.removeprefix(folder).partition("/")[0]] = None
+        for name in names:
             yield name
 
     def _is_named(self, pack: str, name: str) -> bool:
