@@ -180,7 +180,7 @@ def test_where_folders_are_and_what_their_paths_say(tmp_path: Path) -> None:
         made(tmp_path / "old" / place, TEXTS[:2])
     EmbeddingCache(tmp_path / "old" / "mirror").put(TEXTS, vectors(TEXTS), SPEC)
     found = {
-        (str(f.path.relative_to(tmp_path / "old")), f.task, f.role, f.experiment, f.named)
+        (str(f.path.relative_to(tmp_path / "old")), f.task, f.role, f.experiment, f.is_named)
         for f in find_folders(tmp_path / "old")
     }
     assert found == {
@@ -197,7 +197,7 @@ def test_where_folders_are_and_what_their_paths_say(tmp_path: Path) -> None:
         ("T/experiments", "x_1", False),
     ]:
         first = find_folders(tmp_path / "old" / source)[0]
-        assert (first.task, first.role, first.experiment, first.named) == ("T", "query", experiment, named)
+        assert (first.task, first.role, first.experiment, first.is_named) == ("T", "query", experiment, named)
 
 
 @pytest.mark.parametrize("empty", ["nothing", "file", "folder", "mirror"])

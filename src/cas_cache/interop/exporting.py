@@ -52,7 +52,7 @@ class Selection:
     rows: NDArray[np.int64]
     ids: tuple[str | None, ...] | None = None
     missing: int = 0
-    tell: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
+    advance: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -70,8 +70,8 @@ class Selection:
             rows = self.rows[start : start + step]
             vectors = self.namespace.take(rows)
             yield self.namespace.keys[rows], vectors, None if self.ids is None else self.ids[start : start + step]
-            if self.tell is not None:
-                self.tell(len(rows))
+            if self.advance is not None:
+                self.advance(len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +137,19 @@ def select_views(mirror: Mirror, views: Sequence[View], *, with_ids: bool = Fals
         raise MirrorError(
             f"The namespace {namespaces[0]} is not in {mirror.directory} any more. Pull, or evaluate again."
         )
-    parts = [_asked(mirror, view, with_ids=with_ids) for view in views]
+    parts = [_rows_of_view(mirror, view, with_ids=with_ids) for view in views]
     keys = np.concatenate([part for part, _ in parts])
     rows = namespace.find(keys)
-    here = rows != ABSENT
-    chosen = Selection(namespace, rows[here], missing=int((~here).sum()))
+    present = rows != ABSENT
+    chosen = Selection(namespace, rows[present], missing=int((~present).sum()))
     if with_ids:
-        ids = [one for _, part in parts for one in part]
-        return replace(chosen, ids=tuple(one for one, is_here in zip(ids, here, strict=True) if is_here))
-    distinct, _ = first_of_each(keys[here])
+        ids = [id_ for _, part in parts for id_ in part]
+        return replace(chosen, ids=tuple(id_ for id_, is_present in zip(ids, present, strict=True) if is_present))
+    distinct, _ = first_of_each(keys[present])
     return replace(chosen, rows=chosen.rows[distinct])
 
 
-def _asked(mirror: Mirror, view: View, *, with_ids: bool) -> tuple[NDArray[np.uint8], list[str | None]]:
+def _rows_of_view(mirror: Mirror, view: View, *, with_ids: bool) -> tuple[NDArray[np.uint8], list[str | None]]:
     """A view's keys, and, if they are wanted, as many ids."""
     folder = mirror.views.folder(view.task)
     keys, _ = keys_in(folder, view)
@@ -182,13 +182,13 @@ def export(
         MirrorWriteError: If the disk is full or refuses.
         MissingDependency: If the format's package is not installed.
     """
-    place = _checked(selection, target, format)
+    place = _checked_target(selection, target, format)
     temp = place.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with progress_bar("export", len(selection.rows), progress, "rows") as tell:
-                FORMATS[format](replace(selection, tell=tell), temp)
+            with progress_bar("export", len(selection.rows), progress, "rows") as advance:
+                FORMATS[format](replace(selection, advance=advance), temp)
             size = _settle(temp)
             _move(temp, place)
         finally:
@@ -209,7 +209,7 @@ def plan_export(selection: Selection, target: str | Path, format: str) -> Export
     Raises:
         ConfigurationError: As `export` does.
     """
-    place = _checked(selection, target, format)
+    place = _checked_target(selection, target, format)
     return _report(selection, place, format, len(selection.rows) * selection.namespace.row_bytes)
 
 
@@ -217,7 +217,7 @@ def _report(selection: Selection, place: Path, format: str, size: int) -> Export
     return ExportReport(place, format, selection.namespace.spec.namespace, len(selection.rows), size, selection.missing)
 
 
-def _checked(selection: Selection, target: str | Path, format: str) -> Path:  # noqa: A002 - as in `export`
+def _checked_target(selection: Selection, target: str | Path, format: str) -> Path:  # noqa: A002 - as in `export`
     """Refuse what cannot be written, before anything is; return where it goes."""
     place = Path(target).expanduser().absolute()
     if format not in FORMATS:

@@ -45,7 +45,7 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
     if isinstance(index, Broken):
         return index
     names, at = index
-    problem = _problem(folder / FAISS_VECTORS)
+    problem = _header_problem(folder / FAISS_VECTORS)
     if problem is not None:
         return Broken(problem, len(names))
     try:
@@ -60,13 +60,13 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
             len(names),
         )
 
-    def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(vectors.reconstruct_batch(wanted), np.float32)
+    def take(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors.reconstruct_batch(indices), np.float32)
 
     return OldRows(names, at, int(vectors.ntotal), int(vectors.d), take, stamp)
 
 
-def _problem(path: Path) -> str | None:
+def _header_problem(path: Path) -> str | None:
     """Why a file is not a flat index, whole; None if it is.
 
     faiss believes what a file says: it would make room for any number of rows, and follow a graph wherever it leads.
@@ -79,9 +79,9 @@ def _problem(path: Path) -> str | None:
         return f"{FAISS_VECTORS} cannot be read ({err})"
     if len(head) < HEADER.size:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes)"
-    kind, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
-    if kind not in FLAT:
-        return f"{FAISS_VECTORS} is no flat index but of the kind {kind!r}, which mteb never writes, or damaged"
+    code, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
+    if code not in FLAT:
+        return f"{FAISS_VECTORS} is no flat index but of the kind {code!r}, which mteb never writes, or damaged"
     plausible = 0 < dimension <= MAX_DIMENSION and rows >= 0 and trained
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"

@@ -59,7 +59,7 @@ class MtebCacheFolder:
     task: str
     role: str | None = None
     experiment: str | None = None
-    named: bool = True
+    is_named: bool = True
     leads_out: str | None = None
 
 
@@ -106,18 +106,20 @@ def find_folders(directory: str | Path) -> list[MtebCacheFolder]:
     root = expanded(directory).absolute()
     if not root.is_dir():
         raise ConfigurationError(f"{root} is not a directory. Name a cache_path of mteb, or a folder in one.")
-    found = []
+    mteb_folders = []
     for place, folders, files in os.walk(root):
         folders.sort()
         backend = _backend(files)
         if backend is not None:
-            found.append(replace(_placed(root, Path(place), backend), leads_out=_leads_out(root, Path(place))))
-    if not found:
+            mteb_folders.append(
+                replace(_parse_path(root, Path(place), backend), leads_out=_leads_out(root, Path(place)))
+            )
+    if not mteb_folders:
         raise ConfigurationError(
             f"There is no cache of mteb in {root}: no folder has {INDEX} with {NUMPY_VECTORS} or {FAISS_VECTORS}. "
             "Name the cache_path that CachedEmbeddingWrapper was given, or a folder in it."
         )
-    return sorted(found, key=lambda folder: folder.path)
+    return sorted(mteb_folders, key=lambda folder: folder.path)
 
 
 def _leads_out(root: Path, folder: Path) -> str | None:
@@ -136,7 +138,7 @@ def _backend(files: list[str]) -> Literal["numpy", "faiss", "both"] | None:
     return "numpy" if INDEX in files or (NUMPY_VECTORS in files and DIMENSION in files) else None
 
 
-def _placed(root: Path, path: Path, backend: Literal["numpy", "faiss", "both"]) -> MtebCacheFolder:
+def _parse_path(root: Path, path: Path, backend: Literal["numpy", "faiss", "both"]) -> MtebCacheFolder:
     """Read task, experiment and role from a path: from below the given directory, and, if that is a task's, its own."""
     below, own = list(path.relative_to(root).parts), list(root.parts)
     inside = not below or below[0] in (*ROLES, EXPERIMENTS) or root.name == EXPERIMENTS
@@ -145,9 +147,9 @@ def _placed(root: Path, path: Path, backend: Literal["numpy", "faiss", "both"]) 
     if EXPERIMENTS not in parts[1:-1]:
         return MtebCacheFolder(path, backend, parts[-1] if inside else parts[0], role)
     cut = parts.index(EXPERIMENTS, 1)
-    named = inside and EXPERIMENTS not in (*below, root.name)
+    is_named = inside and EXPERIMENTS not in (*below, root.name)
     # An experiment's name may hold a slash, and is then several folders.
-    return MtebCacheFolder(path, backend, parts[cut - 1], role, "/".join(parts[cut + 1 :]), named)
+    return MtebCacheFolder(path, backend, parts[cut - 1], role, "/".join(parts[cut + 1 :]), is_named)
 
 
 def read_index(folder: Path) -> tuple[list[str], NDArray[np.int64]] | Broken:

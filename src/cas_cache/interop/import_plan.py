@@ -120,8 +120,8 @@ class ImportPlan:
     @property
     def clean(self) -> bool:
         """Whether a folder is meant, none is broken or refused, and no vector differs from another of its text."""
-        found = any(plan.rows is not None for plan in self.folders)
-        return found and not any(plan.broken or plan.left.keys() & {"refused", "differs"} for plan in self.folders)
+        any_rows = any(plan.rows is not None for plan in self.folders)
+        return any_rows and not any(plan.broken or plan.left.keys() & {"refused", "differs"} for plan in self.folders)
 
     def run(self, namespace: Namespace, *, progress: bool | None = False) -> ImportReport:
         """Store what is taken, a chunk at a time, each committed before the next.
@@ -134,8 +134,8 @@ class ImportPlan:
             ConfigurationError: If a folder has changed since it was read. What was stored before stays.
             MirrorWriteError: If the disk is full or refuses.
         """
-        with progress_bar("import", self.taken, progress, "vectors") as tell:
-            for plan, part in [(of, part) for of in self.folders for part in chunks_of(of)]:
+        with progress_bar("import", self.taken, progress, "vectors") as advance:
+            for plan, part in [(folder, part) for folder in self.folders for part in chunks_of(folder)]:
                 if plan.rows is None or stamp_of(plan.folder.path) != plan.rows.stamp:
                     raise ConfigurationError(
                         f"{plan.folder.path} has changed since it was read, and nothing more of it was taken. Stop "
@@ -143,7 +143,7 @@ class ImportPlan:
                     )
                 vectors = storable(plan.rows.take(plan.at[part]).astype(self.dtype), part.stop - part.start)
                 plan.stored += namespace.append(plan.keys[part], vectors)
-                tell(part.stop - part.start)
+                advance(part.stop - part.start)
         return ImportReport(self, sum(plan.stored for plan in self.folders))
 
     def lines(self) -> Iterator[str]:

@@ -126,7 +126,7 @@ def plan_import(
     if namespace is not None and not namespace.rows:
         namespace = None
     dtype = np.dtype(np.float32) if namespace is None or namespace.dtype is None else namespace.dtype
-    plans = [_read(folder, spec, mteb_1=mteb_1) for folder in folders]
+    plans = [_read_folder(folder, spec, mteb_1=mteb_1) for folder in folders]
     _check_dimensions(plans, namespace)
     for plan in plans:
         _choose(plan, namespace, dtype)
@@ -139,18 +139,18 @@ def plan_import(
     return ImportPlan(spec, dtype, plans, accept_unsafe)
 
 
-def _read(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
+def _read_folder(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
     """Open a folder, and judge it as a whole."""
     plan = FolderPlan(folder, passed_over=_not_meant(folder, spec))
     if plan.passed_over is not None:
         return plan
-    found = _rows_of(folder)
-    if isinstance(found, Broken):
-        plan.broken, plan.total = found.why, found.keys
-        if found.keys:
-            plan.left["broken"] = found.keys
+    rows = _rows_of(folder)
+    if isinstance(rows, Broken):
+        plan.broken, plan.total = rows.why, rows.keys
+        if rows.keys:
+            plan.left["broken"] = rows.keys
         return plan
-    plan.rows, plan.total = found, len(found.names)
+    plan.rows, plan.total = rows, len(rows.names)
     if folder.backend == "faiss" or folder.role is not None:
         plan.refused.append(PREPARED_TWICE)
     elif not mteb_1:
@@ -171,7 +171,7 @@ def _not_meant(folder: MtebCacheFolder, spec: EncoderSpec) -> str | None:
     task = spec.scope.get("task")
     if folder.role is not None and folder.role != spec.role:
         return f"it is of the role {folder.role}, and the spec of {spec.role or 'none'}"
-    if folder.experiment is not None and not folder.named:
+    if folder.experiment is not None and not folder.is_named:
         return "it is of settings that are not mteb's default; to import it, name it as the directory"
     if task is not None and task != folder.task:
         return f"it is of the task {folder.task}, and the spec's vectors are {task}'s alone"
@@ -255,20 +255,20 @@ def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[A
         with np.errstate(over="ignore", invalid="ignore"):
             fits = (vectors.astype(dtype).astype(np.float32) == vectors).all(axis=1)
             halves = halves and bool((vectors.astype(np.float16) == vectors)[finite].all())
-        found = np.full(len(vectors), names.index("here"))
+        stored_reason = np.full(len(vectors), names.index("here"))
         if namespace is not None:
             rows = namespace.find(plan.keys[part])
-            here = rows != ABSENT
-            alike = _alike(vectors[here], namespace.take(rows[here]))
-            found[np.flatnonzero(here)[~alike]] = names.index("differs")
+            is_stored = rows != ABSENT
+            alike = _are_close(vectors[is_stored], namespace.take(rows[is_stored]))
+            stored_reason[np.flatnonzero(is_stored)[~alike]] = names.index("differs")
         else:
-            here = np.zeros(len(vectors), np.bool_)
+            is_stored = np.zeros(len(vectors), np.bool_)
         judged = [
             (zero, names.index("zero")),
             (~finite, names.index("not_finite")),
             (~fits, names.index("other_dtype")),
         ]
-        reason = np.where(here, found, -1)
+        reason = np.where(is_stored, stored_reason, -1)
         for which, number in reversed(judged):
             reason[which] = number
         reasons[part] = reason
@@ -281,9 +281,9 @@ def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[A
 
 def _rows_without_key(rows: OldRows) -> int:
     """How many rows of the file hold something and have no key: the room that mteb makes ahead is zero."""
-    named = np.zeros(rows.rows, np.bool_)
-    named[rows.at[rows.at < rows.rows]] = True
-    spare = np.flatnonzero(~named)
+    has_key = np.zeros(rows.rows, np.bool_)
+    has_key[rows.at[rows.at < rows.rows]] = True
+    spare = np.flatnonzero(~has_key)
     step = max(1, CHUNK_BYTES // (4 * rows.dimension))
     return sum(int(rows.take(spare[at : at + step]).any(axis=1).sum()) for at in range(0, len(spare), step))
 
@@ -299,15 +299,17 @@ def _compare_folders(plans: list[FolderPlan]) -> None:
     again = np.flatnonzero(original != np.arange(len(keys)))
     differs = np.zeros(len(keys), np.bool_)
     for start in range(0, len(again), 4096):
-        some = again[start : start + 4096]
-        alike = _alike(*(_gathered(plans, owner[these], at[these]) for these in (some, original[some])))
-        differs[some[~alike]] = True
+        repeated = again[start : start + 4096]
+        alike = _are_close(*(_gathered(plans, owner[these], at[these]) for these in (repeated, original[repeated])))
+        differs[repeated[~alike]] = True
     repeats = np.zeros(len(keys), np.bool_)
     repeats[again] = True
-    apart = {(int(owner[here]), int(owner[original[here]])) for here in np.flatnonzero(differs)}
-    for here, other in apart:
-        for one, two in ((here, other), (other, here)):
-            plans[one].refused.append(f"vectors of the same texts differ from those in {plans[two].folder.path}")
+    apart = {(int(owner[place]), int(owner[original[place]])) for place in np.flatnonzero(differs)}
+    for first_plan, second_plan in apart:
+        for plan_number, other_number in ((first_plan, second_plan), (second_plan, first_plan)):
+            plans[plan_number].refused.append(
+                f"vectors of the same texts differ from those in {plans[other_number].folder.path}"
+            )
     for number, plan in enumerate(plans):
         mine = owner == number
         plan.leave("differs", differs[mine])
@@ -326,10 +328,10 @@ def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.
     return np.stack([vectors[position] for position in range(len(owner))])
 
 
-def _alike(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+def _are_close(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether each pair of vectors is one encoder's, but for rounding."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    longer = np.maximum(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    longer = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
     with np.errstate(invalid="ignore"):
-        alike: NDArray[np.bool_] = np.linalg.norm(one - other, axis=1) <= TOLERANCE * longer
+        alike: NDArray[np.bool_] = np.linalg.norm(first - second, axis=1) <= TOLERANCE * longer
     return alike

@@ -50,8 +50,8 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
     except OSError as err:
         return Broken(f"{NUMPY_VECTORS} cannot be read ({err})", len(names))
 
-    def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(vectors[wanted], np.float32)
+    def take(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors[indices], np.float32)
 
     return OldRows(names, at, rows, dimension, take, stamp)
 

@@ -87,17 +87,17 @@ def propose(
         chosen = faiss.SearchParametersHNSW(efSearch=min(walked, index.ntotal), **options)
     else:
         chosen = faiss.SearchParametersIVF(nprobe=design.probes(index.nlist), **options)
-    found: NDArray[np.int64] = index.search(queries, count, params=chosen)[1]
-    found[(found < 0) | (found >= index.ntotal)] = ABSENT
-    return found
+    rows: NDArray[np.int64] = index.search(queries, count, params=chosen)[1]
+    rows[(rows < 0) | (rows >= index.ntotal)] = ABSENT
+    return rows
 
 
 def is_sound(index: Any, design: Design, dimensions: int, rows: int) -> bool:
     """Whether an index that was read is of this design and covers so many rows."""
     faiss = require_faiss()
     metric = faiss.METRIC_L2 if design.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    kind: Callable[[Any], bool] = (lambda it: hasattr(it, "hnsw")) if "M" in design.shape else _is_ivf
-    return bool(index.d == dimensions and index.ntotal == rows and index.metric_type == metric and kind(index))
+    is_kind: Callable[[Any], bool] = (lambda index: hasattr(index, "hnsw")) if "M" in design.shape else _is_ivf
+    return bool(index.d == dimensions and index.ntotal == rows and index.metric_type == metric and is_kind(index))
 
 
 def _is_ivf(index: Any) -> bool:

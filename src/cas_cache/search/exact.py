@@ -107,13 +107,13 @@ def nearest(
         (q, k) int64. Ranked in float32: rows whose scores differ by less than its rounding may change places.
     """
     faiss = require_faiss()
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     first = rows.start if isinstance(rows, slice) else 0
     if isinstance(rows, slice) or rows is None:
         vectors = vectors if rows is None else vectors[rows]
         if in_place:
-            found: NDArray[np.int64] = faiss.knn(queries, vectors, k, kind)[1]
-            return found + first
+            positions: NDArray[np.int64] = faiss.knn(queries, vectors, k, faiss_metric)[1]
+            return positions + first
         chosen = None
     else:
         chosen = rows
@@ -122,7 +122,7 @@ def nearest(
     for start in range(0, count, step):
         part: Any = slice(start, min(start + step, count))
         block = as_searched(vectors[part if chosen is None else chosen[part]], metric)
-        scores, where = faiss.knn(queries, block, min(k, len(block)), kind)
+        scores, where = faiss.knn(queries, block, min(k, len(block)), faiss_metric)
         best, at = _merge(best, at, scores if metric == "l2" else -scores, where + start, k)
     return at + first if chosen is None else chosen[at]
 

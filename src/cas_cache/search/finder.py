@@ -117,8 +117,8 @@ class ArrayRows:
             return None
         if count not in self._fingerprints:
             first = np.ascontiguousarray(self.vectors[:count])
-            kind = f"{first.dtype.str} {first.shape} ".encode()
-            self._fingerprints[count] = hashlib.sha256(kind + hashlib.sha256(first.data).digest()).hexdigest()
+            header = f"{first.dtype.str} {first.shape} ".encode()
+            self._fingerprints[count] = hashlib.sha256(header + hashlib.sha256(first.data).digest()).hexdigest()
         return self._fingerprints[count]
 
 
@@ -165,9 +165,9 @@ class Finder:
             return
         if self._index is not None and self._covers(len(vectors), self._covered):
             return
-        found = None if self._files is None else self._files.read(self._rows.fingerprint)
-        if found is not None and self._covers(len(vectors), found[1].rows):
-            self._index, self._covered = found[0], found[1].rows
+        loaded = None if self._files is None else self._files.read(self._rows.fingerprint)
+        if loaded is not None and self._covers(len(vectors), loaded[1].rows):
+            self._index, self._covered = loaded[0], loaded[1].rows
             return
         if self._files is None:
             self._build(vectors)
@@ -211,7 +211,9 @@ class Finder:
         if self._index is None or small:
             candidates = self._exactly(prepared, vectors, k, among)
             return rank(asked, candidates, k, self._design.metric, self._rows.take)
-        scores, rows = rank(asked, self._nearly(prepared, vectors, k, among), k, self._design.metric, self._rows.take)
+        scores, rows = rank(
+            asked, self._search_index(prepared, vectors, k, among), k, self._design.metric, self._rows.take
+        )
         short = np.flatnonzero((rows == ABSENT).any(axis=1))
         if len(short):
             candidates = self._exactly(prepared[short], vectors, k, among)
@@ -225,15 +227,15 @@ class Finder:
     def _build(self, vectors: NDArray[Any], *, save: bool = True) -> None:
         """Make an index of all rows, from the saved one if that can be extended."""
         rows = len(vectors)
-        found = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
+        loaded = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
         trained = rows
-        if found is not None and (not self._design.is_trained or found[1].trained >= TRAINED_SHARE * rows):
-            index, said = found
-            if self._covers(rows, said.rows):  # another process was faster
-                self._index, self._covered = index, said.rows
+        if loaded is not None and (not self._design.is_trained or loaded[1].trained >= TRAINED_SHARE * rows):
+            index, saved = loaded
+            if self._covers(rows, saved.rows):  # another process was faster
+                self._index, self._covered = index, saved.rows
                 return
-            trained = said.trained
-            self._rows.prove(slice(said.rows, rows))
+            trained = saved.trained
+            self._rows.prove(slice(saved.rows, rows))
             approximate.extend(index, self._design, vectors)
         else:
             self._rows.prove(slice(0, rows))
@@ -247,11 +249,11 @@ class Finder:
             mapped = self._files.read(self._rows.fingerprint)
             self._index = index if mapped is None else mapped[0]
 
-    def _nearly(
+    def _search_index(
         self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
     ) -> NDArray[np.int64]:
         """Candidates from the index, and from the rows that it does not cover."""
-        found = approximate.propose(self._index, self._design, queries, k, among)
+        early = approximate.propose(self._index, self._design, queries, k, among)
         rows = len(vectors)
         tail: NDArray[np.int64] | slice = slice(self._covered, rows)
         count = rows - self._covered
@@ -259,10 +261,10 @@ class Finder:
             tail = among[among >= self._covered]
             count = len(tail)
         if not count:
-            return found
+            return early
         self._rows.prove(tail)
         late = nearest(queries, vectors, min(k, count), self._design.metric, rows=tail)
-        return np.concatenate([found, late], axis=1)
+        return np.concatenate([early, late], axis=1)
 
     def _exactly(
         self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None

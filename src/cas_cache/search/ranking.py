@@ -47,10 +47,10 @@ def rank(
     across = max(1, min(candidates.shape[1], PAIRS_BYTES // (8 * max(1, queries.shape[1]))))
     down = max(1, PAIRS_BYTES // (8 * max(1, queries.shape[1]) * across))
     for top in range(0, len(queries), down):
-        here = slice(top, top + down)
-        for left in range(0, candidates.shape[1], across):
-            there = slice(left, left + across)
-            block = candidates[here, there]
+        query_part = slice(top, top + down)
+        for offset in range(0, candidates.shape[1], across):
+            candidate_part = slice(offset, offset + across)
+            block = candidates[query_part, candidate_part]
             known = block != ABSENT
             if known.all():
                 vectors = take(block.ravel())
@@ -59,8 +59,10 @@ def rank(
                 vectors = take(np.where(known, block, block[known][0]).ravel())
             else:
                 continue
-            found = _scores(wide[here], lengths[here], vectors.reshape(*block.shape, -1).astype(np.float64), metric)
-            scores[here, there] = np.where(known, found, -np.inf)
+            part_scores = _scores(
+                wide[query_part], lengths[query_part], vectors.reshape(*block.shape, -1).astype(np.float64), metric
+            )
+            scores[query_part, candidate_part] = np.where(known, part_scores, -np.inf)
     return _best(scores, candidates, k)
 
 

@@ -104,7 +104,7 @@ class IndexFiles:
             fingerprint: Of so many first rows; None if there are fewer.
             mapped: Leave it in its file, as far as faiss can; such an index takes no rows.
         """
-        saved = self._said()
+        saved = self._read_saved()
         if saved is None or fingerprint(saved.rows) != saved.fingerprint:
             return None
         path = self._folder / saved.file
@@ -150,7 +150,7 @@ class IndexFiles:
                 with contextlib.suppress(OSError):
                     other.unlink()
 
-    def _said(self) -> Saved | None:
+    def _read_saved(self) -> Saved | None:
         try:
             check_folder(self._folder.parent, self._folder)
             document = parsed_json(read_plain(self._path))
@@ -167,16 +167,16 @@ class IndexFiles:
 def _hashes(path: Path) -> tuple[str, ...]:
     """The SHA-256 of each `HASHED_AT_ONCE` bytes of a file."""
 
-    def one(start: int) -> str:
-        digest, left = hashlib.sha256(), HASHED_AT_ONCE
+    def hash_part(start: int) -> str:
+        digest, remaining = hashlib.sha256(), HASHED_AT_ONCE
         with os.fdopen(open_plain(path), "rb", buffering=0) as file:
             file.seek(start)
-            while left and (data := file.read(min(left, 1 << 20))):
+            while remaining and (data := file.read(min(remaining, 1 << 20))):
                 digest.update(data)
-                left -= len(data)
+                remaining -= len(data)
         return digest.hexdigest()
 
     with os.fdopen(open_plain(path), "rb", buffering=0) as file:
         starts = range(0, os.fstat(file.fileno()).st_size, HASHED_AT_ONCE)
     with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
-        return tuple(threads.map(one, starts))
+        return tuple(threads.map(hash_part, starts))

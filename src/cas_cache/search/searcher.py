@@ -180,14 +180,14 @@ class Searcher:
             return known[1]
         ids = ids_in(folder, view)
         count = self.namespace.rows
-        found = self.namespace.find(keys)
-        places = np.flatnonzero(found != ABSENT)
+        rows = self.namespace.find(keys)
+        places = np.flatnonzero(rows != ABSENT)
         if not len(places):
             raise MirrorError(
                 f"No row of the view of {view.task} is in the mirror {self._mirror.directory}. Pull, or evaluate again."
             )
-        order = np.argsort(found[places], kind="stable")
-        distinct, starts = np.unique(found[places][order], return_index=True)
+        order = np.argsort(rows[places], kind="stable")
+        distinct, starts = np.unique(rows[places][order], return_index=True)
         viewed = _Viewed(len(keys), distinct, places[order], np.append(starts, len(places)), ids)
         self._viewed[view] = (count, viewed)
         return viewed
