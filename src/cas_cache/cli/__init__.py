@@ -62,12 +62,12 @@ def main() -> None:
 
             if talk.verbose:
                 say(printable(traceback.format_exc()), err=True, nl=False)
-            say(f"cas-cache: {printable(told(err))}", err=True)
+            say(f"cas-cache: {printable(error_text(err))}", err=True)
             sys.exit(1)
     sys.exit(code or 0)
 
 
-def told(err: Exception) -> str:
+def error_text(err: Exception) -> str:
     """Return what happened, and what to do about it."""
     if isinstance(err, CasCacheError):
         return str(err)

@@ -82,7 +82,7 @@ def check(
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
     else:
-        _print(repository.url, report)
+        _print_report(repository.url, report)
     if not report.clean:
         raise click.exceptions.Exit(1)
 
@@ -93,8 +93,8 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
     if as_json:
         print_json({"mirror": str(mirror.directory), **report.as_json()})
     else:
-        for found in report.findings:
-            say(f"{found.kind}: {found.namespace}: {found.what}", err=is_quiet())
+        for finding in report.findings:
+            say(f"{finding.kind}: {finding.namespace}: {finding.what}", err=is_quiet())
         for namespace, packs in report.unverified.items():
             say(
                 f"not verified yet: {namespace}: {pluralize(len(packs), 'pack')}, "
@@ -108,11 +108,12 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _print(url: str, report: CheckReport) -> None:
+def _print_report(url: str, report: CheckReport) -> None:
     """One line a finding, the worst first; then what was looked at."""
-    for found in report.findings:
-        line = f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}"
-        say(line, err=found.severity is not Severity.NOTE and is_quiet())
+    for finding in report.findings:
+        where = f"{finding.severity:<6} {finding.kind}: {finding.path or url}"
+        line = f"{where}: {finding.what} {finding.cost} {finding.repair}"
+        say(line, err=finding.severity is not Severity.NOTE and is_quiet())
     counts = ", ".join(f"{report.count(severity):,} {severity}" for severity in Severity)
     say(
         f"checked {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, "

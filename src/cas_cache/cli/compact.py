@@ -54,8 +54,8 @@ def compact(
     Exit codes: 0 fine, 1 packs that do not verify were left as they are, or a failure, 2 usage.
     """
     repository = open_repository(cache, remote, storage_options, verb="compact", writes=not dry_run)
-    wanted = [full_namespace(repository, namespace) for namespace in namespaces] or None
-    report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run, progress=bars_wanted())
+    requested = [full_namespace(repository, namespace) for namespace in namespaces] or None
+    report = compact_repository(repository, requested, at_least=at_least, dry_run=dry_run, progress=bars_wanted())
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:

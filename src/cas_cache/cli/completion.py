@@ -49,10 +49,10 @@ def complete_namespaces(context: click.Context, _: click.Parameter, incomplete: 
     from cas_cache.cli.table import name_of
 
     mirror = _mirror(context)
-    found = () if mirror is None else mirror.namespaces()
+    namespaces = () if mirror is None else mirror.namespaces()
     return [
         CompletionItem(_id(ns.spec.namespace, incomplete), help=name_of(ns.spec))
-        for ns in found
+        for ns in namespaces
         if ns.spec.namespace.startswith(incomplete)
     ]
 
@@ -78,14 +78,14 @@ def _mirror(context: click.Context) -> Mirror | None:
     """Return the mirror that the command line names, None if it names none that can be opened."""
     from cas_cache.cli.options import open_mirror
 
-    given = _given(context)
+    given = _values_so_far(context)
     try:
         return open_mirror(given.get("cache"), given.get("remote"))
     except CasCacheError:
         return None  # the command itself says what is wrong, with room to say it
 
 
-def _given(context: click.Context) -> dict[str, Any]:
+def _values_so_far(context: click.Context) -> dict[str, Any]:
     """Return the values that the command line has so far.
 
     While an option still lacks its value, click gives up before it has matched arguments to their parameters, and

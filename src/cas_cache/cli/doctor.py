@@ -58,7 +58,7 @@ def doctor(
     options = parsed_options(storage_options)
     report = Report(
         role=Role.READER if read_only or settings.read_only else Role.WRITER,
-        heard=None if as_json else _print,
+        on_finding=None if as_json else _print,
         secrets=tuple(secrets_in(options)),
     )
     look_at_machine(report, settings, url)

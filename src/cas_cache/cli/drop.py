@@ -78,13 +78,13 @@ def drop(
     namespace = full_namespace(repository, namespace or "")
     report = drop_namespace(repository, namespace, dry_run=True)
     if asks and (report.is_idle or force):
-        ask(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?")
+        ask(f"Delete {_described(report)} from {repository.url}, {_spec(repository, namespace)}?")
     if not dry_run:
         report = drop_namespace(repository, namespace, force=force)
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
-        say(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+        say(f"{'would delete' if dry_run else 'deleted'} {_described(report)}")
 
 
 def _drop_pack(
@@ -138,5 +138,5 @@ def _spec(repository: Repository, namespace: str) -> str:
     return f"the vectors of {spec.model}@{spec.revision}, role {spec.role}, for everybody"
 
 
-def _told(report: DropReport) -> str:
+def _described(report: DropReport) -> str:
     return f"namespace {report.namespace}: {pluralize(len(report.packs), 'pack')}, {size_of(report.bytes)}"

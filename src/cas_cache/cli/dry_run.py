@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class SyncTarget:
     """What the options name: CACHE, ``--remote``, ``--storage-option`` and filters."""
 
     cache: str | None
@@ -44,46 +44,46 @@ class Named:
         """
         return open_mirror(self.cache, self.remote)
 
-    def chosen(self, found: list[SyncStatus], mirror: Mirror | None) -> list[SyncStatus]:
+    def chosen(self, statuses: list[SyncStatus], mirror: Mirror | None) -> list[SyncStatus]:
         """Return what the filters choose.
 
         Raises:
             ConfigurationError: If a value of a filter is met by none.
         """
         if not self.filters:
-            return found
-        chosen = set(self.filters.chosen({one.namespace: one.spec for one in found}, mirror))
-        return [one for one in found if one.namespace in chosen]
+            return statuses
+        chosen = set(self.filters.chosen({status.namespace: status.spec for status in statuses}, mirror))
+        return [status for status in statuses if status.namespace in chosen]
 
 
-def would_pull(named: Named) -> Report:
+def would_pull(target: SyncTarget) -> Report:
     """Return what a pull would take, at most. A mirror that is not there yet is not made."""
     from cas_cache.sync import pull_of, status_of
 
-    repository = named.repository("pull from", writes=False)
-    mirror = mirror_if_there(places(named.cache, named.remote, Settings.read())[0])
+    repository = target.repository("pull from", writes=False)
+    mirror = mirror_if_there(places(target.cache, target.remote, Settings.read())[0])
     if mirror is None or mirror.repository is None:
         repository.must_be_there()
-    found, problems = status_of(mirror, repository)
-    return pull_of(named.chosen(found, mirror), problems)
+    statuses, problems = status_of(mirror, repository)
+    return pull_of(target.chosen(statuses, mirror), problems)
 
 
-def would_push(named: Named, *, rebind: bool) -> Report:
+def would_push(target: SyncTarget, *, rebind: bool) -> Report:
     """Return what a push would send. A repository that is not there yet is not made."""
     from cas_cache.sync import local_status, look, push_of
 
-    mirror = named.mirror()
-    repository = named.repository("push to", writes=True)
+    mirror = target.mirror()
+    repository = target.repository("push to", writes=True)
     look(None if rebind else mirror, repository)
-    found, problems = local_status(mirror)
-    return push_of(named.chosen(found, mirror), problems, rebind=rebind)
+    statuses, problems = local_status(mirror)
+    return push_of(target.chosen(statuses, mirror), problems, rebind=rebind)
 
 
-def would_sync(named: Named) -> tuple[Report, Report]:
+def would_sync(target: SyncTarget) -> tuple[Report, Report]:
     """Return what a sync would take, and what it would send."""
     from cas_cache.sync import Report, pull_of, push_of, status_of
 
-    mirror = named.mirror()
-    found, problems = status_of(mirror, named.repository("sync with", writes=True))
-    chosen = named.chosen(found, mirror)
+    mirror = target.mirror()
+    statuses, problems = status_of(mirror, target.repository("sync with", writes=True))
+    chosen = target.chosen(statuses, mirror)
     return pull_of(chosen, problems), push_of(chosen, Report())

@@ -73,9 +73,9 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
 
 def _print(report: EvictReport, did: str) -> None:
     """One line a namespace, and a sum."""
-    for namespace in dict.fromkeys(it.namespace for it in report.evicted):
-        mine = [it for it in report.evicted if it.namespace == namespace]
-        rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
+    for namespace in dict.fromkeys(pack.namespace for pack in report.evicted):
+        mine = [pack for pack in report.evicted if pack.namespace == namespace]
+        rows, size = sum(pack.rows for pack in mine), sum(pack.bytes for pack in mine)
         say(f"{did} {pluralize(len(mine), 'pack')} of {namespace}: {pluralize(rows, 'row')}, {size_of(size)}")
     for namespace in report.in_use:
         say(f"left as it is, because others have it open: {namespace}", err=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.argument("target")
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
-@namespace_option("wanted", "Export all of this namespace.")
+@namespace_option("namespace", "Export all of this namespace.")
 @click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
 @click.option("--role", type=TEXT, help="Of the task's: query or document.")
 @click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
@@ -51,7 +51,7 @@ def export(
     target: str,
     *,
     format_name: str,
-    wanted: str | None,
+    namespace: str | None,
     task: str | None,
     role: str | None,
     model: str | None,
@@ -67,13 +67,13 @@ def export(
     its digest before it leaves.
     """
     asked = {"role": role, "model": model, "subset": subset, "split": split}
-    if (wanted is None) == (task is None):
+    if (namespace is None) == (task is None):
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
-    if wanted is not None and any(value is not None for value in asked.values()):
+    if namespace is not None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
     mirror = open_trusted_mirror(cache, None)
     if task is None:
-        chosen = select_namespace(one_namespace(mirror, wanted))
+        chosen = select_namespace(one_namespace(mirror, namespace))
     else:
         chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
     if dry_run:
@@ -97,23 +97,23 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
         click.UsageError: If there is none, or more than one.
     """
     namespaces = mirror.namespaces()
-    found = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
-    if len(found) == 1:
-        return found[0]
+    matches = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
+    if len(matches) == 1:
+        return matches[0]
     if not namespaces:
         raise click.UsageError(empty(mirror))
     begin = f" begin with {beginning!r}" if beginning else ""
     raise click.UsageError(
-        f"{pluralize(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
-        f"{_choice(found or namespaces)}"
+        f"{pluralize(len(matches), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
+        f"{_choice(matches or namespaces)}"
     )
 
 
 def _choice(namespaces: list[Namespace]) -> str:
     """Return the namespaces that a user can choose from."""
-    named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
+    choices = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
     more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MAX_NAMED else ""
-    return f"Choose one by its id, with --namespace: {', '.join(named)}{more}."
+    return f"Choose one by its id, with --namespace: {', '.join(choices)}{more}."
 
 
 def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
@@ -121,17 +121,19 @@ def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[V
     views = mirror.views.of(task)
     chosen = [view for view in views if view.matches(**asked)]
     if not chosen:
-        there = f"It has {_shown(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
-        raise click.UsageError(f"Nothing that the task {task} asked for matches. {there}.")
+        hint = (
+            f"It has {_view_list(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        )
+        raise click.UsageError(f"Nothing that the task {task} asked for matches. {hint}.")
     if len({view.namespace for view in chosen}) > 1:
         raise click.UsageError(
-            f"The task {task} asked for rows of several namespaces: {_shown(chosen)}. Choose with --role, --model, "
-            "--subset and --split, or name the --namespace."
+            f"The task {task} asked for rows of several namespaces: {_view_list(chosen)}. Choose with --role, "
+            "--model, --subset and --split, or name the --namespace."
         )
     return chosen
 
 
-def _shown(views: list[View]) -> str:
+def _view_list(views: list[View]) -> str:
     return ", ".join(
         sorted(
             {f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split} ({v.namespace[:12]})" for v in views}

@@ -63,18 +63,20 @@ class Filters:
         """
         views = None if mirror is None else mirror.views
         viewed = {task: {view.namespace for view in views.of(task)} for task in views.tasks()} if views else {}
-        tasks = {namespace: {task for task, of in viewed.items() if namespace in of} for namespace in specs}
+        tasks = {
+            namespace: {task for task, namespaces in viewed.items() if namespace in namespaces} for namespace in specs
+        }
         for namespace, spec in specs.items():
             if spec is not None and "task" in spec.scope:
                 tasks[namespace].add(str(spec.scope["task"]))
         models = {namespace: {spec.model} if spec else set() for namespace, spec in specs.items()}
         roles = {namespace: {spec.role or "none"} if spec else set() for namespace, spec in specs.items()}
-        found = set(specs)
-        found &= _passing("namespace", self.namespaces, {n: {n} for n in specs}, str.startswith)
-        found &= _passing("model", self.models, models, fnmatchcase)
-        found &= _passing("role", self.roles, roles, str.__eq__)
-        found &= _passing("task", self.tasks, tasks, str.__eq__)
-        return sorted(found)
+        chosen = set(specs)
+        chosen &= _passing("namespace", self.namespaces, {n: {n} for n in specs}, str.startswith)
+        chosen &= _passing("model", self.models, models, fnmatchcase)
+        chosen &= _passing("role", self.roles, roles, str.__eq__)
+        chosen &= _passing("task", self.tasks, tasks, str.__eq__)
+        return sorted(chosen)
 
 
 def filter_options(command: _F) -> _F:
@@ -96,8 +98,8 @@ def filter_options(command: _F) -> _F:
     return namespace_option("namespaces", "Only this namespace.", multiple=True)(command)
 
 
-def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, there: bool) -> list[str] | None:
-    """Return the ids that filters choose from the mirror's namespaces and, if `there`, the repository's; None for all.
+def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, remote: bool) -> list[str] | None:
+    """Return the ids that filters choose from the mirror's namespaces and, if `remote`, the repository's; None for all.
 
     Raises:
         ConfigurationError: If a value is met by none.
@@ -106,7 +108,7 @@ def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, there: bool) 
     if not filters:
         return None
     specs: dict[str, EncoderSpec | None] = {ns.spec.namespace: ns.spec for ns in opened.mirror.namespaces()}
-    if there and opened.repository is not None and not opened.offline:
+    if remote and opened.repository is not None and not opened.offline:
         opened.repository.must_be_there()
         for namespace in sorted({namespace for namespace, _ in opened.repository.packs()} - specs.keys()):
             specs[namespace] = _spec(opened.repository, namespace)
@@ -122,36 +124,36 @@ def _spec(repository: Repository, namespace: str) -> EncoderSpec | None:
 
 
 def _passing(
-    name: str, wanted: Iterable[str], values: Mapping[str, set[str]], matches: Callable[[str, str], bool]
+    name: str, requested: Iterable[str], values: Mapping[str, set[str]], matches: Callable[[str, str], bool]
 ) -> set[str]:
     """The namespaces of which a value matches any of those wanted; all of them if none is wanted."""
-    wanted = list(wanted)
-    if not wanted:
+    requested = list(requested)
+    if not requested:
         return set(values)
-    found: set[str] = set()
-    for one in wanted:
-        met = {namespace for namespace, has in values.items() if any(matches(value, one) for value in has)}
+    passing: set[str] = set()
+    for pattern in requested:
+        met = {namespace for namespace, has in values.items() if any(matches(value, pattern) for value in has)}
         if not met:
-            raise ConfigurationError(_no_such(name, one, sorted(set().union(*values.values()))))
-        found |= met
-    return found
+            raise ConfigurationError(_no_such(name, pattern, sorted(set().union(*values.values()))))
+        passing |= met
+    return passing
 
 
-def _no_such(name: str, wanted: str, there: list[str]) -> str:
-    asked = wanted.lower().strip("*")
-    by_lower = {value.lower(): value for value in there}
+def _no_such(name: str, requested: str, existing: list[str]) -> str:
+    asked = requested.lower().strip("*")
+    by_lower = {value.lower(): value for value in existing}
     # A name without its organisation, then what is spelt alike; of ids only the beginning is named.
     near = [value for lower, value in by_lower.items() if asked and asked in lower][:MAX_SUGGESTIONS]
     if not near and name == "namespace":
-        by_lower = {value[: len(asked)]: value for value in there}
+        by_lower = {value[: len(asked)]: value for value in existing}
     near = near or [by_lower[value] for value in difflib.get_close_matches(asked, by_lower, n=MAX_SUGGESTIONS)]
     if near:
-        return f"There is no {name} {wanted!r}. Did you mean {' or '.join(map(repr, near))}?"
-    if name == "task" and not there:
+        return f"There is no {name} {requested!r}. Did you mean {' or '.join(map(repr, near))}?"
+    if name == "task" and not existing:
         return (
-            f"There is no task {wanted!r}: no spec here names a task, and this mirror has not seen one. Models that "
+            f"There is no task {requested!r}: no spec here names a task, and this mirror has not seen one. Models that "
             "share vectors across tasks are pulled with --model; a lazy cache (CAS_CACHE_LAZY=1) takes just what a "
             "task asks for."
         )
-    named = ", ".join(there[:MAX_NAMED]) + (", ..." if len(there) > MAX_NAMED else "")
-    return f"There is no {name} {wanted!r}. There is {named or 'none at all'}."
+    listing = ", ".join(existing[:MAX_NAMED]) + (", ..." if len(existing) > MAX_NAMED else "")
+    return f"There is no {name} {requested!r}. There is {listing or 'none at all'}."

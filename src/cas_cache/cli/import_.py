@@ -49,7 +49,7 @@ def import_() -> None:
 @click.argument("directory", metavar="DIR")
 @mirror_options
 @dry_run_option
-@namespace_option("wanted", "Import into this namespace of the mirror, under its spec.")
+@namespace_option("namespace", "Import into this namespace of the mirror, under its spec.")
 @click.option("--spec", "spec_file", metavar="FILE", help="The spec, as JSON: what `cas-cache info --json` prints.")
 @click.option("--model", type=TEXT, help="Whose vectors they are. mteb did not write that down.")
 @click.option("--revision", type=TEXT, help="What pins the model's weights.")
@@ -69,7 +69,7 @@ def mteb(
     cache: str | None,
     remote: str | None,
     *,
-    wanted: str | None,
+    namespace: str | None,
     spec_file: str | None,
     mteb_1: bool,
     accept_unsafe: bool,
@@ -86,17 +86,17 @@ def mteb(
     """
     place = places(cache, remote, Settings.read())[0]
     folders = find_folders(directory)
-    if sum([wanted is not None, spec_file is not None, identity["model"] is not None]) != 1:
+    if sum([namespace is not None, spec_file is not None, identity["model"] is not None]) != 1:
         raise click.UsageError("Say whose vectors these are: --namespace ID, --spec FILE, or --model and --revision.")
     if identity["model"] is None and any(identity.values()):
         raise click.UsageError("The options that spell a spec out go with --model; a namespace or a file has its own.")
-    if wanted is not None:
-        spec = one_namespace(open_mirror(cache, remote), wanted).spec
+    if namespace is not None:
+        spec = one_namespace(open_mirror(cache, remote), namespace).spec
     else:
         spec = _spec_of(folders, **identity) if spec_file is None else spec_in_file(Path(spec_file))
     mirror = mirror_if_there(place)
-    found = None if mirror is None else mirror.get(spec.namespace)
-    plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
+    opened = None if mirror is None else mirror.get(spec.namespace)
+    plan = plan_import(folders, spec, opened, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:
         say("\n".join(plan.lines()))
     report = ImportReport(plan)
@@ -152,12 +152,12 @@ def _spec_of(
         revision=revision,
         prompt=prompt,
         role=role,
-        params=_parsed("--param", params),
-        scope=_parsed("--scope", scope),
+        params=_parse_pairs("--param", params),
+        scope=_parse_pairs("--scope", scope),
     )
 
 
-def _parsed(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+def _parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     parsed = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

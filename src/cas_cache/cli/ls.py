@@ -50,7 +50,7 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
     Exit codes: 0 fine, 1 something could not be read, 2 usage.
     """
     if there or (remote is None and names_repository(cache)):
-        _list_there(cache, remote, storage_options, as_json=as_json)
+        _list_repository(cache, remote, storage_options, as_json=as_json)
         return
     if storage_options:
         raise click.UsageError("--storage-option is for a repository: name its URL, or add --there.")
@@ -58,13 +58,13 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
         _list_mirrors(expanded(Settings.read().directory), as_json=as_json)
         return
     mirror = open_mirror(cache, remote)
-    found = mirror.namespaces()
+    namespaces = mirror.namespaces()
     if as_json:
-        print_json(mirror_as_json(mirror, found))
-    elif not found:
+        print_json(mirror_as_json(mirror, namespaces))
+    elif not namespaces:
         say(empty(mirror))
     else:
-        print_all(found)
+        print_all(namespaces)
 
 
 def mirror_as_json(mirror: Mirror, namespaces: list[Namespace]) -> dict[str, Any]:
@@ -93,23 +93,23 @@ def empty(mirror: Mirror) -> str:
 
 def _list_mirrors(directory: Path, *, as_json: bool) -> None:
     """List every mirror in a directory, and the directory itself if it is one; exit with 1 if one cannot be read."""
-    found: list[tuple[Mirror, list[Namespace]]] = []
+    opened: list[tuple[Mirror, list[Namespace]]] = []
     problems: list[CasCacheError] = []
     for place in _mirrors_in(directory):
         try:
             mirror = Mirror(place, create=False)
-            found.append((mirror, mirror.namespaces()))
+            opened.append((mirror, mirror.namespaces()))
         except CasCacheError as err:
             problems.append(err)
     if as_json:
         mirrors = [
-            {**mirror_as_json(mirror, namespaces), "repository": mirror.repository_url} for mirror, namespaces in found
+            {**mirror_as_json(mirror, namespaces), "repository": mirror.repository_url} for mirror, namespaces in opened
         ]
         print_json({"directory": str(directory), "mirrors": mirrors, "problems": _as_json(problems)})
-    elif not found and not problems:
+    elif not opened and not problems:
         say(f"There is no mirror in {directory}. A run makes one; so does `cas-cache pull URL`.")
     else:
-        for number, (mirror, namespaces) in enumerate(found):
+        for number, (mirror, namespaces) in enumerate(opened):
             if number:
                 say("")
             if namespaces:
@@ -167,19 +167,21 @@ def _prompt(spec: EncoderSpec | None) -> list[str]:
     return [f"prompt {names_of(spec)['prompt']!r}"] if spec is not None and spec.prompt else []
 
 
-def _list_there(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+def _list_repository(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
     """List a repository's; exit with 1 if something could not be read."""
     from cas_cache.repository.inventory import inventory
 
     repository = open_repository(cache, remote, storage_options, verb="list", writes=False)
-    found, problems = inventory(repository)
+    holdings, problems = inventory(repository)
     if as_json:
-        namespaces = [held.as_json() for held in found]
+        namespaces = [held.as_json() for held in holdings]
         print_json({"repository": repository.url, "namespaces": namespaces, "problems": _as_json(problems)})
-    elif not found:
+    elif not holdings:
         say(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
     else:
-        print_namespaces((held.namespace, [name_of(held.spec), _held(held), *_prompt(held.spec)]) for held in found)
+        print_namespaces(
+            (held.namespace, [name_of(held.spec), _holding_columns(held), *_prompt(held.spec)]) for held in holdings
+        )
     _end(problems, as_json=as_json)
 
 
@@ -196,6 +198,6 @@ def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _held(held: Held) -> tuple[str, ...]:
+def _holding_columns(held: Held) -> tuple[str, ...]:
     vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
     return pluralize(held.rows, "row"), pluralize(held.packs, "pack"), vector, size_of(held.bytes)

@@ -150,16 +150,16 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     if NAMESPACE_ID.fullmatch(beginning):
         return beginning
     repository.must_be_there()
-    there = sorted({namespace for namespace, _ in repository.packs()})
-    found = [namespace for namespace in there if namespace.startswith(beginning)]
-    if len(found) != 1 or not beginning:
-        named = ", ".join(there[:MAX_NAMED]) or "(none)"
+    namespaces = sorted({namespace for namespace, _ in repository.packs()})
+    matches = [namespace for namespace in namespaces if namespace.startswith(beginning)]
+    if len(matches) != 1 or not beginning:
+        listing = ", ".join(namespaces[:MAX_NAMED]) or "(none)"
         raise ConfigurationError(
-            f"{pluralize(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
+            f"{pluralize(len(matches), 'namespace')} of {repository.url} begin with {beginning!r}. "
             f"Name one by its id, or so much of it that it is the only one. "
-            f"It has {named}{', ...' if len(there) > MAX_NAMED else ''}."
+            f"It has {listing}{', ...' if len(namespaces) > MAX_NAMED else ''}."
         )
-    return found[0]
+    return matches[0]
 
 
 def spec_in_file(path: Path) -> EncoderSpec:

@@ -92,10 +92,12 @@ def prune(
 def _print(report: PruneReport, did: str) -> None:
     """One line for each kind of what goes in a namespace, and a sum."""
     for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
-        mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
-        size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
-        of = f" of {namespace}" if namespace else ""
-        say(f"{did} {len(mine):,} {reason}{of}: {size_of(size)}, up to {oldest:,.1f} days old")
+        mine = [
+            deletion for deletion in report.deletions if (deletion.reason, deletion.namespace) == (reason, namespace)
+        ]
+        size, oldest = sum(deletion.bytes for deletion in mine), max(deletion.age for deletion in mine) / DAY
+        where = f" of {namespace}" if namespace else ""
+        say(f"{did} {len(mine):,} {reason}{where}: {size_of(size)}, up to {oldest:,.1f} days old")
     young = f"{report.young:,} {'is' if report.young == 1 else 'are'}"
     more = f", {report.postponed:,} more at the next run" if report.postponed else ""
     say(f"{did} {pluralize(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.dry_run import Named, would_pull
+from cas_cache.cli.dry_run import SyncTarget, would_pull
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, print_report
@@ -43,15 +43,15 @@ def pull(
     """Take what the repository has and CACHE's mirror has not: all of it, or what the filters choose."""
     what = " the keys of" if keys_only else ""
     if dry_run:
-        report = would_pull(Named(cache, remote, storage_options, Filters(**filters)))
+        report = would_pull(SyncTarget(cache, remote, storage_options, Filters(**filters)))
         if keys_only:
             report.bytes = report.rows * KEY_AND_DIGEST_BYTES
         print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
         return
     with open_cache(cache, remote, storage_options) as opened:
         must_be_there_if_new(opened)
-        wanted = chosen_namespaces(opened, Filters(**filters), there=True)
-        report = opened.pull_keys(wanted) if keys_only else opened.pull(wanted)
+        requested = chosen_namespaces(opened, Filters(**filters), remote=True)
+        report = opened.pull_keys(requested) if keys_only else opened.pull(requested)
         print_report(f"pulled{what}", report, as_json=as_json)
 
 

@@ -18,8 +18,8 @@ from cas_cache.settings import cloud_secrets
 def printable(text: str) -> str:
     """Return a text without secrets, that a terminal can only show."""
     for argument in sys.argv[1:]:
-        if argument in text and argument != _shown(argument):
-            text = text.replace(argument, _shown(argument))
+        if argument in text and argument != _without_secrets(argument):
+            text = text.replace(argument, _without_secrets(argument))
     return errors.printable(without_signatures(without_secrets(text, (*cloud_secrets(), *secrets_in(_options())))))
 
 
@@ -37,7 +37,7 @@ def _options() -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
-def _shown(argument: str) -> str:
+def _without_secrets(argument: str) -> str:
     """A URL without credentials; another argument as it is."""
     try:
         return without_credentials(argument) if is_url(argument) else argument

@@ -51,7 +51,7 @@ SHOWN_CHARACTERS = 100
 )
 @click.argument("cache")
 @click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT]...")
-@namespace_option("wanted", "Search this namespace.")
+@namespace_option("namespace", "Search this namespace.")
 @click.option(
     "--from",
     "source",
@@ -85,7 +85,7 @@ def search(
     cache: str,
     texts: tuple[str, ...],
     *,
-    wanted: str | None,
+    namespace: str | None,
     source: str | None,
     file: TextIOWrapper | None,
     vectors: str | None,
@@ -110,14 +110,14 @@ def search(
         raise click.UsageError("Say what to look for: TEXT..., --input FILE, or --vectors FILE.")
     if vectors is not None and source is not None:
         raise click.UsageError("--from says where texts have their vectors; --vectors are vectors already.")
-    if task is not None and wanted is not None:
+    if task is not None and namespace is not None:
         raise click.UsageError("A task's rows are of one namespace: name the --task, or the --namespace.")
     asked = {"role": role, "model": model, "subset": subset, "split": split}
     if task is None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
     mirror = open_trusted_mirror(cache, None)
     view = None if task is None else _one_view(mirror, task, asked)
-    searched = one_namespace(mirror, wanted if view is None else view.namespace)
+    searched = one_namespace(mirror, namespace if view is None else view.namespace)
     if vectors is not None:
         labels: list[Any] = []
         queries = _loaded(vectors)
@@ -125,9 +125,9 @@ def search(
     else:
         labels = list(texts) if file is None else _lines(file)
         queries = _vectors_of(labels, searched if source is None else one_namespace(mirror, source), searched)
-    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parsed(parameters))
-    found = searcher.search(queries, k, view=view)
-    lines = _results(found)
+    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parse_parameters(parameters))
+    neighbours = searcher.search(queries, k, view=view)
+    lines = _as_json(neighbours)
     if as_json:
         print_json(
             {
@@ -140,10 +140,10 @@ def search(
         )
         return
     for label, line in zip(labels, lines, strict=True):
-        say(f"query {label}" if vectors is not None else _shown(label))
-        for it in line:
-            name = it["key"][:16] if it.get("id") is None else it["id"]
-            say(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<11,} {name}")
+        say(f"query {label}" if vectors is not None else _shortened(label))
+        for hit in line:
+            name = hit["key"][:16] if hit.get("id") is None else hit["id"]
+            say(f"{hit['rank']:>4}  {hit['score']:>9.5f}  row {hit['row']:<11,} {name}")
 
 
 def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
@@ -156,9 +156,9 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
     chosen = [view for view in views if view.matches(**asked)]
     if len(chosen) != 1:
         shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
-        there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        hint = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         raise click.UsageError(
-            f"{pluralize(len(chosen), 'view')} of the task {task} match. {there}. "
+            f"{pluralize(len(chosen), 'view')} of the task {task} match. {hint}. "
             "Choose with --role, --model, --subset and --split."
         )
     return chosen[0]
@@ -185,10 +185,10 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     rows = source.find(keys_of_texts(texts))
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
-        named = ", ".join(repr(_shown(texts[at])) for at in missing[:MAX_NAMED])
+        examples = ", ".join(repr(_shortened(texts[at])) for at in missing[:MAX_NAMED])
         raise CacheMiss(
             f"There is no vector for {len(missing):,} of {pluralize(len(texts), 'text')} in the namespace "
-            f"{spec.namespace} ({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
+            f"{spec.namespace} ({spec.model}, role {spec.role}): {examples}. Nothing was encoded. "
             "Name the namespace that has them with --from (`cas-cache ls` lists all), "
             "encode them with EmbeddingCache.encode first, or pass --vectors.",
             positions=tuple(int(at) for at in missing[:10]),
@@ -219,7 +219,7 @@ def _lines(file: TextIOWrapper) -> list[str]:
     return texts
 
 
-def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
+def _parse_parameters(parameters: tuple[str, ...]) -> dict[str, int | str]:
     parsed: dict[str, int | str] = {}
     for pair in parameters:
         name, equals, value = pair.partition("=")
@@ -229,24 +229,24 @@ def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
     return parsed
 
 
-def _results(found: Neighbours) -> list[list[dict[str, Any]]]:
+def _as_json(neighbours: Neighbours) -> list[list[dict[str, Any]]]:
     """Each query's neighbours as plain JSON."""
     return [
         [
             {
                 "rank": rank + 1,
-                "score": float(found.scores[line, rank]),
-                "row": int(found.rows[line, rank]),
-                "key": found.keys[line, rank].tobytes().hex(),
-                **({} if found.ids is None else {"id": found.ids[line][rank]}),
+                "score": float(neighbours.scores[line, rank]),
+                "row": int(neighbours.rows[line, rank]),
+                "key": neighbours.keys[line, rank].tobytes().hex(),
+                **({} if neighbours.ids is None else {"id": neighbours.ids[line][rank]}),
             }
-            for rank in range(found.rows.shape[1])
+            for rank in range(neighbours.rows.shape[1])
         ]
-        for line in range(len(found.rows))
+        for line in range(len(neighbours.rows))
     ]
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     """A text on one line."""
     plain = " ".join(text.split())
     return plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 3] + "..."

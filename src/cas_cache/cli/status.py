@@ -51,44 +51,45 @@ def status(
                 "`cas-cache ls` shows what is here."
             )
         must_be_there_if_new(opened)
-        found, report = status_of(mirror, opened.repository)
-        wanted = Filters(**filters)
-        if wanted:
-            chosen = set(wanted.chosen({one.namespace: one.spec for one in found}, mirror))
-            found = [one for one in found if one.namespace in chosen]
+        statuses, report = status_of(mirror, opened.repository)
+        requested = Filters(**filters)
+        if requested:
+            chosen = set(requested.chosen({status.namespace: status.spec for status in statuses}, mirror))
+            statuses = [status for status in statuses if status.namespace in chosen]
         if as_json:
             print_json(
                 {
                     "mirror": str(mirror.directory),
                     "repository": opened.repository.url,
-                    "namespaces": [one.as_json() for one in found],
+                    "namespaces": [status.as_json() for status in statuses],
                     "problems": report.as_json()["problems"],
                 }
             )
         else:
-            _print(found)
+            _print(statuses)
             for problem in report.problems:
                 say(f"passed over: {problem}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 
 
-def _print(found: list[SyncStatus]) -> None:
+def _print(statuses: list[SyncStatus]) -> None:
     """Two lines a namespace, as `ls` has them, and a sum."""
-    if found:
-        print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
-    up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
+    if statuses:
+        print_namespaces((status.namespace, [name_of(status.spec), _line(status)]) for status in statuses)
+    up, down = sum(status.bytes_to_push for status in statuses), sum(status.bytes_to_pull for status in statuses)
     say(
-        f"{pluralize(len(found), 'namespace')}, {sum(one.is_up_to_date for one in found):,} in step; "
+        f"{pluralize(len(statuses), 'namespace')}, {sum(status.is_up_to_date for status in statuses):,} in step; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
-def _line(one: SyncStatus) -> str:
-    return f"{pluralize(one.local_rows, 'row')} here; {'in step' if one.is_up_to_date else _moves(one)}"
+def _line(status: SyncStatus) -> str:
+    return f"{pluralize(status.local_rows, 'row')} here; {'in step' if status.is_up_to_date else _moves(status)}"
 
 
-def _moves(one: SyncStatus) -> str:
-    push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
-    pull = f"{one.rows_to_pull:,} in {pluralize(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
-    return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)
+def _moves(status: SyncStatus) -> str:
+    push = f"{status.rows_to_push:,} to push ({size_of(status.bytes_to_push)})"
+    packs = pluralize(status.packs_to_pull, "pack")
+    pull = f"{status.rows_to_pull:,} in {packs} to pull ({size_of(status.bytes_to_pull)})"
+    return ", ".join(text for text, is_due in ((push, status.rows_to_push), (pull, status.packs_to_pull)) if is_due)

@@ -61,13 +61,13 @@ def talking(command: click.Command) -> click.Command:
     call = cast("Callable[..., Any]", command.callback)
 
     @functools.wraps(call)
-    def said(*args: Any, **kwargs: Any) -> Any:
+    def call_quietly(*args: Any, **kwargs: Any) -> Any:
         if not _talk(click.get_current_context()).quiet or kwargs.get("as_json"):
             return call(*args, **kwargs)
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
             return call(*args, **kwargs)
 
-    command.callback = said
+    command.callback = call_quietly
     return command
 
 

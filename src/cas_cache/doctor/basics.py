@@ -53,9 +53,9 @@ def put(storage: Storage) -> None:
 
 def stored(reader: Storage) -> None:
     """GET what was PUT."""
-    found = reader.get(FIRST, 0, len(CONTENT))
-    if found != CONTENT:
-        raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(found)} bytes that are not those.")
+    data = reader.get(FIRST, 0, len(CONTENT))
+    if data != CONTENT:
+        raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(data)} bytes that are not those.")
 
 
 def past_end(reader: Storage) -> None:
@@ -63,13 +63,13 @@ def past_end(reader: Storage) -> None:
     for stop in (len(CONTENT) + 1, 16 * len(CONTENT)):
         asked = f"GET of a range past the end of an object (bytes 0 to {stop} of {len(CONTENT)})"
         try:
-            found = reader.get(FIRST, 0, stop)
+            data = reader.get(FIRST, 0, stop)
         except AccessDenied:
             raise
         except RemoteError as err:
             raise AssertionError(f"{asked} fails: {err}") from err
-        if found != CONTENT:
-            raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
+        if data != CONTENT:
+            raise AssertionError(f"{asked} gives {len(data)} bytes that are not those.")
 
 
 def largest(writer: Storage, reader: Storage) -> None:
@@ -118,8 +118,8 @@ def whole(writer: Storage, reader: Storage) -> None:
                 writer.put(LARGE, content)
         finally:
             going = False
-        for one in looking:
-            one.result()
+        for future in looking:
+            future.result()
     if seen - {-1}:
         raise AssertionError(
             f"During a PUT of {LARGE_BYTES} bytes over as many, GET gave neither the old bytes nor the new ones."
@@ -154,9 +154,9 @@ def overwrite(writer: Storage, reader: Storage) -> None:
     """PUT over an object, longer and shorter."""
     for content in (CONTENT * 2, CONTENT[:5]):
         writer.put(FIRST, content)
-        found = reader.get(FIRST, 0, 10 * len(CONTENT))
-        if found != content:
-            raise AssertionError(f"GET gives {len(found)} bytes that are not those of the last of several PUTs.")
+        data = reader.get(FIRST, 0, 10 * len(CONTENT))
+        if data != content:
+            raise AssertionError(f"GET gives {len(data)} bytes that are not those of the last of several PUTs.")
 
 
 def ranges(writer: Storage, reader: Storage) -> None:

@@ -172,13 +172,13 @@ def _check_range(storage: Storage, path: str, whole: bytes, start: int, stop: in
     past = ", past its end," if stop > len(whole) else ""
     asked = f"GET of bytes {start} to {stop} of an object of {len(whole)}{past}"
     try:
-        found = storage.get(path, start, stop)
+        data = storage.get(path, start, stop)
     except AccessDenied:
         raise
     except RemoteError as err:
         raise AssertionError(f"{asked} fails: {err}") from err
-    if found != whole[start:stop]:
-        raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
+    if data != whole[start:stop]:
+        raise AssertionError(f"{asked} gives {len(data)} bytes that are not those.")
 
 
 def check_missing(storage: Storage, path: str) -> None:
@@ -188,7 +188,7 @@ def check_missing(storage: Storage, path: str) -> None:
         AssertionError: If it is.
     """
     try:
-        found = storage.get(path, 0, 10)
+        data = storage.get(path, 0, 10)
     except ObjectNotFound:
         return
-    raise AssertionError(f"GET of a name that is not there gives {len(found)} bytes.")
+    raise AssertionError(f"GET of a name that is not there gives {len(data)} bytes.")

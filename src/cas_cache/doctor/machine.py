@@ -62,7 +62,7 @@ def look_at_mirror(report: Report, directory: Path) -> str | None:
     """
     directory = expanded(directory).absolute()
     repository = None
-    if _there(directory):
+    if _is_used(directory):
         repository = _existing(report, directory)
     else:
         _to_be_made(report, directory)
@@ -138,9 +138,9 @@ def _disk(report: Report, directory: Path) -> None:
     except OSError as err:
         report.note("mirror-disk", f"The disk of {directory} does not say how much room there is ({err}).")
         return
-    kind = file_system_of(directory)
-    shown = f"{directory} is on {kind or 'a file system of unknown kind'}, {free / 1e9:.1f} GB free."
-    if kind in NETWORK:
+    file_system = file_system_of(directory)
+    shown = f"{directory} is on {file_system or 'a file system of unknown kind'}, {free / 1e9:.1f} GB free."
+    if file_system in NETWORK:
         report.add(
             "mirror-disk",
             Status.WARN,
@@ -160,16 +160,16 @@ def file_system_of(directory: Path) -> str:
         lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return ""
-    resolved, kind, longest = directory.resolve(), "", -1
+    resolved, file_system, longest = directory.resolve(), "", -1
     for fields in lines:
         mounted = Path(fields[1].replace(r"\040", " "))
         # Of two mounts at one place the later one is seen.
         if resolved.is_relative_to(mounted) and len(mounted.parts) >= longest:
-            kind, longest = fields[2], len(mounted.parts)
-    return kind
+            file_system, longest = fields[2], len(mounted.parts)
+    return file_system
 
 
-def _there(directory: Path) -> bool:
+def _is_used(directory: Path) -> bool:
     """Whether there is something at a path that a mirror is not simply made at."""
     try:
         return directory.exists() and not (

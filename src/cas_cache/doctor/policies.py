@@ -65,7 +65,7 @@ _PERMISSIONS = {
 
 def permission(url: str, verb: str) -> str:
     """Return what the storage at a URL calls the permission for a verb; empty where nobody knows."""
-    return _PERMISSIONS.get(_kind(url), {}).get(verb, "")
+    return _PERMISSIONS.get(_service_of(url), {}).get(verb, "")
 
 
 def grant(url: str, role: Role) -> str:
@@ -78,25 +78,25 @@ def grant(url: str, role: Role) -> str:
     Returns:
         Several lines; empty where nobody knows.
     """
-    kind = _kind(url)
-    if kind == "s3":
+    service = _service_of(url)
+    if service == "s3":
         return json.dumps(s3_policy(url, role), indent=2)
-    if kind == "gcs":
+    if service == "gcs":
         return _google(url, role)
-    if kind == "azure":
+    if service == "azure":
         return _azure(url, role)
-    return _local(url, role) if kind == "local" else ""
+    return _local(url, role) if service == "local" else ""
 
 
 def removal(url: str) -> str:
     """Return a command that deletes everything below a URL."""
-    kind, (bucket, prefix) = _kind(url), _bucket_and_prefix(url)
+    service, (bucket, prefix) = _service_of(url), _bucket_and_prefix(url)
     return {
         "s3": f"aws s3 rm --recursive s3://{bucket}/{prefix}/",
         "gcs": f"gcloud storage rm --recursive gs://{bucket}/{prefix}/",
         "azure": f"az storage blob delete-batch --source {bucket.partition('@')[0]} --pattern '{prefix}/*'",
         "local": f"rm -r '{url}'",
-    }.get(kind, f"delete every object below {url}")
+    }.get(service, f"delete every object below {url}")
 
 
 def s3_policy(url: str, role: Role) -> dict[str, object]:
@@ -181,9 +181,9 @@ def _user() -> str:
         return "a user without a name"
 
 
-def _kind(url: str) -> str:
-    protocol, found, _ = url.partition("://")
-    if found:
+def _service_of(url: str) -> str:
+    protocol, separator, _ = url.partition("://")
+    if separator:
         return EXTRAS.get(protocol.lower(), "")
     return "local" if url.startswith("/") else ""
 

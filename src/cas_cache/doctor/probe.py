@@ -226,7 +226,7 @@ class Probe:
                 if promise.rests_on & self.broken:
                     follow.append(shown)
                     continue
-                self._broken(shown, f"{_docstring(contract, name)} {_seen(err)}", promise)
+                self._broken(shown, f"{_docstring(contract, name)} {_error_summary(err)}", promise)
                 if isinstance(err, RemoteUnavailable) and not self._answers():
                     self.report.note("contract", "Ended here: the storage does not answer any more.")
                     return
@@ -255,18 +255,18 @@ class Probe:
     def _clean(self) -> None:
         """Delete what was written, and say what could not be deleted."""
         url = self.scratch().url
-        left, reason = -1, "stopped"
+        remaining, reason = -1, "stopped"
         try:
-            left, reason = self.scratch.clean()
+            remaining, reason = self.scratch.clean()
         finally:
-            if left == 0:
+            if remaining == 0:
                 unseen = f"; LIST does not show that ({reason})" if reason else ""
                 self.report.ok("cleaning", f"{url}/ is empty again{unseen}.")
             else:
                 self.report.add(
                     "cleaning",
                     Status.WARN,
-                    f"{'Objects' if left < 0 else f'{left} objects'} are left below {url}/ ({reason}).",
+                    f"{'Objects' if remaining < 0 else f'{remaining} objects'} are left below {url}/ ({reason}).",
                     "They cost space and nothing else.",
                     f"Delete them: {removal(url)}",
                 )
@@ -275,8 +275,8 @@ class Probe:
 def names_of(contract: StorageContract) -> Iterator[str]:
     """Yield the names of a contract's tests, in order."""
     seen = set()
-    for kind in reversed(type(contract).__mro__):
-        for name in vars(kind):
+    for cls in reversed(type(contract).__mro__):
+        for name in vars(cls):
             if name.startswith("test_") and name not in seen:
                 seen.add(name)
                 yield name
@@ -290,7 +290,7 @@ def _docstring(contract: StorageContract, name: str) -> str:
     return (getattr(contract, name).__doc__ or name).strip().splitlines()[0]
 
 
-def _seen(err: Exception) -> str:
+def _error_summary(err: Exception) -> str:
     """What was seen, in a line: the words of an error of ours, or the assertion that failed.
 
     Of other errors only the name: their words may hold a token.

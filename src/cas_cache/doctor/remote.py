@@ -169,7 +169,7 @@ class Look:
         if self.marker is None:
             self._nothing_yet(storage)
             return
-        namespaces = {found[0] for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))}
+        namespaces = {ref[0] for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))}
         what = (
             f"Version {self.marker['version']}, id {self.marker['id']}, {pluralize(len(self._manifests), 'pack')} in "
             f"{pluralize(len(namespaces), 'namespace')}."
@@ -192,14 +192,14 @@ class Look:
             self.report.note("repository", "Whether anything is there cannot be seen without LIST.")
             return
         try:
-            found = storage.list("")
+            listed = storage.list("")
         except AccessDenied as err:
             self._refused("list", err)
             return
         except RemoteError as err:
             self._failed("list", err, "Nobody can see whether the place is empty.")
             return
-        others = [entry.path for entry in found if not entry.path.startswith(f"{SCRATCH}/")]
+        others = [entry.path for entry in listed if not entry.path.startswith(f"{SCRATCH}/")]
         below = layout.repositories_below(others)
         if below:
             self._fail(
@@ -211,24 +211,24 @@ class Look:
         elif others:
             self._fail(
                 "repository",
-                f"{storage.url} holds {pluralize(len(found), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
+                f"{storage.url} holds {pluralize(len(listed), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
                 f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
             )
-        elif not found:
+        elif not listed:
             self.report.note("repository", "Nothing is there yet; the first push makes a repository.")
 
     def _belongs(self, mirror_repository: str | None) -> None:
         if mirror_repository is None:
             return
-        found = str(self.marker["id"]) if self.marker else ""
-        if found == mirror_repository:
+        repository_id = str(self.marker["id"]) if self.marker else ""
+        if repository_id == mirror_repository:
             self.report.ok("belongs", "The mirror belongs to this repository.")
         elif self.fit:
             self.report.add(
                 "belongs",
                 Status.FAIL,
-                f"The mirror belongs to the repository {mirror_repository[:8]}; here is {found[:8] or 'none'}.",
+                f"The mirror belongs to the repository {mirror_repository[:8]}; here is {repository_id[:8] or 'none'}.",
                 "The mirror neither pushes here nor pulls from here.",
                 "Name that repository, or another CACHE. If it is gone for good: `cas-cache push --rebind`.",
             )
@@ -252,14 +252,14 @@ class Look:
 
     def _left_overs(self, storage: Storage) -> None:
         try:
-            found = storage.list(SCRATCH)
+            entries = storage.list(SCRATCH)
         except RemoteError:
             return  # told by what was listed before
-        if found:
+        if entries:
             self.report.add(
                 "left-overs",
                 Status.WARN,
-                f"{pluralize(len(found), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
+                f"{pluralize(len(entries), 'object')} below {storage.url}/{SCRATCH}/: a `doctor --test-remote` "
                 "is running, or was killed.",
                 "They cost space and nothing else.",
                 f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
@@ -287,7 +287,7 @@ class Look:
 
     def _verify(self, storage: Storage) -> str:
         repository = Repository(storage)
-        packs = [found for entry in self._manifests if (found := layout.parse_manifest_path(entry.path))][:SAMPLES]
+        packs = [ref for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))][:SAMPLES]
         for namespace, pack in packs:
             repository.manifest(namespace, pack)
             repository.spec(namespace)

@@ -92,14 +92,14 @@ class Report:
 
     Attributes:
         role: What permissions are asked for: a reader's or, unless something is refused that needs more, a writer's.
-        heard: Called with each finding as soon as there is one.
+        on_finding: Called with each finding as soon as there is one.
         secrets: What is never printed: each is replaced where it turns up.
         findings: What was found so far.
         policy: What grants what was refused; empty while nothing was refused, or where nobody knows.
     """
 
     role: Role = Role.WRITER
-    heard: Callable[[Finding], None] | None = None
+    on_finding: Callable[[Finding], None] | None = None
     secrets: Iterable[str] = field(default=(), repr=False)
     findings: list[Finding] = field(default_factory=list)
     policy: str = ""
@@ -108,8 +108,8 @@ class Report:
         """Add a finding."""
         finding = Finding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
         self.findings.append(finding)
-        if self.heard is not None:
-            self.heard(finding)
+        if self.on_finding is not None:
+            self.on_finding(finding)
 
     def ok(self, name: str, what: str) -> None:
         """Add a check that found nothing wrong."""
@@ -121,10 +121,10 @@ class Report:
 
     def error(self, name: str, err: CasCacheError, means: str) -> None:
         """Add an error of ours as a failure: what happened and, at the end of its message, what to do."""
-        what, found, repair = str(err).partition(" Check ")
-        if not found:
-            what, found, repair = str(err).rpartition(". ")
-        self.add(name, Status.FAIL, f"{what.removesuffix('.')}.", means, f"{found.lstrip('. ')}{repair}")
+        what, separator, repair = str(err).partition(" Check ")
+        if not separator:
+            what, separator, repair = str(err).rpartition(". ")
+        self.add(name, Status.FAIL, f"{what.removesuffix('.')}.", means, f"{separator.lstrip('. ')}{repair}")
 
     def refused(self, url: str, verb: str, err: AccessDenied) -> None:
         """Add a refusal: of the verb if permission lacks, of everything if nobody knows who asks.
@@ -168,7 +168,7 @@ class Report:
         return self.count(Status.FAIL) > 0
 
     def _repr_html_(self) -> str:
-        rows = [(it.status, it.name, it.what, it.repair or None) for it in self.findings]
+        rows = [(finding.status, finding.name, finding.what, finding.repair or None) for finding in self.findings]
         return html.grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:

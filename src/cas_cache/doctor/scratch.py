@@ -52,29 +52,29 @@ class Below:
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
-        with self._noted("get"):
+        with self._record_refusal("get"):
             return self.inner.get(f"{self._folder}/{path}", start, stop)
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         self._written.add(f"{self._folder}/{path}")
-        with self._noted("put"):
+        with self._record_refusal("put"):
             self.inner.put(f"{self._folder}/{path}", data, create_only=create_only)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        with self._noted("list"):
+        with self._record_refusal("list"):
             listed = self.inner.list(f"{self._folder}/{prefix}".rstrip("/"))
         return [replace(entry, path=entry.path.removeprefix(f"{self._folder}/")) for entry in listed]
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
-        with self._noted("delete"):
+        with self._record_refusal("delete"):
             self.inner.delete(f"{self._folder}/{path}")
         self._written.discard(f"{self._folder}/{path}")
 
     @contextmanager
-    def _noted(self, verb: str) -> Iterator[None]:
+    def _record_refusal(self, verb: str) -> Iterator[None]:
         try:
             yield
         except AccessDenied:
@@ -129,10 +129,10 @@ class Scratch:
         try:
             # By name: a listing may go on showing what is gone, or fail.
             with ThreadPoolExecutor(DELETERS) as pool:
-                left = sum(pool.map(functools.partial(_is_there, storage), self.written.union(listed)))
+                remaining = sum(pool.map(functools.partial(_is_there, storage), self.written.union(listed)))
         except RemoteError as err:
             return -1, reason or str(err)
-        return left, reason or ("DELETE does not delete" if left else "it still shows what was deleted")
+        return remaining, reason or ("DELETE does not delete" if remaining else "it still shows what was deleted")
 
 
 def _is_there(storage: Storage, path: str) -> bool:
