@@ -124,12 +124,12 @@ class StorageContract:
         for path in reversed(paths):
             storage.put(path, path.encode())
         assert storage.list("") == [ObjectInfo(path, len(path)) for path in sorted(paths)]
-        assert [found.path for found in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
-        assert [found.path for found in storage.list(f"manifests/{NAMESPACE}")] == [
+        assert [entry.path for entry in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
+        assert [entry.path for entry in storage.list(f"manifests/{NAMESPACE}")] == [
             f"manifests/{NAMESPACE}/{PACK}.json"
         ]
-        assert [found.path for found in storage.list("packs")] == paths[4:]
-        assert [found.path for found in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
+        assert [entry.path for entry in storage.list("packs")] == paths[4:]
+        assert [entry.path for entry in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
         assert storage.list("manifest") == []
         assert storage.list("nothing/at/all") == []
         # A listing is of what is below a folder; an object is no folder.
@@ -198,8 +198,8 @@ class StorageContract:
         storage = opener()
         storage.put("cas-cache.json", b"first", create_only=True)
         opener().put("cas-cache.json", b"the second", create_only=True)
-        found = opener().get("cas-cache.json", 0, 100)
-        assert found == b"first" or (CREATE_ONLY not in storage.capabilities and found == b"the second")
+        data = opener().get("cas-cache.json", 0, 100)
+        assert data == b"first" or (CREATE_ONLY not in storage.capabilities and data == b"the second")
         storage.put("cas-cache.json", b"third")
         assert storage.get("cas-cache.json", 0, 100) == b"third"
 
@@ -237,7 +237,7 @@ class StorageContract:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
-        assert [found.path for found in storage.list("")] == [
+        assert [entry.path for entry in storage.list("")] == [
             f"shared/{k}/deep/{i}" for k in (0, 2, 4) for i in range(8)
         ]
 
@@ -271,7 +271,7 @@ class StorageContract:
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(lambda i: storage.put(f"child/{i}", b"child"), range(8)))
             storage.delete("child/0")
-            return [found.path for found in storage.list("")]
+            return [entry.path for entry in storage.list("")]
 
         for _ in range(2):
             assert in_process("fork", child) == ["a", *(f"child/{i}" for i in range(1, 8))]
@@ -299,14 +299,14 @@ class StorageContract:
         ours = f"manifests/{NAMESPACE}/{PACK}.json"
         for path in (*foreign, ours):
             storage.put(path, path.encode())
-        assert [found.path for found in opener().list("")] == sorted([*foreign, ours])
-        assert [found.path for found in storage.list("manifests")] == sorted(
+        assert [entry.path for entry in opener().list("")] == sorted([*foreign, ours])
+        assert [entry.path for entry in storage.list("manifests")] == sorted(
             path for path in (*foreign, ours) if path.startswith("manifests/")
         )
         for path in foreign:
             assert storage.get(path, 0, 1000) == path.encode()
             storage.delete(path)
-        assert [found.path for found in storage.list("")] == [ours]
+        assert [entry.path for entry in storage.list("")] == [ours]
 
     def test_paths_of_our_layout(self, opener: Opener) -> None:
         """Every form of path that a repository has: long hexadecimal names, dots, dashes, digits, deep folders."""
@@ -324,11 +324,11 @@ class StorageContract:
         ]
         for path in paths:
             storage.put(path, path.encode(), create_only=True)
-        assert [found.path for found in opener().list("")] == sorted(paths)
+        assert [entry.path for entry in opener().list("")] == sorted(paths)
         for path in paths:
             assert storage.get(path, 0, 1000) == path.encode()
         storage.delete(paths[-1])
-        assert [found.path for found in storage.list("packs")] == sorted(paths[3:-1])
+        assert [entry.path for entry in storage.list("packs")] == sorted(paths[3:-1])
 
     def test_traffic_is_counted(self, opener: Opener) -> None:
         """Bytes of content and requests add up."""
@@ -383,7 +383,7 @@ def _attempts(storage: Storage) -> list[Callable[[], object]]:
 
 def _other_process(opener: Opener) -> list[object]:
     storage = opener()
-    seen: list[object] = [storage.get("packs/old", 0, 9), *(found.path for found in storage.list("packs"))]
+    seen: list[object] = [storage.get("packs/old", 0, 9), *(entry.path for entry in storage.list("packs"))]
     storage.put("manifests/new", b"new")
     storage.put("packs/old", b"replaced")
     storage.delete("packs/gone")

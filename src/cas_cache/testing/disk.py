@@ -52,10 +52,10 @@ class FailingDisk:
             self.fired.append(path)
         return OSError(self._code, os.strerror(self._code), path)
 
-    def _flushed(self, of: Any) -> None:
-        if error := self._fails(_path_of(of)):
+    def _flushed(self, file: Any) -> None:
+        if error := self._fails(_path_of(file)):
             raise error
-        self._fsync(of)
+        self._fsync(file)
 
     def _opened(self, file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         opened = self._open(file, mode, *args, **options)

@@ -174,15 +174,15 @@ class Schedule:
         """Count a call and return its faults."""
         if self._mended:
             return []
-        found = []
+        due = []
         with self._lock:
             for n, fault in enumerate(self.faults):
                 if fault.concerns(verb, path):
                     self._counts[n] += 1
                     past = self._counts[n] - fault.at
                     if past >= 0 and (fault.times is None or past < fault.times):
-                        found.append(fault)
-        return found
+                        due.append(fault)
+        return due
 
     def note(self, fault: Fault, verb: str, path: str) -> None:
         """Remember that a fault was injected."""
@@ -297,10 +297,12 @@ class FaultyStorage(Wrapper):
         return self.inner.get(call.path, start, start + len(data)) if data else data
 
     def _stale_entry(self, fault: Fault, call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
-        there = {entry.path for entry in entries}
+        paths = {entry.path for entry in entries}
         inside = f"{call.path}/" if call.path else ""
-        gone = [it for path, it in sorted(self.deleted.items()) if path not in there and path.startswith(inside)]
-        return sorted([*entries, gone[fault.which % len(gone)]], key=lambda it: it.path) if gone else entries
+        gone = [
+            deleted for path, deleted in sorted(self.deleted.items()) if path not in paths and path.startswith(inside)
+        ]
+        return sorted([*entries, gone[fault.which % len(gone)]], key=lambda deleted: deleted.path) if gone else entries
 
 
 def _not_found(call: Call) -> Exception:

@@ -33,7 +33,7 @@ class Message:
 
     def set(self, name: str, value: str | None) -> None:
         """Replace a header, or remove it."""
-        self.headers = [it for it in self.headers if it[0].lower() != name]
+        self.headers = [header for header in self.headers if header[0].lower() != name]
         if value is not None:
             self.headers.append((name, value))
 
@@ -64,7 +64,7 @@ class Message:
     def ask(self, **values: str) -> None:
         """Change the query of a request."""
         parts = urlsplit(self.first[1])
-        query = {**{key: found[0] for key, found in self.query.items()}, **values}
+        query = {**{key: parsed[0] for key, parsed in self.query.items()}, **values}
         self.first[1] = parts._replace(query=urlencode(query)).geturl()
 
     @property
@@ -73,10 +73,10 @@ class Message:
 
     def head(self, length: int | None = None) -> bytes:
         """First line and headers, as they are sent; with a length of the body that is not its own."""
-        headers = [it for it in self.headers if it[0].lower() not in {*_OF_A_CONNECTION, "content-length"}]
+        headers = [header for header in self.headers if header[0].lower() not in {*_OF_A_CONNECTION, "content-length"}]
         # The answer to a HEAD tells the length of what is not sent.
-        told = str(length) if length is not None else (self.header("content-length") if not self.body else "")
-        headers.append(("Content-Length", told or str(len(self.body))))
+        length_text = str(length) if length is not None else (self.header("content-length") if not self.body else "")
+        headers.append(("Content-Length", length_text or str(len(self.body))))
         lines = [" ".join(self.first), *(f"{name}: {value}" for name, value in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 

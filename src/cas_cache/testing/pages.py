@@ -18,10 +18,10 @@ _TIME = re.compile(r"(?<=<LastModified>)[^<]*(?=</LastModified>)")
 
 def _with_entries(page: str, entries: list[str]) -> str:
     """A page with other entries, and the right number of them."""
-    found = list(_ENTRY.finditer(page))
-    if not found:
+    matches = list(_ENTRY.finditer(page))
+    if not matches:
         return page.replace("</ListBucketResult>", "".join(entries) + "</ListBucketResult>")
-    page = page[: found[0].start()] + "".join(entries) + _ENTRY.sub("", page[found[0].start() :])
+    page = page[: matches[0].start()] + "".join(entries) + _ENTRY.sub("", page[matches[0].start() :])
     return re.sub(r"(?<=<KeyCount>)\d+(?=</KeyCount>)", str(len(entries)), page)
 
 
@@ -44,8 +44,8 @@ def _lost_token(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
 
 
 def _skew(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
-    def moved(found: re.Match[str]) -> str:
-        time = dt.datetime.fromisoformat(found[0]) + dt.timedelta(seconds=fault.seconds)
+    def moved(match: re.Match[str]) -> str:
+        time = dt.datetime.fromisoformat(match[0]) + dt.timedelta(seconds=fault.seconds)
         return time.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
     return _TIME.sub(moved, page)

@@ -162,7 +162,7 @@ class FaultProxy:
 
     async def _faulty(self, fault: Fault, request: Message, schedule: Schedule, writer: asyncio.StreamWriter) -> None:
         """Answer one request with a fault in it."""
-        kind, told = fault.kind, (fault, request.verb, request.path)
+        kind, event = fault.kind, (fault, request.verb, request.path)
         if kind in CHANGES or kind in {"short-body", "reset-in-body", "truncated", "flipped-bit"}:
             await self._changed(fault, request, schedule, writer)
             return
@@ -171,14 +171,14 @@ class FaultProxy:
             request.set("range", None if kind == "range-ignored" else _moved(asked))
             answer = await self._passed_on(request)
             if asked and answer.status < 300 and answer.body:
-                schedule.note(*told)
+                schedule.note(*event)
                 if kind == "range-wrong":
                     # It says that it is what was asked for.
                     total = answer.header("content-range").partition("/")[2] or "*"
                     answer.set("content-range", f"{asked.replace('=', ' ')}/{total}")
             writer.write(answer.head() + answer.body)
             return
-        schedule.note(*told)
+        schedule.note(*event)
         if kind == "reset":
             raise _Reset
         if kind == "stall":
@@ -187,8 +187,8 @@ class FaultProxy:
         conditional = kind == "precondition-failed" and bool(request.header("if-none-match"))
         answer = _refusal(kind, request)
         if not refused or kind == "error-after" or conditional:
-            found = await self._passed_on(request)
-            answer = answer if refused else found
+            passed = await self._passed_on(request)
+            answer = answer if refused else passed
         if kind == "lost-answer":
             raise _Reset
         if kind == "timeout":
@@ -259,10 +259,10 @@ class FaultProxy:
 
 def _moved(asked: str) -> str:
     """A range that is as long and begins elsewhere."""
-    found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
-    if found is None:
+    match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+    if match is None:
         return asked
-    start, stop = int(found[1]), int(found[2])
+    start, stop = int(match[1]), int(match[2])
     by = -start if start else 1
     return f"bytes={start + by}-{stop + by}"
 
@@ -286,8 +286,8 @@ def _refusal(kind: str, request: Message) -> Message:
 
 def _break(writer: asyncio.StreamWriter) -> None:
     """Reset a connection: the other side is told that it broke, not that it ended."""
-    of: socket.socket | None = writer.get_extra_info("socket")
-    if of is not None:
+    connection: socket.socket | None = writer.get_extra_info("socket")
+    if connection is not None:
         with suppress(OSError):
-            of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -63,10 +63,10 @@ class MemoryStorage:
         """See `Storage.list`."""
         inside = f"{prefix}/" if prefix else ""
         with self._lock:
-            found = sorted(item for item in self.objects.items() if item[0].startswith(inside))
+            items = sorted(item for item in self.objects.items() if item[0].startswith(inside))
         self.traffic.add()
         # What a test put into the dict by hand was always there.
-        return [ObjectInfo(path, len(data), self._modified.get(path, 0.0)) for path, data in found]
+        return [ObjectInfo(path, len(data), self._modified.get(path, 0.0)) for path, data in items]
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""

@@ -70,8 +70,8 @@ class Wrapper:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[ObjectInfo] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
-        return found
+        entries: list[ObjectInfo] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
+        return entries
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
