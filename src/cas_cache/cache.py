@@ -290,11 +290,11 @@ class EmbeddingCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
             self.close()
         finally:
-            if kind is not None:
+            if exc_type is not None:
                 self._remove_empty_mirror()
 
     def encode(
@@ -390,8 +390,8 @@ class EmbeddingCache:
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
             raise _cache_miss(ns.spec, keys, missing)
-        with progress_bar("encode", len(distinct), progress) as tell:
-            kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
+        with progress_bar("encode", len(distinct), progress) as advance:
+            kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, advance)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached
             return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else encoder(missing)
@@ -420,13 +420,13 @@ class EmbeddingCache:
             return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
         with self._namespace(spec).held() as ns:
             rows = self._find(ns, keys, self.progress)
-            found = rows != ABSENT
-            self._note_hits(ns, int(found.sum()))
-            self.stats.add(misses=int((~found).sum()))
+            is_hit = rows != ABSENT
+            self._note_hits(ns, int(is_hit.sum()))
+            self.stats.add(misses=int((~is_hit).sum()))
             vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
-            if found.any():
-                vectors[found] = ns.take(rows[found])
-        return vectors, found
+            if is_hit.any():
+                vectors[is_hit] = ns.take(rows[is_hit])
+        return vectors, is_hit
 
     def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:
         """Store vectors that were made elsewhere. What is there already stays as it is.
@@ -482,11 +482,11 @@ class EmbeddingCache:
 
     def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
         repository = self._remote("pull from")
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         with self._no_empty_mirror():
-            report = sync.pull(self.mirror, repository, wanted, progress=progress)
+            report = sync.pull(self.mirror, repository, requested, progress=progress)
         self.stats.add(bytes_pulled=report.bytes)
-        self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
+        self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if requested is None else requested)
         return report
 
     @contextmanager
@@ -513,10 +513,10 @@ class EmbeddingCache:
         Raises:
             As `pull`.
         """
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         repository = self._remote("pull from")
         with self._no_empty_mirror():
-            report = sync.pull_keys(self.mirror, repository, wanted, progress=self.progress)
+            report = sync.pull_keys(self.mirror, repository, requested, progress=self.progress)
         self.stats.add(bytes_pulled=report.bytes)
         return report
 
@@ -538,18 +538,18 @@ class EmbeddingCache:
             raise ConfigurationError(
                 "The cache is read-only: nothing is pushed. Open it with read_only=False, or unset CAS_CACHE_READ_ONLY."
             )
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         if rebind:
             self.mirror.rebind()
         sync.meet(self.mirror, repository)
-        report = sync.push(self.mirror, repository, wanted, progress=self.progress)
+        report = sync.push(self.mirror, repository, requested, progress=self.progress)
         self.stats.add(bytes_pushed=report.bytes)
         return report
 
     def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
         """Pull, then push."""
-        wanted = _checked(namespaces)
-        return self.pull(wanted), self.push(wanted)
+        requested = _checked_namespaces(namespaces)
+        return self.pull(requested), self.push(requested)
 
     def flush(self) -> None:
         """Push pending rows now, if pushing is automatic. The cache stays open."""
@@ -658,7 +658,7 @@ class EmbeddingCache:
         keys: NDArray[np.uint8],
         positions: NDArray[np.int64],
         encoder: ObservedEncoder,
-        tell: Callable[[int], object],
+        advance: Callable[[int], object],
     ) -> dict[int, NDArray[Any]]:
         """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
@@ -672,7 +672,7 @@ class EmbeddingCache:
             else:
                 self._store(ns, keys[chunk[finite]], vectors[finite], encoder.id)
                 kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
-            tell(len(chunk))
+            advance(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
 
@@ -775,18 +775,18 @@ def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
         )
 
 
-def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
+def _checked_namespaces(namespaces: Iterable[str] | None) -> list[str] | None:
     """Namespace ids as a list; anything else is refused before a request is made."""
     if namespaces is None:
         return None
-    wanted = [namespaces] if isinstance(namespaces, str) else list(namespaces)
-    for namespace in wanted:
+    requested = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+    for namespace in requested:
         if not NAMESPACE_ID.fullmatch(namespace):
             raise ConfigurationError(
                 f"{namespace!r} is no namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
                 "--json` give them."
             )
-    return wanted
+    return requested
 
 
 def _check_amount(name: str, value: float | None, least: int, advice: str) -> None:

@@ -107,7 +107,7 @@ def in_chunks(
         InvalidEncoderOutput: If the encoder does not return one vector for each item.
         ShapeMismatch: If chunks differ in dtype or row shape.
     """
-    kind: tuple[Any, ...] | None = None
+    first: tuple[Any, ...] | None = None
     start = 0
     while start < len(positions):
         began, chunk = time.monotonic(), positions[start : start + sizes.next]
@@ -116,10 +116,10 @@ def in_chunks(
         measured = Pace(len(chunk), time.monotonic() - began)
         vectors = storable(answer, len(chunk))
         record(measured)
-        kind = kind or (vectors.dtype, vectors.shape[1:])
-        if kind != (vectors.dtype, vectors.shape[1:]):
+        first = first or (vectors.dtype, vectors.shape[1:])
+        if first != (vectors.dtype, vectors.shape[1:]):
             raise ShapeMismatch(
-                f"The encoder answered with {kind[0]} vectors of shape {kind[1]} first and with {vectors.dtype} of "
+                f"The encoder answered with {first[0]} vectors of shape {first[1]} first and with {vectors.dtype} of "
                 f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
             )
         yield chunk, vectors
@@ -137,8 +137,8 @@ def gathered(
         encoded_at: For each position that was missing, the one whose item was encoded for it.
         kept_out: Vectors that were not stored, by the position that they were encoded for.
     """
-    some = next(iter(kept_out.values()))
-    vectors = np.empty((len(rows), *some.shape), some.dtype)
+    sample = next(iter(kept_out.values()))
+    vectors = np.empty((len(rows), *sample.shape), sample.dtype)
     stored = rows != ABSENT
     if stored.any():
         vectors[stored] = ns.take(rows[stored])

@@ -78,13 +78,13 @@ def difference_of_kind(stored: NDArray[Any], fresh: NDArray[Any]) -> str | None:
         )
     if stored.dtype == fresh.dtype:
         return None
-    found = f"The cache holds {stored.dtype} vectors and the encoder returns {fresh.dtype} vectors."
+    types = f"The cache holds {stored.dtype} vectors and the encoder returns {fresh.dtype} vectors."
     if not _same_numbers(stored, fresh):
         return (
-            f"{found} The numbers differ, too. Another precision is another encoder: name it in the spec, in params=."
+            f"{types} The numbers differ, too. Another precision is another encoder: name it in the spec, in params=."
         )
     return (
-        f"{found} The numbers are the same: only their type differs, not the weights. Numbers that come as Python "
+        f"{types} The numbers are the same: only their type differs, not the weights. Numbers that come as Python "
         f"lists (JSON) become float32 unless dtype= says otherwise. Pass dtype={str(stored.dtype)!r} for lists, or "
         f"convert what the encoder returns to {stored.dtype}."
     )

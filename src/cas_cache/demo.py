@@ -87,8 +87,8 @@ def _counts(text: str) -> NDArray[np.float32]:
             for at in range(n):
                 grams = grams * np.uint64(257) + code[at : len(code) - n + 1 + at]
             hits.append((_mixed(grams) % np.uint64(BUCKETS)).astype(np.int64))
-    found = np.concatenate(hits) if hits else np.empty(0, np.int64)
-    return np.bincount(found, minlength=BUCKETS).astype(np.float32)
+    buckets = np.concatenate(hits) if hits else np.empty(0, np.int64)
+    return np.bincount(buckets, minlength=BUCKETS).astype(np.float32)
 
 
 def _signs() -> NDArray[np.float32]:
@@ -129,19 +129,19 @@ def read_texts() -> Texts:
         ConfigurationError: If this Python has no sources.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    found = [
+    docstrings = [
         (first.strip(), rest.strip())
         for name in MODULES
         for path in _sources(root, name)
         for first, _, rest in (docstring.partition("\n") for docstring in _docstrings(path))
         if first.strip() and rest.strip()
     ]
-    if not found:
+    if not docstrings:
         raise ConfigurationError(
             f"There are no sources of the standard library in {root}, whose docstrings the demo encodes. Run it with a "
             "Python that has them."
         )
-    return Texts(tuple(first for first, _ in found), tuple(rest for _, rest in found))
+    return Texts(tuple(first for first, _ in docstrings), tuple(rest for _, rest in docstrings))
 
 
 def _sources(root: Path, name: str) -> list[Path]:

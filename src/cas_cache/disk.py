@@ -360,13 +360,13 @@ def make_folder(folder: Path, mode: int = 0o777, *, below: Path | None = None) -
     Raises:
         OSError: As the file system says.
     """
-    for one in reversed((folder, *folder.parents)):
-        missing = not one.exists()
+    for path in reversed((folder, *folder.parents)):
+        missing = not path.exists()
         if missing:
             with suppress(FileExistsError):
-                one.mkdir(mode if one == folder else 0o777)
-        if missing or one == folder or (below is not None and below in one.parents):
-            flush(one.parent)
+                path.mkdir(mode if path == folder else 0o777)
+        if missing or path == folder or (below is not None and below in path.parents):
+            flush(path.parent)
     if not folder.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
 

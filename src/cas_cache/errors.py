@@ -108,9 +108,9 @@ class CasCacheError(Exception):
         return _restored, (type(self), self.args), vars(self).copy()
 
 
-def _restored(kind: type[_OwnError], args: tuple[Any, ...]) -> _OwnError:
+def _restored(cls: type[_OwnError], args: tuple[Any, ...]) -> _OwnError:
     """Return an error of a class without calling its constructor; its attributes follow as the state."""
-    error = kind.__new__(kind, *args)
+    error = cls.__new__(cls, *args)
     super(CasCacheError, error).__init__(*args)
     return error
 

@@ -73,18 +73,18 @@ class ExclusiveLock:
     def _create(self, token: str) -> None:
         holder, since = "", time.monotonic()
         while not _made(self._path, f"{machine()} {os.getpid()} {token}"):
-            found = self._holder()
-            if found != holder:
-                holder, since = found, time.monotonic()
+            current = self._holder()
+            if current != holder:
+                holder, since = current, time.monotonic()
             elif time.monotonic() - since > PATIENCE:
                 raise TimeoutError(
                     errno.ETIMEDOUT,
-                    f"the lock is held by another process ({found or 'unknown'}: its machine, number and token). If "
+                    f"the lock is held by another process ({current or 'unknown'}: its machine, number and token). If "
                     "that process has ended, remove this file",
                     str(self._path),
                 )
-            elif _has_ended(found):
-                self._break(found)
+            elif _has_ended(current):
+                self._break(current)
             else:
                 time.sleep(POLL)
 

@@ -58,8 +58,8 @@ def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], 
     body = "".join(
         f"<tr>{''.join(_cell(value, align) for value, align in zip(row, aligned, strict=True))}</tr>" for row in shown
     )
-    left = (total or 0) - len(shown)
-    note = f'<div style="opacity:.75">and {left:,} more</div>' if left > 0 else ""
+    remaining = (total or 0) - len(shown)
+    note = f'<div style="opacity:.75">and {remaining:,} more</div>' if remaining > 0 else ""
     return _table(title, f"<thead><tr>{head}</tr></thead>", body) + note
 
 

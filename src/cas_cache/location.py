@@ -74,16 +74,16 @@ def places(location: str | Path | None, remote: object, settings: Settings) -> t
     """
     if location is not None and not str(location).strip():
         raise ConfigurationError("The location is empty. Name a directory, or a URL such as s3://bucket/prefix.")
-    named = _as_text(remote)
+    chosen = _as_text(remote)
     if location is not None and is_url(str(location)):
-        if named is not None:
+        if chosen is not None:
             raise ConfigurationError(
-                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(named)}. "
+                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(chosen)}. "
                 "Name a directory and a remote, or one URL."
             )
-        location, named = None, str(location)
-    named = settings.remote if named is None else named
-    url = None if named is None else _named(named, settings)
+        location, chosen = None, str(location)
+    chosen = settings.remote if chosen is None else chosen
+    url = None if chosen is None else _resolve_remote(chosen, settings)
     if location is not None:
         return location, url
     return settings.directory / ("local" if url is None else _slug(url)), url
@@ -96,7 +96,7 @@ def _as_text(remote: object) -> str | None:
     return None if remote is None else str(remote)
 
 
-def _named(remote: str, settings: Settings) -> str:
+def _resolve_remote(remote: str, settings: Settings) -> str:
     """Return the URL or directory that a remote is called by.
 
     Raises:

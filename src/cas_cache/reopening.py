@@ -64,7 +64,7 @@ def check_portable(remote: str | None, options: Mapping[str, Any], storage: Stor
         )
 
 
-def reopen(kind: type[_Cache], arguments: dict[str, Any]) -> _Cache:
+def reopen(cls: type[_Cache], arguments: dict[str, Any]) -> _Cache:
     """Open a cache again, from what another process pickled.
 
     Raises:
@@ -77,7 +77,7 @@ def reopen(kind: type[_Cache], arguments: dict[str, Any]) -> _Cache:
             f"{without_credentials(remote)}, which would receive its rows. Unset CAS_CACHE_REMOTE here, or set it in "
             f"both. {OPEN_IN_THE_WORKER}"
         )
-    return kind(**arguments)
+    return cls(**arguments)
 
 
 def _secret_places(options: Mapping[str, Any]) -> Iterator[str]:

@@ -171,14 +171,14 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
         ConfigurationError: If vectors cannot be stored in it.
     """
     try:
-        found = np.dtype(np.float32 if dtype is None else dtype)
+        checked = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError as err:
         raise ConfigurationError(
             f"dtype={dtype!r} is not a NumPy dtype ({err}). Pass one of {sorted(DTYPES)}."
         ) from err
-    if found.name not in DTYPES:
-        raise ConfigurationError(f"Vectors of dtype {found} cannot be stored. Pass one of {sorted(DTYPES)}.")
-    return found
+    if checked.name not in DTYPES:
+        raise ConfigurationError(f"Vectors of dtype {checked} cannot be stored. Pass one of {sorted(DTYPES)}.")
+    return checked
 
 
 def _of_tensor(tensor: Any) -> Any:

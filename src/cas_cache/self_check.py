@@ -138,8 +138,8 @@ class SelfCheck:
         # An item that is requested twice is compared once.
         distinct, first = np.unique(at[doubted.positions], return_index=True)
         positions, numbers = doubted.positions[first], doubted.numbers[first]
-        wanted = np.array([self.rows if group.unit is None else 1 for group in doubted.groups], np.int64)
-        chosen = sample(numbers, self.rows, wanted)
+        minimum = np.array([self.rows if group.unit is None else 1 for group in doubted.groups], np.int64)
+        chosen = sample(numbers, self.rows, minimum)
         chosen = chosen[np.argsort(positions[chosen])]
         self._announce(len(chosen), len(at), ns)
         fresh = self._encoded(encoder, positions[chosen], progress)
@@ -187,13 +187,13 @@ class SelfCheck:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def sample(groups: NDArray[np.int64], count: int, wanted: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def sample(groups: NDArray[np.int64], count: int, minimum: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Return which rows to compare, drawn at random.
 
     Args:
         groups: (n,) int64, the group of each row.
         count: How many rows to choose in all, at least; fewer if there are fewer.
-        wanted: For each group, how many rows of it to choose at least; None for one of each.
+        minimum: For each group, how many rows of it to choose at least; None for one of each.
 
     Returns:
         Ascending positions in `groups`. Beyond the minimum, rows are from as many groups as possible.
@@ -202,7 +202,7 @@ def sample(groups: NDArray[np.int64], count: int, wanted: NDArray[np.int64] | No
     by_group = shuffled[np.argsort(groups[shuffled], kind="stable")]
     starts = np.flatnonzero(np.r_[True, np.diff(groups[by_group]) != 0])
     turn = np.arange(len(by_group)) - np.repeat(starts, np.diff(np.r_[starts, len(by_group)]))
-    needed = turn < (1 if wanted is None else wanted[groups[by_group]])
+    needed = turn < (1 if minimum is None else minimum[groups[by_group]])
     order = np.lexsort((turn, ~needed))
     return np.sort(by_group[order[: max(count, int(needed.sum()))]])
 
@@ -232,7 +232,7 @@ class _Comparison:
         worst = float(np.nan_to_num(apart[wrong], nan=np.inf).max())
         what = (
             f"{len(wrong)} of {len(rows)} vectors that were compared are not what the encoder makes for "
-            f"{named(self.ns.spec)}: the distance of row {rows[wrong[0]]} is {100 * apart[wrong[0]]:.3g} % of its "
+            f"{spec_label(self.ns.spec)}: the distance of row {rows[wrong[0]]} is {100 * apart[wrong[0]]:.3g} % of its "
             f"length, and at most {100 * limit:.3g} % is rounding."
         )
         self._fail(f"{what} {self._reason(failed)} {_OFF}", rows[wrong], failed, worst)
@@ -268,10 +268,10 @@ class _Comparison:
         )
 
     def _other_encoder(self, made_by: str) -> str:
-        found = self.ns.appearances.differences(made_by, self.encoder.appearance or {})
-        shown = "; ".join(f"{path} was {was}, is {now}" for path, (was, now) in list(found.items())[:MAX_NAMED])
-        more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-        differs = f"does not look like this one: {shown}{more}" if found else "was not recorded"
+        differences = self.ns.appearances.differences(made_by, self.encoder.appearance or {})
+        shown = "; ".join(f"{path} was {was}, is {now}" for path, (was, now) in list(differences.items())[:MAX_NAMED])
+        more = f"; and {len(differences) - MAX_NAMED} more" if len(differences) > MAX_NAMED else ""
+        differs = f"does not look like this one: {shown}{more}" if differences else "was not recorded"
         return (
             f"The encoder that made them {differs}. Nothing was served. If both are right, tell the two apart by name: "
             "model_id=, revision=, or params= of the spec. If the rows in the cache are the wrong ones, drop the "
@@ -298,7 +298,7 @@ def wrong_rows(apart: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
     return np.flatnonzero(~(apart <= limit))
 
 
-def named(spec: EncoderSpec) -> str:
+def spec_label(spec: EncoderSpec) -> str:
     """Return what an error calls an encoder."""
     prompt = f", prompt {spec.prompt!r}" if spec.prompt else ""
     role = f", role {spec.role}" if spec.role else ""

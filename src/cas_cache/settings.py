@@ -107,41 +107,41 @@ class Settings:
         Raises:
             ConfigurationError: If a value is not what the setting takes, or a file has a setting that is none.
         """
-        found: dict[str, tuple[Any, str]] = {}
+        values: dict[str, tuple[Any, str]] = {}
         tables: dict[str, dict[str, str]] = {name: {} for name in TABLES}
         for path, document in _files():
-            for name, value in _checked(path, document).items():
-                found[name] = value, str(path)
+            for name, value in _checked_settings(path, document).items():
+                values[name] = value, str(path)
             for table in TABLES:
                 for name, text in _table(path, document, table).items():
                     tables[table][name] = text
-                    found[f"{table}.{name}"] = text, str(path)
+                    values[f"{table}.{name}"] = text, str(path)
         for name, variable in VARIABLES.items():
             value = _of_environment(name, variable)
             if value is not None:
-                found[name] = value, variable
+                values[name] = value, variable
         keys = _keys_of_environment()
         if keys is not None:
-            found = {name: of for name, of in found.items() if not name.startswith("trusted_keys.")}
-            found |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
+            values = {name: source for name, source in values.items() if not name.startswith("trusted_keys.")}
+            values |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
             tables["trusted_keys"] = keys
-        directory, remote = found.get("directory"), found.get("remote")
+        directory, remote = values.get("directory"), values.get("remote")
         return cls(
             directory=expanded(directory[0]) if directory else _user_directory("cache"),
             remote=remote[0] if remote else None,
-            offline=bool(found.get("offline", (False,))[0]),
-            read_only=bool(found.get("read_only", (False,))[0]),
-            only_cached=bool(found.get("only_cached", (False,))[0]),
-            lazy=bool(found.get("lazy", (False,))[0]),
-            self_check=found.get("self_check", (None,))[0],
-            max_self_check=found.get("max_self_check", (None,))[0],
-            push_seconds=found.get("push_seconds", (None,))[0],
-            progress=found.get("progress", (None,))[0],
-            trust=found.get("trust", ("any",))[0],
-            signing_key=found.get("signing_key", (None,))[0],
+            offline=bool(values.get("offline", (False,))[0]),
+            read_only=bool(values.get("read_only", (False,))[0]),
+            only_cached=bool(values.get("only_cached", (False,))[0]),
+            lazy=bool(values.get("lazy", (False,))[0]),
+            self_check=values.get("self_check", (None,))[0],
+            max_self_check=values.get("max_self_check", (None,))[0],
+            push_seconds=values.get("push_seconds", (None,))[0],
+            progress=values.get("progress", (None,))[0],
+            trust=values.get("trust", ("any",))[0],
+            signing_key=values.get("signing_key", (None,))[0],
             remotes=tables["remotes"],
             trusted_keys=tables["trusted_keys"],
-            sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in found.items()}},
+            sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in values.items()}},
         )
 
 
@@ -190,24 +190,24 @@ def _user_directory(purpose: Literal["cache", "config"]) -> Path:
 
 def _files() -> list[tuple[Path, dict[str, Any]]]:
     """The files that there are, the strongest last."""
-    found = []
+    documents = []
     path = user_file()
     if path.is_absolute() and _is_there(path):
-        found.append((path, _parsed(path)))
+        documents.append((path, _parse_toml(path)))
     try:
         working = Path.cwd()
     except FileNotFoundError:
-        return found  # the working directory was deleted
+        return documents  # the working directory was deleted
     folders = (working, *working.parents)
     project = next((f for folder in folders if _is_there(f := folder / "pyproject.toml")), None)
     if project is not None:
-        tool = _parsed(project).get("tool", {})
+        tool = _parse_toml(project).get("tool", {})
         table = tool.get("cas_cache") if isinstance(tool, dict) else None
         if table is not None and not isinstance(table, dict):
             raise ConfigurationError(f"{project}: tool.cas_cache must be a table, [tool.cas_cache].")
         if table is not None:
-            found.append((project, table))
-    return found
+            documents.append((project, table))
+    return documents
 
 
 def _is_there(path: Path) -> bool:
@@ -219,21 +219,21 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parse_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as err:
         raise ConfigurationError(f"{path} cannot be read as TOML ({err}). Mend it, or move it away.") from err
 
 
-def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+def _checked_settings(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """The settings of one file."""
     settings = {name: value for name, value in document.items() if name not in TABLES}
     for name, value in settings.items():
         if name not in KINDS:
             near = difflib.get_close_matches(name, [*KINDS, *TABLES], n=1)
-            there = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
-            meant = f" Did you mean {near[0]}?" if near else there
+            known = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
+            meant = f" Did you mean {near[0]}?" if near else known
             raise ConfigurationError(f"{path} has a setting {name!r}, which is none.{meant}")
         if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
             raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")

@@ -69,7 +69,7 @@ def plain_json(value: object, where: Where, depth: int = 0) -> Any:
         return value
     if type(value) is int:
         if abs(value) >= MOST:
-            raise IdentityError(f"{_told(where)} is a whole number of more than 63 bits. Pass it as a string.")
+            raise IdentityError(f"{_place(where)} is a whole number of more than 63 bits. Pass it as a string.")
         return value
     if type(value) is str:
         _check_encodable(value, where)
@@ -77,18 +77,18 @@ def plain_json(value: object, where: Where, depth: int = 0) -> Any:
     if type(value) is float:
         if not math.isfinite(value):
             raise IdentityError(
-                f"{_told(where)} is {value!r}, which JSON cannot hold. Leave it out, or give it a name."
+                f"{_place(where)} is {value!r}, which JSON cannot hold. Leave it out, or give it a name."
             )
         # 1 and 1.0 are the same setting to every encoder, and JSON readers do not agree on telling them apart.
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, Mapping | list | tuple):
         if depth >= MAX_DEPTH:
-            raise IdentityError(f"{_told(where)} is nested more than {MAX_DEPTH} deep. Pass a name in its place.")
+            raise IdentityError(f"{_place(where)} is nested more than {MAX_DEPTH} deep. Pass a name in its place.")
         if isinstance(value, Mapping):
             return {_key(k, where): plain_json(v, (where, k), depth + 1) for k, v in value.items()}
         return [plain_json(v, (where, i), depth + 1) for i, v in enumerate(value)]
     raise IdentityError(
-        f"{_told(where)} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be "
+        f"{_place(where)} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be "
         "part of an encoder's identity. Pass the string, number or mapping that stands for it."
     )
 
@@ -115,7 +115,7 @@ def freeze(value: Any) -> Any:
 
 def _key(key: object, where: Where) -> str:
     if type(key) is not str:
-        raise IdentityError(f"{_told(where)} has the key {quoted(key)}; JSON keys are strings.")
+        raise IdentityError(f"{_place(where)} has the key {quoted(key)}; JSON keys are strings.")
     _check_encodable(key, where)
     return key
 
@@ -125,15 +125,15 @@ def _check_encodable(text: str, where: Where) -> None:
         text.encode()
     except UnicodeEncodeError as err:
         raise IdentityError(
-            f"{_told(where)} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it."
+            f"{_place(where)} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it."
         ) from err
 
 
-def _told(where: Where) -> str:
+def _place(where: Where) -> str:
     """A place as code would name it. Made only for an error: of every value it would take the square of a document."""
     if isinstance(where, str):
         return where
-    return f"{_told(where[0])}[{quoted(where[1])}]"
+    return f"{_place(where[0])}[{quoted(where[1])}]"
 
 
 _QUOTED = reprlib.Repr()
@@ -142,11 +142,11 @@ _QUOTED.maxlist = _QUOTED.maxtuple = 10
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    document = dict(pairs)
+    if len(document) != len(pairs):
         msg = "a name is there twice"
         raise ValueError(msg)
-    return found
+    return document
 
 
 def _no_number(literal: str) -> Any:

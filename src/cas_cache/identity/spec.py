@@ -118,8 +118,8 @@ class EncoderSpec:
 
         Only a spec that was read from a cache, which an older version wrote, can hold any.
         """
-        found = (find_credentials(value, name) for name, value in self.document().items())
-        return tuple(place for places in found for place in places)
+        places_of_fields = (find_credentials(value, name) for name, value in self.document().items())
+        return tuple(place for places in places_of_fields for place in places)
 
     def canonical(self) -> bytes:
         """Return the canonical JSON of the spec: what is hashed, and what is stored."""

@@ -73,7 +73,7 @@ def as_texts(texts: object) -> Texts:
         return TextColumn(texts)
     if isinstance(texts, Iterable):
         return list(texts)
-    raise InvalidItem(f"The texts are {_described(texts)}. Pass a list of strings.")
+    raise InvalidItem(f"The texts are {_type_text(texts)}. Pass a list of strings.")
 
 
 def blocks_of(texts: Texts) -> Iterator[Sequence[Any]]:
@@ -147,12 +147,12 @@ def described_item(item: object) -> str:
     hint = ". Decode it: item.decode()" if isinstance(item, bytes | bytearray) else ""
     if isinstance(item, list | tuple):
         hint = ". Pass one flat list of strings"
-    return f"is {_described(item)}, not a string{hint}"
+    return f"is {_type_text(item)}, not a string{hint}"
 
 
 def _check_kind(texts: object) -> None:
     """Refuse an iterable that does not give texts, or gives them without an order."""
-    what = f"The texts are {_described(texts)}"
+    what = f"The texts are {_type_text(texts)}"
     if isinstance(texts, str):
         raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")
     if isinstance(texts, bytes | bytearray | memoryview):
@@ -181,6 +181,6 @@ def _has_slices(texts: Any) -> bool:
         return False  # a deque, for example
 
 
-def _described(value: object) -> str:
-    kind = type(value)
-    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
+def _type_text(value: object) -> str:
+    cls = type(value)
+    return f"a {cls.__qualname__}" if cls.__module__ == "builtins" else f"a {cls.__module__}.{cls.__qualname__}"
