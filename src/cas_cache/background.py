@@ -121,7 +121,7 @@ class BackgroundPush:
         try:
             waits = None if self._what_waits is None else self._what_waits()
         except (CasCacheError, OSError) as err:
-            logger.info("pending rows cannot be pluralize: %s", err)
+            logger.info("pending rows cannot be counted: %s", err)
             return
         if waits is not None:
             _say(f"{waits} from an earlier run or another process. They are pushed in the background.")

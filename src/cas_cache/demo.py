@@ -45,7 +45,7 @@ NGRAMS = (3, 4, 5)
 BUCKETS = 4096
 DIMENSION = 256
 BATCH = 256
-"""Texts that are pluralize at a time: 4 MB."""
+"""Texts that are counted at a time: 4 MB."""
 
 QUERY = EncoderSpec(model="cas-cache/demo-ngrams", revision="1", prompt="query: ", role="query")
 DOCUMENT = EncoderSpec(model="cas-cache/demo-ngrams", revision="1", role="document")

@@ -101,7 +101,7 @@ class Lines(_Nothing):
     Args:
         what: What goes on.
         total: How much there is; 0 for not known.
-        unit: ``"B"``, or what is pluralize.
+        unit: ``"B"``, or what is counted.
         clock: Gives seconds.
         write: Takes a line.
     """
@@ -166,7 +166,7 @@ def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> B
         what: What goes on.
         total: How much there is; 0 for not known yet.
         progress: Whether to show a bar; None shows it on a terminal only, or lines inside `plain_lines`.
-        unit: ``"B"`` for bytes, or what is pluralize.
+        unit: ``"B"`` for bytes, or what is counted.
     """
     if is_shown(progress):
         return _bar(what, total, unit)

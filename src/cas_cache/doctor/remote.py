@@ -169,7 +169,7 @@ class Look:
         if self.marker is None:
             self._nothing_yet(storage)
             return
-        namespaces = {ref[0] for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))}
+        namespaces = {ref.namespace for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))}
         what = (
             f"Version {self.marker['version']}, id {self.marker['id']}, {pluralize(len(self._manifests), 'pack')} in "
             f"{pluralize(len(namespaces), 'namespace')}."

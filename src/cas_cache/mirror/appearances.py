@@ -71,8 +71,8 @@ class Appearances:
         for known, record in self._records.items():
             if not self._differing(record, appearance):
                 return known
-        pluralize = {path: text for path, text in appearance.items() if not _is_below(path, self.ignored)}
-        return hashlib.sha256(canonical_json(pluralize)).hexdigest()[:ID_HEX]
+        counted = {path: text for path, text in appearance.items() if not _is_below(path, self.ignored)}
+        return hashlib.sha256(canonical_json(counted)).hexdigest()[:ID_HEX]
 
     def trusted(self, appearance: Mapping[str, str]) -> frozenset[str]:
         """Return the ids of all appearances whose rows an encoder of this appearance may be served."""

@@ -92,7 +92,7 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
                 pending = sum(extent.rows for extent in state.waiting)
                 rows, vector_bytes = rows + pending, vector_bytes + pending * state.row_bytes
         except (OSError, CasCacheError) as problem:
-            logger.debug("pending rows of %s are not pluralize: %s", folder, problem)
+            logger.debug("pending rows of %s are not counted: %s", folder, problem)
     return rows, vector_bytes
 
 

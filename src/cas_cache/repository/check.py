@@ -53,7 +53,7 @@ class Plan:
         foreign: Paths below our folders that are not ours.
     """
 
-    packs: list[tuple[str, str]] = field(default_factory=list)
+    packs: list[layout.PackRef] = field(default_factory=list)
     to_read: set[str] = field(default_factory=set)
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
     namespaces: set[str] = field(default_factory=set)
@@ -87,7 +87,7 @@ def _sort(plan: Plan, entry: ObjectInfo) -> None:
     if manifest := layout.parse_manifest_path(entry.path):
         plan.packs.append(manifest)
     elif object_ref := layout.parse_object_path(entry.path):
-        plan.objects.setdefault(object_ref[0], {})[object_ref[1]] = entry.size
+        plan.objects.setdefault(object_ref.pack, {})[object_ref.name] = entry.size
     elif namespace := layout.parse_spec_path(entry.path):
         plan.namespaces.add(namespace)
     elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
@@ -211,24 +211,24 @@ class _Run:
         to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
         with progress_bar("read", to_read, self.progress, BYTES) as advance:
             for ref, manifest in zip(plan.packs, manifests, strict=True):
-                if ref[0] != seen.id:
+                if ref.namespace != seen.id:
                     self._namespace_ends(seen)
-                    seen = _Namespace(ref[0])
-                sizes = plan.objects.get(ref[1], {})
+                    seen = _Namespace(ref.namespace)
+                sizes = plan.objects.get(ref.pack, {})
                 if manifest is not None:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
-                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref[1], manifest.rows))
-                    seen.superseded += ref[1] in superseded
+                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref.pack, manifest.rows))
+                    seen.superseded += ref.pack in superseded
                     # The keys of a superseded pack are in another, as they should be.
-                    count = KeyCount() if ref[1] in superseded else seen.keys
-                    keys = count if ref[1] in plan.to_read else None
+                    count = KeyCount() if ref.pack in superseded else seen.keys
+                    keys = count if ref.pack in plan.to_read else None
                     self.report.packs_read += keys is not None
                     self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
-                advance(sum(sizes.values()) if ref[1] in plan.to_read else 0)
+                advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
         self._namespace_ends(seen)
 
-    def _manifest(self, ref: tuple[str, str]) -> Manifest | None:
+    def _manifest(self, ref: layout.PackRef) -> Manifest | None:
         """A pack's manifest; None if there is none to go by."""
         path = layout.manifest_path(*ref)
         for last in (False, True):
@@ -245,7 +245,7 @@ class _Run:
                 break
             except DamagedPack as err:
                 gone = isinstance(err.__cause__, ObjectNotFound)
-                if last and not (gone and ref not in self.repository.packs(ref[0])):
+                if last and not (gone and ref not in self.repository.packs(ref.namespace)):
                     self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
         return None
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 MAX_KEYS = 1 << 22
-"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is pluralize and the number is an estimate."""
+"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
 
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 
@@ -80,7 +80,7 @@ class PackCheck:
     """
 
     storage: Storage
-    ref: tuple[str, str]
+    ref: layout.PackRef
     manifest: Manifest
 
     def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
@@ -91,13 +91,13 @@ class PackCheck:
             keys: Where its keys are noted if its data is to be read; None if it is not.
         """
         if self._wrong_sizes(sizes):
-            prefix = f"packs/{self.ref[1]}"
+            prefix = f"packs/{self.ref.pack}"
             sizes = {entry.path[len(prefix) + 1 :]: entry.size for entry in self.storage.list(prefix)}
         wrong = self._wrong_sizes(sizes)
         findings = [self._object_finding(kind, name, what) for name, (kind, what) in wrong.items()]
         findings += [self._metadata_finding(name, "The manifest does not name it.") for name in self._unnamed()]
         for name in sorted(sizes.keys() - self.manifest.objects.keys()):
-            path = f"{layout.pack_prefix(self.ref[1])}/{name}"  # any name at all
+            path = f"{layout.pack_prefix(self.ref.pack)}/{name}"  # any name at all
             findings.append(finding("foreign", path, "The manifest does not name it.", ref=self.ref))
         if keys is not None:
             findings += self._row_findings(wrong.keys(), keys)
@@ -151,14 +151,14 @@ class PackCheck:
         if rows.wrong:
             first = rows.first // self.manifest.chunk_rows["vectors"] * self.manifest.chunk_rows["vectors"]
             what = f"{rows.wrong} rows do not agree with their digests, the first is row {rows.first}."
-            yield finding("row-digest", f"packs/{self.ref[1]}", what, ref=self.ref, rows=self.manifest.rows - first)
+            yield finding("row-digest", f"packs/{self.ref.pack}", what, ref=self.ref, rows=self.manifest.rows - first)
 
     def _fetch(self, name: str) -> bytes | str | UnreadablePack:
         """Return an object's content, or the kind of what is wrong with it, after a second look, or the refusal."""
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
-                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.ref[1])
+                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.ref.pack)
             except UnreadablePack as err:
                 return err
             except DamagedPack:
@@ -223,7 +223,7 @@ class PackCheck:
         return finding("metadata", self._path(name), what, ref=self.ref)
 
     def _path(self, name: str) -> str:
-        return layout.object_path(self.ref[1], name)
+        return layout.object_path(self.ref.pack, name)
 
 
 def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from cas_cache.disk import mapped
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, progress_bar
+from cas_cache.repository.layout import PackRef
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
@@ -181,11 +182,11 @@ def compact(
     packs = repository.packs()
     by_namespace: dict[str, dict[str, Manifest]] = {}
     requested = None if namespaces is None else set(namespaces)
-    packs = [ref for ref in packs if requested is None or ref[0] in requested]
+    packs = [ref for ref in packs if requested is None or ref.namespace in requested]
     for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
         if isinstance(manifest, Manifest):
             by_namespace.setdefault(namespace, {})[pack] = manifest
-        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone((namespace, pack), manifest)):
+        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone(PackRef(namespace, pack), manifest)):
             report.problems.append(manifest)
     plans = [
         (merge, manifests)
@@ -216,7 +217,7 @@ def _run_merge(
                 advance(manifests[pack].rows * manifests[pack].vector_bytes)
             except DamagedPack as problem:
                 logger.warning("left pack %s as it is: %s", pack, problem)
-                if not repository.has_gone((merge.namespace, pack), problem):
+                if not repository.has_gone(PackRef(merge.namespace, pack), problem):
                     report.problems.append(problem)
         if len(spool.packs) < 2:
             return
@@ -252,7 +253,7 @@ def _merged_or_gone(
     listed = repository.packs(namespace)
     if not {pack for _, pack in listed}.issuperset(packs):
         return True
-    new = [ref for ref in listed if ref[1] not in known]
+    new = [ref for ref in listed if ref.pack not in known]
     answers = zip(new, repository.manifests(new), strict=True)
     others = {pack: manifest for (_, pack), manifest in answers if isinstance(manifest, Manifest)}
     return not superseders(others).keys().isdisjoint(packs)

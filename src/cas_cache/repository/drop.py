@@ -85,8 +85,8 @@ def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> Dr
     spec, objects, ages = layout.spec_path(namespace), [], []
     for entry in listed:
         manifest_ref = layout.parse_manifest_path(entry.path)
-        if manifest_ref and manifest_ref[0] == namespace:
-            report.packs.append(manifest_ref[1])
+        if manifest_ref and manifest_ref.namespace == namespace:
+            report.packs.append(manifest_ref.pack)
             report.manifests.append(entry.path)
             ages.append(now - entry.modified)
         elif entry.path == spec:
@@ -99,7 +99,7 @@ def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> Dr
     mine = set(report.packs)
     for entry in objects:
         object_ref = layout.parse_object_path(entry.path)
-        if object_ref and object_ref[0] in mine:
+        if object_ref and object_ref.pack in mine:
             report.objects.append(entry.path)
             report.bytes += entry.size
     return report

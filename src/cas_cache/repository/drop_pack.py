@@ -88,7 +88,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if not dry_run:
         repository.writable()
     listed = repository.packs()
-    matches = [(namespace, name) for namespace, name in listed if name.startswith(pack)]
+    matches = [ref for ref in listed if ref.pack.startswith(pack)]
     if len(matches) > 1 or not pack:
         names = ", ".join(name for _, name in matches[:MAX_NAMED])
         raise ConfigurationError(
@@ -98,7 +98,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if not matches:
         return DropPackReport(None)
     namespace, name = matches[0]
-    of_namespace = [entry for entry in listed if entry[0] == namespace]
+    of_namespace = [ref for ref in listed if ref.namespace == namespace]
     manifests = {
         other: manifest
         for (_, other), manifest in zip(of_namespace, repository.manifests(of_namespace), strict=True)

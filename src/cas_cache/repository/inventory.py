@@ -12,6 +12,7 @@ from cas_cache.repository.manifest import Manifest, superseders
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
+    from cas_cache.repository.layout import PackRef
     from cas_cache.repository.repository import Repository
 
 
@@ -68,10 +69,10 @@ def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
     listed = repository.packs()
     manifests: dict[str, Manifest] = {}
     problems: list[CasCacheError] = []
-    untrusted: set[tuple[str, str]] = set()
+    untrusted: set[PackRef] = set()
     for ref, answer in zip(listed, repository.manifests(listed), strict=True):
         if isinstance(answer, Manifest):
-            manifests[ref[1]] = answer
+            manifests[ref.pack] = answer
         elif isinstance(answer, UntrustedPack):
             untrusted.add(ref)
         elif not repository.has_gone(ref, answer):

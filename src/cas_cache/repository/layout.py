@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache.identity import NAMESPACE_ID
 
@@ -33,6 +33,30 @@ _OBJECT_PATH = re.compile(r"packs/([0-9a-f]{64})/(.+)")
 _SPEC_PATH = re.compile(r"specs/([0-9a-f]{32})\.json")
 _PROBE_PATH = re.compile(r"probes/[0-9a-f]{32}")
 _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
+
+
+class PackRef(NamedTuple):
+    """The full name of a pack in a repository.
+
+    Attributes:
+        namespace: The id of its namespace.
+        pack: The pack's id.
+    """
+
+    namespace: str
+    pack: str
+
+
+class ObjectRef(NamedTuple):
+    """The full name of an object of a pack.
+
+    Attributes:
+        pack: The pack's id.
+        name: The object's path in the pack.
+    """
+
+    pack: str
+    name: str
 
 
 def repositories_below(paths: Iterable[str]) -> list[str]:
@@ -61,10 +85,10 @@ def manifest_path(namespace: str, pack: str) -> str:
     return f"{manifests_prefix(namespace)}/{_checked(_PACK, pack, 'pack id')}.json"
 
 
-def parse_manifest_path(path: str) -> tuple[str, str] | None:
-    """Return (namespace, pack) of a manifest's path, or None for anything else."""
+def parse_manifest_path(path: str) -> PackRef | None:
+    """Return the pack whose manifest a path names, or None for anything else."""
     match = _MANIFEST_PATH.fullmatch(path)
-    return (match[1], match[2]) if match else None
+    return PackRef(match[1], match[2]) if match else None
 
 
 def object_path(pack: str, name: str) -> str:
@@ -77,10 +101,10 @@ def pack_prefix(pack: str) -> str:
     return f"{PACKS}/{_checked(_PACK, pack, 'pack id')}"
 
 
-def parse_object_path(path: str) -> tuple[str, str] | None:
-    """Return (pack, object name) of an object's path, or None for anything else."""
+def parse_object_path(path: str) -> ObjectRef | None:
+    """Return the object that a path names, or None for anything else."""
     match = _OBJECT_PATH.fullmatch(path)
-    return (match[1], match[2]) if match and is_object_name(match[2]) else None
+    return ObjectRef(match[1], match[2]) if match and is_object_name(match[2]) else None
 
 
 def probe_path(name: str) -> str:

@@ -142,9 +142,9 @@ def plan_prune(
     candidates: list[Deletion] = []
     for entry in listed:
         if object_ref := layout.parse_object_path(entry.path):
-            objects_of.setdefault(object_ref[0], {})[object_ref[1]] = entry
+            objects_of.setdefault(object_ref.pack, {})[object_ref.name] = entry
         elif manifest_ref := layout.parse_manifest_path(entry.path):
-            manifest_entries[manifest_ref[1]] = entry
+            manifest_entries[manifest_ref.pack] = entry
         elif layout.is_probe_path(entry.path):
             candidates.append(Deletion("probe", "", entry.path, (entry.path,), entry.size, now - entry.modified))
     for pack, others in superseders(manifests).items():
@@ -275,7 +275,7 @@ def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float,
         IncompleteListing: If it does.
     """
     paths = {entry.path for entry in listed}
-    packs = {ref[1] for ref in map(layout.parse_manifest_path, paths) if ref}
+    packs = {ref.pack for ref in map(layout.parse_manifest_path, paths) if ref}
     # What a second listing shows and the first does not is new, or the first was not complete.
     again = repository.storage.list(layout.MANIFESTS)
     lacking = [entry.path for entry in again if entry.path not in paths and entry.modified < now]
@@ -295,7 +295,7 @@ def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float,
 def _namespaces(listed: Iterable[ObjectInfo]) -> set[str]:
     """Ids of the namespaces that a listing shows, by manifests or specs."""
     paths = [entry.path for entry in listed]
-    namespaces = {ref[0] for ref in map(layout.parse_manifest_path, paths) if ref}
+    namespaces = {ref.namespace for ref in map(layout.parse_manifest_path, paths) if ref}
     return namespaces | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
 
 

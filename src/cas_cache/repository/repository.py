@@ -231,7 +231,7 @@ class Repository:
         self._marker = checked_marker(self._settle(data, patience), self.url)
         self._settled = True
 
-    def packs(self, namespace: str | None = None) -> list[tuple[str, str]]:
+    def packs(self, namespace: str | None = None) -> list[layout.PackRef]:
         """Return (namespace, pack) of every visible pack, of one namespace or of all, the oldest first: one listing.
 
         Raises:
@@ -244,7 +244,7 @@ class Repository:
         return [ref for ref in parsed if ref is not None]
 
     def manifests(
-        self, packs: Sequence[tuple[str, str]]
+        self, packs: Sequence[layout.PackRef]
     ) -> Iterator[Manifest | DamagedPack | UntrustedPack | UnsupportedFormat]:
         """Yield the manifest of each (namespace, pack), or what is wrong with it; a few are fetched at a time.
 
@@ -253,7 +253,7 @@ class Repository:
         """
         return ordered_map(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
-    def _manifest_or_problem(self, ref: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
+    def _manifest_or_problem(self, ref: layout.PackRef) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
         try:
             return self.manifest(*ref)
         except (DamagedPack, UntrustedPack, UnsupportedFormat) as problem:
@@ -290,9 +290,9 @@ class Repository:
             )
         return manifest
 
-    def has_gone(self, ref: tuple[str, str], problem: Exception) -> bool:
+    def has_gone(self, ref: layout.PackRef, problem: Exception) -> bool:
         """Whether what is wrong with a (namespace, pack) is that it was deleted since it was listed: no damage."""
-        return isinstance(problem.__cause__, ObjectNotFound) and ref not in self.packs(ref[0])
+        return isinstance(problem.__cause__, ObjectNotFound) and ref not in self.packs(ref.namespace)
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
         """Return the keys of a pack, verified; see `pack.read_keys`."""

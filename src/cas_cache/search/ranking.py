@@ -55,7 +55,7 @@ def rank(
             if known.all():
                 vectors = take(block.ravel())
             elif known.any():
-                # A place without a candidate is scored by another's vector, and not pluralize.
+                # A place without a candidate is scored by another's vector, and not counted.
                 vectors = take(np.where(known, block, block[known][0]).ravel())
             else:
                 continue

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror
+    from cas_cache.repository.layout import PackRef
 
 MESSAGES = {
     "served": "The mirror has the vector, of pack {pack}, and serves it.",
@@ -227,8 +228,8 @@ class _Search:
                 return None
             packs = self._unknown_packs(self._repository, namespace)
             best: _Holder | None = None
-            for (_, pack), manifest in zip(packs, self._repository.manifests(packs), strict=True):
-                holder = self._in_pack(self._repository, (namespace, pack), manifest)
+            for ref, manifest in zip(packs, self._repository.manifests(packs), strict=True):
+                holder = self._in_pack(self._repository, ref, manifest)
                 if holder is not None and holder.status == "not_pulled":
                     return holder
                 best = best or holder
@@ -249,7 +250,7 @@ class _Search:
                 others.append(OtherNamespace(namespace, local is not None, _differences(spec, other)))
         return tuple(others)
 
-    def _unknown_packs(self, repository: Repository, namespace: str) -> list[tuple[str, str]]:
+    def _unknown_packs(self, repository: Repository, namespace: str) -> list[PackRef]:
         """Return the packs of a namespace whose rows may not be in the mirror.
 
         Raises:
@@ -263,15 +264,15 @@ class _Search:
                 f"{len(ns.lasting_packs)}. Check the bucket and try again."
             )
         known = frozenset() if ns is None else ns.packs
-        return [(namespace, pack) for _, pack in listed if pack not in known]
+        return [ref for ref in listed if ref.pack not in known]
 
     def _in_pack(
         self,
         repository: Repository,
-        ref: tuple[str, str],
+        ref: PackRef,
         manifest: Manifest | DamagedPack | UntrustedPack | UnsupportedFormat,
     ) -> _Holder | None:
-        pack = ref[1]
+        pack = ref.pack
         reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
         try:
             if reason is not None:

@@ -22,6 +22,7 @@ from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
+from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connect import meet
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
@@ -81,7 +82,7 @@ def pull_keys(
             requested,
             report,
             known=lambda ns: ns.lasting_packs | ns.catalogue.packs,
-            read=lambda listed: _pull_keys_of(mirror, repository, listed, report, bar),
+            read=lambda namespace, packs: _pull_keys_of(mirror, repository, namespace, packs, report, bar),
         )
     return report
 
@@ -170,7 +171,7 @@ class _RowReader:
         try:
             _fetch_pack(self._ns, self._repository, (part, manifest, part_keys), self._report, self._bar)
         except (RepositoryError, ShapeMismatch) as problem:
-            if self._repository.has_gone((manifest.namespace, part.pack), problem):
+            if self._repository.has_gone(PackRef(manifest.namespace, part.pack), problem):
                 return True
             if not _agrees(self._repository, part, manifest):
                 return True
@@ -241,10 +242,9 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
 
 
 def _pull_keys_of(
-    mirror: Mirror, repository: Repository, listed: tuple[str, list[str]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
 ) -> bool:
     """Take the keys of a namespace's packs; whether one of them has gone since it was listed."""
-    namespace, packs = listed
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
@@ -268,7 +268,7 @@ def _pull_keys_of(
             check_kind(ns, manifest, pack)
             keys, digests = repository.keys(pack, manifest), repository.digests(pack, manifest)
         except RepositoryError as problem:
-            gone |= is_gone(repository, (namespace, pack), problem, report)
+            gone |= is_gone(repository, PackRef(namespace, pack), problem, report)
             continue
         known.add(pack)
         pending.append(RemotePack(pack, manifest.to_bytes(), keys, digests))

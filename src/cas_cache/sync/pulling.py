@@ -24,6 +24,7 @@ from cas_cache.errors import (
     UntrustedPack,
 )
 from cas_cache.repository import Manifest, superseders
+from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connect import meet, selected
 from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
@@ -75,7 +76,7 @@ def pull(
             requested,
             report,
             known=lambda ns: ns.lasting_packs,
-            read=lambda entry: _pull_namespace(mirror, repository, entry, report, bar),
+            read=lambda namespace, packs: _pull_namespace(mirror, repository, namespace, packs, report, bar),
         )
         _note_gone(mirror, repository, listed, known, report)
     return report
@@ -88,7 +89,7 @@ def read_what_is_listed(
     report: Report,
     *,
     known: Callable[[Namespace], frozenset[str]],
-    read: Callable[[tuple[str, list[str]]], bool],
+    read: Callable[[str, list[str]], bool],
 ) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
     """List the repository and read each namespace; list again if packs have gone meanwhile.
 
@@ -98,7 +99,7 @@ def read_what_is_listed(
         requested: Ids of the namespaces to look at; None for all.
         report: What was passed over is noted there.
         known: Returns the packs that a namespace knows to be in the repository.
-        read: Given (namespace, packs), reads what is not here; returns whether one of them has gone since.
+        read: Given a namespace and its packs, reads what is not here; returns whether one of them has gone since.
 
     Returns:
         The packs of the last listing, and those that were known before it, by namespace.
@@ -108,14 +109,14 @@ def read_what_is_listed(
     """
     for _ in range(MAX_LISTINGS):
         # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
-        packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
+        known_packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
         listed = _listed(repository, requested)
-        _check_listing(mirror, repository, listed, packs, report, every=requested is None)
-        gone = [read(entry) for entry in listed.items()]
+        _check_listing(mirror, repository, listed, known_packs, report, every=requested is None)
+        gone = [read(namespace, packs) for namespace, packs in listed.items()]
         if not any(gone):
             break
         logger.info("packs have gone since they were listed: listing again")
-    return listed, packs
+    return listed, known_packs
 
 
 def manifests_of(
@@ -125,12 +126,12 @@ def manifests_of(
 
     Those that cannot be read for another reason go into the report.
     """
-    asked = [(namespace, pack) for pack in packs]
+    asked = [PackRef(namespace, pack) for pack in packs]
     manifests: dict[str, Manifest] = {}
     gone = False
     for ref, manifest in zip(asked, repository.manifests(asked), strict=True):
         if isinstance(manifest, Manifest):
-            manifests[ref[1]] = manifest
+            manifests[ref.pack] = manifest
         elif isinstance(manifest, UntrustedPack):
             leave_out(manifest, report)
         else:
@@ -139,14 +140,13 @@ def manifests_of(
 
 
 def _pull_namespace(
-    mirror: Mirror, repository: Repository, listed: tuple[str, list[str]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
 ) -> bool:
     """Read the packs of a namespace that are not here, merges rather than what they supersede.
 
     Returns:
         Whether one of them has gone since it was listed, so that others may hold its rows.
     """
-    namespace, packs = listed
     try:
         ns = mirror.get(namespace)
         known = frozenset() if ns is None else ns.packs
@@ -163,40 +163,38 @@ def _pull_namespace(
     alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
     for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
         read = pull_small if small else _pull_each
-        for pack, wrong in read(
-            mirror, repository, (namespace, {pack: manifests[pack] for pack in group}), report, bar
-        ):
-            gone |= is_gone(repository, (namespace, pack), wrong, report)
+        chosen = {pack: manifests[pack] for pack in group}
+        for pack, wrong in read(mirror, repository, namespace, chosen, report, bar):
+            gone |= is_gone(repository, PackRef(namespace, pack), wrong, report)
     return gone
 
 
 def _pull_each(
-    mirror: Mirror, repository: Repository, entry: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read packs one after the other; yield those that could not be read, and what is wrong with them."""
-    namespace, manifests = entry
     for pack, manifest in manifests.items():
         ns = mirror.get(namespace)
         if ns is not None and pack in ns.packs:
             continue
-        problem = _pull_pack(mirror, repository, (namespace, pack, manifest), report, bar)
+        problem = _pull_pack(mirror, repository, pack, manifest, report, bar)
         if problem is not None:
             yield pack, problem
 
 
-def is_gone(repository: Repository, ref: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
+def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: Report) -> bool:
     """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
     if repository.has_gone(ref, problem):
         return True
-    pass_over(f"pack {ref[1]}", problem, report)
+    pass_over(f"pack {ref.pack}", problem, report)
     return False
 
 
 def _pull_pack(
-    mirror: Mirror, repository: Repository, entry: tuple[str, str, Manifest], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar
 ) -> CasCacheError | None:
     """Read one pack into the mirror; return what is wrong with it."""
-    namespace, pack, manifest = entry
+    namespace = manifest.namespace
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         check_kind(ns, manifest, pack)
@@ -205,7 +203,7 @@ def _pull_pack(
                 ns.skip(pack, manifest.rows, manifest.supersedes)
                 bar.total -= manifest.rows * manifest.vector_bytes
             else:
-                _pull_rows(ns, repository, (pack, manifest), report, bar)
+                _pull_rows(ns, repository, pack, manifest, report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
         return problem
     report.packs += 1
@@ -213,9 +211,8 @@ def _pull_pack(
     return None
 
 
-def _pull_rows(ns: Namespace, repository: Repository, entry: tuple[str, Manifest], report: Report, bar: Bar) -> None:
+def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar) -> None:
     """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
-    pack, manifest = entry
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
@@ -297,7 +294,7 @@ def _note_gone(
         gone = (packs & ns.lasting_packs).difference(remote_packs)
         if gone:
             # A merge that was read by a process that was killed, or before an eviction: ask what it supersedes.
-            asked = [(namespace, pack) for pack in remote_packs if pack in ns.packs]
+            asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
             manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
             merged = {source for manifest in manifests for source in manifest.supersedes}
             ns.supersede(merged & gone)

@@ -43,18 +43,18 @@ def is_small(manifest: Manifest) -> bool:
 
 
 def pull_small(
-    mirror: Mirror, repository: Repository, entry: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read small packs of a namespace; yield those that could not be read, and what is wrong with them.
 
     Args:
         mirror: Where to.
         repository: From where.
-        entry: The namespace, and its packs that nothing is known of here, in the order in which they are applied.
-        report: What was done is pluralize there.
+        namespace: Whose packs these are.
+        manifests: Its packs that nothing is known of here, in the order in which they are applied.
+        report: What was done is counted there.
         bar: And shown there.
     """
-    namespace, manifests = entry
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
@@ -69,9 +69,7 @@ def _pull_into(
 ) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
-        read = ordered_map(
-            lambda entry: _read_pack(ns, repository, entry), list(manifests.items()), in_flight=IN_FLIGHT
-        )
+        read = ordered_map(lambda item: _read_pack(ns, repository, *item), list(manifests.items()), in_flight=IN_FLIGHT)
         for (pack, manifest), pack_or_problem in zip(manifests.items(), read, strict=True):
             wrong = (
                 pack_or_problem
@@ -141,9 +139,10 @@ class _Group:
         self._ns.skip_packs(skipped)
 
 
-def _read_pack(ns: Namespace, repository: Repository, entry: tuple[str, Manifest]) -> WholePack | CasCacheError | None:
+def _read_pack(
+    ns: Namespace, repository: Repository, pack: str, manifest: Manifest
+) -> WholePack | CasCacheError | None:
     """Read a pack; None if all of its keys are here, whose vectors are not read then."""
-    pack, manifest = entry
     try:
         keys = repository.keys(pack, manifest)
         if ns.holds(keys):

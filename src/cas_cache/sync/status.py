@@ -13,6 +13,7 @@ from cas_cache.errors import RepositoryError, UntrustedPack
 from cas_cache.formatting import size
 from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
+from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connect import look, selected
 from cas_cache.sync.report import Report, leave_out, pass_over
 
@@ -148,7 +149,7 @@ def _compared(
     repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report
 ) -> SyncStatus:
     known = frozenset() if ns is None else ns.packs
-    unknown = [(namespace, pack) for pack in packs if pack not in known]
+    unknown = [PackRef(namespace, pack) for pack in packs if pack not in known]
     manifests: dict[str, Manifest] = {}
     for (_, pack), manifest in zip(unknown, repository.manifests(unknown), strict=True):
         if isinstance(manifest, Manifest):

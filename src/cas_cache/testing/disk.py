@@ -98,7 +98,7 @@ def failing_disk(
         operation: ``"write"`` to an open file; ``"fsync"`` of a file or folder; ``"rename"``, hard links included.
         folder: Where.
         code: Of the error: `errno.ENOSPC`, a full disk; `errno.EIO`, a broken one.
-        at: The first operation that fails, pluralize from 1.
+        at: The first operation that fails, counted from 1.
         times: How many fail from there on; None for all.
 
     Yields:

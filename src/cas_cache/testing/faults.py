@@ -104,7 +104,7 @@ class Fault:
     Attributes:
         kind: What goes wrong.
         verb: Which calls count; None counts all in which this kind can happen.
-        at: The first call with the fault, pluralize from 1 among those that verb and path let through.
+        at: The first call with the fault, counted from 1 among those that verb and path let through.
         times: How many calls have it from there on; None is until `mend`.
         path: A regular expression that is searched for in the path; of a listing, in the folder that is listed.
         which: The byte of a body, or the entry of a listing, that is concerned; from the end if it is negative, and
@@ -128,7 +128,7 @@ class Fault:
         if self.verb is not None and self.verb not in self.verbs:
             raise ValueError(f"{self.kind!r} is no fault of a {self.verb}.")
         if self.at < 1 or (self.times is not None and self.times < 1):
-            raise ValueError("Calls are pluralize from 1.")
+            raise ValueError("Calls are counted from 1.")
 
     @property
     def verbs(self) -> frozenset[Verb]:

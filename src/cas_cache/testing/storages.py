@@ -107,7 +107,7 @@ class FlakyStorage(FaultyStorage):
     Args:
         inner: The storage that does the work.
         verb: Which calls count; None counts all.
-        at: The first call that fails, pluralize from 1.
+        at: The first call that fails, counted from 1.
         times: How many calls fail from there on; None is until `mend`.
         after: Let the call do its work and lose the answer.
         error: Makes what is raised, from a message.
