@@ -121,7 +121,7 @@ def _wait_for_line(process: subprocess.Popen[str]) -> None:
 
 def _pending(folder: Path) -> int:
     with Mirror(folder / "mirror", create=False) as mirror:
-        return sum(ns.waiting_rows for ns in mirror.namespaces())
+        return sum(ns.pending_rows for ns in mirror.namespaces())
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_rows_go_up_while_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cache.close()
     assert len(packs(memory)) == 3
     with Mirror(tmp_path / "m") as mirror:
-        assert mirror.namespace(SPEC).waiting_rows == 0
+        assert mirror.namespace(SPEC).pending_rows == 0
     far = joined(tmp_path / "far", memory)
     assert far.pull().rows == 12
 
@@ -218,7 +218,7 @@ def test_a_process_that_does_not_close_pushes_all_the_same(tmp_path: Path, last:
     """However a process ends by itself, what waits goes up, and its exit code stays its own."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=last)
     assert process.returncode == code, process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
     far = EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo"))
     assert far.pull().rows == 6
 
@@ -233,7 +233,7 @@ def test_the_push_at_the_end_resolves_host_names(tmp_path: Path, s3_remote: Any)
     assert (process.returncode, process.stderr) == (0, "")
     repository = Repository(open_storage(s3_remote.url, s3_remote.storage_options))
     assert len(repository.packs()) == 1
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
 
 
 def test_a_push_that_fails_at_the_end_leaves_the_exit_code_alone(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_an_endpoint_that_is_gone_at_the_end_leaves_the_exit_code_alone(tmp_path
     assert process.returncode == 0
     assert process.stderr.count("RemoteWarning") == 1
     assert "Traceback" not in process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 6
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 6
 
 
 FORKING = """
@@ -278,7 +278,7 @@ def test_a_forked_worker_does_not_push_for_its_parent(tmp_path: Path) -> None:
     """A data loader's worker ends while the run goes on; pushing is left to the parent."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=FORKING)
     assert (process.returncode, process.stdout.strip()) == (0, "0"), process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
 
 
 # Slow remotes, signals, and what is said ---------------------------------------------------------------------------
@@ -329,8 +329,8 @@ def said_ready(process: subprocess.Popen[str]) -> None:
         pytest.fail(f"not ready: {line} {process.communicate(timeout=30)[1]}")
 
 
-def waiting_rows(directory: Path) -> int:
-    return sum(ns.waiting_rows for ns in Mirror(directory, create=False).namespaces())
+def pending_rows(directory: Path) -> int:
+    return sum(ns.pending_rows for ns in Mirror(directory, create=False).namespaces())
 
 
 def the_command(err: str) -> list[str]:
@@ -354,9 +354,9 @@ def test_ctrl_c_at_the_end_ends_at_once_and_says_what_waits(tmp_path: Path) -> N
     assert process.returncode == -signal.SIGINT
     assert err.count("\n") == 1, err
     assert f"interrupted. 6 rows (336 B) wait in the mirror {tmp_path / 'm'}. To push" in err
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
     cli(the_command(err)[1:], standalone_mode=False)
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 6
 
 
@@ -376,7 +376,7 @@ def test_ctrl_c_while_a_cache_is_closed_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGINT
     assert err.count("6 rows (336 B) wait in the mirror") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
 
 
 MANY = """
@@ -398,7 +398,7 @@ def test_ctrl_c_leaves_the_rows_of_every_cache(tmp_path: Path) -> None:
     err = ended(process, within=10)
     assert err.count("6 rows (336 B) wait in the mirror") == 3
     assert "of the program's own" in err
-    assert [waiting_rows(tmp_path / f"m{n}") for n in range(3)] == [6, 6, 6]
+    assert [pending_rows(tmp_path / f"m{n}") for n in range(3)] == [6, 6, 6]
 
 
 HANGS = """
@@ -425,7 +425,7 @@ def test_ctrl_c_while_an_endpoint_does_not_answer(tmp_path: Path) -> None:
     assert err.count("\n") == 1, err
     assert the_command(err) == ["cas-cache", "push", str(tmp_path / "m"), "--remote", "s3://bucket/emb"]
     assert "hunter2" not in err
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_a_process_that_is_killed_while_it_pushes_loses_nothing(tmp_path: Path, 
     process.send_signal(number)
     ended(process, within=10)
     assert process.returncode == -number
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
     if later == "run":
         result = run(tmp_path / "m", str(tmp_path / "repo"))
         assert result.returncode == 0
@@ -449,7 +449,7 @@ def test_a_process_that_is_killed_while_it_pushes_loses_nothing(tmp_path: Path, 
         )
     else:
         cli(["push", str(tmp_path / "m"), "--remote", str(tmp_path / "repo")], standalone_mode=False)
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 6
 
 
@@ -468,7 +468,7 @@ def test_a_slow_remote_takes_no_time_of_an_evaluation(tmp_path: Path, monkeypatc
     assert took < 10, "one PUT takes 30 s, and none was waited for"
     slow.mend()
     cache.close()
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
 
 
 def test_what_is_said_at_the_end_reaches_stderr_without_logging_or_warnings(tmp_path: Path) -> None:
@@ -580,7 +580,7 @@ def test_however_a_threaded_program_ends_rows_wait_or_are_pushed(tmp_path: Path,
     said_ready(process)
     ended(process, within=60)
     assert process.returncode == code
-    assert waiting_rows(tmp_path / "m") in (0, 200)
+    assert pending_rows(tmp_path / "m") in (0, 200)
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")):
         pass
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 200

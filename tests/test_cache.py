@@ -464,7 +464,7 @@ def test_offline_never_calls_the_storage(tmp_path: Path) -> None:
     for attempt in (cache.pull, cache.push, cache.sync):
         with pytest.raises(ConfigurationError, match="offline"):
             attempt()
-    assert cache.mirror.namespace(SPEC).waiting_rows == 4
+    assert cache.mirror.namespace(SPEC).pending_rows == 4
     cache.close()
     assert counting.calls == []
 

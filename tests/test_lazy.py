@@ -102,9 +102,9 @@ def test_what_the_repository_lacks_is_encoded_and_pushed(memory: Memory, tmp_pat
         asked = [MANY[3], "new one", MANY[4], "new two"]
         np.testing.assert_array_equal(cache.encode(asked, SPEC, encoder), truth(asked))
         assert encoder.asked == ["new one", "new two"]
-        assert cache.mirror.namespace(SPEC).waiting_rows == 2
+        assert cache.mirror.namespace(SPEC).pending_rows == 2
     assert len(packs(memory)) == 3
-    assert EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC).waiting_rows == 0
+    assert EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC).pending_rows == 0
 
 
 def test_only_cached(memory: Memory, tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_a_merge_is_read_when_its_sources_have_gone(memory: Memory, tmp_path: Pa
         assert prune(Repository(memory), grace=0, force=True).deletions
         with lazily(tmp_path / "laptop", counting) as again:
             assert again.pull_keys().packs == 1
-            assert again.mirror.namespace(SPEC).catalogue.packs == {name for _, name in packs(memory)}
+            assert again.mirror.namespace(SPEC).remote_keys.packs == {name for _, name in packs(memory)}
         for one in (opened, cache):
             np.testing.assert_array_equal(one.encode(MANY[4:9], SPEC, never), truth(MANY[4:9]))
-        assert cache.mirror.namespace(SPEC).catalogue.packs == {name for _, name in packs(memory)}
+        assert cache.mirror.namespace(SPEC).remote_keys.packs == {name for _, name in packs(memory)}
     with lazily(tmp_path / "new", memory) as new:
         np.testing.assert_array_equal(new.encode(MANY, SPEC, never), truth(MANY))
 
@@ -274,7 +274,7 @@ def test_damage_after_the_keys_were_read(memory: Memory, tmp_path: Path) -> None
         with pytest.warns(DataWarning, match="do not agree with their digests"):
             np.testing.assert_array_equal(cache.encode(MANY[:400:4], SPEC, encoder), truth(MANY[:400:4]))
         assert encoder.asked
-        assert len(cache.mirror.namespace(SPEC).catalogue.packs) == 2
+        assert len(cache.mirror.namespace(SPEC).remote_keys.packs) == 2
 
 
 # Damage and faults here ----------------------------------------------------------------------------------------------
@@ -437,9 +437,9 @@ def test_another_repository_has_another_catalogue(memory: Memory, tmp_path: Path
         cache.encode(MANY[:3], SPEC, never)
     other = Memory()
     with lazily(tmp_path / "laptop", other, push="manual") as cache:
-        assert cache.mirror.namespace(SPEC).catalogue.rows == 400
+        assert cache.mirror.namespace(SPEC).remote_keys.rows == 400
         cache.push(rebind=True)
-        assert cache.mirror.namespace(SPEC).catalogue.rows == 0
+        assert cache.mirror.namespace(SPEC).remote_keys.rows == 0
         encoder = Encoder()
         np.testing.assert_array_equal(cache.encode(MANY[:6], SPEC, encoder), truth(MANY[:6]))
         assert encoder.asked == MANY[3:6]
@@ -473,7 +473,7 @@ def test_processes_share_a_catalogue(tmp_path: Path) -> None:
         _, err = one.communicate(timeout=120)
         assert one.returncode == 0, err
     ns = EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC)
-    assert (ns.rows, ns.catalogue.rows) == (400, 400)
+    assert (ns.rows, ns.remote_keys.rows) == (400, 400)
 
 
 ADDER = """

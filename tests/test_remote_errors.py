@@ -201,7 +201,7 @@ def test_nobody_listens(tmp_path: Path, closed_port: dict[str, Any]) -> None:
         cache.push()
     assert isinstance(raised.value, ConnectionError)
     assert_no_secret(caught[0].message, raised.value, cache, cache.repository, cache.repository.storage)
-    assert cache.mirror.namespace(SPEC).waiting_rows == 4
+    assert cache.mirror.namespace(SPEC).pending_rows == 4
 
 
 def test_attempts_at_a_closed_endpoint_are_few(closed_port: dict[str, Any]) -> None:
@@ -288,7 +288,7 @@ def test_wrong_credentials(tmp_path: Path, checking: dict[str, Any], wrong: dict
         cache.close()
     assert len(warned) == 1
     assert_no_secret(warned[0].message, cache)
-    assert Mirror(tmp_path).namespace(SPEC).waiting_rows == 2
+    assert Mirror(tmp_path).namespace(SPEC).pending_rows == 2
 
 
 def test_no_credentials_at_all(checking: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_raise_is_the_typed_error(tmp_path: Path) -> None:
     cache.put(texts(2), truth(texts(2)), SPEC)
     with pytest.raises(RemoteUnavailable):
         cache.close()
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 2
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 2
 
 
 def test_calls_by_name_always_raise(tmp_path: Path) -> None:

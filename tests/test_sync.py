@@ -268,7 +268,7 @@ def test_a_push_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path, lost:
         reader = Machine(tmp_path / f"reader-{at}", memory)
         assert reader.pull().problems == []
         assert reader.found(FIRST) == (FIRST if seen else [])
-        assert author.mirror.namespace(SPEC).waiting_rows == 10
+        assert author.mirror.namespace(SPEC).pending_rows == 10
         begun = {path.split("/")[1] for path in memory.objects if path.startswith("packs/")}
         flaky.mend()
         # As another process, which knows of the plan by the mirror alone.
@@ -277,7 +277,7 @@ def test_a_push_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path, lost:
         ((_, name),) = packs(memory)
         assert begun <= {name}
         assert {path.split("/")[1] for path in memory.objects if path.startswith("packs/")} == {name}
-        assert again.mirror.namespace(SPEC).waiting_rows == 0
+        assert again.mirror.namespace(SPEC).pending_rows == 0
         reader.pull()
         assert reader.found(FIRST) == FIRST
 
@@ -422,7 +422,7 @@ def test_two_machines_meet(tmp_path: Path) -> None:
         assert machine.found(texts(12)) == texts(12)
         assert machine.found(texts(2), OTHER_SPEC) == texts(2)
         assert machine.mirror.namespace(SPEC).rows == 12
-        assert machine.mirror.namespace(SPEC).waiting_rows == 0
+        assert machine.mirror.namespace(SPEC).pending_rows == 0
 
 
 def test_a_pull_can_be_of_some_namespaces(tmp_path: Path, memory: Memory) -> None:
@@ -470,7 +470,7 @@ def test_an_empty_bucket_is_suspicious(tmp_path: Path, memory: Memory) -> None:
         with pytest.raises(IncompleteListing, match="empty"):
             attempt()
     assert memory.objects == {}
-    assert machine.mirror.namespace(SPEC).waiting_rows == 1
+    assert machine.mirror.namespace(SPEC).pending_rows == 1
 
 
 def test_another_repository_is_a_mismatch(tmp_path: Path, memory: Memory) -> None:

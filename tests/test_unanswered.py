@@ -97,7 +97,7 @@ def test_a_cache_closes_in_spite_of_it(tmp_path: Path, capsys: pytest.CaptureFix
         with pytest.warns(RemoteWarning, match="no answer within"):
             cache.close()
     assert "3 rows" in capsys.readouterr().err
-    assert Mirror(tmp_path).namespace(SPEC).waiting_rows == 3
+    assert Mirror(tmp_path).namespace(SPEC).pending_rows == 3
 
 
 @pytest.mark.usefixtures("impatient")

@@ -541,7 +541,7 @@ class EmbeddingCache:
         requested = _checked_namespaces(namespaces)
         if rebind:
             self.mirror.rebind()
-        sync.meet(self.mirror, repository)
+        sync.connect(self.mirror, repository)
         report = sync.push(self.mirror, repository, requested, progress=self.progress)
         self.stats.add(bytes_pushed=report.bytes)
         return report

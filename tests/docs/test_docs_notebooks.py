@@ -50,7 +50,7 @@ def test_every_block_runs(
             assert printed[3:] == [found.strip() for found in re.findall(r"\)  # (Stats.*|0\.5 .*)", block)]
     assert kinds == ["python", "python", "sh", "python"]
     assert "pushed 1 pack" in capsys.readouterr().out
-    assert EmbeddingCache("path_to_my_cache").mirror.namespaces()[0].waiting_rows == 0
+    assert EmbeddingCache("path_to_my_cache").mirror.namespaces()[0].pending_rows == 0
 
 
 def test_the_numbers_and_fields_of_the_page() -> None:

@@ -145,7 +145,7 @@ def test_notes_that_are_damaged(name: str, content: bytes, tmp_path: Path) -> No
         np.testing.assert_array_equal(cache.get(texts(3), SPEC)[0], truth(texts(3)))
         ns = cache.mirror.namespace(SPEC)
         assert ns.packs_by_use() == []
-        assert ns.catalogue.rows == 0
+        assert ns.remote_keys.rows == 0
 
 
 @pytest.mark.parametrize("change", [{"repository": 5}, {"url": []}, {"format": None}, {"version": None}], ids=str)

@@ -123,7 +123,7 @@ def test_pending_rows_of_a_closed_namespace_are_pushed(tmp_path: Path, few: int)
     for part in (slice(0, 3), slice(2, 5)):
         for ns in spaces:
             ns.append(keys_of_texts(texts(5)[part]), truth(texts(5)[part]))
-    assert [ns.waiting_rows for ns in spaces] == [5] * 10
+    assert [ns.pending_rows for ns in spaces] == [5] * 10
     assert len(open_files(tmp_path)) <= few + 4
     assert machine.push().rows == 50
     other = Machine(tmp_path / "other", memory)

@@ -106,7 +106,7 @@ def test_a_push_makes_pending_rows_fit_for_eviction(tmp_path):
         for _ in range(3):  # each commit of the push fails once
             with failing_disk("write", directory, times=1) as disk:
                 cache.push()
-            assert disk.fired or not cache.mirror.namespace(SPEC).waiting_rows
+            assert disk.fired or not cache.mirror.namespace(SPEC).pending_rows
     evict(Mirror(directory), 0)
     assert held(directory) == 0
 

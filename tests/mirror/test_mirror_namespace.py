@@ -170,7 +170,7 @@ def test_an_empty_namespace_answers(tmp_path: Path) -> None:
     assert ns.find(keys_for(range(3))).tolist() == [ABSENT] * 3
     assert ns.take(np.array([], np.int64)).shape == (0,)
     assert ns.append(keys_for([]), np.empty((0, 4), np.float32)) == 0
-    assert (ns.rows, ns.dtype, ns.shape, ns.row_bytes, ns.waiting_rows) == (0, None, (), 0, 0)
+    assert (ns.rows, ns.dtype, ns.shape, ns.row_bytes, ns.pending_rows) == (0, None, (), 0, 0)
     assert ns.plan(10) == []
 
 
@@ -337,7 +337,7 @@ def test_a_pack_is_read_in_parts(tmp_path: Path) -> None:
     assert again.append(keys[4:], vectors_for(keys[4:]), pack="p", upto=(6, 6)) == 2
     assert (again.applied_rows("p"), again.packs) == (6, {"p"})
     assert again.applied_rows("unknown") == 0
-    assert again.waiting_rows == 1
+    assert again.pending_rows == 1
     assert len(check_all(again)) == 6
 
 
@@ -374,7 +374,7 @@ def test_plans_are_kept_until_published(tmp_path: Path) -> None:
     again.published(plans[1], "q")
     assert again.packs == {"p", "q"}
     assert ns.plan(8) == [plans[0], plans[2]]
-    assert ns.waiting_rows == 12
+    assert ns.pending_rows == 12
     new = keys_for([99])
     ns.append(new, vectors_for(new))
     assert [plan.rows for plan in ns.plan(8)] == [8, 4, 1]
@@ -534,7 +534,7 @@ class AgainstADict(RuleBasedStateMachine):
             ns.refresh()
             assert ns.rows == len(self.model)
             assert {key.tobytes() for key in ns.keys} == set(self.model)
-            assert ns.waiting_rows == len(self.model) - len(self.pushed)
+            assert ns.pending_rows == len(self.model) - len(self.pushed)
 
 
 AgainstADict.TestCase.settings = settings(

@@ -251,7 +251,7 @@ def test_writer_features_leave_a_repository_readable(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormat, match="signed"):
         second.push()
     assert memory.objects == before
-    assert second.mirror.namespace(SPEC).waiting_rows == 2
+    assert second.mirror.namespace(SPEC).pending_rows == 2
 
 
 def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:

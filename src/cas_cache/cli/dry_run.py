@@ -70,11 +70,11 @@ def would_pull(target: SyncTarget) -> Report:
 
 def would_push(target: SyncTarget, *, rebind: bool) -> Report:
     """Return what a push would send. A repository that is not there yet is not made."""
-    from cas_cache.sync import local_status, look, push_of
+    from cas_cache.sync import local_status, peek, push_of
 
     mirror = target.mirror()
     repository = target.repository("push to", writes=True)
-    look(None if rebind else mirror, repository)
+    peek(None if rebind else mirror, repository)
     statuses, problems = local_status(mirror)
     return push_of(target.chosen(statuses, mirror), problems, rebind=rebind)
 

@@ -138,8 +138,8 @@ def describe(ns: Namespace) -> dict[str, Any]:
         "namespace": ns.spec.namespace,
         **names_of(ns.spec),
         "rows": ns.rows,
-        "waiting": ns.waiting_rows,
-        "where": _where(ns.rows, ns.waiting_rows),
+        "waiting": ns.pending_rows,
+        "where": _where(ns.rows, ns.pending_rows),
         "dtype": None if ns.dtype is None else ns.dtype.name,
         "shape": list(ns.shape),
         "bytes": ns.rows * ns.row_bytes,
@@ -156,8 +156,8 @@ def _where(rows: int, waiting: int) -> str | None:
 
 
 def _counts(ns: Namespace) -> tuple[str, ...]:
-    where = _where(ns.rows, ns.waiting_rows)
-    where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
+    where = _where(ns.rows, ns.pending_rows)
+    where = f"{ns.pending_rows:,} only here" if where == "partly there" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
     return pluralize(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 

@@ -114,7 +114,7 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if places := ns.spec.credentials():
         what = (
             f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
-            f"{ns.folder} out of the mirror: {pluralize(ns.waiting_rows, 'row')} of it were not pushed and may be "
+            f"{ns.folder} out of the mirror: {pluralize(ns.pending_rows, 'row')} of it were not pushed and may be "
             "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
             "in the repository."
         )

@@ -151,7 +151,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
         kept[name] = ns.rows * each
         report.before += kept[name]
-        report.waiting += ns.waiting_rows * each
+        report.waiting += ns.pending_rows * each
         # Not kept until the end: a lock is a descriptor, and there may be thousands of namespaces.
         if not ns.reserve():
             report.in_use.append(name)
@@ -207,7 +207,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
                 )
             try:
                 mirror.forget(ns.spec.namespace)
-                ns.catalogue.forget()
+                ns.remote_keys.forget()
                 ns.evict(gone)
             finally:
                 ns.unreserve()

@@ -69,7 +69,7 @@ class Namespace(Pooled):
     Attributes:
         spec: Whose vectors these are.
         folder: Where they are.
-        catalogue: Which rows the repository has, as far as that was asked for.
+        remote_keys: Which rows the repository has, as far as that was asked for.
         appearances: What the encoders that made rows looked like.
     """
 
@@ -77,7 +77,7 @@ class Namespace(Pooled):
         super().__init__()
         self.spec = spec
         self.folder = folder
-        self.catalogue = RemoteKeyIndex(folder / "catalogue", spec.namespace)
+        self.remote_keys = RemoteKeyIndex(folder / "catalogue", spec.namespace)
         # Before anything is read: rows may move until it is held.
         self._use = UseLock(folder)
         try:
@@ -116,7 +116,7 @@ class Namespace(Pooled):
         with self._handle, self._gate:
             self._table.close()
             self._index.close()
-            self.catalogue.close()
+            self.remote_keys.close()
             self._use.release()
         POOL.discard(self)
 
@@ -185,7 +185,7 @@ class Namespace(Pooled):
         return self._table.state.row_bytes
 
     @property
-    def waiting_rows(self) -> int:
+    def pending_rows(self) -> int:
         """How many rows are in no pack yet."""
         return sum(extent.rows for extent in self._table.state.waiting)
 
@@ -435,7 +435,7 @@ class Namespace(Pooled):
         """
         with self._locked():
             state = self._table.state
-            upper = len(state.waiting) + self.waiting_rows // most_rows + 1
+            upper = len(state.waiting) + self.pending_rows // most_rows + 1
             nonces = [secrets.token_hex(NONCE_BYTES) for _ in range(upper)]
             planned = state.planned(most_rows, nonces, now=time.time(), most_age=most_age)
             if planned != state:
@@ -456,7 +456,7 @@ class Namespace(Pooled):
         """Let every row wait to be pushed again, as if no pack were known."""
         with self._locked():
             self._table.commit(self._table.state.unpublished())
-        self.catalogue.forget()
+        self.remote_keys.forget()
 
     def skip(self, pack: str, rows: int, supersedes: tuple[str, ...] = ()) -> None:
         """Note that a pack of `rows` rows need not be read: every key of it is here, and of those it supersedes."""

@@ -115,7 +115,7 @@ def html_of_namespace(ns: Namespace) -> str:
         ("role", spec.role),
         ("task", spec.scope.get("task") if spec.scope else None),
         ("rows", ns.rows),
-        ("to push", ns.waiting_rows),
+        ("to push", ns.pending_rows),
         ("packs", len(ns.packs)),
         ("vectors", None if ns.dtype is None else kind_of(ns.dtype.name, ns.shape)),
         ("size", size(ns.rows * ns.row_bytes)),

@@ -1,6 +1,6 @@
 """Push and pull: the only place that sees both sides."""
 
-from cas_cache.sync.connect import look, meet
+from cas_cache.sync.connecting import connect, peek
 from cas_cache.sync.explaining import Explanation, explain
 from cas_cache.sync.lazy import pull_keys, pull_rows
 from cas_cache.sync.pulling import pull
@@ -12,10 +12,10 @@ __all__ = [
     "Explanation",
     "Report",
     "SyncStatus",
+    "connect",
     "explain",
     "local_status",
-    "look",
-    "meet",
+    "peek",
     "pull",
     "pull_keys",
     "pull_of",

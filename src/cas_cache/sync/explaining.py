@@ -26,7 +26,7 @@ from cas_cache.identity import canonical_json
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import lines_of
 from cas_cache.repository import Manifest, Repository
-from cas_cache.sync.connect import look
+from cas_cache.sync.connecting import peek
 from cas_cache.sync.report import without_frames
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class _Search:
         if self._repository is None:
             return None
         try:
-            if not look(self._mirror, self._repository):
+            if not peek(self._mirror, self._repository):
                 return None
             packs = self._unknown_packs(self._repository, namespace)
             best: _Holder | None = None
@@ -305,7 +305,7 @@ class _Search:
             elif line.namespace != but:
                 self.problems.append(f"Namespace {line.namespace} of the mirror {self._mirror.directory} is damaged.")
         try:
-            if self._repository is not None and look(self._mirror, self._repository):
+            if self._repository is not None and peek(self._mirror, self._repository):
                 for namespace in sorted({namespace for namespace, _ in self._repository.packs()} - specs.keys()):
                     self._read_spec(self._repository, namespace, specs)
         except CasCacheError as problem:

@@ -23,7 +23,7 @@ from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
 from cas_cache.repository.layout import PackRef
-from cas_cache.sync.connect import meet
+from cas_cache.sync.connecting import connect
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 from cas_cache.sync.small_packs import check_kind
@@ -74,14 +74,14 @@ def pull_keys(
     report = Report()
     requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
-        if not meet(mirror, repository):
+        if not connect(mirror, repository):
             return report
         read_what_is_listed(
             mirror,
             repository,
             requested,
             report,
-            known=lambda ns: ns.lasting_packs | ns.catalogue.packs,
+            known=lambda ns: ns.lasting_packs | ns.remote_keys.packs,
             read=lambda namespace, packs: _pull_keys_of(mirror, repository, namespace, packs, report, bar),
         )
     return report
@@ -111,7 +111,7 @@ def pull_rows(
     """
     report = Report()
     ns = mirror.get(namespace)
-    if ns is None or not ns.catalogue.rows:
+    if ns is None or not ns.remote_keys.rows:
         return report
     keys = keys[first_of_each(keys)[0]]
     with ns.held(), metered(repository, report), bar_of("pull", 0, progress) as bar:
@@ -148,21 +148,21 @@ class _RowReader:
         Returns:
             True if the catalogue has to be read again before the remaining keys can be found.
         """
-        catalogue = self._ns.catalogue
+        remote_keys = self._ns.remote_keys
         superseded: set[str] = set()
-        while located := catalogue.locate(keys, self._failed):
+        while located := remote_keys.locate(keys, self._failed):
             manifests = _manifests_of(located, self._ns.spec.namespace)
             known = len(self._failed)
             outdated = [self._is_outdated(part, manifests[part.pack], keys) for part in located if manifests]
             if not manifests or any(outdated):
-                catalogue.forget()
+                remote_keys.forget()
                 return True
             superseded.update(*(manifests[pack].supersedes for pack in self._failed & manifests.keys()))
             if len(self._failed) == known:
                 return False
             keys = _missing(self._ns, keys)
         # The keys of a superseded pack are not read as long as those of the pack that supersedes it can be.
-        return bool(len(keys)) and not catalogue.packs.issuperset(superseded)
+        return bool(len(keys)) and not remote_keys.packs.issuperset(superseded)
 
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
         """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
@@ -250,10 +250,10 @@ def _pull_keys_of(
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
         pass_over(f"namespace {namespace}", problem, report)
         return False
-    if ns.catalogue.packs.difference(packs):
+    if ns.remote_keys.packs.difference(packs):
         # Merged and pruned, or dropped: what is there now is read anew.
-        ns.catalogue.forget()
-    known = set(ns.packs | ns.catalogue.packs)
+        ns.remote_keys.forget()
+    known = set(ns.packs | ns.remote_keys.packs)
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
     pending: list[RemotePack] = []
@@ -276,7 +276,7 @@ def _pull_keys_of(
         report.rows += manifest.rows
         bar.update(manifest.rows * BYTES_OF_A_KEY)
         if sum(len(pack_keys.keys) for pack_keys in pending) * BYTES_OF_A_KEY >= COMMIT_BYTES:
-            ns.catalogue.add(pending)
+            ns.remote_keys.add(pending)
             pending = []
-    ns.catalogue.add(pending)
+    ns.remote_keys.add(pending)
     return gone

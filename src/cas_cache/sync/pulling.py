@@ -25,7 +25,7 @@ from cas_cache.errors import (
 )
 from cas_cache.repository import Manifest, superseders
 from cas_cache.repository.layout import PackRef
-from cas_cache.sync.connect import meet, selected
+from cas_cache.sync.connecting import connect, selected
 from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
@@ -68,7 +68,7 @@ def pull(
     report = Report()
     requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
-        if not meet(mirror, repository):
+        if not connect(mirror, repository):
             return report
         listed, known = read_what_is_listed(
             mirror,
@@ -266,8 +266,8 @@ def _check_listing(
             f"sends every row again. If the namespace was dropped on purpose, move {ns.folder} out of the mirror: its "
             "rows may be nowhere else."
         )
-        if ns.waiting_rows:
-            way_out = f"{ns.waiting_rows} rows of it wait here to be pushed. Check the bucket and try again."
+        if ns.pending_rows:
+            way_out = f"{ns.pending_rows} rows of it wait here to be pushed. Check the bucket and try again."
         problem = IncompleteListing(
             f"{repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror knows "
             f"{len(packs)}. Nothing of it was changed. {way_out}"

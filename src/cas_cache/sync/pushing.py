@@ -14,7 +14,7 @@ import numpy as np
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
 from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
-from cas_cache.sync.connect import bind, meet, selected
+from cas_cache.sync.connecting import bind, connect, selected
 from cas_cache.sync.report import Report, bar_of, metered, pass_over
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def push(
         DamagedMirror: If waiting rows do not agree with their digests.
     """
     report = Report()
-    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows and _may_be_pushed(ns, report)]
+    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
     if not waiting:
         return report
     repository.must_sign()
-    if not meet(mirror, repository):
+    if not connect(mirror, repository):
         repository.create()
         bind(mirror, repository)
-    total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
+    total = sum(ns.pending_rows * ns.row_bytes for ns in waiting)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
         for name in [ns.spec.namespace for ns in waiting]:
             # Taken again: its rows may have moved while it was not held, in hours if there are many namespaces.

@@ -14,7 +14,7 @@ from cas_cache.formatting import size
 from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
 from cas_cache.repository.layout import PackRef
-from cas_cache.sync.connect import look, selected
+from cas_cache.sync.connecting import peek, selected
 from cas_cache.sync.report import Report, leave_out, pass_over
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncS
     report = Report()
     local = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
     remote: dict[str, list[str]] = {}
-    if look(mirror, repository):
+    if peek(mirror, repository):
         for namespace, pack in repository.packs():
             remote.setdefault(namespace, []).append(pack)
     statuses = [
@@ -183,11 +183,11 @@ def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None
         namespace,
         spec,
         local_rows=ns.rows,
-        rows_to_push=ns.waiting_rows,
-        packs_to_push=_packs(ns.waiting_rows, ns.row_bytes),
+        rows_to_push=ns.pending_rows,
+        packs_to_push=_packs(ns.pending_rows, ns.row_bytes),
         remote_packs=len(ns.lasting_packs),
         local_bytes=ns.rows * ns.row_bytes,
-        bytes_to_push=ns.waiting_rows * ns.row_bytes,
+        bytes_to_push=ns.pending_rows * ns.row_bytes,
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cas_cache.sync.report import Report
 
 
-def meet(mirror: Mirror, repository: Repository) -> bool:
+def connect(mirror: Mirror, repository: Repository) -> bool:
     """Open the repository and let the mirror bind to it: two requests the first time, later one.
 
     Returns:
@@ -59,13 +59,13 @@ def _trusted(repository: Repository) -> frozenset[str] | None:
     return None if repository.trust is None else repository.trust.keys
 
 
-def look(mirror: Mirror | None, repository: Repository) -> bool:
-    """As `meet`, for who changes nothing: a mirror that belongs to no repository does not bind to this one for it.
+def peek(mirror: Mirror | None, repository: Repository) -> bool:
+    """As `connect`, for who changes nothing: a mirror that belongs to no repository does not bind to this one for it.
 
     Returns:
         Whether there is a repository.
     """
-    return repository.open() if mirror is None or mirror.repository is None else meet(mirror, repository)
+    return repository.open() if mirror is None or mirror.repository is None else connect(mirror, repository)
 
 
 def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
