@@ -192,14 +192,14 @@ def _files() -> list[tuple[Path, dict[str, Any]]]:
     """The files that there are, the strongest last."""
     documents = []
     path = user_file()
-    if path.is_absolute() and _is_there(path):
+    if path.is_absolute() and _exists(path):
         documents.append((path, _parse_toml(path)))
     try:
         working = Path.cwd()
     except FileNotFoundError:
         return documents  # the working directory was deleted
     folders = (working, *working.parents)
-    project = next((f for folder in folders if _is_there(f := folder / "pyproject.toml")), None)
+    project = next((f for folder in folders if _exists(f := folder / "pyproject.toml")), None)
     if project is not None:
         tool = _parse_toml(project).get("tool", {})
         table = tool.get("cas_cache") if isinstance(tool, dict) else None
@@ -210,7 +210,7 @@ def _files() -> list[tuple[Path, dict[str, Any]]]:
     return documents
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether there is a file, as far as this user may look: a service often has the home directory of another."""
     try:
         return path.is_file()

@@ -304,16 +304,16 @@ def test_the_error_names_the_rows_and_the_way_out(folder: Path) -> None:
 
 def test_a_row_proved_once_is_not_proved_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proving costs one pass over a row's bytes, once in a process."""
-    from cas_cache.mirror import proof
+    from cas_cache.mirror import row_verifier
 
     digested: list[int] = []
-    original = proof.digest_rows
+    original = row_verifier.digest_rows
 
     def counting(keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         digested.append(len(keys))
         return original(keys, vectors)
 
-    monkeypatch.setattr(proof, "digest_rows", counting)
+    monkeypatch.setattr(row_verifier, "digest_rows", counting)
     ns = opened(folder)
     for rows in ([1, 2, 3], [3, 3, 2], [3, 4], list(range(ITEMS))):
         ns.take(np.array(rows))

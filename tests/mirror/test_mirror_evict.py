@@ -61,7 +61,7 @@ def held(directory: Path, count: int = 45) -> list[int]:
     rows = ns.find(keys_of_texts(texts(count)))
     there = np.flatnonzero(rows >= 0)
     # Not `take`, which would note the use.
-    ns.prove(rows[there])
+    ns.verify(rows[there])
     np.testing.assert_array_equal(ns._table.vectors[rows[there]], truth([f"text {i}" for i in there]))
     assert ns.rows == len(there)
     assert np.load(ns.folder / "vectors.npy", mmap_mode="r").shape[0] == ns.rows if ns.rows else True

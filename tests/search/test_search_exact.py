@@ -82,7 +82,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(exact, "BLOCK_BYTES", 1 << 20)
     for metric, most in (("ip", 1 << 20), ("cosine", 8 << 20)):
         searcher = open_search(Mirror(tmp_path), SPEC, metric=metric)
-        searcher.namespace.prove(slice(0, count))
+        searcher.namespace.verify(slice(0, count))
         searcher.search(queries, 3)
         tracemalloc.start()
         searcher.search(queries, 3)

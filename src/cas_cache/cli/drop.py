@@ -11,8 +11,8 @@ from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
+    existing_mirror,
     full_namespace,
-    mirror_if_there,
     namespace_option,
     open_repository,
     print_json,
@@ -99,7 +99,7 @@ def _drop_pack(
     """Delete one pack from the repository, and its rows from the mirror."""
     cache, remote, storage_options = options
     repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
-    mirror = mirror_if_there(places(cache, remote, Settings.read())[0])
+    mirror = existing_mirror(places(cache, remote, Settings.read())[0])
     report = drop_pack(repository, pack, dry_run=True)
     packs = report.packs or [pack]
     rows = 0 if mirror is None else forget_packs(mirror, packs, dry_run=True)

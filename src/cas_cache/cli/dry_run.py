@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cas_cache.cli.options import known_remote, mirror_if_there, open_mirror, open_repository
+from cas_cache.cli.options import existing_mirror, known_remote, open_mirror, open_repository
 from cas_cache.errors import ConfigurationError
 from cas_cache.location import places
 from cas_cache.settings import Settings
@@ -61,9 +61,9 @@ def would_pull(target: SyncTarget) -> Report:
     from cas_cache.sync import pull_of, status_of
 
     repository = target.repository("pull from", writes=False)
-    mirror = mirror_if_there(places(target.cache, target.remote, Settings.read())[0])
+    mirror = existing_mirror(places(target.cache, target.remote, Settings.read())[0])
     if mirror is None or mirror.repository is None:
-        repository.must_be_there()
+        repository.must_exist()
     statuses, problems = status_of(mirror, repository)
     return pull_of(target.chosen(statuses, mirror), problems)
 

@@ -109,7 +109,7 @@ def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, remote: bool)
         return None
     specs: dict[str, EncoderSpec | None] = {ns.spec.namespace: ns.spec for ns in opened.mirror.namespaces()}
     if remote and opened.repository is not None and not opened.offline:
-        opened.repository.must_be_there()
+        opened.repository.must_exist()
         for namespace in sorted({namespace for namespace, _ in opened.repository.packs()} - specs.keys()):
             specs[namespace] = _spec(opened.repository, namespace)
     return filters.chosen(specs, opened.mirror)

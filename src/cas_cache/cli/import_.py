@@ -11,7 +11,7 @@ from cas_cache.cli.export import one_namespace
 from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import (
     dry_run_option,
-    mirror_if_there,
+    existing_mirror,
     mirror_options,
     namespace_option,
     open_mirror,
@@ -94,7 +94,7 @@ def mteb(
         spec = one_namespace(open_mirror(cache, remote), namespace).spec
     else:
         spec = _spec_of(folders, **identity) if spec_file is None else spec_in_file(Path(spec_file))
-    mirror = mirror_if_there(place)
+    mirror = existing_mirror(place)
     opened = None if mirror is None else mirror.get(spec.namespace)
     plan = plan_import(folders, spec, opened, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:

@@ -149,7 +149,7 @@ def full_namespace(repository: Repository, beginning: str) -> str:
     """
     if NAMESPACE_ID.fullmatch(beginning):
         return beginning
-    repository.must_be_there()
+    repository.must_exist()
     namespaces = sorted({namespace for namespace, _ in repository.packs()})
     matches = [namespace for namespace in namespaces if namespace.startswith(beginning)]
     if len(matches) != 1 or not beginning:
@@ -244,7 +244,7 @@ def open_trusted_mirror(cache: str | None, remote: str | None) -> Mirror:
     return mirror
 
 
-def mirror_if_there(place: Path | str) -> Mirror | None:
+def existing_mirror(place: Path | str) -> Mirror | None:
     """Open a mirror if it is there; a dry run, or a refusal, makes none.
 
     Raises:

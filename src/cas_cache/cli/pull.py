@@ -49,13 +49,13 @@ def pull(
         print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
         return
     with open_cache(cache, remote, storage_options) as opened:
-        must_be_there_if_new(opened)
+        must_exist_if_new(opened)
         requested = chosen_namespaces(opened, Filters(**filters), remote=True)
         report = opened.pull_keys(requested) if keys_only else opened.pull(requested)
         print_report(f"pulled{what}", report, as_json=as_json)
 
 
-def must_be_there_if_new(opened: EmbeddingCache) -> None:
+def must_exist_if_new(opened: EmbeddingCache) -> None:
     """Refuse to take a mistyped URL, which looks like a repository that has nothing yet, for one, in a new mirror.
 
     Raises:
@@ -63,4 +63,4 @@ def must_be_there_if_new(opened: EmbeddingCache) -> None:
         RemoteError: If the remote is away or refuses.
     """
     if opened.repository is not None and not opened.offline and opened.mirror.repository is None:
-        opened.repository.must_be_there()
+        opened.repository.must_exist()

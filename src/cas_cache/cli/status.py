@@ -9,7 +9,7 @@ import click
 from cas_cache.cli.filters import Filters, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
-from cas_cache.cli.pull import must_be_there_if_new
+from cas_cache.cli.pull import must_exist_if_new
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError
@@ -50,7 +50,7 @@ def status(
                 "There is no repository to compare with. Name one: --remote, or CAS_CACHE_REMOTE, and not offline. "
                 "`cas-cache ls` shows what is here."
             )
-        must_be_there_if_new(opened)
+        must_exist_if_new(opened)
         statuses, report = status_of(mirror, opened.repository)
         requested = Filters(**filters)
         if requested:

@@ -129,13 +129,13 @@ class Scratch:
         try:
             # By name: a listing may go on showing what is gone, or fail.
             with ThreadPoolExecutor(DELETERS) as pool:
-                remaining = sum(pool.map(functools.partial(_is_there, storage), self.written.union(listed)))
+                remaining = sum(pool.map(functools.partial(_exists, storage), self.written.union(listed)))
         except RemoteError as err:
             return -1, reason or str(err)
         return remaining, reason or ("DELETE does not delete" if remaining else "it still shows what was deleted")
 
 
-def _is_there(storage: Storage, path: str) -> bool:
+def _exists(storage: Storage, path: str) -> bool:
     try:
         storage.get(path, 0, 1)
     except ObjectNotFound:

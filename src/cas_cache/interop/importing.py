@@ -231,7 +231,7 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
     shared, beyond = shared[texts], beyond[texts]
     plan.leave("beyond_file", beyond)
     plan.leave("shared_row", shared[~beyond])
-    halves = _judge_rows(plan, namespace, dtype)
+    halves = _compare_rows(plan, namespace, dtype)
     if plan.left.get("differs"):
         plan.refused.append(f"{plan.left['differs']} of its vectors differ from those that are here of the same texts")
     if namespace is None and halves and len(plan.at):
@@ -244,7 +244,7 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
         )
 
 
-def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
+def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
     """Leave the rows that are no vectors, or here; return whether all others fit float16."""
     reasons = np.zeros(len(plan.at), np.int64)
     names = list(SKIP_REASONS)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.identity import prefixes_of
-from cas_cache.mirror.index_file import Run, RunFile, UnprovedError, files_in, merged, write_run
+from cas_cache.mirror.index_file import Run, RunFile, UnverifiedError, files_in, merged, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ class KeyIndex:
         for place, run in enumerate(self._runs):
             try:
                 _search(run, requested, keys, order, prefixes, result)
-            except UnprovedError:
+            except UnverifiedError:
                 logger.info("the index %r of %s is damaged: its rows are sorted anew", run, self._folder)
                 anew = self._runs[place] = Run.from_keys(keys, run.start, run.stop)
                 _search(anew, requested, keys, order, prefixes, result)
@@ -156,7 +156,7 @@ class KeyIndex:
                 return RunFile(files[start, stop], start, stop, keys)
             except FileNotFoundError:
                 raise
-            except (UnprovedError, OSError):
+            except (UnverifiedError, OSError):
                 logger.info("%s is no index of these rows: passed over", files[start, stop])
         return None
 
@@ -199,18 +199,18 @@ def _saved(folder: Path, group: list[Run], keys: NDArray[np.uint8]) -> Run:
     if len(group) == 1 and group[0].saved:
         return group[0]
     start, stop = group[0].start, group[-1].stop
-    path = write_run(folder, [_proved(run, keys) for run in group], keys)
+    path = write_run(folder, [_verified_run(run, keys) for run in group], keys)
     try:
         return RunFile(path, start, stop, keys)
-    except UnprovedError:
+    except UnverifiedError:
         return Run.from_keys(keys, start, stop)
 
 
-def _proved(run: Run, keys: NDArray[np.uint8]) -> Run:
+def _verified_run(run: Run, keys: NDArray[np.uint8]) -> Run:
     """Return a run that is as it was written, anew if need be: damage is not merged."""
     try:
-        run.prove()
-    except UnprovedError:
+        run.verify()
+    except UnverifiedError:
         return Run.from_keys(keys, run.start, run.stop)
     return run
 
@@ -234,7 +234,7 @@ def _search(
         result: (m,), noted so far.
 
     Raises:
-        UnprovedError: If the run is damaged or is not of this key column. What was noted is right and may lack rows.
+        UnverifiedError: If the run is damaged or is not of this key column. What was noted is right and may lack rows.
     """
     for start in range(0, len(order), SEARCHED_AT_ONCE):
         asked, sought = order[start : start + SEARCHED_AT_ONCE], prefixes[start : start + SEARCHED_AT_ONCE]
@@ -249,7 +249,7 @@ def _search(
             rows = run.rows_at(at)
             equal = _words(keys, rows) == _words(requested, asked)
             if run.saved and not equal[:, 0].all():
-                raise UnprovedError
+                raise UnverifiedError
             equal_all = equal[:, 0] & equal[:, 1] & equal[:, 2] & equal[:, 3]
             result[asked[equal_all]] = rows[equal_all]
             # Whoever met another key with its prefix looks at the next entry.

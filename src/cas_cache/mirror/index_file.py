@@ -67,7 +67,7 @@ SLICE_ROWS = 1 << 18
 """Rows merged at a time, about: 16 bytes each and as much again for their order, so 12 MB."""
 
 
-class UnprovedError(Exception):
+class UnverifiedError(Exception):
     """A run does not hold what was written, or not what the key column holds. Never leaves the index."""
 
 
@@ -109,7 +109,7 @@ class Run:
             prefixes: Ascending, at least one.
 
         Raises:
-            UnprovedError: If the file is damaged before one of these places.
+            UnverifiedError: If the file is damaged before one of these places.
         """
         # A batch of a million lies a few entries apart: between its ends, all that is searched is in the caches.
         first, last = np.searchsorted(self.prefixes, prefixes[[0, -1]]).tolist()
@@ -120,7 +120,7 @@ class Run:
         """Whether each prefix stands at its place, which may be one past the end.
 
         Raises:
-            UnprovedError: If the file is damaged there.
+            UnverifiedError: If the file is damaged there.
         """
         inside: NDArray[np.bool_] = at < len(self)
         inside[inside] = self.prefixes[at[inside]] == prefixes[inside]
@@ -130,15 +130,15 @@ class Run:
         """Return the rows at places.
 
         Raises:
-            UnprovedError: If the file is damaged there.
+            UnverifiedError: If the file is damaged there.
         """
         return self.rows[at]
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         """Prove the whole of it.
 
         Raises:
-            UnprovedError: If the file is damaged.
+            UnverifiedError: If the file is damaged.
         """
 
 
@@ -147,7 +147,7 @@ class RunFile(Run):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnprovedError: If it is no run of this key column, whole and of this version.
+        UnverifiedError: If it is no run of this key column, whole and of this version.
     """
 
     saved = True
@@ -161,49 +161,49 @@ class RunFile(Run):
             head = file.read(head_bytes)
             proof = file.read(PROOF_BYTES)
             if hashlib.sha256(head).digest() != proof or file.seek(0, 2) != offset + 16 * count:
-                raise UnprovedError
+                raise UnverifiedError
             if head[: HEAD.size] != _head(start, stop, keys):
-                raise UnprovedError
+                raise UnverifiedError
             body = map_file(file, np.uint64, offset, (2 * count,)).view(np.ndarray)
         super().__init__(start, stop, body[:count], body[count:].view(np.int64))
         self._body = body
         self._checks = np.frombuffer(head, np.uint32, offset=HEAD.size)
-        self._proved = np.zeros(blocks, np.bool_)
+        self._verified = np.zeros(blocks, np.bool_)
         self._unproved = blocks
 
     def locate(self, prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """As `Run.locate`."""
         at = super().locate(prefixes)
-        self._prove(at[at > 0] - 1)
+        self._verify(at[at > 0] - 1)
         return at
 
     def has(self, at: NDArray[np.int64], prefixes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """As `Run.has`."""
-        self._prove(at[at < len(self)])
+        self._verify(at[at < len(self)])
         return super().has(at, prefixes)
 
     def rows_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
         """As `Run.rows_at`."""
-        self._prove(at + len(self))
+        self._verify(at + len(self))
         rows = super().rows_at(at)
         if ((rows < self.start) | (rows >= self.stop)).any():
-            raise UnprovedError
+            raise UnverifiedError
         return rows
 
-    def prove(self) -> None:
-        """As `Run.prove`."""
-        self._prove(np.arange(0, len(self._body), ENTRIES))
+    def verify(self) -> None:
+        """As `Run.verify`."""
+        self._verify(np.arange(0, len(self._body), ENTRIES))
 
-    def _prove(self, places: NDArray[np.int64]) -> None:
+    def _verify(self, places: NDArray[np.int64]) -> None:
         """Prove the blocks that numbers of the body are in, each once in this process."""
         if not self._unproved:
             return
-        rested_on = np.zeros(len(self._proved), np.bool_)
+        rested_on = np.zeros(len(self._verified), np.bool_)
         rested_on[places // ENTRIES] = True
-        for block in np.flatnonzero(rested_on & ~self._proved).tolist():
+        for block in np.flatnonzero(rested_on & ~self._verified).tolist():
             if zlib.crc32(self._body[block * ENTRIES : (block + 1) * ENTRIES].data) != self._checks[block]:
-                raise UnprovedError
-            self._proved[block] = True
+                raise UnverifiedError
+            self._verified[block] = True
             self._unproved -= 1
 
 

@@ -33,8 +33,8 @@ from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
 from cas_cache.mirror.overview import html_of_namespace
 from cas_cache.mirror.plan import PlannedPack
-from cas_cache.mirror.proof import Proof
 from cas_cache.mirror.remote_keys import RemoteKeyIndex
+from cas_cache.mirror.row_verifier import RowVerifier
 from cas_cache.mirror.table import Table
 from cas_cache.mirror.usage import Usage, UseLock, read_usage
 from cas_cache.mirror.verified import UNKNOWN, DoubtedRows, VerifiedPacks
@@ -97,7 +97,7 @@ class Namespace(Pooled):
         self.appearances = Appearances(folder)
         # Threads that share a handle may not refresh it, or extend the index, at once.
         self._handle = threading.RLock()
-        self._proof = Proof(self._table)
+        self._row_verifier = RowVerifier(self._table)
         if self._table.state.rewriting:
             with self._locked():
                 self._table.finish_rewrite()
@@ -275,7 +275,7 @@ class Namespace(Pooled):
         if not count_of(rows):
             return np.empty((0, *self.shape), self.dtype)
         with self.held():
-            self._proof.prove(rows)
+            self._row_verifier.verify(rows)
             self._usage.note(rows, self._table.state)
             if isinstance(rows, slice):
                 if count_of(rows) * self.row_bytes >= MIN_MAPPED_BYTES:
@@ -299,14 +299,14 @@ class Namespace(Pooled):
         """Return the packs that no encoder was compared with here, each with its rows in the mirror."""
         return self._verified.unverified(self._table.state)
 
-    def prove(self, rows: Rows) -> None:
+    def verify(self, rows: Rows) -> None:
         """Check rows against their digests, each once in this process.
 
         Raises:
             DamagedMirror: If one does not agree.
         """
         with self.held():
-            self._proof.prove(rows)
+            self._row_verifier.verify(rows)
 
     def append(  # noqa: PLR0913 - where rows came from, by name
         self,
@@ -406,7 +406,7 @@ class Namespace(Pooled):
                 self._index.prune(first)
                 self._table.append(new_keys, new_vectors, digests, state)
                 self.refresh()
-                self._proof.note(first)
+                self._row_verifier.note(first)
             self._save_index()
         return len(new)
 
@@ -561,7 +561,7 @@ class Namespace(Pooled):
         with self.held():
             if column == "vectors":
                 for first, last in parts:
-                    self._proof.prove(slice(first, last))
+                    self._row_verifier.verify(slice(first, last))
             values: NDArray[Any] = getattr(self._table, column)
         chosen = [values[first:last] for first, last in parts]
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
@@ -638,7 +638,7 @@ def _runs(sources: NDArray[np.int64]) -> list[tuple[int | None, int]]:
 
 
 def _gather(vectors: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the vectors of rows that `Proof.prove` has found in range, in memory of the caller's own."""
+    """Return the vectors of rows that `RowVerifier.verify` has found in range, in memory of the caller's own."""
     out = np.empty((len(rows), *vectors.shape[1:]), vectors.dtype)
     step = max(1, GATHER_BYTES // row_bytes(vectors.dtype, vectors.shape[1:]))
 

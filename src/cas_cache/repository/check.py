@@ -167,7 +167,7 @@ class _Run:
 
     def _marker_again(self) -> list[ObjectInfo]:
         """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
-        exists, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
+        exists, listed = self.repository.exists(layout.MARKER), self.storage.list("")
         if exists and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
         elif not exists and listed:

@@ -175,7 +175,7 @@ def compact(
         RemoteError: If the storage is away or refuses. What was written is right; the same call goes on.
     """
     report = CompactReport()
-    repository.must_be_there()
+    repository.must_exist()
     if not dry_run:
         repository.must_sign()
         repository.writable()

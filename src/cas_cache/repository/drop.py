@@ -123,7 +123,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
         RemoteError: If the storage is away or refuses. The same call goes on; objects whose manifests have gone are
             left to `prune`.
     """
-    repository.must_be_there()
+    repository.must_exist()
     repository.writable()
     now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")

@@ -84,7 +84,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
         ConfigurationError: If several packs begin like that, or rows of others would be lost and that is not forced.
         RemoteError: If the storage is away or refuses. The same call continues; what it left is deleted by `prune`.
     """
-    repository.must_be_there()
+    repository.must_exist()
     if not dry_run:
         repository.writable()
     listed = repository.packs()

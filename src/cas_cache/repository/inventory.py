@@ -65,7 +65,7 @@ def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
         NotARepository: If there is none.
         RemoteError: If the storage is away or refuses.
     """
-    repository.must_be_there()
+    repository.must_exist()
     listed = repository.packs()
     manifests: dict[str, Manifest] = {}
     problems: list[CasCacheError] = []

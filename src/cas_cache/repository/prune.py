@@ -223,7 +223,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             f"A grace period of {grace / DAY:.2f} days could delete what a writer is about to name: at least "
             f"{MIN_GRACE / DAY:.0f} day. If nobody writes or reads, use force=True (--force)."
         )
-    repository.must_be_there()
+    repository.must_exist()
     repository.writable()
     now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
@@ -262,7 +262,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
                 repository.delete(deletion.paths[1:])
                 # A PUT that was on its way for days may have named an orphan since it was asked for. Its writer takes
                 # the name back if it finds objects gone; if it looked before they went, that is done here.
-                repository.delete([path for path in late if repository.is_there(path)])
+                repository.delete([path for path in late if repository.exists(path)])
                 logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
                 advance(1)
     return report
@@ -312,4 +312,4 @@ def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) ->
 
 def _is_named(repository: Repository, paths: list[str]) -> bool:
     """Whether one of the manifests is there after all, asked for by name."""
-    return any(map(repository.is_there, paths))
+    return any(map(repository.exists, paths))

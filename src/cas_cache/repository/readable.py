@@ -59,7 +59,7 @@ def readable_packs(repository: Repository, namespace: str) -> dict[str, Manifest
             f"{namespace!r} is not a namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls --json` "
             "give them."
         )
-    repository.must_be_there()
+    repository.must_exist()
     for _ in range(MAX_LISTINGS):
         packs = repository.packs(namespace)
         answers = list(zip(packs, repository.manifests(packs), strict=True))

@@ -199,7 +199,7 @@ class Repository:
         self._marker = checked_marker(data, self.url)
         self._settled = True
 
-    def must_be_there(self) -> None:
+    def must_exist(self) -> None:
         """Find the repository.
 
         Raises:
@@ -479,7 +479,7 @@ class Repository:
             "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
         )
 
-    def is_there(self, path: str) -> bool:
+    def exists(self, path: str) -> bool:
         """Whether an object is there, asked for by name: 1 request, and no listing is believed.
 
         Raises:

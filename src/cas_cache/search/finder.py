@@ -51,7 +51,7 @@ class Rows(Protocol):
     def vectors(self) -> NDArray[Any]:
         """(n, d), as of now; a map."""
 
-    def prove(self, rows: NDArray[np.int64] | slice) -> None:
+    def verify(self, rows: NDArray[np.int64] | slice) -> None:
         """Raise `DamagedMirror` if one of the rows is not what was stored."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -68,7 +68,7 @@ class NamespaceRows:
         namespace.hold()
         weakref.finalize(self, namespace.release).atexit = False
         self._namespace = namespace
-        self.prove = namespace.prove
+        self.verify = namespace.verify
         self.take = namespace.take
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class ArrayRows:
     def __repr__(self) -> str:
         return f"ArrayRows({self.vectors.dtype}, {self.vectors.shape})"
 
-    def prove(self, rows: NDArray[np.int64] | slice) -> None:
+    def verify(self, rows: NDArray[np.int64] | slice) -> None:
         """Nothing to prove: the array is what was given."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -235,10 +235,10 @@ class Finder:
                 self._index, self._covered = index, saved.rows
                 return
             trained = saved.trained
-            self._rows.prove(slice(saved.rows, rows))
+            self._rows.verify(slice(saved.rows, rows))
             approximate.extend(index, self._design, vectors)
         else:
-            self._rows.prove(slice(0, rows))
+            self._rows.verify(slice(0, rows))
             index = approximate.build(self._design, vectors)
         self._index, self._covered = index, rows
         if self._files is None or not save:
@@ -262,7 +262,7 @@ class Finder:
             count = len(tail)
         if not count:
             return early
-        self._rows.prove(tail)
+        self._rows.verify(tail)
         late = nearest(queries, vectors, min(k, count), self._design.metric, rows=tail)
         return np.concatenate([early, late], axis=1)
 
@@ -274,7 +274,7 @@ class Finder:
         if among is not None:
             run = int(among[-1]) - int(among[0]) == len(among) - 1
             rows = slice(int(among[0]), int(among[-1]) + 1) if run else among
-        self._rows.prove(rows)
+        self._rows.verify(rows)
         in_place = self._in_place(vectors)
         return nearest(queries, vectors, k, self._design.metric, rows=rows, in_place=in_place)
 

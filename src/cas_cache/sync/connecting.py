@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import DamagedMirror, IncompleteListing, UnsupportedFormat
-from cas_cache.sync.report import pass_over
+from cas_cache.sync.report import note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,5 +78,5 @@ def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -
                 ns.refresh()
                 selected.append(ns)
         except (DamagedMirror, UnsupportedFormat) as problem:
-            pass_over(f"namespace {namespace}", problem, report)
+            note_skipped(f"namespace {namespace}", problem, report)
     return selected

@@ -208,7 +208,7 @@ class _Search:
                 return None
             run = ns.run_of(row)
             try:
-                ns.prove(slice(row, row + 1))
+                ns.verify(slice(row, row + 1))
             except DamagedMirror as problem:
                 return _Holder("damaged_here", run.pack, str(problem))
             if run.pack is None:

@@ -25,7 +25,7 @@ from cas_cache.repository import Manifest, superseders
 from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connecting import connect
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class _RowReader:
                 return True
             if not _agrees(self._repository, part, manifest):
                 return True
-            pass_over(f"pack {part.pack}", problem, self._report)
+            note_skipped(f"pack {part.pack}", problem, self._report)
         else:
             return False
         self._failed.add(part.pack)
@@ -248,7 +248,7 @@ def _pull_keys_of(
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
         return False
     if ns.remote_keys.packs.difference(packs):
         # Merged and pruned, or dropped: what is there now is read anew.

@@ -26,7 +26,7 @@ from cas_cache.errors import (
 from cas_cache.repository import Manifest, superseders
 from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connecting import connect, selected
-from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def manifests_of(
         if isinstance(manifest, Manifest):
             manifests[ref.pack] = manifest
         elif isinstance(manifest, UntrustedPack):
-            leave_out(manifest, report)
+            note_untrusted(manifest, report)
         else:
             gone |= is_gone(repository, ref, manifest, report)
     return manifests, gone
@@ -151,7 +151,7 @@ def _pull_namespace(
         ns = mirror.get(namespace)
         known = frozenset() if ns is None else ns.packs
     except (DamagedMirror, UnsupportedFormat) as problem:
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
         return False
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests).keys()
@@ -186,7 +186,7 @@ def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report
     """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
     if repository.has_gone(ref, problem):
         return True
-    pass_over(f"pack {ref.pack}", problem, report)
+    note_skipped(f"pack {ref.pack}", problem, report)
     return False
 
 
@@ -275,7 +275,7 @@ def _check_listing(
         if not every or not listed:
             raise problem
         ns.note_gone((), packs)
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
 
 
 def _note_gone(

@@ -15,7 +15,7 @@ from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
 from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
 from cas_cache.sync.connecting import bind, connect, selected
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +104,7 @@ def _may_be_pushed(ns: Namespace, report: Report) -> bool:
     try:
         check_no_credentials(ns.spec)
     except CredentialInSpec as problem:
-        pass_over(f"namespace {ns.spec.namespace}", problem, report)
+        note_skipped(f"namespace {ns.spec.namespace}", problem, report)
         return False
     return True
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.repository import Repository
 
-__all__ = ["Report", "bar_of", "leave_out", "metered", "pass_over", "without_frames"]
+__all__ = ["Report", "bar_of", "metered", "note_skipped", "note_untrusted", "without_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Report:
         }
 
 
-def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
+def note_skipped(what: str, problem: CasCacheError, report: Report) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
         logger.warning("passed over %s: %s", what, problem)
@@ -79,7 +79,7 @@ def without_frames(problem: _Problem) -> _Problem:
     return problem
 
 
-def leave_out(untrusted: UntrustedPack, report: Report) -> None:
+def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
     """Note a pack that counts as not there."""
     if untrusted.pack not in report.untrusted:
         logger.info("%s", untrusted)

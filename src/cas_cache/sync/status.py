@@ -15,7 +15,7 @@ from cas_cache.identity import names_of
 from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
 from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connecting import peek, selected
-from cas_cache.sync.report import Report, leave_out, pass_over
+from cas_cache.sync.report import Report, note_skipped, note_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,9 +155,9 @@ def _compared(
         if isinstance(manifest, Manifest):
             manifests[pack] = manifest
         elif isinstance(manifest, UntrustedPack):
-            leave_out(manifest, report)
+            note_untrusted(manifest, report)
         else:
-            pass_over(f"pack {pack}", manifest, report)
+            note_skipped(f"pack {pack}", manifest, report)
     later = set(superseders(manifests))
     merged = known if ns is None else known - ns.lasting_packs
     # A merge of packs that are all read here gives nothing new: a pull only notes it.
@@ -200,5 +200,5 @@ def _spec(repository: Repository, namespace: str, report: Report) -> EncoderSpec
     try:
         return repository.spec(namespace)
     except RepositoryError as problem:
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
         return None

@@ -23,21 +23,21 @@ GATHER_ROWS = 8192
 """Rows gathered at a time while they are proved: 12 MB of 384 float32, small against any answer."""
 
 
-class Proof:
+class RowVerifier:
     """Which rows of a table this process has seen to agree with their digests: one byte a row."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._proved = np.zeros(0, np.bool_)
+        self._verified = np.zeros(0, np.bool_)
 
     def __repr__(self) -> str:
-        return f"Proof({int(self._proved.sum())} of {self._table.state.rows} rows)"
+        return f"RowVerifier({int(self._verified.sum())} of {self._table.state.rows} rows)"
 
     def note(self, first: int) -> None:
         """Take the rows from `first` on as proved: they were just written from memory."""
         self._so_far()[first:] = True
 
-    def prove(self, rows: Rows) -> None:
+    def verify(self, rows: Rows) -> None:
         """Check rows that were not checked before.
 
         Args:
@@ -47,20 +47,20 @@ class Proof:
             IndexError: If one is not.
             DamagedMirror: If one does not agree.
         """
-        proved = self._so_far()
+        verified = self._so_far()
         if isinstance(rows, slice):
             low, high = rows.start, rows.stop - 1
         else:
             low, high = int(rows.min(initial=0)), int(rows.max(initial=-1))
-        if not (low >= 0 and high < len(proved)):
-            msg = f"rows must be in [0, {len(proved)})"
+        if not (low >= 0 and high < len(verified)):
+            msg = f"rows must be in [0, {len(verified)})"
             raise IndexError(msg)
         if isinstance(rows, slice):
-            unproved = rows.start + np.flatnonzero(~proved[rows])
+            unverified = rows.start + np.flatnonzero(~verified[rows])
         else:
-            unproved = np.unique(rows[~proved[rows]])
-        for start in range(0, len(unproved), GATHER_ROWS):
-            block = unproved[start : start + GATHER_ROWS]
+            unverified = np.unique(rows[~verified[rows]])
+        for start in range(0, len(unverified), GATHER_ROWS):
+            block = unverified[start : start + GATHER_ROWS]
             # Rows side by side, as a pack's are, need not be gathered.
             at = as_rows(block)
             digests = digest_rows(self._table.keys[at], self._table.vectors[at])
@@ -71,13 +71,13 @@ class Proof:
                     f"{wrong[0]}: the files were changed after they were committed. Nothing of them was served. "
                     f"{set_aside(self._table.folder)}"
                 )
-            proved[at] = True
+            verified[at] = True
 
     def _so_far(self) -> NDArray[np.bool_]:
         """With room for as many rows as there are now."""
         rows = self._table.state.rows
-        if len(self._proved) < rows:
-            proved = np.zeros(rows, np.bool_)
-            proved[: len(self._proved)] = self._proved
-            self._proved = proved
-        return self._proved
+        if len(self._verified) < rows:
+            verified = np.zeros(rows, np.bool_)
+            verified[: len(self._verified)] = self._verified
+            self._verified = verified
+        return self._verified
