@@ -1097,11 +1097,11 @@ def test_mirrors_on_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine.file_system_of(tmp_path) == "ext4"
     assert machine.file_system_of(shared) == "nfs4"
     report = Report()
-    machine.look_at_mirror(report, shared / "mirror")
+    machine.examine_mirror(report, shared / "mirror")
     assert bad(report) == {"mirror-disk": "warn"}
     monkeypatch.setattr(machine, "LITTLE_ROOM", math.inf)
     report = Report()
-    machine.look_at_mirror(report, tmp_path / "mirror")
+    machine.examine_mirror(report, tmp_path / "mirror")
     assert "A pull may not fit" in told(report, "mirror-disk")
 
 

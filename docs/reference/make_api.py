@@ -26,7 +26,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
     "cas_cache.repository": ("Repository", "open_storage"),
     "cas_cache.testing": ("StorageContract",),
-    "cas_cache.doctor": ("look_at_machine", "look_at_mirror", "examine_remote"),
+    "cas_cache.doctor": ("examine_machine", "examine_mirror", "examine_remote"),
 }
 """The public modules and, of each, the names that are used first, in the order of use. The others follow."""
 

@@ -267,14 +267,14 @@ class _Watch:
         """Wait until a push has ended."""
         tick = FIRST_TICK
         while not ended.wait(tick):
-            self._look()
+            self._update()
             tick = TICK
 
     @property
     def _is_shown(self) -> bool:
         return self._bar is not None and not self._bar.disable
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         if self._waits is None or self._bar is None:
             return
         if not self._is_said and time.monotonic() - self._began > self._said_after:

@@ -12,7 +12,7 @@ import click
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
 from cas_cache.cli.verbosity import is_quiet, say
-from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
+from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.location import places
 from cas_cache.repository import open_storage, without_credentials
@@ -61,8 +61,8 @@ def doctor(
         on_finding=None if as_json else _print,
         secrets=tuple(secrets_in(options)),
     )
-    look_at_machine(report, settings, url)
-    belongs = look_at_mirror(report, Path(directory))
+    examine_machine(report, settings, url)
+    belongs = examine_mirror(report, Path(directory))
     if url is None:
         report.note("remote", "None is named: the cache is local. Name a URL or set CAS_CACHE_REMOTE to share it.")
     elif settings.offline:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.machine import look_at_machine, look_at_mirror
+from cas_cache.doctor.machine import examine_machine, examine_mirror
 from cas_cache.doctor.policies import Role, grant, s3_policy
 from cas_cache.doctor.report import Finding, Report, Status
 
@@ -22,10 +22,10 @@ __all__ = [
     "Report",
     "Role",
     "Status",
+    "examine_machine",
+    "examine_mirror",
     "examine_remote",
     "grant",
-    "look_at_machine",
-    "look_at_mirror",
     "s3_policy",
 ]
 
@@ -47,15 +47,15 @@ def examine_remote(
         trial: Try what the role does. A writer's trial writes into a scratch folder and deletes it.
         thorough: The contract as it is, with listings of 2,500 objects; else of 1,100.
     """
-    from cas_cache.doctor.remote import Look
+    from cas_cache.doctor.remote import RemoteChecks
 
-    look = Look(report, opener)
-    look.look(mirror_repository)
+    checks = RemoteChecks(report, opener)
+    checks.check_access(mirror_repository)
     if report.role == Role.READER:
-        if trial and look.fit:
-            look.read()
+        if trial and checks.fit:
+            checks.check_reads()
         report.note("write", "Not tried: read only.")
-    elif not look.fit:
+    elif not checks.fit:
         report.note("write", "Not tried: what failed comes first.")
     elif not trial:
         report.note("write", "Not tried; --test-remote tries it, in a scratch folder that it removes.")
@@ -63,4 +63,6 @@ def examine_remote(
         from cas_cache.doctor.probe import Probe, ShorterContract
         from cas_cache.testing import StorageContract
 
-        Probe(opener, report, marked=look.marker is not None).run(StorageContract() if thorough else ShorterContract())
+        Probe(opener, report, marked=checks.marker is not None).run(
+            StorageContract() if thorough else ShorterContract()
+        )

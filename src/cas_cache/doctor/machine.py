@@ -33,7 +33,7 @@ NETWORK = {
 MOUNTS = Path("/proc/mounts")
 
 
-def look_at_machine(report: Report, settings: Settings, url: str | None) -> None:
+def examine_machine(report: Report, settings: Settings, url: str | None) -> None:
     """Check versions, packages and settings.
 
     Args:
@@ -54,7 +54,7 @@ def look_at_machine(report: Report, settings: Settings, url: str | None) -> None
     )
 
 
-def look_at_mirror(report: Report, directory: Path) -> str | None:
+def examine_mirror(report: Report, directory: Path) -> str | None:
     """Check the mirror: its marker, permissions, and the disk it is on.
 
     Returns:
@@ -63,10 +63,10 @@ def look_at_mirror(report: Report, directory: Path) -> str | None:
     directory = expanded(directory).absolute()
     repository = None
     if _is_used(directory):
-        repository = _existing(report, directory)
+        repository = _examine_existing(report, directory)
     else:
-        _to_be_made(report, directory)
-    _disk(report, _nearest(directory))
+        _examine_new(report, directory)
+    _examine_disk(report, _nearest(directory))
     return repository
 
 
@@ -87,7 +87,7 @@ def _packages(report: Report, url: str | None) -> None:
         report.ok("packages", f"{shown}.")
 
 
-def _existing(report: Report, directory: Path) -> str | None:
+def _examine_existing(report: Report, directory: Path) -> str | None:
     try:
         mirror = Mirror(directory, create=False)
         repository, met = mirror.repository, mirror.repository_url
@@ -118,7 +118,7 @@ def _existing(report: Report, directory: Path) -> str | None:
     return repository
 
 
-def _to_be_made(report: Report, directory: Path) -> None:
+def _examine_new(report: Report, directory: Path) -> None:
     nearest = _nearest(directory)
     if nearest.is_dir() and _writable(nearest):
         report.ok("mirror", f"{directory} is not there yet; the first run makes it.")
@@ -132,7 +132,7 @@ def _to_be_made(report: Report, directory: Path) -> None:
         )
 
 
-def _disk(report: Report, directory: Path) -> None:
+def _examine_disk(report: Report, directory: Path) -> None:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as err:

@@ -38,7 +38,7 @@ SAMPLES = 3
 """Manifests that a reader's trial reads and verifies."""
 
 
-class Look:
+class RemoteChecks:
     """One look at a repository.
 
     Attributes:
@@ -55,7 +55,7 @@ class Look:
         self._opener = opener
         self._manifests: list[ObjectInfo] = []
 
-    def look(self, mirror_repository: str | None) -> None:
+    def check_access(self, mirror_repository: str | None) -> None:
         """Check what can be seen without writing.
 
         Args:
@@ -64,68 +64,68 @@ class Look:
         try:
             self.storage = self._opener()
         except CasCacheError as err:
-            self._failed("url", err, "The repository cannot be reached.")
+            self._add_error("url", err, "The repository cannot be reached.")
             return
         except Exception as err:  # noqa: BLE001 - some file systems log in when they are made, each in its own way
             # Not the error's words: they may hold the token, in a form that nobody can recognise.
-            self._fail(
+            self._add_failure(
                 "url",
                 f"The file system could not be made: it raised {type(err).__name__}.",
                 "The repository cannot be reached.",
                 "Check the network, the credentials that it finds, and --storage-option.",
             )
             return
-        if self._list(self.storage) and self._get(self.storage):
-            self._repository(self.storage)
-            self._belongs(mirror_repository)
-            self._times()
-            self._left_overs(self.storage)
+        if self._check_list(self.storage) and self._check_get(self.storage):
+            self._check_repository(self.storage)
+            self._check_binding(mirror_repository)
+            self._check_clock()
+            self._check_left_overs(self.storage)
 
-    def read(self) -> None:
+    def check_reads(self) -> None:
         """Try what a reader does: ranges, a name that is not there, a few manifests and their specs."""
         storage = self.storage
         if storage is None or self.marker is None:
             self.report.note("ranges", "Not tried: there is no repository yet to read from.")
             return
-        self._guarded("ranges", "get", lambda: self._ranges(storage))
-        self._guarded("missing", "missing", lambda: self._missing(storage))
-        self._guarded("manifests", "get", lambda: self._verify(storage))
+        self._guarded("ranges", "get", lambda: self._check_ranges(storage))
+        self._guarded("missing", "missing", lambda: self._check_missing(storage))
+        self._guarded("manifests", "get", lambda: self._check_packs(storage))
 
-    def _fail(self, name: str, what: str, means: str, repair: str) -> None:
+    def _add_failure(self, name: str, what: str, means: str, repair: str) -> None:
         self.fit = False
         self.report.add(name, Status.FAIL, what, means, repair)
 
-    def _failed(self, name: str, err: CasCacheError, means: str) -> None:
+    def _add_error(self, name: str, err: CasCacheError, means: str) -> None:
         self.fit = False
         self.report.error(name, err, means)
 
-    def _refused(self, verb: str, err: AccessDenied) -> None:
+    def _add_refusal(self, verb: str, err: AccessDenied) -> None:
         self.fit = False
         self.report.refused(self.storage.url if self.storage else "", verb, err)
 
-    def _list(self, storage: Storage) -> bool:
+    def _check_list(self, storage: Storage) -> bool:
         """LIST the manifests, the first request of all; whether there is any use in more."""
         before = time.monotonic()
         try:
             self._manifests = storage.list(layout.MANIFESTS)
         except AccessDenied as err:
-            self._refused("list", err)
+            self._add_refusal("list", err)
             # With credentials that nobody knows, GET says the same.
             return self.report.findings[-1].name != "credentials"
         except BucketNotFound as err:
-            self._failed("reach", err, "There is nowhere to push to or pull from.")
+            self._add_error("reach", err, "There is nowhere to push to or pull from.")
             return False
         except ConfigurationError as err:
-            self._failed("url", err, "The repository cannot be reached.")
+            self._add_error("url", err, "The repository cannot be reached.")
             return False
         except RemoteError as err:
-            self._failed("reach", err, "Runs go on without the repository.")
+            self._add_error("reach", err, "Runs go on without the repository.")
             return False
         self.report.ok("reach", f"{storage.url} answered in {time.monotonic() - before:.2f} s.")
         self.report.ok("list", f"LIST {layout.MANIFESTS}/: {pluralize(len(self._manifests), 'object')}.")
         return True
 
-    def _get(self, storage: Storage) -> bool:
+    def _check_get(self, storage: Storage) -> bool:
         """GET the marker."""
         try:
             data = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
@@ -133,21 +133,21 @@ class Look:
             self.report.ok("get", f"GET {layout.MARKER}: allowed; it is not there.")
             return True
         except AccessDenied as err:
-            self._refused("missing" if self._hidden(storage) else "get", err)
+            self._add_refusal("missing" if self._hidden(storage) else "get", err)
             return False
         except RemoteError as err:
             if self._reads_less(storage):
                 past = BASICS["ranges-past-end"]
                 what = f"GET of a range past the end of {layout.MARKER} fails, one within it does not: {err}"
-                self._fail("ranges-past-end", what, past.means, past.repair)
+                self._add_failure("ranges-past-end", what, past.means, past.repair)
             else:
-                self._failed("get", err, "Nothing can be read.")
+                self._add_error("get", err, "Nothing can be read.")
             return False
         self.report.ok("get", f"GET {layout.MARKER}: {pluralize(len(data), 'byte')}.")
         try:
             self.marker = checked_marker(data, storage.url)
         except (NotARepository, UnsupportedFormat) as err:
-            self._failed("repository", err, "This cas_cache does not use it.")
+            self._add_error("repository", err, "This cas_cache does not use it.")
             return False
         return True
 
@@ -165,9 +165,9 @@ class Look:
         except RemoteError:
             return False
 
-    def _repository(self, storage: Storage) -> None:
+    def _check_repository(self, storage: Storage) -> None:
         if self.marker is None:
-            self._nothing_yet(storage)
+            self._check_empty_place(storage)
             return
         namespaces = {ref.namespace for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))}
         what = (
@@ -186,7 +186,7 @@ class Look:
         else:
             self.report.ok("repository", what)
 
-    def _nothing_yet(self, storage: Storage) -> None:
+    def _check_empty_place(self, storage: Storage) -> None:
         """No marker: an empty place is fine, anything else is another's."""
         if not self.fit:
             self.report.note("repository", "Whether anything is there cannot be seen without LIST.")
@@ -194,22 +194,22 @@ class Look:
         try:
             listed = storage.list("")
         except AccessDenied as err:
-            self._refused("list", err)
+            self._add_refusal("list", err)
             return
         except RemoteError as err:
-            self._failed("list", err, "Nobody can see whether the place is empty.")
+            self._add_error("list", err, "Nobody can see whether the place is empty.")
             return
         others = [entry.path for entry in listed if not entry.path.startswith(f"{SCRATCH}/")]
         below = layout.repositories_below(others)
         if below:
-            self._fail(
+            self._add_failure(
                 "repository",
                 f"{storage.url} is not a repository. One is at {storage.url}/{below[0]}.",
                 "Names of objects begin with the repository's prefix; a bucket alone is another prefix.",
                 f"Name {storage.url}/{below[0]}.",
             )
         elif others:
-            self._fail(
+            self._add_failure(
                 "repository",
                 f"{storage.url} holds {pluralize(len(listed), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
@@ -218,7 +218,7 @@ class Look:
         elif not listed:
             self.report.note("repository", "Nothing is there yet; the first push makes a repository.")
 
-    def _belongs(self, mirror_repository: str | None) -> None:
+    def _check_binding(self, mirror_repository: str | None) -> None:
         if mirror_repository is None:
             return
         repository_id = str(self.marker["id"]) if self.marker else ""
@@ -233,7 +233,7 @@ class Look:
                 "Name that repository, or another CACHE. If it is gone for good: `cas-cache push --rebind`.",
             )
 
-    def _times(self) -> None:
+    def _check_clock(self) -> None:
         """What the listing says of times; the clock there is told, not judged."""
         if not self._manifests:
             return
@@ -250,7 +250,7 @@ class Look:
         else:
             self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by the clock here.")
 
-    def _left_overs(self, storage: Storage) -> None:
+    def _check_left_overs(self, storage: Storage) -> None:
         try:
             entries = storage.list(SCRATCH)
         except RemoteError:
@@ -270,22 +270,22 @@ class Look:
         try:
             seen = check()
         except AccessDenied as err:
-            self._refused(verb, err)
+            self._add_refusal(verb, err)
         except (AssertionError, RemoteError, RepositoryError, UnsupportedFormat) as err:
-            self._fail(name, str(err), BASICS[name].means, BASICS[name].repair)
+            self._add_failure(name, str(err), BASICS[name].means, BASICS[name].repair)
         else:
             self.report.ok(name, seen)
 
-    def _ranges(self, storage: Storage) -> str:
+    def _check_ranges(self, storage: Storage) -> str:
         whole = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         check_ranges(storage, layout.MARKER, whole)
         return f"Ranges of {layout.MARKER}, up to its end and past it, are what they should be."
 
-    def _missing(self, storage: Storage) -> str:
+    def _check_missing(self, storage: Storage) -> str:
         check_missing(storage, f"{SCRATCH}/not-there")
         return "GET of a name that is not there says so."
 
-    def _verify(self, storage: Storage) -> str:
+    def _check_packs(self, storage: Storage) -> str:
         repository = Repository(storage)
         packs = [ref for entry in self._manifests if (ref := layout.parse_manifest_path(entry.path))][:SAMPLES]
         for namespace, pack in packs:

@@ -68,16 +68,16 @@ class FolderPlan:
     rows: OldRows | None = None
     stored: int = 0
 
-    def leave(self, reason: str, which: NDArray[np.bool_]) -> None:
+    def skip(self, reason: str, which: NDArray[np.bool_]) -> None:
         """Take no longer those of which `which` is true."""
         count = int(which.sum())
         if count:
             self.left[reason] = self.left.get(reason, 0) + count
             self.keys, self.at = self.keys[~which], self.at[~which]
 
-    def close(self, reason: str) -> None:
+    def skip_all(self, reason: str) -> None:
         """Take nothing."""
-        self.leave(reason, np.ones(len(self.at), np.bool_))
+        self.skip(reason, np.ones(len(self.at), np.bool_))
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""

@@ -131,11 +131,11 @@ def plan_import(
     for plan in plans:
         _choose(plan, namespace, dtype)
         if not accept_unsafe and plan.refused:
-            plan.close("refused")
+            plan.skip_all("refused")
     _compare_folders(plans)
     for plan in plans:
         if not accept_unsafe and plan.refused:
-            plan.close("refused")
+            plan.skip_all("refused")
     return ImportPlan(spec, dtype, plans, accept_unsafe)
 
 
@@ -223,14 +223,14 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
     plan.keys, plan.at = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)[order], at[order]
     texts, shared = texts[order], (sizes[group] > 1)[order]
     if plan.broken is not None:
-        plan.close("broken")
+        plan.skip_all("broken")
         plan.refused.clear()
         return
     beyond = plan.at >= plan.rows.rows
-    plan.leave("not_a_text", ~texts)
+    plan.skip("not_a_text", ~texts)
     shared, beyond = shared[texts], beyond[texts]
-    plan.leave("beyond_file", beyond)
-    plan.leave("shared_row", shared[~beyond])
+    plan.skip("beyond_file", beyond)
+    plan.skip("shared_row", shared[~beyond])
     halves = _compare_rows(plan, namespace, dtype)
     if plan.left.get("differs"):
         plan.refused.append(f"{plan.left['differs']} of its vectors differ from those that are here of the same texts")
@@ -274,7 +274,7 @@ def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype
         reasons[part] = reason
     for number in sorted({int(n) for n in reasons if n >= 0}):
         which = reasons == number
-        plan.leave(names[number], which)
+        plan.skip(names[number], which)
         reasons = reasons[~which]
     return halves
 
@@ -312,8 +312,8 @@ def _compare_folders(plans: list[FolderPlan]) -> None:
             )
     for number, plan in enumerate(plans):
         mine = owner == number
-        plan.leave("differs", differs[mine])
-        plan.leave("other_folder", repeats[mine][~differs[mine]])
+        plan.skip("differs", differs[mine])
+        plan.skip("other_folder", repeats[mine][~differs[mine]])
 
 
 def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -112,7 +112,7 @@ def check(
     run = _Run(repository, progress)
     before = repository.storage.traffic.down
     if run.marker():
-        run.whole(sample if read_data else 0.0)
+        run.check_objects(sample if read_data else 0.0)
     run.report.bytes = repository.storage.traffic.down - before
     order = list(Severity)
     run.report.findings.sort(key=lambda item: (order.index(item.severity), item.kind, item.path))
@@ -152,11 +152,11 @@ class _Run:
         self.marked = True
         return True
 
-    def whole(self, sample: float) -> None:
+    def check_objects(self, sample: float) -> None:
         """Check all else."""
         listed = self.storage.list("")
         if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
-            listed = self._marker_again()
+            listed = self._recheck_marker()
         plan = plan_check(listed, sample=sample)
         for path in plan.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
@@ -165,7 +165,7 @@ class _Run:
         self._packs(plan)
         self._orphans(plan)
 
-    def _marker_again(self) -> list[ObjectInfo]:
+    def _recheck_marker(self) -> list[ObjectInfo]:
         """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
         exists, listed = self.repository.exists(layout.MARKER), self.storage.list("")
         if exists and all(entry.path != layout.MARKER for entry in listed):
@@ -212,7 +212,7 @@ class _Run:
         with progress_bar("read", to_read, self.progress, BYTES) as advance:
             for ref, manifest in zip(plan.packs, manifests, strict=True):
                 if ref.namespace != seen.id:
-                    self._namespace_ends(seen)
+                    self._finish_namespace(seen)
                     seen = _Namespace(ref.namespace)
                 sizes = plan.objects.get(ref.pack, {})
                 if manifest is not None:
@@ -226,7 +226,7 @@ class _Run:
                     self.report.packs_read += keys is not None
                     self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
                 advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
-        self._namespace_ends(seen)
+        self._finish_namespace(seen)
 
     def _manifest(self, ref: layout.PackRef) -> Manifest | None:
         """A pack's manifest; None if there is none to go by."""
@@ -249,7 +249,7 @@ class _Run:
                     self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
         return None
 
-    def _namespace_ends(self, seen: _Namespace) -> None:
+    def _finish_namespace(self, seen: _Namespace) -> None:
         """What shows only when all packs of a namespace are known."""
         path, ref = layout.manifests_prefix(seen.id or None), (seen.id, "")
         if len(seen.kinds) > 1:

@@ -280,10 +280,10 @@ class FsspecStorage:
             as_cause(err)
             self._answered = self._answered and not isinstance(ours, RemoteUnavailable)
             # A cause whose text holds a secret would show it in a traceback.
-            raise ours from None if self._tells(err) else err
+            raise ours from None if self._shows_secrets(err) else err
         self._answered = True
 
-    def _tells(self, err: BaseException) -> bool:
+    def _shows_secrets(self, err: BaseException) -> bool:
         """Whether an error, or what led to it, would show what must not be printed."""
         shown = "\n".join(map(str, causes_of(err)))
         return without_secrets(without_signatures(shown), self._secrets) != shown

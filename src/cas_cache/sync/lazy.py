@@ -24,7 +24,7 @@ from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
 from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connecting import connect
-from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_what_is_listed
+from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_listed
 from cas_cache.sync.report import Report, bar_of, metered, note_skipped
 from cas_cache.sync.small_packs import check_kind
 
@@ -76,7 +76,7 @@ def pull_keys(
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
         if not connect(mirror, repository):
             return report
-        read_what_is_listed(
+        read_listed(
             mirror,
             repository,
             requested,

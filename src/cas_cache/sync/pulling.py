@@ -70,7 +70,7 @@ def pull(
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
         if not connect(mirror, repository):
             return report
-        listed, known = read_what_is_listed(
+        listed, known = read_listed(
             mirror,
             repository,
             requested,
@@ -82,7 +82,7 @@ def pull(
     return report
 
 
-def read_what_is_listed(
+def read_listed(
     mirror: Mirror,
     repository: Repository,
     requested: list[str] | None,
