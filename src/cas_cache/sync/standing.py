@@ -1,6 +1,6 @@
-"""Where mirror and repository stand: what is only here, what is only there. Nothing is changed.
+"""Compare a mirror with its repository. Nothing is changed.
 
-What a push would send and a pull would take is read off it: `pull_of` and `push_of`.
+`pull_of` and `push_of` derive from it what a pull or push would transfer.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One namespace on both sides.
+    """Status of one namespace in the mirror and in the repository.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors these are; None if the repository cannot say.
-        rows_here: Rows in the mirror.
-        rows_to_push: Those of them that are in no pack yet.
-        packs_to_push: Packs that they make, at least: what an interrupted push has planned stays as it was planned.
-        packs_there: Packs in the repository, superseded ones aside.
-        packs_to_pull: Those of them that the mirror has not read.
-        rows_to_pull: The rows of these; some of them may be here already.
-        bytes_here: Bytes of the vectors here.
+        namespace: The id of the namespace.
+        spec: The encoder spec; None if the repository cannot provide it.
+        rows_here: Number of rows in the mirror.
+        rows_to_push: Number of pending rows.
+        packs_to_push: Minimum number of packs for the pending rows; an interrupted push keeps its plans.
+        packs_there: Number of packs in the repository, without superseded ones.
+        packs_to_pull: Number of these packs that the mirror has not read.
+        rows_to_pull: Number of rows in the packs to pull; the mirror may have some of them already.
+        bytes_here: Bytes of the vectors in the mirror.
         bytes_to_push: Bytes of the vectors to push.
-        bytes_to_pull: Bytes of the vectors to pull, at most.
+        bytes_to_pull: Maximum number of bytes of vectors to pull.
     """
 
     namespace: str
@@ -56,7 +56,7 @@ class Standing:
 
     @property
     def in_step(self) -> bool:
-        """Whether neither a push nor a pull would move a row."""
+        """True if neither a push nor a pull would transfer a row."""
         return not (self.rows_to_push or self.packs_to_pull)
 
     def _repr_html_(self) -> str:
@@ -72,7 +72,7 @@ class Standing:
         return html.facts(f"Namespace {self.namespace}, here and there", rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the status as plain JSON."""
         numbers = {name: getattr(self, name) for name in self.__slots__ if name not in ("namespace", "spec")}
         return {
             "namespace": self.namespace,
@@ -83,7 +83,7 @@ class Standing:
 
 
 def pull_of(found: Iterable[Standing], problems: Report) -> Report:
-    """Return what a pull of these namespaces would take, at most; `bytes` are those of the vectors."""
+    """Return a report on what a pull of these namespaces would transfer at most; `bytes` counts vectors only."""
     report = Report(problems=problems.problems)
     for one in found:
         report.packs += one.packs_to_pull
@@ -93,12 +93,12 @@ def pull_of(found: Iterable[Standing], problems: Report) -> Report:
 
 
 def push_of(found: Iterable[Standing], problems: Report, *, rebind: bool = False) -> Report:
-    """Return what a push of these namespaces would send; `bytes` are those of the vectors.
+    """Return a report on what a push of these namespaces would transfer; `bytes` counts vectors only.
 
     Args:
-        found: Which.
-        problems: What could not be read.
-        rebind: Every row is sent, whatever was pushed before.
+        found: Status of each namespace.
+        problems: Report whose problems are passed on.
+        rebind: Count every row, whether or not it was pushed before.
     """
     report = Report(problems=problems.problems)
     for one in found:
@@ -109,24 +109,25 @@ def push_of(found: Iterable[Standing], problems: Report, *, rebind: bool = False
 
 
 def standing_here(mirror: Mirror) -> tuple[list[Standing], Report]:
-    """Return where each namespace of a mirror stands, as far as the mirror knows: no request."""
+    """Return the status of each namespace of a mirror, as far as the mirror knows it, without a request."""
     report = Report()
     return [_here(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
 
 
 def standing(mirror: Mirror | None, repository: Repository) -> tuple[list[Standing], Report]:
-    """Return where each namespace of either side stands, by id, and what could not be read.
+    """Return the status of each namespace on either side, ordered by id, and a report of problems.
 
-    Costs one listing, the manifests of packs that the mirror does not know, and the specs of such namespaces.
+    Needs one listing, the manifests of packs that the mirror does not know, and the specs of namespaces that it does
+    not have.
 
     Args:
-        mirror: The one; None where there is none yet.
-        repository: The other.
+        mirror: The mirror; None if it does not exist yet.
+        repository: The repository.
 
     Raises:
-        RemoteError: If the remote is away or refuses.
+        RemoteError: If the remote is unreachable or refuses a request.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If the repository that the mirror belongs to is not there.
+        SuspiciousListing: If the repository that the mirror belongs to does not exist.
     """
     report = Report()
     here = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
@@ -151,7 +152,7 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
             pass_over(f"pack {pack}", manifest, report)
     later = set(superseders(manifests))
     merged = known if ns is None else known - ns.lasting_packs
-    # A merge of packs that are all read here gives nothing new: a pull only notes it.
+    # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
     new = {
         pack: m
         for pack, m in manifests.items()
@@ -167,7 +168,7 @@ def _of(repository: Repository, namespace: str, ns: Namespace | None, packs: lis
 
 
 def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> Standing:
-    """What the mirror knows."""
+    """Return the status that the mirror knows."""
     if ns is None:
         return Standing(namespace, spec)
     return Standing(
@@ -183,7 +184,7 @@ def _here(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> Sta
 
 
 def _packs(rows: int, row_bytes: int) -> int:
-    """How many packs rows make."""
+    """Return the number of packs that rows make."""
     return -(-rows // most_rows_of_a_pack(row_bytes)) if rows else 0
 
 
