@@ -48,7 +48,7 @@ def belong(mirror: Mirror, repository: Repository) -> None:
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
-        UntrustedMirror: If the mirror was filled under a trust setting that does not allow this one.
+        RepositoryError: If no two reads of the marker in a row agree.
         RepositoryError: If the marker is not the same when it is read again.
         RemoteError: If the remote is unreachable or refuses a request.
     """
