@@ -239,6 +239,7 @@ class BackgroundPush:
                 self._deadline.set(max(self._seconds, RETRY_SECONDS))
         else:
             self._error = None  # this push has taken the rows of an earlier push that failed
+        # Set last: a waiting thread reads the error as soon as it is set.
         finally:
             ended.set()
 

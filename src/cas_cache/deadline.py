@@ -91,6 +91,7 @@ class Deadline:
         action = self._action() if is_due else None
         if action is not None:
             action()
+            # A bound method: without this, its owner would be kept alive while the next time is set.
             del action
         with self._lock:
             if self._timer is timer:

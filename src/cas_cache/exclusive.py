@@ -74,6 +74,7 @@ class ExclusiveLock:
         holder, since = "", time.monotonic()
         while not _made(self._path, f"{machine()} {os.getpid()} {token}"):
             found = self._holder()
+            # The wait is limited per holder, because with many waiting processes the lock changes hands often.
             if found != holder:
                 holder, since = found, time.monotonic()
             elif time.monotonic() - since > PATIENCE:

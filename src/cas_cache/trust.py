@@ -84,6 +84,7 @@ def new_signing_key(name: str) -> SigningKey:
     file = keys_folder() / f"{name}{SUFFIX}"
     try:
         file.parent.mkdir(0o700, parents=True, exist_ok=True)
+        # Created with its mode, so that no other user can read it, not even for a moment.
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as opened:
             opened.write(pem)

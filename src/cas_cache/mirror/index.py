@@ -127,6 +127,7 @@ class KeyIndex:
         except OSError as err:
             logger.info("the index of %s is kept in memory only: %s", self._folder, err)
             return
+        # New files first, then remove the old ones: a reader that lists in between finds rows twice, never not at all.
         kept = {(run.start, run.stop) for run in self._runs if run.saved}
         self._remove(lambda start, stop: (start, stop) not in kept)
 

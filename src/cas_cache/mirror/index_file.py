@@ -245,6 +245,7 @@ def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Pat
                 _write_at(file, offset + 8 * (count + done), rows)
                 done += len(rows)
             file.seek(offset)
+            # Read back, because the slices that were written do not end where blocks do.
             checks = [zlib.crc32(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
             head = _head(start, stop, keys) + np.array(checks, np.uint32).tobytes()
             file.seek(0)

@@ -170,6 +170,8 @@ class Mirror:
         Raises:
             MirrorWriteError: If the disk is full or a write fails; the mirror then still belongs to its repository.
         """
+        # Rows first: after a crash in between, the mirror is still bound and its rows are pending, which is safe. In
+        # the other order, rows that count as pushed would never reach the next repository.
         for namespace in self.iter_namespaces():
             namespace.forget_packs()
         with self._locked():
@@ -343,6 +345,7 @@ class Mirror:
                 else:
                     path.unlink(missing_ok=True)
         except OSError as err:
+            # Another process has written to the directory meanwhile, so it stays. Restore the marker.
             logger.info("kept the mirror %s, which another process uses: %s", self.directory, err)
             self._write_marker(_NEW_MARKER)
             return False
@@ -395,7 +398,7 @@ class Mirror:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotAMirror(f"{self.directory} is a file. Name a directory for the cache.")
         occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
-        # Another process may be creating the mirror. It writes the marker first, so a marker here means that it
+        # Another process may be creating the mirror. It writes the marker first, so an existing marker means that it
         # succeeded.
         if occupied and not (self.directory / MARKER).exists():
             raise NotAMirror(f"{self.directory} holds no cas_cache mirror. {self._what_else()}")

@@ -250,6 +250,7 @@ class Table:
                 for column in columns:
                     column.path.unlink(missing_ok=True)
             raise _rewrite_error(self.folder, err, self.state, state) from err
+        # `refresh` rejects a state with fewer rows or another generation, unless it has no earlier one to compare with.
         self._maps = None
         self._stamp = None
         self.state = replace(state, rows=0)

@@ -111,6 +111,7 @@ class Views:
         folder = self.folder(view.task) / view.id
         batch = hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
         try:
+            # Checked without the lock first, because a repeated evaluation finds every batch recorded.
             if batch in _read(folder)["batches"]:
                 return
             if not (folder / VIEW_FILE).exists():
@@ -141,6 +142,7 @@ class Views:
                     "id_bytes": id_bytes,
                     "batches": [*document["batches"], batch],
                 }
+                # Written last: it is the commit point. Rows and ids past its counts do not count.
                 write_atomically(folder / VIEW_FILE, json.dumps(document).encode())
         except MirrorReadError:
             raise

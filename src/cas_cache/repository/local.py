@@ -111,6 +111,7 @@ class LocalStorage:
         with self._translated(path), suppress(FileNotFoundError):
             file.unlink()
             flush(file.parent)
+            # A `put` whose folder is removed here creates it again.
             for folder in file.parents:
                 if folder == self._root or not _removed(folder):
                     break

@@ -196,6 +196,7 @@ class Repository:
         """
         if self._settled:
             return
+        # If this raises an error, the marker must not stay in use.
         expected, self._marker = self._marker, None
         time.sleep(min(SETTLING * self._seconds, MAX_SECONDS_TO_FIND))
         data = self._read_marker()
