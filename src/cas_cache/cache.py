@@ -109,7 +109,7 @@ class EmbeddingCache:
         push: ``"background"`` pushes during the run, and the rest at `close` or when the process ends; ``"manual"``
             pushes only when `push` is called. Rows that an earlier process left pending are pushed as well.
         push_seconds: Maximum number of seconds that a row stays pending before a background push starts. A push also
-            starts at 48 MiB of pending vectors; with ``math.inf`` only then. None takes ``CAS_CACHE_PUSH_SECONDS``, or
+            starts at 48 MiB of pending vectors; with ``math.inf``, only then. None takes ``CAS_CACHE_PUSH_SECONDS``, or
             30.
         on_remote_error: Reaction of automatic pulls and pushes to a remote that is unreachable, refuses requests or has
             changed unexpectedly: ``"warn"`` once and continue, or ``"raise"``. Calls of `pull`, `push` and `sync`
@@ -214,10 +214,10 @@ class EmbeddingCache:
         pusher = BackgroundPush(
             upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
         )
-        # The pusher outlives a cache that is dropped with pending rows; the thread that keeps its time does not.
+        # If the cache is dropped with pending rows, the pusher stays alive to push them; only its timer thread ends.
         weakref.finalize(self, pusher.abandon).atexit = False
         # A push also writes to the mirror: it records which rows were pushed.
-        if os.access(self.mirror.directory, os.W_OK):  # who pushes writes into the mirror what was pushed
+        if os.access(self.mirror.directory, os.W_OK):
             pusher.resume()
         return pusher
 
@@ -674,7 +674,7 @@ class EmbeddingCache:
         sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
         for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
-            if finite.all():  # the usual case: no copy of the chunk
+            if finite.all():  # usually true, and avoids a copy of the chunk
                 self._store(ns, keys[chunk], vectors, encoder.id)
             else:
                 self._store(ns, keys[chunk[finite]], vectors[finite], encoder.id)

@@ -120,7 +120,7 @@ class IdentityError(CasCacheError, ValueError):
 
 
 class UnpinnedModel(IdentityError):
-    """A model name or revision that does not pin the weights."""
+    """A model name or revision does not pin the weights."""
 
 
 class CredentialInSpec(IdentityError):
@@ -136,7 +136,7 @@ class CredentialInSpec(IdentityError):
 
 
 class InvalidItem(IdentityError):
-    """An item that has no key."""
+    """An item has no key."""
 
 
 class EncoderError(CasCacheError):
@@ -148,7 +148,7 @@ class WrongAnswer(EncoderError, ValueError):
 
 
 class ShapeMismatch(EncoderError, ValueError):
-    """dtype or row shape differ from what the namespace holds."""
+    """dtype or row shape differ from those of the namespace."""
 
 
 class NotDense(WrongAnswer):
@@ -217,7 +217,7 @@ class MirrorError(CasCacheError):
 
 
 class NotAMirror(MirrorError, ValueError):
-    """The directory holds something else."""
+    """The directory holds something other than a mirror."""
 
 
 class DamagedMirror(MirrorError):
@@ -225,7 +225,7 @@ class DamagedMirror(MirrorError):
 
 
 class LinkInMirror(DamagedMirror):
-    """A symbolic link where a file or folder of a mirror should be; it is not followed."""
+    """A symbolic link is in the place of a file or folder of a mirror; it is not followed."""
 
 
 class MirrorReadError(MirrorError, OSError):
@@ -253,7 +253,7 @@ class NotARepository(RepositoryError, ValueError):
 
 
 class UnsupportedFormat(CasCacheError):
-    """Written by a newer version of the format."""
+    """Data was written in a newer version of the format."""
 
 
 class DamagedPack(RepositoryError):
@@ -295,7 +295,7 @@ class RemoteError(CasCacheError, OSError):
 
 
 class RemoteUnavailable(RemoteError, ConnectionError):
-    """No answer, or a server error, after the file system's own retries."""
+    """The remote gave no answer, or a server error, after the file system's own retries."""
 
 
 class AccessDenied(RemoteError, PermissionError):
@@ -315,7 +315,7 @@ class AlreadyClosed(CasCacheError, ValueError):
 
 
 class ConfigurationError(CasCacheError, ValueError):
-    """A setting or argument that cannot work."""
+    """A setting or argument cannot work."""
 
 
 class InvalidURL(ConfigurationError):

@@ -75,7 +75,7 @@ class LocalStorage:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         self._refuse_links(path)
-        if create_only:  # the first object of a repository
+        if create_only:  # only the first object of a repository is written so
             self.check_file_system()
         with self._translated(path):
             for attempt in range(1, ATTEMPTS + 1):

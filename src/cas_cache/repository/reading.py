@@ -35,7 +35,7 @@ def get_of_pack(storage: Storage, path: str, start: int, stop: int, *, pack: str
 
 
 def may_read(storage: Storage) -> bool:
-    """Return True if the storage allows to read the repository's marker: 1 request.
+    """Return True if the storage lets this client read the marker of the repository: 1 request.
 
     Raises:
         RemoteError: If the storage is unreachable.
