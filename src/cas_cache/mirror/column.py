@@ -112,10 +112,8 @@ class Column:
             )
         if not own:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {self._way_out}")
-        with (
-            reading(self.path),
-            open(self.path, "rb", opener=plain) as file,
-        ):  # `open`: a map takes the name of its file
+        # `open` rather than `os.fdopen`, because a map takes the name of its file.
+        with reading(self.path), open(self.path, "rb", opener=plain) as file:
             self.inode = os.fstat(file.fileno()).st_ino
             return map_file(file, self.dtype, self.header_bytes, (rows, *self.shape), known)
 

@@ -41,7 +41,7 @@ SEARCHED_AT_ONCE = 1 << 16
 """Number of keys compared at a time: 64 bytes each, and as much again for their positions, so 8 MB."""
 
 LISTINGS = 5
-"""Maximum number of attempts to open the files of one listing. Each merge by a writer may delete a file in between."""
+"""Maximum number of listings. A writer that merges runs may delete a file between its listing and its opening."""
 
 
 class KeyIndex:

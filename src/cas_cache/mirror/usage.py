@@ -42,7 +42,7 @@ USE_FILE = ".use"
 NOT_MADE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 )
-"""Errors after which the lock's file does not exist or cannot be opened. Any other error may pass, so it is raised."""
+"""Errors of a lock file that cannot be created or opened at all. Any other error may be temporary and is raised."""
 
 
 class UseLock:
