@@ -1,4 +1,4 @@
-"""Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
+"""The identity of encoders (`EncoderSpec`) and of items (`keys`). Pure: no I/O, no clock, no randomness."""
 
 from cas_cache.identity.batch import MIN_ITEMS, Batch, batch_of_texts, digest_of_batch
 from cas_cache.identity.canonical import canonical_json, parsed_json, quoted

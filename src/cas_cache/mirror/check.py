@@ -1,6 +1,7 @@
-"""Check a mirror: every namespace opens, every row agrees with its digest, no key is there twice. Never writes.
+"""Check a mirror: every namespace opens, every row matches its digest, and no key is stored twice. Never writes.
 
-Adds to what a process proves when it serves rows: all rows are, and every damaged namespace is named, not the first.
+Goes further than a process that serves rows: it verifies all rows, and reports every damaged namespace, not only the
+first.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class MirrorFinding:
     """Something that is not as it was committed.
 
     Attributes:
-        namespace: Whose.
-        kind: ``"damaged"``: it does not open. ``"rows"``: rows do not agree with their digests. ``"repeats"``: keys are
-            there twice. ``"newer"``: written by a newer version. ``"credential"``: the spec holds a credential.
-        rows: How many rows are concerned, where that is known.
-        what: What was found, and what to do.
+        namespace: The id of the namespace.
+        kind: ``"damaged"``: the namespace does not open. ``"rows"``: rows do not match their digests. ``"repeats"``:
+            keys are stored twice. ``"newer"``: a newer version wrote it. ``"credential"``: the spec holds a credential.
+        rows: Number of rows concerned, where it is known.
+        what: The problem, and what to do about it.
     """
 
     namespace: str
@@ -43,14 +44,14 @@ class MirrorFinding:
 
 @dataclass(slots=True)
 class MirrorCheckReport:
-    """What was checked.
+    """Result of a check.
 
     Attributes:
-        namespaces: How many.
-        rows: How many rows were proved.
-        findings: What is wrong.
-        unverified: By namespace, the packs that no encoder was compared with in this mirror, each with its rows here.
-            Nothing is wrong with that: the self-check compares them before they are first served.
+        namespaces: Number of namespaces.
+        rows: Number of rows that were verified.
+        findings: Problems that were found.
+        unverified: By namespace, the packs that were never compared with an encoder in this mirror, with their rows in
+            the mirror. This is not a problem: the self-check compares them before they are first served.
     """
 
     namespaces: int = 0
@@ -60,7 +61,7 @@ class MirrorCheckReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if no problem was found."""
         return not self.findings
 
     def _repr_html_(self) -> str:
@@ -90,10 +91,10 @@ class MirrorCheckReport:
 
 
 def check_mirror(mirror: Mirror) -> MirrorCheckReport:
-    """Prove all rows of a mirror: one pass over its files, 16,384 rows at a time.
+    """Verify all rows of a mirror in one pass over its files, 16,384 rows at a time.
 
     Args:
-        mirror: Which.
+        mirror: The mirror to check.
     """
     report = MirrorCheckReport()
     for name in mirror.ids():

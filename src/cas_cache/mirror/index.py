@@ -1,11 +1,12 @@
 """Key -> row, for batches of keys at a time.
 
-Sorted runs of (first 8 bytes of the key, row), searched by bisection; the full 32 bytes are compared at the end, so
-keys that share a prefix never meet. The runs lie end to end: files that the writer left (see `index_file`), and in
-memory what no file covers yet. A commit adds a run in memory; runs of like size are merged, so there are few of them.
+Sorted runs of (first 8 bytes of the key, row) are searched by bisection. The full 32 bytes are compared at the end, so
+keys that share a prefix are never confused. The runs cover all rows without gaps: first files that the writer left (see
+`index_file`), then runs in memory for rows that no file covers yet. A commit adds a run in memory; runs of similar size
+are merged, so there are few of them.
 
-The index is derived: it holds nothing that the key column does not. A run that is missing, damaged or another column's
-is sorted anew from the column, so it costs time and never a row.
+The index is derived: everything in it can be computed from the key column. A run that is missing, damaged or another
+column's is sorted again from the column, which costs time but never a row.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ logger = logging.getLogger(__name__)
 ABSENT = -1
 
 SAVE_ROWS = 1 << 15
-"""A writer saves when so many rows are in no file. Whoever opens the mirror sorts fewer: 1 to 3 ms."""
+"""A writer saves the index once this many rows are in no file. A process that opens the mirror sorts fewer: 1 to 3
+ms."""
 
 GROWTH = 4
-"""A file has at least 4 times the rows of the next. 10 million rows are in at most 4 files, a look-up of a stranger
-searches each; and each row was written 8 times, 16 bytes a time (1 million: 3 files, 4 times)."""
+"""Each file has at least 4 times the rows of the next. 10 million rows are in at most 4 files, all of which a look-up
+of an unknown key searches, and each row was written 8 times, 16 bytes a time (1 million: 3 files, 4 times)."""
 
 SEARCHED_AT_ONCE = 1 << 16
-"""Keys compared at a time: 64 bytes each and as much again for their places, so 8 MB."""
+"""Number of keys compared at a time: 64 bytes each, and as much again for their positions, so 8 MB."""
 
 LISTINGS = 5
-"""A reader may find a file gone that a writer has just merged: once for each merge that it meets."""
+"""Maximum number of listings. A writer that merges runs may delete a file between its listing and its opening."""
 
 
 class KeyIndex:
-    """Finds the rows of keys in a key column that only grows.
+    """Index that finds the rows of keys in a key column that only grows.
 
     Args:
-        folder: Of the files; None if there are none.
+        folder: The folder of the files; None for an index in memory only.
 
     Attributes:
-        rows: How many rows are indexed.
+        rows: Number of indexed rows.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -80,10 +82,10 @@ class KeyIndex:
             self.rows = len(keys)
 
     def find(self, requested: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the row of each key, or -1.
+        """Return the row of each key, or -1 if it has none.
 
         Args:
-            requested: (m, 32) uint8.
+            requested: (m, 32) uint8 keys.
             keys: The key column that was indexed, (n, 32) uint8.
 
         Returns:
@@ -92,7 +94,7 @@ class KeyIndex:
         keys = np.asarray(keys)
         result = np.full(len(requested), ABSENT, np.int64)
         prefixes = prefixes_of(requested)
-        # In the order of the runs, a batch meets each page of a file once: 1.15 us a key become 0.1 at 10 million rows.
+        # In the order of the runs, a batch reads each page of a file once: 1.15 us a key become 0.1 at 10 million rows.
         order = np.argsort(prefixes)
         prefixes = prefixes[order]
         for place, run in enumerate(self._runs):
@@ -105,17 +107,17 @@ class KeyIndex:
         return result
 
     def prune(self, rows: int) -> None:
-        """Remove files that cover more than the column's `rows` rows: it was put back, and may grow otherwise now.
+        """Remove files that cover more than the column's `rows` rows: a restored column may grow differently.
 
-        The caller is the namespace's one writer.
+        The caller is the only writer of the namespace.
         """
         self._remove(lambda _, stop: stop > rows)
 
     def save(self, keys: NDArray[np.uint8]) -> None:
-        """Save what is in no file, if it is much.
+        """Save the runs in memory if they have many rows.
 
-        The caller is the namespace's one writer and has extended the index to `keys`, the whole key column. If the
-        disk refuses, the index stays in memory and the next commit tries again: the rows are safe without it.
+        The caller is the only writer of the namespace and has extended the index to `keys`, the whole key column. If
+        a write fails, the index stays in memory and the next commit tries again: the rows are safe without it.
         """
         if self._folder is None or self._unsaved_rows() < SAVE_ROWS:
             return
@@ -125,27 +127,29 @@ class KeyIndex:
         except OSError as err:
             logger.info("the index of %s is kept in memory only: %s", self._folder, err)
             return
+        # New files first, then remove the old ones: a reader that lists in between finds rows twice, never not at all.
         kept = {(run.start, run.stop) for run in self._runs if run.saved}
         self._remove(lambda start, stop: (start, stop) not in kept)
 
     def _chain(self, keys: NDArray[np.uint8]) -> list[Run]:
-        """Return runs end to end from row 0 on, each the longest there is: from files, or those that are here."""
+        """Return adjacent runs from row 0 on, each the longest that exists: from files, or from this object."""
         for _ in range(LISTINGS):
             chain: list[Run] = []
             try:
                 files = {} if self._folder is None else files_in(self._folder)
                 while (run := self._longest(chain[-1].stop if chain else 0, files, keys)) is not None:
                     chain.append(run)
+            # A writer that merges runs deletes the old files: list again.
             except OSError:
                 continue
             return chain
         return self._runs
 
     def _longest(self, start: int, files: dict[tuple[int, int], Path], keys: NDArray[np.uint8]) -> Run | None:
-        """Return the longest run from row `start` on.
+        """Return the longest run that begins at row `start`; None if there is none.
 
         Raises:
-            FileNotFoundError: If a file of the listing is gone.
+            FileNotFoundError: If a listed file does not exist any more.
         """
         loaded = {run.stop: run for run in self._runs if run.start == start}
         stops = loaded.keys() | {stop for first, stop in files if first == start and stop <= len(keys)}
@@ -161,7 +165,7 @@ class KeyIndex:
         return None
 
     def _remove(self, unwanted: Callable[[int, int], bool]) -> None:
-        """Remove files by the rows they cover. One that stays is in nobody's way: it is proved before it is used."""
+        """Remove files by the rows that they cover. One that stays does no harm: it is verified before it is used."""
         if self._folder is None:
             return
         try:
@@ -176,7 +180,7 @@ class KeyIndex:
 
 
 def _groups(runs: list[Run]) -> list[list[Run]]:
-    """Return which adjacent runs become one file: those in memory that touch, and those of like size."""
+    """Group adjacent runs that become one file: runs in memory that touch, and runs of similar size."""
     groups: list[list[Run]] = []
     for run in runs:
         group = [run]
@@ -191,10 +195,10 @@ def _rows(group: list[Run]) -> int:
 
 
 def _saved(folder: Path, group: list[Run], keys: NDArray[np.uint8]) -> Run:
-    """Return one run for adjacent ones, in a file.
+    """Return adjacent runs as one run in a file.
 
     Raises:
-        OSError: As the file system says.
+        OSError: If the file system raises it.
     """
     if len(group) == 1 and group[0].saved:
         return group[0]
@@ -207,7 +211,7 @@ def _saved(folder: Path, group: list[Run], keys: NDArray[np.uint8]) -> Run:
 
 
 def _verified_run(run: Run, keys: NDArray[np.uint8]) -> Run:
-    """Return a run that is as it was written, anew if need be: damage is not merged."""
+    """Return a verified run, sorted again if it was damaged, so that damage is never merged."""
     try:
         run.verify()
     except UnverifiedError:
@@ -223,18 +227,19 @@ def _search(
     prefixes: NDArray[np.uint64],
     result: NDArray[np.int64],
 ) -> None:
-    """Note in `result` the rows of the keys that are in a run and were not found before.
+    """Write to `result` the rows of keys that this run has and that were not found before.
 
     Args:
-        run: Where to look.
-        requested: (m, 32).
+        run: The run to search.
+        requested: (m, 32) requested keys.
         keys: The key column.
-        order: The wanted keys by prefix.
-        prefixes: Theirs, in that order.
-        result: (m,), noted so far.
+        order: Positions of the requested keys, ordered by prefix.
+        prefixes: Their prefixes in that order.
+        result: (m,) rows found so far.
 
     Raises:
-        UnverifiedError: If the run is damaged or is not of this key column. What was noted is right and may lack rows.
+        UnverifiedError: If the run is damaged or is not of this key column. Rows found so far are right, some may be
+            missing.
     """
     for start in range(0, len(order), SEARCHED_AT_ONCE):
         asked, sought = order[start : start + SEARCHED_AT_ONCE], prefixes[start : start + SEARCHED_AT_ONCE]
@@ -252,11 +257,11 @@ def _search(
                 raise UnverifiedError
             equal_all = equal[:, 0] & equal[:, 1] & equal[:, 2] & equal[:, 3]
             result[asked[equal_all]] = rows[equal_all]
-            # Whoever met another key with its prefix looks at the next entry.
+            # A key that met another key with the same prefix continues at the next entry.
             other = ~equal_all
             asked, sought, at = asked[other], sought[other], at[other] + 1
 
 
 def _words(keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(n, 4): keys as numbers, the first of them the prefix."""
+    """Return keys as an (n, 4) array of numbers; the first number is the prefix."""
     return np.take(keys, rows, axis=0).view(np.uint64)

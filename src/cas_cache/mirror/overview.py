@@ -1,7 +1,7 @@
-"""What is in a mirror, read from the small files alone: for notebooks, and where nothing may be opened or waited for.
+"""Overview of a mirror, read from small files only: for notebooks, and where nothing may be opened or waited for.
 
-A namespace that is opened takes a lock, and ends what a crash has left undone. Here two small files of each are read,
-of a few namespaces only, and one that cannot be read is shown as damaged.
+Opening a namespace takes a lock and finishes what a crash interrupted. The overview instead reads two small files of
+each of a few namespaces. A namespace that cannot be read is shown as damaged.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-    """One namespace; the fields are None where it cannot be read.
+    """One namespace; `spec` or `state` is None if it cannot be read.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors.
-        state: What is committed.
+        namespace: The id of the namespace.
+        spec: The encoder spec.
+        state: The committed state.
     """
 
     namespace: str
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 def count_namespaces(mirror: Mirror) -> int | None:
-    """Return how many namespaces a mirror has: one look at one folder. None if it cannot be looked at."""
+    """Return the number of namespaces of a mirror, from one listing of one folder; None if it cannot be listed."""
     try:
         return sum(1 for path in (mirror.directory / "namespaces").iterdir() if NAMESPACE_ID.fullmatch(path.name))
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def count_namespaces(mirror: Mirror) -> int | None:
 
 
 def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
-    """Yield the first namespaces of a mirror, in order of their ids."""
+    """Yield the first `most` namespaces of a mirror, ordered by id."""
     try:
         ids = mirror.ids()
     except (OSError, CasCacheError):
@@ -76,10 +76,10 @@ def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
 
 
 def pending_in(mirror: Mirror) -> tuple[int, int]:
-    """Return how many rows are in no pack yet, and the bytes of their vectors.
+    """Return the number of pending rows, and the bytes of their vectors.
 
-    One small file of each namespace is read, and parsed only if rows may be pending. A namespace that is damaged or
-    cannot be read counts as one without pending rows.
+    Reads one small file per namespace, and parses it only if rows may be pending. A namespace that is damaged or cannot
+    be read counts as one without pending rows.
     """
     rows = vector_bytes = 0
     for namespace in mirror.ids():
@@ -97,7 +97,7 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
 
 
 def html_of_mirror(mirror: Mirror) -> str:
-    """Return a table of a mirror's namespaces."""
+    """Return an HTML table of a mirror's namespaces."""
     headings = ("namespace", "model", "revision", "role", "rows", "to push", "vectors", "size")
     rows = [_cells(line) for line in lines_of(mirror, html.MAX_ROWS)]
     total = count_namespaces(mirror)
@@ -106,7 +106,7 @@ def html_of_mirror(mirror: Mirror) -> str:
 
 
 def html_of_namespace(ns: Namespace) -> str:
-    """Return a table of what is known of a namespace that is open."""
+    """Return an HTML table that describes an open namespace."""
     spec = ns.spec
     rows: list[tuple[str, object]] = [
         ("model", spec.model),
@@ -125,7 +125,7 @@ def html_of_namespace(ns: Namespace) -> str:
 
 
 def kind_of(dtype: str, shape: tuple[int, ...]) -> str:
-    """Return what a vector is made of: ``float32[384]``."""
+    """Return dtype and shape of a vector as text: ``float32[384]``."""
     return f"{dtype}[{','.join(map(str, shape))}]"
 
 

@@ -1,6 +1,7 @@
-"""Rows are proved against their digests before a process first serves them, each once.
+"""Verify rows against their digests before a process first serves them, each row once.
 
-Files are mapped, not read at once, so this is the one place where damage of the mirror shows before it is an answer.
+Files are mapped, not read as a whole, so this is the one place where damage to the mirror is noticed before it reaches
+an answer.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from cas_cache.mirror.table import Table
 
 GATHER_ROWS = 8192
-"""Rows gathered at a time while they are proved: 12 MB of 384 float32, small against any answer."""
+"""Number of rows gathered at a time for verification: 12 MB at 384 float32, small against any answer."""
 
 
 class RowVerifier:
-    """Which rows of a table this process has seen to agree with their digests: one byte a row."""
+    """The rows of a table that this process has verified against their digests: one byte per row."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -34,18 +35,18 @@ class RowVerifier:
         return f"RowVerifier({int(self._verified.sum())} of {self._table.state.rows} rows)"
 
     def note(self, first: int) -> None:
-        """Take the rows from `first` on as proved: they were just written from memory."""
+        """Mark the rows from `first` on as verified: this process has just written them from memory."""
         self._so_far()[first:] = True
 
     def verify(self, rows: Rows) -> None:
-        """Check rows that were not checked before.
+        """Verify rows that were not verified before.
 
         Args:
-            rows: Each in [0, rows of the table).
+            rows: Row numbers, each in [0, rows of the table).
 
         Raises:
-            IndexError: If one is not.
-            DamagedMirror: If one does not agree.
+            IndexError: If a row number is out of range.
+            DamagedMirror: If a row does not match its digest.
         """
         verified = self._so_far()
         if isinstance(rows, slice):
@@ -61,7 +62,7 @@ class RowVerifier:
             unverified = np.unique(rows[~verified[rows]])
         for start in range(0, len(unverified), GATHER_ROWS):
             block = unverified[start : start + GATHER_ROWS]
-            # Rows side by side, as a pack's are, need not be gathered.
+            # Adjacent rows, which is how a pack stores them, become a slice and need not be gathered.
             at = as_rows(block)
             digests = digest_rows(self._table.keys[at], self._table.vectors[at])
             wrong = block[digests != self._table.digests[at]]
@@ -74,7 +75,7 @@ class RowVerifier:
             verified[at] = True
 
     def _so_far(self) -> NDArray[np.bool_]:
-        """With room for as many rows as there are now."""
+        """Return the flags, extended to the current number of rows."""
         rows = self._table.state.rows
         if len(self._verified) < rows:
             verified = np.zeros(rows, np.bool_)

@@ -1,4 +1,4 @@
-"""The shared side: packs, manifests and specs under one URL, written by many, coordinated by nobody."""
+"""The shared side: packs, manifests and specs under one URL, which many clients write without coordination."""
 
 from cas_cache.repository.interface import Storage, ordered_map
 from cas_cache.repository.manifest import Manifest, superseders

@@ -1,11 +1,11 @@
 """Check a repository: plan from one listing, then read and compare. Never writes, never deletes.
 
-Adds to `pull`, which stops at a pack's first damage: every damage is named, with what it costs and how it is mended,
-and objects that pull never reads (``zarr.json``, what no manifest names) are looked at too.
+A pull stops at the first damage of a pack. A check reports all damage, with its cost and its repair, and also examines
+objects that a pull never reads: ``zarr.json``, and objects that no manifest names.
 
-Requests: 1 for the marker, 1 listing, 1 a manifest, 1 a spec; to read the data, 1 an object. What looks wrong is looked
-at a second time before it is reported, because writers and prunes may be at work: they write data before the manifest
-and delete the manifest before the data, so a pack whose manifest has gone is no damage.
+Requests: 1 for the marker, 1 listing, 1 per manifest, 1 per spec, and 1 per object to read the data. A suspected
+problem is examined a second time before it is reported, because writers and prunes may be active. They write data
+before the manifest and delete the manifest before the data, so a pack whose manifest has disappeared is not damaged.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Plan:
-    """What there is to check, by a listing.
+    """The objects to check, from a listing.
 
     Attributes:
         packs: (namespace, pack) of every visible pack.
-        to_read: Ids of the packs whose data is to be read.
+        to_read: Ids of the packs whose data is read.
         objects: Size of each object, by pack and name.
-        namespaces: Ids of those with packs or a spec.
-        foreign: Paths below our folders that are not ours.
+        namespaces: Ids of the namespaces that have packs or a spec.
+        foreign: Paths in the repository's folders that no object of a repository can have.
     """
 
     packs: list[layout.PackRef] = field(default_factory=list)
@@ -61,18 +61,18 @@ class Plan:
 
     @property
     def orphans(self) -> list[str]:
-        """Ids of the packs that have objects and no manifest."""
+        """Ids of the packs that have objects but no manifest."""
         return sorted(self.objects.keys() - {pack for _, pack in self.packs})
 
 
 def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
-    """Sort a listing. Pure.
+    """Sort a listing into a plan. Pure.
 
     Args:
         listed: Every object below the root.
-        sample: The part of the packs whose data is to be read, 0 to 1. A pack is in the sample if its id, which is a
-            hash, is below that part of all ids: the same packs each time, and all of a smaller sample in a larger one.
-            At least one is, unless it is 0.
+        sample: Fraction of the packs whose data is read, 0 to 1. A pack is in the sample if its id, which is a hash,
+            lies in that fraction of all ids. The sample is therefore the same each time, and a larger one contains a
+            smaller one. At least one pack is read, unless the fraction is 0.
     """
     plan = Plan()
     for entry in listed:
@@ -97,17 +97,17 @@ def _sort(plan: Plan, entry: ObjectInfo) -> None:
 def check(
     repository: Repository, *, read_data: bool = False, sample: float = 1.0, progress: bool | None = False
 ) -> CheckReport:
-    """Compare what a repository holds with what it says; nothing is written.
+    """Compare the objects of a repository with its manifests; nothing is written.
 
     Args:
-        repository: Which; it need not be open.
-        read_data: Also read the objects: hashes, row digests, ``zarr.json``, padding, duplicate keys. A few chunks are
-            in memory at a time.
-        sample: With `read_data`, the part of the packs that is read; see `plan_check`.
-        progress: Show how many packs, or bytes of them, were looked at; None where there is a terminal.
+        repository: The repository; it need not be open.
+        read_data: Also read the objects, and check hashes, row digests, ``zarr.json``, padding and duplicate keys. Only
+            a few chunks are in memory at a time.
+        sample: With `read_data`, the fraction of the packs that is read; see `plan_check`.
+        progress: Show the number of packs, or bytes, that were checked; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the storage is away or refuses; then nothing is known.
+        RemoteError: If the storage is unreachable or refuses a request; nothing is known then.
     """
     run = _Run(repository, progress)
     before = repository.storage.traffic.down
@@ -120,7 +120,7 @@ def check(
 
 
 class _Run:
-    """One check: the report so far, and the second looks."""
+    """One run of a check: collects the report, and examines suspected problems a second time."""
 
     def __init__(self, repository: Repository, progress: bool | None = False) -> None:
         self.repository = repository
@@ -133,12 +133,12 @@ class _Run:
         self.report.findings.append(finding(kind, path, what, ref=ref, rows=rows))
 
     def marker(self) -> bool:
-        """Check the marker; whether there is more to check."""
+        """Check the marker; return True if the rest can be checked."""
         for last in (False, True):
             try:
                 marker = checked_marker(self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES), self.storage.url)
             except ObjectNotFound:
-                return True  # told with the listing, which shows whether there is anything at all
+                return True  # `whole` reports it, because only the listing shows whether anything exists
             except UnsupportedFormat as err:
                 self.find("marker-newer", layout.MARKER, str(err))
                 return False
@@ -153,7 +153,7 @@ class _Run:
         return True
 
     def check_objects(self, sample: float) -> None:
-        """Check all else."""
+        """Check everything except the marker."""
         listed = self.storage.list("")
         if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
             listed = self._recheck_marker()
@@ -166,7 +166,7 @@ class _Run:
         self._orphans(plan)
 
     def _recheck_marker(self) -> list[ObjectInfo]:
-        """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
+        """Resolve a conflict of marker and listing: a repository that was just created, or an unreliable listing."""
         exists, listed = self.repository.exists(layout.MARKER), self.storage.list("")
         if exists and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
@@ -220,7 +220,8 @@ class _Run:
                     self.report.rows += manifest.rows
                     seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref.pack, manifest.rows))
                     seen.superseded += ref.pack in superseded
-                    # The keys of a superseded pack are in another, as they should be.
+                    # The keys of a superseded pack are expected to be in another pack, so they are not counted as
+                    # duplicates.
                     count = KeyCount() if ref.pack in superseded else seen.keys
                     keys = count if ref.pack in plan.to_read else None
                     self.report.packs_read += keys is not None
@@ -229,7 +230,7 @@ class _Run:
         self._finish_namespace(seen)
 
     def _manifest(self, ref: layout.PackRef) -> Manifest | None:
-        """A pack's manifest; None if there is none to go by."""
+        """Return a pack's manifest; None if it has no usable one."""
         path = layout.manifest_path(*ref)
         for last in (False, True):
             try:
@@ -250,7 +251,7 @@ class _Run:
         return None
 
     def _finish_namespace(self, seen: _Namespace) -> None:
-        """What shows only when all packs of a namespace are known."""
+        """Report problems that show only when all packs of a namespace are known."""
         path, ref = layout.manifests_prefix(seen.id or None), (seen.id, "")
         if len(seen.kinds) > 1:
             rows = [sum(count for _, count in packs) for packs in seen.kinds.values()]
@@ -276,7 +277,8 @@ class _Run:
         ):
             if listed:
                 what = f"No manifest names its {len(listed)} objects, {sum(entry.size for entry in listed)} bytes."
-                # By this machine's clock: nothing is deleted for it, and a probe would be a write.
+                # Measured by this machine's clock: nothing is deleted because of it, and a probe of the storage's clock
+                # is a write.
                 young = time.time() - max(entry.modified for entry in listed) < MIN_GRACE
                 if young:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
@@ -285,7 +287,7 @@ class _Run:
 
 
 class _Namespace:
-    """What is known of the packs of one namespace: ids and rows by dtype and shape, keys, how many are superseded."""
+    """The packs of one namespace: ids and rows by dtype and shape, keys, and the number of superseded packs."""
 
     def __init__(self, namespace: str) -> None:
         self.id = namespace

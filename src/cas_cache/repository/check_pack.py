@@ -1,7 +1,7 @@
-"""Check one pack against its manifest: what is listed, and, if asked, what its objects hold.
+"""Check one pack against its manifest: the listed objects and, if requested, their content.
 
-Objects are read in the order of their first rows, each once, so that keys, vectors and digests of a row meet while at
-most one chunk of each array is held, beside the few on their way.
+Objects are read in the order of their first rows, each once. Keys, vectors and digests of a row therefore meet while at
+most one chunk of each array is in memory, in addition to the few that are being fetched.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 MAX_KEYS = 1 << 22
-"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
+"""Maximum number of keys remembered to count duplicates: 8 B each, 32 MiB. With more keys, a sample is counted and the
+result is an estimate."""
 
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 
 
 class KeyCount:
-    """Counts keys that were seen before, in bounded memory.
+    """Counts repeated keys in bounded memory.
 
-    Keys are hashes: those whose first 64 bits are below a limit are a fair sample. The limit is halved when too many
-    are held.
+    Keys are hashes, so the keys whose first 64 bits are below a limit are a fair sample. The limit is halved when too
+    many keys are held.
     """
 
     def __init__(self) -> None:
@@ -47,9 +48,9 @@ class KeyCount:
         self._halvings = 0
 
     def add(self, keys: NDArray[np.uint8]) -> None:
-        """Note keys, (n, 32) uint8."""
+        """Add keys, (n, 32) uint8."""
         self._hold(self._below_limit(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
-        # 63 halvings leave keys that begin with 63 zero bits: there are none but forged ones.
+        # After 63 halvings only keys that begin with 63 zero bits are left. Such keys exist only if they are forged.
         while self._count > MAX_KEYS and self._halvings < 63:
             self._halvings += 1
             held, self._held, self._count = np.concatenate(self._held), [], 0
@@ -57,7 +58,7 @@ class KeyCount:
 
     @property
     def repeats(self) -> int:
-        """How many keys were seen before; an estimate beyond `MAX_KEYS`."""
+        """Number of repeated keys; an estimate beyond `MAX_KEYS` keys."""
         distinct = len(np.unique(np.concatenate(self._held))) if self._held else 0
         return (self._count - distinct) << self._halvings
 
@@ -71,12 +72,12 @@ class KeyCount:
 
 @dataclass(frozen=True, slots=True)
 class PackCheck:
-    """One pack that is checked.
+    """The check of one pack.
 
     Attributes:
-        storage: Where it is.
-        of: Ids of its namespace and of itself.
-        manifest: What it should be.
+        storage: The storage of the repository.
+        of: Ids of the namespace and of the pack.
+        manifest: The pack's manifest.
     """
 
     storage: Storage
@@ -84,11 +85,11 @@ class PackCheck:
     manifest: Manifest
 
     def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
-        """Return what is wrong with the pack.
+        """Return the problems of the pack.
 
         Args:
-            sizes: Of its objects, by a listing.
-            keys: Where its keys are noted if its data is to be read; None if it is not.
+            sizes: Sizes of its objects by name, from a listing.
+            keys: Collects the pack's keys if its data is to be read; None if it is not.
         """
         if self._wrong_sizes(sizes):
             prefix = f"packs/{self.ref.pack}"
@@ -97,7 +98,7 @@ class PackCheck:
         findings = [self._object_finding(kind, name, what) for name, (kind, what) in wrong.items()]
         findings += [self._metadata_finding(name, "The manifest does not name it.") for name in self._unnamed()]
         for name in sorted(sizes.keys() - self.manifest.objects.keys()):
-            path = f"{layout.pack_prefix(self.ref.pack)}/{name}"  # any name at all
+            path = f"{layout.pack_prefix(self.ref.pack)}/{name}"  # not `object_path`, because the name may be anything
             findings.append(finding("foreign", path, "The manifest does not name it.", ref=self.ref))
         if keys is not None:
             findings += self._row_findings(wrong.keys(), keys)
@@ -118,7 +119,7 @@ class PackCheck:
         return [name for name in METADATA if name not in self.manifest.objects]
 
     def _has_gone(self) -> bool:
-        """Whether the manifest was deleted meanwhile: it goes before the data."""
+        """Return True if the manifest was deleted meanwhile: a prune deletes it before the data."""
         try:
             self.storage.get(layout.manifest_path(*self.ref), 0, 1)
         except ObjectNotFound:
@@ -126,7 +127,7 @@ class PackCheck:
         return False
 
     def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
-        """Fetch every object once and judge it; then the rows, as far as their chunks verify."""
+        """Fetch and check every object once; then check the rows whose chunks are all verified."""
         chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
         chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
         of_rows = {name for _, name, _, _ in chunks}
@@ -154,7 +155,7 @@ class PackCheck:
             yield finding("row-digest", f"packs/{self.ref.pack}", what, ref=self.ref, rows=self.manifest.rows - first)
 
     def _fetch(self, name: str) -> bytes | str | UnreadablePack:
-        """Return an object's content, or the kind of what is wrong with it, after a second look, or the refusal."""
+        """Return an object's content; after two failed attempts the kind of its problem; or the refusal."""
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
@@ -170,7 +171,7 @@ class PackCheck:
         return kind
 
     def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
-        """What is wrong with an object that is what the manifest names."""
+        """Yield the problems of an object whose hash matches the manifest."""
         if name in METADATA and (wrong := self._wrong_metadata(name, data)):
             yield self._metadata_finding(name, wrong)
         if array and np.frombuffer(data, np.uint8)[count * row_bytes(*self.manifest.element_shape(array)) :].any():
@@ -211,7 +212,7 @@ class PackCheck:
         return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
 
     def _object_finding(self, kind: str, name: str, what: str) -> Finding:
-        """A finding about a whole object; cas_cache takes no rows from those that are not chunks."""
+        """Return a finding about a complete object; an object that is not a chunk costs no rows."""
         for array in ARRAYS:
             for chunk, start, _ in self.manifest.chunks(array):
                 if chunk == name:
@@ -227,7 +228,7 @@ class PackCheck:
 
 
 def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a reader takes from a ``zarr.json``."""
+    """Return the values of a ``zarr.json`` that a Zarr reader uses."""
     facts = {"zarr_format": document["zarr_format"], "node_type": document["node_type"]}
     if name != "zarr.json":
         encoding = document["chunk_key_encoding"]
@@ -241,7 +242,7 @@ def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 class _Rows:
-    """Chunks of the three arrays, in order of their first rows; rows are judged once all three are there."""
+    """Chunks of the three arrays, in order of their first rows; rows are checked once all three arrays have them."""
 
     def __init__(self) -> None:
         self.wrong = 0
@@ -250,7 +251,7 @@ class _Rows:
         self._held: dict[str, tuple[int, int, NDArray[Any] | None]] = {}
 
     def add(self, array: str, start: int, stop: int, rows: NDArray[Any] | None) -> None:
-        """Take rows [start, stop) of an array; None if they do not verify, and so prove nothing."""
+        """Add rows [start, stop) of an array; None if their chunk failed verification, so nothing can be checked."""
         self._held[array] = (start, stop, rows)
         if len(self._held) < len(ARRAYS):
             return

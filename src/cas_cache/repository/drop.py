@@ -1,7 +1,7 @@
 """Delete a namespace: plan from one listing, then delete manifests, spec and objects, in that order.
 
-The one deletion that loses rows, and the one that is asked for by name. Packs that appear meanwhile stay; so does the
-spec then. Mirrors keep what they have: a pull tells them that the namespace is not there any more.
+This deletion loses rows, and a user requests it by name. Packs that appear meanwhile stay, and then the spec stays,
+too. Mirrors keep their rows; their next pull reports that the namespace no longer exists.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 86_400.0
-"""A namespace to which a pack was added less than this ago is in use."""
+"""Seconds after the last added pack for which a namespace counts as in use."""
 
 
 @dataclass(slots=True)
 class DropReport:
-    """What a drop did, or would do.
+    """Result of a drop, or of a dry run.
 
     Attributes:
-        namespace: Whose.
+        namespace: The id of the namespace.
         packs: Ids of its packs.
         manifests: Paths of their manifests.
         spec: Path of its spec, if it has one.
         objects: Paths of the packs' objects.
-        bytes: Of all of them.
-        idle: Seconds since the last pack was added, by the storage's clock; NaN if it does not tell.
+        bytes: Total size of all of them.
+        idle: Seconds since the last pack was added, by the storage's clock; NaN if its listings have no times.
     """
 
     namespace: str
@@ -53,7 +53,7 @@ class DropReport:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no pack was added in the last day."""
+        """True if no pack was added in the last day."""
         return self.idle >= QUIET_SECONDS
 
     def __repr__(self) -> str:
@@ -74,12 +74,12 @@ class DropReport:
 
 
 def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> DropReport:
-    """Choose what goes. Pure.
+    """Choose the objects to delete. Pure.
 
     Args:
         listed: Every object below the root.
-        namespace: Whose.
-        now: By the storage's clock.
+        namespace: The id of the namespace.
+        now: Time of the storage's clock.
     """
     report = DropReport(namespace)
     spec, objects, ages = layout.spec_path(namespace), [], []
@@ -109,19 +109,19 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     """Delete a namespace with all its vectors.
 
     Args:
-        repository: Which.
-        namespace: Its id.
-        force: Also if a pack was added in the last day.
-        dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
-            written.
+        repository: The repository.
+        namespace: The id of the namespace.
+        force: Delete it even if a pack was added in the last day.
+        dry_run: Write and delete nothing. Ages are by this machine's clock, because reading the storage's clock writes
+            a probe.
 
     Raises:
-        NotARepository: If there is none.
-        UnsupportedFormat: If this version may not write it.
-        ConfigurationError: If there is no such namespace, or it is in use and that is not forced.
-        IncompleteListing: If the listing lacks what is there.
-        RemoteError: If the storage is away or refuses. The same call goes on; objects whose manifests have gone are
-            left to `prune`.
+        NotARepository: If there is no repository.
+        UnsupportedFormat: If this version may not write the repository.
+        ConfigurationError: If the namespace does not exist, or is in use and `force` is not set.
+        IncompleteListing: If the listing lacks objects that exist.
+        RemoteError: If the storage is unreachable or refuses a request. Repeat the call to continue; `prune` deletes
+            the objects whose manifests are already deleted.
     """
     repository.must_exist()
     repository.writable()
@@ -141,6 +141,8 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
             "it. Nothing was deleted. If not, use force=True (--force)."
         )
     if not dry_run:
+        # Manifests first, so that no reader finds a pack that is being deleted. The spec goes only if no new pack needs
+        # it.
         repository.delete(report.manifests)
         if report.spec and not repository.packs(namespace):
             repository.delete([report.spec])

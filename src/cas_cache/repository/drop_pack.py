@@ -1,8 +1,8 @@
 """Delete one pack whose vectors are wrong, and the merges that hold its rows: manifests first, then objects.
 
-A deletion that loses rows, and is requested by name: other weights under the right name pass every hash, and only the
-self-check finds them. Other packs of the namespace stay. A merge of the pack goes with it, because it holds the same
-rows; if packs that the merge replaced are gone already, their rows would go too, and that has to be forced.
+This deletion loses rows, and a user requests it by name: wrong weights under the right name pass every hash, and only
+the self-check finds them. Other packs of the namespace stay. A merge of the pack is deleted with it, because it holds
+the same rows. If packs that the merge replaced no longer exist, their rows would be lost, too; that has to be forced.
 """
 
 from __future__ import annotations
@@ -72,17 +72,19 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     Args:
         repository: The repository.
         pack: Id of the pack, or its first digits if no other pack has the same.
-        force: Also if rows of other packs are lost with a merge.
+        force: Delete it even if rows of other packs are lost with a merge.
         dry_run: Delete nothing.
 
     Returns:
-        What was deleted; `namespace` is None if the repository has no such pack (any more).
+        A report of the deletion; `namespace` is None if the repository has no such pack (any more).
 
     Raises:
         NotARepository: If there is no repository.
-        UnsupportedFormat: If this version may not write it.
-        ConfigurationError: If several packs begin like that, or rows of others would be lost and that is not forced.
-        RemoteError: If the storage is away or refuses. The same call continues; what it left is deleted by `prune`.
+        UnsupportedFormat: If this version may not write the repository.
+        ConfigurationError: If several packs begin with these digits, or rows of other packs would be lost and `force`
+            is not set.
+        RemoteError: If the storage is unreachable or refuses a request. Repeat the call to continue; `prune` deletes
+            what it left.
     """
     repository.must_exist()
     if not dry_run:
@@ -117,6 +119,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     }
     report.objects, report.bytes = list(sizes), sum(sizes.values())
     if not dry_run:
+        # Manifests first, so that no reader finds a pack that is being deleted.
         repository.delete([layout.manifest_path(namespace, each) for each in report.packs])
         repository.delete(report.objects)
         logger.info("dropped pack %s of namespace %s and %d merges of it", name, namespace, len(report.packs) - 1)
@@ -124,7 +127,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
 
 
 def plan_drop_pack(namespace: str, pack: str, manifests: Mapping[str, Manifest]) -> DropPackReport:
-    """Choose what has to go with a pack. Pure.
+    """Choose the packs that must be deleted with a pack. Pure.
 
     Args:
         namespace: The namespace of the pack.

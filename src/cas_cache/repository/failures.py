@@ -1,6 +1,6 @@
-"""What file systems raise, and what it means: the names under which fsspec's implementations tell their troubles.
+"""Translate errors of file systems: recognise the names under which fsspec's implementations report failures.
 
-Pure, and imports none of them: exceptions and codes are known by name, so a package need not be there.
+Pure, and imports none of these packages: exceptions and codes are known by name, so a package need not be installed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Unanswered(ConnectionError):
-    """Nothing came back in time. No TimeoutError: fsspec drops what those say."""
+    """Raised if no answer came in time. Not a TimeoutError, because fsspec drops the text of those."""
 
 
 Doing = Literal["read", "list", "write", "delete"]
@@ -54,7 +54,7 @@ _LOGIN = {"s3": "`aws sso login`", "gcs": "`gcloud auth application-default logi
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL, or endpoint_url in storage_options"}
 _PERMISSIONS: dict[str, dict[Doing, str]] = {
     "s3": {
-        # Without the second, S3 answers 403 for what is not there.
+        # Without ListBucket, S3 answers 403 for a missing object.
         "read": "s3:GetObject and s3:ListBucket",
         "list": "s3:ListBucket",
         "write": "s3:PutObject",
@@ -78,14 +78,14 @@ _PERMISSIONS: dict[str, dict[Doing, str]] = {
 def error_of(
     err: Exception, secrets: tuple[str, ...], *, url: str, path: str, doing: Doing, service: str
 ) -> CasCacheError | None:
-    """Return our error for what a file system raised, or None for what is a bug.
+    """Return the package's error for an error of a file system; None if the error is a bug.
 
     Args:
-        err: What was raised.
-        secrets: What must not be printed.
-        url: Of the storage, as it may be shown.
-        path: Of the object or folder.
-        doing: What was asked.
+        err: The error of the file system.
+        secrets: Texts that must not be printed.
+        url: The URL of the storage, in a form that may be shown.
+        path: The path of the object or folder.
+        doing: The requested operation.
         service: ``"s3"``, ``"gcs"``, ``"azure"``, or another protocol.
     """
     codes, reason = codes_of(err), reason_of(err, secrets)
@@ -96,7 +96,7 @@ def error_of(
     if codes & TLS:  # those of aiohttp are ValueErrors, too
         return RemoteUnavailable(_untrusted(tls_reason(causes_of(err)) or reason, url, service))
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
-        # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
+        # No request was sent: the SDK found bucket, endpoint or an option malformed.
         return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
     known = (
         service not in CLOUDS
@@ -131,7 +131,7 @@ def _is_answer(err: BaseException) -> bool:
 
 
 def _refused_for_the_time(reason: str, url: str, skew: float) -> str:
-    is_worth_telling = abs(skew) >= 60  # less is the time that the answer took
+    is_worth_telling = abs(skew) >= 60  # a smaller difference is the time that the answer took
     differs = (
         f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service"
         if is_worth_telling
@@ -206,12 +206,12 @@ def _unavailable_text(codes: set[str], reason: str, url: str, service: str) -> s
 
 
 def codes_of(err: BaseException) -> set[str]:
-    """The names of an error and its causes, and what services called them."""
+    """Return the names of an error and its causes, and the codes that services gave."""
     return {type(e).__name__ for e in causes_of(err)}.union(*(_service_codes(e) for e in causes_of(err)))
 
 
 def causes_of(err: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, each once: causes and contexts can form a ring."""
+    """Yield an error and its causes, each once: causes and contexts can form a ring."""
     seen: list[BaseException] = []
     following: BaseException | None = err
     while following is not None and all(following is not earlier for earlier in seen):
@@ -225,7 +225,7 @@ def _service_codes(err: BaseException) -> set[str]:
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
         return {code, "KMS"} if code.startswith("KMS.") else {code}
-    error_code = getattr(err, "error_code", "")  # Azure's: an enumeration or a string
+    error_code = getattr(err, "error_code", "")  # Azure: an enumeration or a string
     return {
         str(getattr(error_code, "value", error_code)),
         str(getattr(err, "status_code", None) or getattr(err, "code", "")),
@@ -233,9 +233,9 @@ def _service_codes(err: BaseException) -> set[str]:
 
 
 def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return one line without secrets: what the service said, where it did, else kind and first line of the error.
+    """Return one line without secrets: the service's own text if there is one, else type and first line of the error.
 
-    Empty where a service answered with nothing.
+    Empty if a service answered without a text.
     """
     if isinstance(err, Unanswered):
         return str(err)
@@ -249,16 +249,16 @@ def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
 
 
 def first_line(err: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return kind and first line of an error, without secrets."""
+    """Return type and first line of an error, without secrets."""
     return _one_line(f"{type(err).__name__}: {err}", secrets)
 
 
 MAX_CHARACTERS = 200
-"""Of what others say, in a message of ours."""
+"""Maximum length of a foreign text in an error message."""
 
 
 def _one_line(text: str, secrets: Iterable[str]) -> str:
-    # Cut last: a part of a secret is not recognised, and tells nearly as much.
+    # Cut last: a part of a secret is not recognised, but reveals nearly as much.
     return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MAX_CHARACTERS]
 
 
@@ -270,17 +270,17 @@ _NAMED = re.compile(
 
 
 def without_signatures(text: str) -> str:
-    """Return a text without what is secret by its form: known shapes of keys, passwords and signatures in URLs."""
+    """Return a text without secrets that have a known form: keys, passwords, and signatures in URLs."""
     return redact(_NAMED.sub(r"\1\2***", redact(text)))
 
 
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
 MIN_SECRET_LENGTH = 6
-"""Shorter values of secret options are placeholders such as "test", found in any text."""
+"""Minimum length of a secret. Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
 def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
-    """Values in storage options, or in an environment, that must not be printed."""
+    """Yield the values in storage options, or in an environment, that must not be printed."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
@@ -289,7 +289,7 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without what must not be printed, as it is or as a URL quotes it."""
+    """Return a text without secrets, in plain or URL-quoted form."""
     for secret in secrets:
         for form in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(form, "***")

@@ -1,4 +1,4 @@
-"""What a repository holds, namespace by namespace: from one listing, manifests and specs. Nothing is changed."""
+"""The content of a repository by namespace, from one listing, manifests and specs. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One namespace of a repository. Packs that a merge has replaced are not pluralize, though they take space.
+    """Content of one namespace of a repository. Superseded packs are not counted, although they take space.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors these are; None if that cannot be read.
-        packs: How many.
-        rows: In all of them; a key that is in two packs counts twice.
-        dtype: Of the vectors; None if no manifest can be read.
-        shape: Of one vector.
-        bytes: Of the vectors.
-        superseded: Packs that a merge has replaced and that are still there.
+        namespace: The id of the namespace.
+        spec: The encoder spec; None if it cannot be read.
+        packs: Number of packs.
+        rows: Number of rows in these packs; a key that is in two packs counts twice.
+        dtype: Dtype of the vectors; None if no manifest can be read.
+        shape: Shape of one vector.
+        bytes: Bytes of the vectors.
+        superseded: Number of packs that a merge has replaced and that still exist.
     """
 
     namespace: str
@@ -41,7 +41,7 @@ class Held:
     superseded: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the content as plain JSON."""
         spec = self.spec
         return {
             "namespace": self.namespace,
@@ -57,13 +57,13 @@ class Held:
 
 
 def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
-    """Return what each namespace of a repository holds, by id, and what could not be read.
+    """Return the content of each namespace, ordered by id, and the problems of packs and specs that cannot be read.
 
-    Costs one listing, and a request for each manifest and each spec.
+    Needs one listing, and a request for each manifest and each spec.
 
     Raises:
-        NotARepository: If there is none.
-        RemoteError: If the storage is away or refuses.
+        NotARepository: If there is no repository.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     repository.must_exist()
     listed = repository.packs()

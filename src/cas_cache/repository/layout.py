@@ -6,8 +6,8 @@
     specs/<namespace>.json
     manifests/<namespace>/<pack>.json
     packs/<pack>/<object>
-    probes/<32 hex digits>                  to read the storage's clock; gone at once
-    doctor/<32 hex digits>/...              what `cas-cache doctor` tries out; gone at its end
+    probes/<32 hex digits>                  probe to read the storage's clock; deleted at once
+    doctor/<32 hex digits>/...              test objects of `cas-cache doctor`; deleted at its end
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MANIFESTS = "manifests"
 PACKS = "packs"
 PROBES = "probes"
 SCRATCH = "doctor"
-"""Below it each run of `cas-cache doctor --test-remote` has a folder of its own."""
+"""Folder in which each run of `cas-cache doctor --test-remote` has a folder of its own."""
 
 _PACK = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")
@@ -60,12 +60,12 @@ class ObjectRef(NamedTuple):
 
 
 def repositories_below(paths: Iterable[str]) -> list[str]:
-    """Return the prefixes of repositories among the paths of objects, for those who named a prefix above."""
+    """Return the prefixes of repositories among the paths of objects, as suggestions for a wrong URL."""
     return [path.removesuffix(f"/{MARKER}") for path in paths if path.endswith(f"/{MARKER}")]
 
 
 def spec_path(namespace: str) -> str:
-    """Return where a namespace's spec is."""
+    """Return the path of a namespace's spec."""
     return f"specs/{_checked(NAMESPACE_ID, namespace, 'namespace id')}.json"
 
 
@@ -81,7 +81,7 @@ def manifests_prefix(namespace: str | None = None) -> str:
 
 
 def manifest_path(namespace: str, pack: str) -> str:
-    """Return where a pack's manifest is."""
+    """Return the path of a pack's manifest."""
     return f"{manifests_prefix(namespace)}/{_checked(_PACK, pack, 'pack id')}.json"
 
 
@@ -92,7 +92,7 @@ def parse_manifest_path(path: str) -> PackRef | None:
 
 
 def object_path(pack: str, name: str) -> str:
-    """Return where an object of a pack is."""
+    """Return the path of an object of a pack."""
     return f"{pack_prefix(pack)}/{_checked(_OBJECT, name, 'object name')}"
 
 
@@ -108,17 +108,17 @@ def parse_object_path(path: str) -> ObjectRef | None:
 
 
 def probe_path(name: str) -> str:
-    """Return where a probe of the storage's clock is."""
+    """Return the path of a probe of the storage's clock."""
     return f"{PROBES}/{_checked(NAMESPACE_ID, name, 'probe')}"
 
 
 def is_probe_path(path: str) -> bool:
-    """Whether a path is that of a probe."""
+    """Return True if a path is that of a probe."""
     return _PROBE_PATH.fullmatch(path) is not None
 
 
 def is_object_name(name: str) -> bool:
-    """Whether `name` is one that an object in a pack can have; nothing else may become a path."""
+    """Return True if an object in a pack can have this name; no other name may become a path."""
     return _OBJECT.fullmatch(name) is not None
 
 

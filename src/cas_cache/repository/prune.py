@@ -1,16 +1,17 @@
-"""Delete what nothing refers to, when nobody can want it any more: plan from one listing, then delete.
+"""Delete objects that are no longer needed: plan from one listing, then delete.
 
-Two things go. A pack that another supersedes, when the other is whole and has been visible for the grace period: a
-reader with an older listing may still be reading the first. And objects that no manifest names, when the youngest of a
-pack has been there for the grace period: a writer may still be writing the manifest. Foreign objects stay.
+Two kinds of packs are deleted. The first is a superseded pack, once the superseding pack is complete and has been
+visible for the grace period: a reader with an older listing may still be reading the superseded one. The second is an
+orphan, objects that no manifest names, once the youngest of its objects is as old as the grace period: a writer may
+still be about to write the manifest. Foreign objects stay.
 
-Ages are differences of the storage's own times; no clock of a client counts. What has no time is young. A listing that
-lacks what is there would make live packs look like orphans, so before a pack is taken for one, its manifest is asked
-for by name.
+Ages are differences of the storage's own times; the clock of a client never counts. An object without a time is young.
+An incomplete listing would make live packs look like orphans, so before a pack is treated as one, its manifest is
+requested by name.
 
-A manifest is deleted before the objects that it names. Who is killed between leaves objects that nothing names, and
-the next prune goes on there. An orphan is asked for again when its objects have gone: a manifest that came too late
-goes after them.
+A manifest is deleted before the objects that it names. A prune that is killed in between leaves an orphan, which the
+next prune deletes. After the objects of an orphan are deleted, its manifest is requested again: one that was written
+too late is deleted, too.
 """
 
 from __future__ import annotations
@@ -41,26 +42,27 @@ logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
 GRACE = 7 * DAY
-"""Seconds before what nothing refers to is deleted: longer than any reader or writer of one pack takes."""
+"""Default grace period in seconds: longer than any reader or writer needs for one pack."""
 
 MIN_GRACE = DAY
-"""A writer may use a name for this long before it is visible (see `repository.MAX_SECONDS`); less must be forced."""
+"""Minimum grace period: a writer may use a name for this long before it is visible (see `repository.MAX_SECONDS`). A
+shorter one must be forced."""
 
 MAX_PACKS = 10_000
-"""Packs that one run deletes."""
+"""Maximum number of packs that one run deletes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A pack, or a probe of the clock, that goes.
+    """A pack, or a probe of the clock, to delete.
 
     Attributes:
-        reason: ``"superseded"``: another pack has its rows. ``"orphan"``: no manifest names it. ``"probe"``: somebody
-            who read the clock was killed.
-        namespace: Whose; empty for an orphan.
-        pack: Its id, or the path of a probe.
-        paths: What is deleted, in this order; the manifest first.
-        bytes: How much that is.
+        reason: ``"superseded"``: another pack has its rows. ``"orphan"``: no manifest names it. ``"probe"``: a client
+            that read the clock was killed.
+        namespace: The id of the namespace; empty for an orphan.
+        pack: The id of the pack, or the path of a probe.
+        paths: Paths to delete, in this order; the manifest comes first.
+        bytes: Total size of the objects.
         age: Seconds since the superseding pack, or the last of the objects, was written.
     """
 
@@ -74,12 +76,12 @@ class Deletion:
 
 @dataclass(slots=True)
 class PruneReport:
-    """What a prune did, or would do.
+    """Result of a prune, or of a dry run.
 
     Attributes:
-        deletions: What went, or would go.
-        young: Packs that nothing refers to and that are not old enough.
-        postponed: Packs beyond the most that one run deletes.
+        deletions: Deletions that were or would be made.
+        young: Number of packs that could be deleted but are not old enough.
+        postponed: Number of packs beyond the maximum of one run.
     """
 
     deletions: list[Deletion] = field(default_factory=list)
@@ -88,7 +90,7 @@ class PruneReport:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all deletions."""
+        """Total size of all deletions in bytes."""
         return sum(deletion.bytes for deletion in self.deletions)
 
     def __repr__(self) -> str:
@@ -128,14 +130,15 @@ def plan_prune(
     grace: float = GRACE,
     most_packs: int = MAX_PACKS,
 ) -> PruneReport:
-    """Choose what goes. Pure.
+    """Choose the packs to delete. Pure.
 
     Args:
         listed: Every object below the root.
-        manifests: By pack, those of the listing that verify. What does not verify supersedes nothing, and goes not.
-        now: By the storage's clock.
-        grace: In seconds.
-        most_packs: How many packs go at most; the oldest do.
+        manifests: The listed manifests that pass verification, by pack. Packs that fail verification supersede nothing
+            and are never pruned.
+        now: Time of the storage's clock.
+        grace: Grace period in seconds.
+        most_packs: Maximum number of packs to delete; the oldest come first.
     """
     objects_of: dict[str, dict[str, ObjectInfo]] = {}
     manifest_entries: dict[str, ObjectInfo] = {}
@@ -155,7 +158,8 @@ def plan_prune(
                 if manifests[other].namespace == manifests[pack].namespace
                 and _is_whole(manifests[other], objects_of.get(other, {}))
             ]
-            # Of several that are whole the oldest counts; without one, or a time of one, the age is unknown.
+            # With several complete superseding packs the oldest counts. Without one, or without its time, the age is
+            # unknown (NaN).
             age = max((age for age in whole if not math.isnan(age)), default=math.nan)
             objects = [manifest_entries[pack], *objects_of.get(pack, {}).values()]
             candidates.append(_deletion("superseded", manifests[pack].namespace, pack, objects, age))
@@ -164,7 +168,7 @@ def plan_prune(
         ages = [now - entry.modified for entry in objects]
         age = math.nan if any(map(math.isnan, ages)) else min(ages)
         candidates.append(_deletion("orphan", "", pack, objects, age))
-    # NaN is not more than anything.
+    # A NaN fails the comparison, so a pack of unknown age is never deleted.
     old = sorted(
         (deletion for deletion in candidates if deletion.age >= grace),
         key=lambda deletion: (-deletion.age, deletion.pack),
@@ -180,7 +184,7 @@ def _deletion(
 
 
 def _is_whole(manifest: Manifest, objects: Mapping[str, ObjectInfo]) -> bool:
-    """Whether all objects of a pack are listed with their sizes."""
+    """Return True if all objects of a pack are listed with their sizes."""
     return all(name in objects and objects[name].size == record.size for name, record in manifest.objects.items())
 
 
@@ -196,27 +200,28 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
 ) -> PruneReport:
     """Delete superseded packs and orphans that are older than the grace period.
 
-    Where only signed packs are trusted, only such supersede others and are superseded; where everybody is, only such
-    as are not signed.
+    If only signed packs are trusted, only packs with a trusted signature supersede others or are deleted as superseded.
+    If everybody is trusted, only unsigned packs do and are.
 
     Args:
-        repository: Which.
-        grace: In seconds, by the storage's clock.
-        most_packs: How many packs go at most.
-        known: Packs that must be in the listing, such as those of a mirror, each with its namespace. What the listing
-            shows nothing of, neither manifest nor spec, was dropped, and is not missed.
-        force: Allow a grace period below `MIN_GRACE`, and a repository of orphans alone. Nobody may be writing.
-        dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
-            written.
-        progress: Show how many packs were deleted; None where there is a terminal.
+        repository: The repository.
+        grace: Grace period in seconds, by the storage's clock.
+        most_packs: Maximum number of packs to delete.
+        known: Packs that must be listed, such as those of a mirror, each with its namespace. Packs of a namespace of
+            which the listing shows neither a manifest nor the spec were dropped, and are not expected.
+        force: Allow a grace period below `MIN_GRACE`, and a repository that has only orphans. No client may be
+            writing.
+        dry_run: Write and delete nothing. Ages are by this machine's clock, because reading the storage's clock writes
+            a probe.
+        progress: Show the number of deleted packs; None shows it on a terminal only.
 
     Raises:
-        NotARepository: If there is none.
-        UnsupportedFormat: If this version may not write it.
+        NotARepository: If there is no repository.
+        UnsupportedFormat: If this version may not write the repository.
         ConfigurationError: If the grace period is too short and not forced.
-        IncompleteListing: If the listing lacks what is there. Nothing was deleted.
-        RepositoryError: If the storage does not tell times.
-        RemoteError: If the storage is away or refuses. The same call goes on where it stopped.
+        IncompleteListing: If the listing lacks objects that exist. Nothing was deleted.
+        RepositoryError: If the listings of the storage have no times.
+        RemoteError: If the storage is unreachable or refuses a request. Repeat the call to continue.
     """
     if not grace >= 0 or (grace < MIN_GRACE and not force):
         raise ConfigurationError(
@@ -234,7 +239,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         for (_, pack), manifest in zip(packs, repository.manifests(packs), strict=True)
         if isinstance(manifest, Manifest)
     }
-    # A pack that was merged and pruned before is missed by nobody.
+    # A known pack that is superseded by a listed one was merged and pruned before, so it is not lost.
     shown = _namespaces(listed)
     expected = {pack for pack, namespace in (known or {}).items() if namespace in shown}
     if lost := expected.difference((pack for _, pack in packs), superseders(manifests)):
@@ -243,7 +248,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             "Nothing was deleted. Check the storage; a pull with the mirror that knows them tells more."
         )
     if repository.trust is None:
-        # Whoever does not verify signatures deletes nothing that is signed: the merge may be a forger's.
+        # A client that does not verify signatures deletes nothing that is signed: the merge may be forged.
         manifests = {pack: manifest for pack, manifest in manifests.items() if manifest.signature is None}
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
     namespaces = sorted(shown)
@@ -258,10 +263,12 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     if not dry_run:
         with progress_bar("prune", len(report.deletions), progress, "packs") as advance:
             for deletion, late in zip(report.deletions, names, strict=True):
+                # The manifest goes first: after it no reader starts, and a crash in between leaves only an orphan.
                 repository.delete(deletion.paths[:1])
                 repository.delete(deletion.paths[1:])
-                # A PUT that was on its way for days may have named an orphan since it was asked for. Its writer takes
-                # the name back if it finds objects gone; if it looked before they went, that is done here.
+                # A PUT that was on its way for days may have written an orphan's manifest since it was requested. Its
+                # writer withdraws the manifest if it finds objects missing. If it looked before they were deleted, this
+                # does it.
                 repository.delete([path for path in late if repository.exists(path)])
                 logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
                 advance(1)
@@ -269,14 +276,14 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
 
 
 def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float, *, force: bool) -> None:
-    """Refuse a listing that lacks what is there.
+    """Raise an error for a listing that lacks existing objects.
 
     Raises:
         IncompleteListing: If it does.
     """
     paths = {entry.path for entry in listed}
     packs = {ref.pack for ref in map(layout.parse_manifest_path, paths) if ref}
-    # What a second listing shows and the first does not is new, or the first was not complete.
+    # A manifest that only the second listing shows is new, or the first listing was incomplete.
     again = repository.storage.list(layout.MANIFESTS)
     lacking = [entry.path for entry in again if entry.path not in paths and entry.modified < now]
     problem = ""
@@ -293,14 +300,14 @@ def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float,
 
 
 def _namespaces(listed: Iterable[ObjectInfo]) -> set[str]:
-    """Ids of the namespaces that a listing shows, by manifests or specs."""
+    """Return the ids of the namespaces that a listing shows, by manifests or specs."""
     paths = [entry.path for entry in listed]
     namespaces = {ref.namespace for ref in map(layout.parse_manifest_path, paths) if ref}
     return namespaces | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
 
 
 def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:
-    """Paths of the manifests that a pack may have that no listed manifest names; none of any other deletion."""
+    """Return the paths of manifests that an orphan may have although none is listed; empty for other deletions."""
     if deletion.reason != "orphan":
         return []
     try:
@@ -311,5 +318,5 @@ def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) ->
 
 
 def _is_named(repository: Repository, paths: list[str]) -> bool:
-    """Whether one of the manifests is there after all, asked for by name."""
+    """Return True if one of the manifests exists although it is not listed."""
     return any(map(repository.exists, paths))

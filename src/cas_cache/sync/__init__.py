@@ -1,4 +1,4 @@
-"""Push and pull: the only place that sees both sides."""
+"""Push and pull: the only package that sees both the mirror and the repository."""
 
 from cas_cache.sync.connecting import connect, peek
 from cas_cache.sync.explaining import Explanation, explain

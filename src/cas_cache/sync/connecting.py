@@ -1,4 +1,4 @@
-"""What push and pull have in common: that mirror and repository bind together, and which namespaces are meant."""
+"""Connecting a mirror with its repository, and selecting namespaces: the part that push and pull share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 
 def connect(mirror: Mirror, repository: Repository) -> bool:
-    """Open the repository and let the mirror bind to it: two requests the first time, later one.
+    """Open the repository and bind the mirror to it: two requests the first time, one later.
 
     Returns:
-        False where there is no repository yet and the mirror belongs to none.
+        False if there is no repository yet and the mirror belongs to none.
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
-        UntrustedMirror: If the mirror was filled under another trust.
-        IncompleteListing: If the repository that the mirror belongs to is not there.
-        NotARepository: If something else is there.
-        RemoteError: If the remote is away or refuses.
+        UntrustedMirror: If the mirror was filled under a trust setting that does not allow this one.
+        IncompleteListing: If the repository that the mirror belongs to does not exist.
+        NotARepository: If the URL holds something other than a repository.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     if repository.open():
-        # Where they have met before, nothing is locked or written: looking goes through here too.
+        # A mirror that is bound already is neither locked nor written to, because read-only operations come through
+        # here too.
         if mirror.repository != repository.id or mirror.trusted != _trusted(repository):
             bind(mirror, repository)
         return True
@@ -43,14 +44,15 @@ def connect(mirror: Mirror, repository: Repository) -> bool:
 
 
 def bind(mirror: Mirror, repository: Repository) -> None:
-    """Let a mirror bind to a repository, for good: not before its marker has said the same twice. 1 request.
+    """Bind a mirror to a repository permanently. The marker is read a second time first. 1 request.
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
-        UntrustedMirror: If it was filled under another trust.
-        RepositoryError: If what was read of the marker is not certain.
-        RemoteError: If the remote is away or refuses.
+        RepositoryError: If no two reads of the marker in a row agree.
+        RepositoryError: If the marker is not the same when it is read again.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
+    # A mirror stays with its repository, and no hash covers the marker, so a single damaged read must not decide this.
     repository.confirm()
     mirror.bind(repository.id, repository.url, _trusted(repository))
 
@@ -60,16 +62,16 @@ def _trusted(repository: Repository) -> frozenset[str] | None:
 
 
 def peek(mirror: Mirror | None, repository: Repository) -> bool:
-    """As `connect`, for who changes nothing: a mirror that belongs to no repository does not bind to this one for it.
+    """Like `connect`, but read-only: an unbound mirror stays unbound.
 
     Returns:
-        Whether there is a repository.
+        True if the repository exists.
     """
     return repository.open() if mirror is None or mirror.repository is None else connect(mirror, repository)
 
 
 def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
-    """The mirror's namespaces, or those asked for; a damaged one is a problem of its own, not of the others."""
+    """Return the mirror's namespaces, or the requested ones; report a damaged one and go on with the others."""
     selected = []
     for namespace in mirror.ids() if namespaces is None else namespaces:
         try:

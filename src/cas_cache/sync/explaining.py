@@ -1,7 +1,7 @@
 """Explain where the vector of one item is, or why there is none.
 
 The mirror is read first, then the packs that it does not know, then other namespaces of the same model. Nothing is
-changed. What could not be read is reported, and nothing is concluded from it.
+changed. Data that cannot be read is reported, and nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Difference:
     """One field in which two encoder specs differ.
 
     Attributes:
-        field: Its name.
-        asked: The value in the spec that was asked for.
+        field: The name of the field.
+        asked: The value in the requested spec.
         other: The value in the other spec.
     """
 
@@ -85,9 +85,9 @@ class OtherNamespace:
     """Another namespace of the same model that has the item.
 
     Attributes:
-        namespace: Its id.
+        namespace: The id of the namespace.
         in_mirror: True if the mirror has the row, False if only the repository has it.
-        differences: In what its encoder spec differs.
+        differences: Fields in which its encoder spec differs from the requested one.
     """
 
     namespace: str
@@ -101,11 +101,12 @@ class Explanation:
 
     Attributes:
         status: One of the keys of `MESSAGES`.
-        message: What that means, and what to do.
-        namespace: The namespace that was asked for.
+        message: Meaning of the status, and advice.
+        namespace: The id of the requested namespace.
         pack: The pack that has the row; None if there is none, or if the row is not pushed yet.
-        others: Other namespaces of the same model that have the item. Looked for only if this namespace does not.
-        problems: What could not be read, or was not asked, and why.
+        others: Other namespaces of the same model that have the item. Empty if this namespace has it: then they are not
+            searched.
+        problems: Reasons why something could not be read or was not requested.
     """
 
     status: str
@@ -117,7 +118,7 @@ class Explanation:
 
     @property
     def is_hit(self) -> bool:
-        """Return True if a call is answered from the mirror as it is."""
+        """True if a call would be answered from the mirror as it is."""
         return self.status in SERVED
 
     def as_json(self) -> dict[str, Any]:
@@ -156,17 +157,17 @@ def explain(
     *,
     not_asked: str | None = None,
 ) -> Explanation:
-    """Return where the vector of an item is, or why there is none.
+    """Explain where the vector of an item is, or why there is none.
 
-    The keys of all packs are read that the mirror does not know: of this namespace, and if none has the item, of the
+    Reads the keys of all packs that the mirror does not know: of this namespace and, if no pack has the item, of the
     other namespaces of the model.
 
     Args:
         mirror: The mirror.
-        repository: Its repository; None if there is none, or if it may not be asked.
+        repository: The mirror's repository; None if there is none, or if it must not be accessed.
         spec: The encoder's identity.
         key: (1, 32) uint8, the item's key.
-        not_asked: Why a repository that exists is not asked; None if it is, or if there is none.
+        not_asked: Reason why an existing repository is not accessed; None if it is, or if there is none.
     """
     search = _Search(mirror, repository, key)
     holder = search.in_mirror(spec.namespace)
@@ -191,7 +192,7 @@ def _explanation(
 
 
 class _Search:
-    """Looks for one key. Problems are collected; none of them ends the search."""
+    """Search for one key. Problems are collected; none of them ends the search."""
 
     def __init__(self, mirror: Mirror, repository: Repository | None, key: NDArray[np.uint8]) -> None:
         self._mirror = mirror
@@ -200,7 +201,7 @@ class _Search:
         self.problems: list[str] = []
 
     def in_mirror(self, namespace: str) -> _Holder | None:
-        """Return what the mirror has of a namespace; None if it does not have the key, or cannot be read."""
+        """Return where the mirror has the key in a namespace; None if it does not have it or cannot be read."""
         try:
             ns = self._mirror.get(namespace)
             row = ABSENT if ns is None else int(ns.find(self._key)[0])
@@ -239,7 +240,7 @@ class _Search:
         return best
 
     def others(self, spec: EncoderSpec) -> tuple[OtherNamespace, ...]:
-        """Return the other namespaces of the model that have the key in a row that can be read."""
+        """Return the other namespaces of the model that have the key in a readable row."""
         others = []
         for namespace, other in sorted(self._specs(spec.namespace).items()):
             if other.model != spec.model:
@@ -276,7 +277,7 @@ class _Search:
         reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
         try:
             if reason is not None:
-                # Nothing of an untrusted pack is served; which keys it claims to have may be reported.
+                # Rows of an untrusted pack are never served, but the keys that it claims to have may be reported.
                 manifest = Repository(repository.storage).manifest(*ref)
             if not isinstance(manifest, Manifest):
                 raise manifest
@@ -297,7 +298,7 @@ class _Search:
         return _Holder("not_pulled", pack)
 
     def _specs(self, but: str) -> dict[str, EncoderSpec]:
-        """Return the specs of all namespaces of either side but one."""
+        """Return the specs of all namespaces on either side, except one."""
         specs: dict[str, EncoderSpec] = {}
         for line in lines_of(self._mirror, sys.maxsize):
             if line.spec is not None:

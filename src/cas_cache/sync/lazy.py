@@ -1,7 +1,8 @@
-"""Lazy pulls: the keys of a namespace first, and of the vectors only those that are asked for.
+"""Lazy pulls: first the keys of a namespace, then only the requested vectors.
 
-The catalogue of the mirror holds keys and digests of whole packs, verified when they were read. Vectors come by ranged
-reads, so no object is there whole to be hashed: each row is proved by its digest, over the key that was asked for.
+The catalogue of the mirror holds keys and digests of complete packs, which were verified when they were read. Vectors
+come from ranged reads, so there is no complete object to hash: each row is verified by its digest, which covers the
+requested key.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMMIT_BYTES = 32 << 20
-"""Vectors, or keys, that are read between two commits."""
+"""Bytes of vectors, or of keys, that are read between two commits."""
 
 BYTES_OF_A_KEY = 40
-"""A key and a digest."""
+"""Size of a key and a digest."""
 
 
 def pull_keys(
@@ -55,21 +56,21 @@ def pull_keys(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the keys and digests of the packs that the mirror does not know.
+    """Download the keys and digests of packs that the mirror does not know.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespaces: Ids of those to look at; None for all.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespaces: Ids of the namespaces to pull; None for all.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Returns:
-        Of the packs that were read; `rows` counts their keys.
+        A report on the packs that were read; `rows` counts their keys.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Keys that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        IncompleteListing: If packs that are known to be there are not listed.
+        IncompleteListing: If the repository does not list packs that it is known to have.
     """
     report = Report()
     requested = None if namespaces is None else list(namespaces)
@@ -95,19 +96,19 @@ def pull_rows(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the vectors of keys that are in the namespace's catalogue.
+    """Download the vectors of keys that are in the namespace's catalogue.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespace: Whose.
-        keys: (n, 32) uint8, not in the mirror yet; those that are not in the catalogue are left out.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespace: The id of the namespace.
+        keys: (n, 32) uint8 keys that the mirror does not have. Keys that are not in the catalogue are skipped.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Rows that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        IncompleteListing: If packs have gone and the others are not listed.
+        IncompleteListing: If packs have disappeared and no other packs are listed.
     """
     report = Report()
     ns = mirror.get(namespace)
@@ -126,12 +127,12 @@ def pull_rows(
 
 
 class _RowReader:
-    """Reads rows of one namespace. What one pack cannot give is read from the other packs that hold it.
+    """Reads rows of one namespace. Rows that one pack cannot provide are read from other packs that have them.
 
     Args:
         ns: The namespace.
-        repository: Where its packs are.
-        report: Receives the counts and the problems.
+        repository: The repository that holds its packs.
+        report: Report that collects counts and problems.
         bar: The progress bar.
     """
 
@@ -146,7 +147,7 @@ class _RowReader:
         """Read the vectors of keys that are in the catalogue.
 
         Returns:
-            True if the catalogue has to be read again before the remaining keys can be found.
+            True if the catalogue must be read again before the remaining keys can be found.
         """
         remote_keys = self._ns.remote_keys
         superseded: set[str] = set()
@@ -161,11 +162,12 @@ class _RowReader:
             if len(self._failed) == known:
                 return False
             keys = _missing(self._ns, keys)
-        # The keys of a superseded pack are not read as long as those of the pack that supersedes it can be.
+        # A superseded pack's keys are not read while those of the superseding pack can be, so the catalogue may lack
+        # them.
         return bool(len(keys)) and not remote_keys.packs.issuperset(superseded)
 
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
-        """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
+        """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is recorded."""
         self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
         part_keys = keys[part.at]
         try:
@@ -188,21 +190,21 @@ def _missing(ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _manifests_of(located: list[Located], namespace: str) -> dict[str, Manifest]:
-    """Return the manifests of packs; none at all if one of them is damaged or another namespace's."""
+    """Return the manifests of packs; empty if one of them is damaged or another namespace's."""
     try:
         manifests = {part.pack: Manifest.from_bytes(part.manifest) for part in located}
     except (ValueError, UnsupportedFormat):
         return {}
-    # A digest covers key and vector and not whose it is.
+    # A row digest covers key and vector but not the namespace, so it cannot tell whose rows these are.
     return manifests if all(manifest.namespace == namespace for manifest in manifests.values()) else {}
 
 
 def _agrees(repository: Repository, located: Located, manifest: Manifest) -> bool:
-    """Whether what the catalogue says of a pack's rows is what the repository says."""
+    """Return True if the catalogue and the repository have the same digests of a pack's rows."""
     try:
         return bool((repository.digests(located.pack, manifest)[located.rows] == located.digests).all())
     except RepositoryError:
-        return True  # the pack is damaged, whatever the catalogue is
+        return True  # the pack is damaged; that says nothing about the catalogue
 
 
 def _fetch_pack(
@@ -224,7 +226,7 @@ def _fetch_pack(
                 report.rows += _commit(ns, located.pack, pending, sources)
                 pending = []
     finally:
-        # Also after a damaged range or an interrupted request: these rows are verified.
+        # Also after a damaged range or an interrupted request: these rows are verified already.
         if pending:
             report.rows += _commit(ns, located.pack, pending, sources)
     report.packs += 1
@@ -232,7 +234,7 @@ def _fetch_pack(
 
 
 def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[np.int64] | None) -> int:
-    """Store parts of what was read of a pack; `sources` is for all of its rows that were asked for."""
+    """Store rows that were read of a pack. `sources` covers all requested rows of the pack, not only these."""
     keys, vectors, digests = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "vectors", "digests")
     )
@@ -244,20 +246,20 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
 def _pull_keys_of(
     mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
 ) -> bool:
-    """Take the keys of a namespace's packs; whether one of them has gone since it was listed."""
+    """Download the keys of a namespace's packs; return True if one has disappeared since it was listed."""
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
         note_skipped(f"namespace {namespace}", problem, report)
         return False
     if ns.remote_keys.packs.difference(packs):
-        # Merged and pruned, or dropped: what is there now is read anew.
+        # Packs were merged and pruned, or dropped. Read the remaining ones again.
         ns.remote_keys.forget()
     known = set(ns.packs | ns.remote_keys.packs)
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
     pending: list[RemotePack] = []
-    # What is superseded is read only if what supersedes it could not be.
+    # A superseded pack is read only if the superseding pack could not be read.
     for pack in sorted(manifests, key=lambda pack: pack in later):
         manifest = manifests[pack]
         if known.intersection(later.get(pack, ())) or (manifest.supersedes and known.issuperset(manifest.supersedes)):

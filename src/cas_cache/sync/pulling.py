@@ -1,8 +1,8 @@
-"""Pull: take the packs that the mirror does not know.
+"""Pull: download the packs that the mirror does not have.
 
-Rows are appended a chunk at a time, each committed; an interrupted pull goes on at the next chunk. Small packs are read
-side by side and committed together. A merge is read rather than the packs that it supersedes, and these only where it
-cannot be read.
+Rows are appended and committed one chunk at a time; an interrupted pull continues at the next chunk. Small packs are
+read concurrently and committed together. A merge is read in place of the packs that it supersedes; these are read only
+if the merge cannot be.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_LISTINGS = 3
-"""Listings of one pull: another one if packs have gone since the last, merged and pruned by somebody."""
+"""Maximum number of listings of one pull. It lists again if another process merged and pruned packs since the last
+listing."""
 
 
 def pull(
@@ -49,21 +50,21 @@ def pull(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the packs that the mirror does not know.
+    """Download packs that the mirror does not have.
 
-    A pack that does not verify is passed over, with all that it would have given from the damage on: its rows are
-    misses. It is tried again at the next pull, until its rows have come from elsewhere.
+    A pack that fails verification is skipped from the damage on: its remaining rows are misses. The next pull tries it
+    again, until its rows have come from elsewhere.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespaces: Ids of those to pull; None for all.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespaces: Ids of the namespaces to pull; None for all.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Rows that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        IncompleteListing: If packs that are known to be there are not listed.
+        IncompleteListing: If the repository does not list packs that it is known to have.
     """
     report = Report()
     requested = None if namespaces is None else list(namespaces)
@@ -91,24 +92,25 @@ def read_listed(
     known: Callable[[Namespace], frozenset[str]],
     read: Callable[[str, list[str]], bool],
 ) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
-    """List the repository and read each namespace; list again if packs have gone meanwhile.
+    """List the repository and read each namespace; list again if packs have disappeared since.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        requested: Ids of the namespaces to look at; None for all.
-        report: What was passed over is noted there.
-        known: Returns the packs that a namespace knows to be in the repository.
-        read: Given a namespace and its packs, reads what is not here; returns whether one of them has gone since.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        requested: Ids of the namespaces to read; None for all.
+        report: Report that collects skipped packs and namespaces.
+        known: Returns the packs that a namespace expects the repository to have.
+        read: Reads those packs of a namespace that the mirror lacks, given the namespace and its packs; returns True
+            if one of them has disappeared since it was listed.
 
     Returns:
         The packs of the last listing, and those that were known before it, by namespace.
 
     Raises:
-        As `pull`.
+        The same errors as `pull`.
     """
     for _ in range(MAX_LISTINGS):
-        # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
+        # Collected before the listing: packs that another process of this mirror publishes meanwhile are not missing.
         known_packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
         listed = _listed(repository, requested)
         _check_listing(mirror, repository, listed, known_packs, report, every=requested is None)
@@ -122,9 +124,9 @@ def read_listed(
 def manifests_of(
     repository: Repository, namespace: str, packs: list[str], report: Report
 ) -> tuple[dict[str, Manifest], bool]:
-    """Return the manifests of packs, in their order, and whether one of these has gone since it was listed.
+    """Return the manifests of packs, in their order, and True if a pack has disappeared since it was listed.
 
-    Those that cannot be read for another reason go into the report.
+    Manifests that cannot be read for another reason are reported as problems.
     """
     asked = [PackRef(namespace, pack) for pack in packs]
     manifests: dict[str, Manifest] = {}
@@ -142,10 +144,10 @@ def manifests_of(
 def _pull_namespace(
     mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
 ) -> bool:
-    """Read the packs of a namespace that are not here, merges rather than what they supersede.
+    """Read the packs of a namespace that the mirror lacks; read merges in place of the packs they supersede.
 
     Returns:
-        Whether one of them has gone since it was listed, so that others may hold its rows.
+        True if a pack has disappeared since it was listed, so that other packs may hold its rows.
     """
     try:
         ns = mirror.get(namespace)
@@ -155,9 +157,9 @@ def _pull_namespace(
         return False
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests).keys()
-    # Told at once, so that the time left is that of the namespace and not of a pack.
+    # The total is set at once, so that the estimated time is that of the namespace and not of a pack.
     bar.total = (bar.total or 0) + sum(m.rows * m.vector_bytes for pack, m in manifests.items() if pack not in later)
-    # What is superseded is read only if what supersedes it could not be.
+    # Superseded packs come last. If their merge could be read, they are known by then and are not read.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
     alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
@@ -172,7 +174,7 @@ def _pull_namespace(
 def _pull_each(
     mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
-    """Read packs one after the other; yield those that could not be read, and what is wrong with them."""
+    """Read packs one after the other; yield those that could not be read, with the error."""
     for pack, manifest in manifests.items():
         ns = mirror.get(namespace)
         if ns is not None and pack in ns.packs:
@@ -183,7 +185,7 @@ def _pull_each(
 
 
 def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: Report) -> bool:
-    """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
+    """Return True if a pack could not be read because it was deleted; report any other problem."""
     if repository.has_gone(ref, problem):
         return True
     note_skipped(f"pack {ref.pack}", problem, report)
@@ -193,7 +195,7 @@ def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report
 def _pull_pack(
     mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar
 ) -> CasCacheError | None:
-    """Read one pack into the mirror; return what is wrong with it."""
+    """Read one pack into the mirror; return the error if it cannot be read."""
     namespace = manifest.namespace
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
@@ -212,7 +214,7 @@ def _pull_pack(
 
 
 def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar) -> None:
-    """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
+    """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
@@ -236,7 +238,7 @@ def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manif
 
 
 def _listed(repository: Repository, requested: list[str] | None) -> dict[str, list[str]]:
-    """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
+    """Return the visible packs by namespace, from one listing for all, or one per requested namespace."""
     listed: dict[str, list[str]] = {}
     for namespace_or_all in [None] if requested is None else requested:
         for namespace, pack in repository.packs(namespace_or_all):
@@ -253,9 +255,10 @@ def _check_listing(
     *,
     every: bool,
 ) -> None:
-    """Refuse a listing that shows nothing where packs are known to be.
+    """Raise an error if a listing shows nothing although packs are known to exist.
 
-    Where it shows other namespaces, one that is not listed was dropped, or is a problem of its own: the others go on.
+    If it shows other namespaces, one that is missing was dropped or has a problem of its own: report it, go on with
+    others.
     """
     for namespace, packs in known.items():
         ns = mirror.get(namespace)
@@ -285,15 +288,16 @@ def _note_gone(
     known: dict[str, frozenset[str]],
     report: Report,
 ) -> None:
-    """Forget superseded packs that are not listed any more, and report others that are not."""
+    """Forget superseded packs that are not listed any more; report other packs that are not."""
     for namespace, packs in known.items():
         ns, remote_packs = mirror.get(namespace), listed.get(namespace, [])
         if ns is None or not remote_packs:
-            continue  # told before
+            continue  # `_check_listing` has reported this
         ns.refresh()
         gone = (packs & ns.lasting_packs).difference(remote_packs)
         if gone:
-            # A merge that was read by a process that was killed, or before an eviction: ask what it supersedes.
+            # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
+            # it supersedes.
             asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
             manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
             merged = {source for manifest in manifests for source in manifest.supersedes}

@@ -1,4 +1,4 @@
-"""What a push or pull did, and how that is shown while it runs."""
+"""The report of a push or pull, and how it is collected while the operation runs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Report:
-    """What a push or pull did.
+    """Result of a push or pull.
 
     Attributes:
-        packs: How many packs were published or read.
-        rows: How many rows they held; after a pull, how many of them were new.
-        bytes: Bytes of content that went over the wire.
-        problems: What was passed over, and why: damaged packs, packs of a newer version. None of their rows was used.
-        hints: What could be done about what is in order and could be better.
-        untrusted: Ids of packs that count as not there, because no trusted key signed them.
+        packs: Number of packs that were published or read.
+        rows: Number of rows in these packs; after a pull, the number of new rows.
+        bytes: Bytes of content that were transferred.
+        problems: Errors of skipped packs and namespaces: damaged, or written by a newer version. None of their rows was
+            used.
+        hints: Optional suggestions; nothing is wrong.
+        untrusted: Ids of packs that were skipped because no trusted key signed them.
     """
 
     packs: int = 0
@@ -71,7 +72,7 @@ _Problem = TypeVar("_Problem", bound="CasCacheError")
 
 
 def without_frames(problem: _Problem) -> _Problem:
-    """Drop the tracebacks: their frames hold the report itself, and maps and locks that close has to release."""
+    """Drop the tracebacks: their frames hold the report itself, and maps and locks that `close` has to release."""
     error: BaseException | None = problem
     while error is not None:
         error.__traceback__ = None
@@ -80,7 +81,7 @@ def without_frames(problem: _Problem) -> _Problem:
 
 
 def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
-    """Note a pack that counts as not there."""
+    """Record a pack that was skipped because it is not trusted."""
     if untrusted.pack not in report.untrusted:
         logger.info("%s", untrusted)
         report.untrusted.add(untrusted.pack)
@@ -90,7 +91,7 @@ def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
 def metered(repository: Repository, report: Report, *, up: bool = False) -> Iterator[None]:
     """Count the bytes that are read, or those that are written (`up`), while the block runs.
 
-    Not both: a push in the background runs beside pulls.
+    Not both, because a background push runs at the same time as pulls.
     """
     traffic = repository.storage.traffic
     before = traffic.up if up else traffic.down

@@ -1,7 +1,7 @@
-"""Many small packs: read side by side, and committed together.
+"""Many small packs: read concurrently, and committed together.
 
-To wait for the answers of a small pack, and to make it durable, takes longer than to read it: 10,000 packs of one row
-took half an hour one by one. What is read is verified as in any pull, and is applied in the same order.
+Waiting for the answers of a small pack, and making it durable, takes longer than reading it: 10,000 packs of one row
+took half an hour one by one. Packs are verified as in any pull, and applied in the same order.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SMALL_BYTES = 1 << 20
-"""Vectors of a pack that is small."""
+"""Maximum size of the vectors of a small pack."""
 
 IN_FLIGHT = 8
-"""Small packs that are read side by side."""
+"""Number of small packs that are read concurrently."""
 
 COMMIT_BYTES, COMMIT_PACKS = 32 << 20, 256
-"""What is committed together at most. A commit takes some 30 ms, and more the more packs the mirror knows."""
+"""Maximum size of one commit. A commit takes about 30 ms, and more the more packs the mirror knows."""
 
 
 def is_small(manifest: Manifest) -> bool:
-    """Whether a pack is read with others. Merges are not: they decide what else is read."""
+    """Return True if a pack is read together with others. Merges are not: they decide which other packs are read."""
     small = manifest.rows * manifest.vector_bytes <= SMALL_BYTES
-    # Of several chunks, those before one that is damaged are worth to be taken.
+    # A pack of several chunks is read on its own: chunks before a damaged one are then kept.
     return small and not manifest.supersedes and manifest.chunk_rows["vectors"] >= manifest.rows
 
 
 def pull_small(
     mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
-    """Read small packs of a namespace; yield those that could not be read, and what is wrong with them.
+    """Read small packs of a namespace; yield those that could not be read, with the error.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespace: Whose packs these are.
-        manifests: Its packs that nothing is known of here, in the order in which they are applied.
-        report: What was done is counted there.
-        bar: And shown there.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespace: The id of the namespace.
+        manifests: Its packs that the mirror does not know, in the order in which they are applied.
+        report: Report that collects the counts.
+        bar: The progress bar.
     """
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
-        yield next(iter(manifests)), problem  # that of the namespace, once
+        yield next(iter(manifests)), problem  # a problem of the namespace, so it is reported once
         return
     with ns.held():
         yield from _pull_into(ns, repository, manifests, report, bar)
@@ -86,12 +86,12 @@ def _pull_into(
             report.packs += 1
             logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
     finally:
-        # Whatever ended it: what was read and verified stays.
+        # Whatever ended the loop, rows that were read and verified are kept.
         group.commit()
 
 
 def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
-    """Refuse a pack whose vectors are not made like the namespace's.
+    """Raise an error if a pack's vectors do not have the dtype and shape of the namespace.
 
     Raises:
         DamagedPack: If dtype or shape differ.
@@ -116,12 +116,12 @@ class _Group:
         self._bytes = 0
 
     def take(self, pack: str, manifest: Manifest, whole: WholePack | None) -> DamagedPack | None:
-        """Commit a pack with the next ones; return what is wrong with it. None stands for one whose keys are here."""
+        """Add a pack to the next commit; return the error if it does not fit. None is a pack without new keys."""
         if whole is None:
             self._skipped.append((pack, manifest.rows))
         else:
             if self._whole and not _same_kind(self._whole[0], whole):
-                self.commit()  # then the namespace says what its vectors are
+                self.commit()  # fixes dtype and shape of a new namespace, which `check_kind` compares
             try:
                 check_kind(self._ns, manifest, pack)
             except DamagedPack as problem:
@@ -142,7 +142,7 @@ class _Group:
 def _read_pack(
     ns: Namespace, repository: Repository, pack: str, manifest: Manifest
 ) -> WholePack | CasCacheError | None:
-    """Read a pack; None if all of its keys are here, whose vectors are not read then."""
+    """Read a pack; return None, without reading its vectors, if the mirror has all of its keys."""
     try:
         keys = repository.keys(pack, manifest)
         if ns.holds(keys):

@@ -1,6 +1,6 @@
-"""Where mirror and repository stand: what is only here, what is only there. Nothing is changed.
+"""Compare a mirror with its repository. Nothing is changed.
 
-What a push would send and a pull would take is read off it: `pull_of` and `push_of`.
+`pull_of` and `push_of` derive from it what a pull or push would transfer.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SyncStatus:
-    """One namespace on both sides.
+    """Status of one namespace in the mirror and in the repository.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors these are; None if the repository cannot say.
-        local_rows: Rows in the mirror.
-        rows_to_push: Those of them that are in no pack yet.
-        packs_to_push: Packs that they make, at least: what an interrupted push has planned stays as it was planned.
-        remote_packs: Packs in the repository, superseded ones aside.
-        packs_to_pull: Those of them that the mirror has not read.
-        rows_to_pull: The rows of these; some of them may be here already.
-        local_bytes: Bytes of the vectors here.
+        namespace: The id of the namespace.
+        spec: The encoder spec; None if the repository cannot provide it.
+        local_rows: Number of rows in the mirror.
+        rows_to_push: Number of pending rows.
+        packs_to_push: Minimum number of packs for the pending rows; an interrupted push keeps its plans.
+        remote_packs: Number of packs in the repository, without superseded ones.
+        packs_to_pull: Number of these packs that the mirror has not read.
+        rows_to_pull: Number of rows in the packs to pull; the mirror may have some of them already.
+        local_bytes: Bytes of the vectors in the mirror.
         bytes_to_push: Bytes of the vectors to push.
-        bytes_to_pull: Bytes of the vectors to pull, at most.
+        bytes_to_pull: Maximum number of bytes of vectors to pull.
     """
 
     namespace: str
@@ -57,7 +57,7 @@ class SyncStatus:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether neither a push nor a pull would move a row."""
+        """True if neither a push nor a pull would transfer a row."""
         return not (self.rows_to_push or self.packs_to_pull)
 
     def _repr_html_(self) -> str:
@@ -73,7 +73,7 @@ class SyncStatus:
         return html.facts(f"Namespace {self.namespace}, here and there", rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the status as plain JSON."""
         numbers = {name: getattr(self, name) for name in self.__slots__ if name not in ("namespace", "spec")}
         return {
             "namespace": self.namespace,
@@ -84,7 +84,7 @@ class SyncStatus:
 
 
 def pull_of(statuses: Iterable[SyncStatus], problems: Report) -> Report:
-    """Return what a pull of these namespaces would take, at most; `bytes` are those of the vectors."""
+    """Return a report on what a pull of these namespaces would transfer at most; `bytes` counts vectors only."""
     report = Report(problems=problems.problems)
     for status in statuses:
         report.packs += status.packs_to_pull
@@ -94,12 +94,12 @@ def pull_of(statuses: Iterable[SyncStatus], problems: Report) -> Report:
 
 
 def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = False) -> Report:
-    """Return what a push of these namespaces would send; `bytes` are those of the vectors.
+    """Return a report on what a push of these namespaces would transfer; `bytes` counts vectors only.
 
     Args:
-        statuses: Which.
-        problems: What could not be read.
-        rebind: Every row is sent, whatever was pushed before.
+        statuses: Status of each namespace.
+        problems: Report whose problems are passed on.
+        rebind: Count every row, whether or not it was pushed before.
     """
     report = Report(problems=problems.problems)
     for status in statuses:
@@ -114,24 +114,25 @@ def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = 
 
 
 def local_status(mirror: Mirror) -> tuple[list[SyncStatus], Report]:
-    """Return where each namespace of a mirror stands, as far as the mirror knows: no request."""
+    """Return the status of each namespace of a mirror, as far as the mirror knows it, without a request."""
     report = Report()
     return [_local_status(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
 
 
 def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncStatus], Report]:
-    """Return where each namespace of either side stands, by id, and what could not be read.
+    """Return the status of each namespace on either side, ordered by id, and a report of problems.
 
-    Costs one listing, the manifests of packs that the mirror does not know, and the specs of such namespaces.
+    Needs one listing, the manifests of packs that the mirror does not know, and the specs of namespaces that it does
+    not have.
 
     Args:
-        mirror: The one; None where there is none yet.
-        repository: The other.
+        mirror: The mirror; None if it does not exist yet.
+        repository: The repository.
 
     Raises:
-        RemoteError: If the remote is away or refuses.
+        RemoteError: If the remote is unreachable or refuses a request.
         RepositoryMismatch: If the mirror belongs to another repository.
-        IncompleteListing: If the repository that the mirror belongs to is not there.
+        IncompleteListing: If the repository that the mirror belongs to does not exist.
     """
     report = Report()
     local = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
@@ -160,7 +161,7 @@ def _compared(
             note_skipped(f"pack {pack}", manifest, report)
     later = set(superseders(manifests))
     merged = known if ns is None else known - ns.lasting_packs
-    # A merge of packs that are all read here gives nothing new: a pull only notes it.
+    # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
     new = {
         pack: m
         for pack, m in manifests.items()
@@ -176,7 +177,7 @@ def _compared(
 
 
 def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> SyncStatus:
-    """What the mirror knows."""
+    """Return the status that the mirror knows."""
     if ns is None:
         return SyncStatus(namespace, spec)
     return SyncStatus(
@@ -192,7 +193,7 @@ def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None
 
 
 def _packs(rows: int, row_bytes: int) -> int:
-    """How many packs rows make."""
+    """Return the number of packs that rows make."""
     return -(-rows // most_rows_of_a_pack(row_bytes)) if rows else 0
 
 
