@@ -33,7 +33,7 @@ say where. `--remote` is a URL, a directory, or a name from the settings. `-n` i
   none is renamed or removed within a major version.
 - **`--dry-run`**, on every command that writes, says what would be done and writes nothing, here or there.
 - **`--yes`**, on every command that deletes: without it the plan is shown and a person is asked. Where standard input
-  is no terminal, or with `--json`, nobody can be asked: the command ends with 2 before it does anything.
+  is not a terminal, or with `--json`, nobody can be asked: the command ends with 2 before it does anything.
 - **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs what is done on standard error and shows
   tracebacks, `-vv` every detail. Both are taken before the command and after it: `cas-cache -v ls`, `cas-cache ls -v`.
 - **Ctrl-C** and SIGTERM stop a command at once and lose nothing: the same command run again goes on where it stopped,

@@ -283,7 +283,7 @@ def test_the_index_of_a_column_that_differs_in_a_row(tmp_path: Path, monkeypatch
 
 
 def test_a_file_under_another_name(tmp_path: Path) -> None:
-    """The head says which rows it covers; names that are no name of ours are passed over."""
+    """The head says which rows it covers; names that are no name of ours are skipped."""
     keys = np.tile(random_keys(8), (5, 1))
     keys[:, 31] = np.arange(40)
     grown(tmp_path, keys[:8])

@@ -67,7 +67,7 @@ def test_a_merge_waits_for_enough_packs() -> None:
 
 
 def test_what_is_no_candidate() -> None:
-    """Merges, superseded packs and packs that are half full are passed over; small ones around them are neighbours."""
+    """Merges, superseded packs and packs that are half full are skipped; small ones around them are neighbours."""
     width = 1 << 16
     half = -(-most_rows_of_a_pack(4 * width) // 2)
     manifests = {

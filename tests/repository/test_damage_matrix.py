@@ -2,7 +2,7 @@
 
 The table is the claim. A cell: what is damaged, how; the findings of a check of listing and manifests; those of a check
 that reads the data; and what a pull into a new mirror does: "clean" (all rows), "miss" (no problem told, rows missing),
-"problem" (a pack passed over and told), "error" (the repository refused).
+"problem" (a pack skipped and told), "error" (the repository refused).
 """
 
 import hashlib

@@ -30,7 +30,7 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", value.strip())
     part = float(match[1]) / (WHOLE if match[2] else 1) if match else 0.0
     if not 0 < part <= 1:
-        raise click.BadParameter(f"{value!r} is no part; write 1% or 0.01, more than 0 and at most 100%.")
+        raise click.BadParameter(f"{value!r} is not a part; write 1% or 0.01, more than 0 and at most 100%.")
     return part
 
 

@@ -27,7 +27,7 @@ SECTIONS = {
     "Look": {
         "ls": "List the namespaces of a mirror, or of a repository's URL.",
         "info": "Show what identifies a namespace, or the settings in force.",
-        "status": "Say what is only here and what is only there.",
+        "status": "Compare a mirror with its repository.",
         "search": "Find the nearest neighbours of texts among the vectors of a mirror.",
     },
     "Share": {

@@ -22,7 +22,7 @@ def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
     """Whether the command must ask before it deletes. Called before any request, so that a script fails at once.
 
     Raises:
-        click.UsageError: If it must and nobody can be asked: standard input is no terminal, or a program reads.
+        click.UsageError: If it must and nobody can be asked: standard input is not a terminal, or a program reads.
     """
     if yes or dry_run:
         return False
@@ -30,8 +30,8 @@ def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
         raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(
-            "This deletes, and nobody can be asked: standard input is no terminal. Add --yes, or --dry-run to see the "
-            "plan."
+            "This deletes, and nobody can be asked: standard input is not a terminal. Add --yes, or --dry-run to see "
+            "the plan."
         )
     return True
 

@@ -138,7 +138,7 @@ def describe(ns: Namespace) -> dict[str, Any]:
         "namespace": ns.spec.namespace,
         **names_of(ns.spec),
         "rows": ns.rows,
-        "waiting": ns.pending_rows,
+        "pending": ns.pending_rows,
         "where": _where(ns.rows, ns.pending_rows),
         "dtype": None if ns.dtype is None else ns.dtype.name,
         "shape": list(ns.shape),
@@ -151,13 +151,13 @@ def _where(rows: int, waiting: int) -> str | None:
     if not rows:
         return None
     if waiting == 0:
-        return "also there"
-    return "only here" if waiting == rows else "partly there"
+        return "pushed"
+    return "local only" if waiting == rows else "partly pushed"
 
 
 def _counts(ns: Namespace) -> tuple[str, ...]:
     where = _where(ns.rows, ns.pending_rows)
-    where = f"{ns.pending_rows:,} only here" if where == "partly there" else where or "-"
+    where = f"{ns.pending_rows:,} local only" if where == "partly pushed" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
     return pluralize(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 
@@ -193,7 +193,7 @@ def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
     """Print what could not be read, unless a document has it, and exit with 1 then."""
     if not as_json:
         for problem in problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
 

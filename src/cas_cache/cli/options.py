@@ -83,9 +83,9 @@ def storage_option(command: _F) -> _F:
 
 def dry_run_option(command: _F) -> _F:
     """Add ``--dry-run`` to a command."""
-    return click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing, here or there.")(
-        command
-    )
+    return click.option(
+        "--dry-run", is_flag=True, help="Only say what would be done; write nothing, neither locally nor remotely."
+    )(command)
 
 
 def open_repository(
@@ -265,13 +265,13 @@ def print_json(document: Any) -> None:
 
 
 def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
-    """Print what a push or pull did, or would do; exit with 1 if something was passed over."""
+    """Print what a push or pull did, or would do; exit with 1 if something was skipped."""
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
     else:
         say(f"{verb} {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, {size_of(report.bytes)}")
         for problem in report.problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
         if report.untrusted:
             say(
                 f"left out: {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed; "

@@ -68,7 +68,7 @@ def status(
         else:
             _print(statuses)
             for problem in report.problems:
-                say(f"passed over: {problem}", err=True)
+                say(f"skipped: {problem}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 
@@ -79,13 +79,13 @@ def _print(statuses: list[SyncStatus]) -> None:
         print_namespaces((status.namespace, [name_of(status.spec), _line(status)]) for status in statuses)
     up, down = sum(status.bytes_to_push for status in statuses), sum(status.bytes_to_pull for status in statuses)
     say(
-        f"{pluralize(len(statuses), 'namespace')}, {sum(status.is_up_to_date for status in statuses):,} in step; "
+        f"{pluralize(len(statuses), 'namespace')}, {sum(status.is_up_to_date for status in statuses):,} up to date; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
 def _line(status: SyncStatus) -> str:
-    return f"{pluralize(status.local_rows, 'row')} here; {'in step' if status.is_up_to_date else _moves(status)}"
+    return f"{pluralize(status.local_rows, 'row')}; {'up to date' if status.is_up_to_date else _moves(status)}"
 
 
 def _moves(status: SyncStatus) -> str:

@@ -103,7 +103,7 @@ def s3_policy(url: str, role: Role) -> dict[str, object]:
     """Return an IAM policy for a role: the bucket's prefix and nothing else."""
     bucket, prefix = _bucket_and_prefix(url)
     arn = f"arn:aws:s3:::{bucket}"
-    # GET of a name that is not there is 404 only to who may list; S3 then takes the name for the prefix.
+    # GET of a name that does not exist is 404 only to who may list; S3 then takes the name for the prefix.
     listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
     if prefix:
         listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}

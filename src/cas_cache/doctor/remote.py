@@ -216,7 +216,7 @@ class RemoteChecks:
                 f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
             )
         elif not listed:
-            self.report.note("repository", "Nothing is there yet; the first push makes a repository.")
+            self.report.note("repository", "There is nothing yet; the first push makes a repository.")
 
     def _check_binding(self, mirror_repository: str | None) -> None:
         if mirror_repository is None:
@@ -246,9 +246,9 @@ class RemoteChecks:
             return
         age = time.time() - max(entry.modified for entry in self._manifests)
         if age < -SKEW_SECONDS:
-            self.report.note("newest", f"The newest pack is {-age:.0f} s in the future by the clock here.", SKEW)
+            self.report.note("newest", f"The newest pack is {-age:.0f} s in the future by this machine's clock.", SKEW)
         else:
-            self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by the clock here.")
+            self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by this machine's clock.")
 
     def _check_left_overs(self, storage: Storage) -> None:
         try:
@@ -283,7 +283,7 @@ class RemoteChecks:
 
     def _check_missing(self, storage: Storage) -> str:
         check_missing(storage, f"{SCRATCH}/not-there")
-        return "GET of a name that is not there says so."
+        return "GET of a name that does not exist says so."
 
     def _check_packs(self, storage: Storage) -> str:
         repository = Repository(storage)

@@ -81,7 +81,7 @@ def _header_problem(path: Path) -> str | None:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes)"
     code, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
     if code not in FLAT:
-        return f"{FAISS_VECTORS} is no flat index but of the kind {code!r}, which mteb never writes, or damaged"
+        return f"{FAISS_VECTORS} is not a flat index but of the kind {code!r}, which mteb never writes, or damaged"
     plausible = 0 < dimension <= MAX_DIMENSION and rows >= 0 and trained
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"

@@ -150,7 +150,7 @@ class ImportPlan:
         """Yield the plan for people: what is taken of each folder, what is left, and why."""
         for plan in self.folders:
             if plan.passed_over:
-                yield f"{plan.folder.path}: passed over, {plan.passed_over}"
+                yield f"{plan.folder.path}: skipped, {plan.passed_over}"
                 continue
             yield f"{plan.folder.path}: {len(plan.at):,} of {pluralize(plan.total, 'vector')}"
             for reason, count in plan.left.items():

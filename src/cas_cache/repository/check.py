@@ -239,7 +239,7 @@ class _Run:
                 self.find("pack-newer", path, str(err), ref=ref)
                 break
             except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as not there: {err.reason}.", ref=ref)
+                self.find("untrusted", path, f"It counts as missing: {err.reason}.", ref=ref)
                 break
             except UnreadablePack as err:
                 self.find("unreadable", path, str(err), ref=ref)

@@ -8,7 +8,7 @@
 An index file never changes and its name is never used again, so what the JSON names is whole, or gone because a newer
 one took its place. The JSON has the SHA-256 of each 64 MiB of the file, and they are compared before faiss reads it:
 faiss follows the links of a graph wherever they lead, in memory too. And it has a fingerprint of the rows that are
-covered: rows that moved, by `evict`, or another mirror's rows are not these. What does not agree is built anew.
+covered: rows that moved, by `evict`, or another mirror's rows are not these. What does not agree is rebuilt.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class IndexFiles:
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
         try:
             if _hashes(path) != saved.sha256:
-                logger.warning("%s is damaged, and is built anew", path)
+                logger.warning("%s is damaged, and is rebuilt", path)
                 return None
             index = faiss.read_index(str(path), flags)
         except (OSError, RuntimeError) as err:
