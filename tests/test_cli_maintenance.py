@@ -211,7 +211,7 @@ def test_evict(run: Any, cache: Path, repo: Path) -> None:
         opened.encode(texts(3, 500), SPEC, Encoder())
     del opened
     assert run("evict", cache, "--yes", "--max-size", "0").code == 1
-    assert "of which 216 B wait" in run("evict", cache, "--yes", "--max-size", "1k").out
+    assert "of which 216 B are pending" in run("evict", cache, "--yes", "--max-size", "1k").out
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,6 @@ def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, rep
 def test_a_mistyped_remote_is_no_success(run: Any, cache: Path) -> None:
     """A new mirror that pulls from nothing is told so; a mirror that is named as the remote as well."""
     nothing = run("pull", cache.parent / "new", "--remote", cache.parent / "reop")
-    assert (nothing.code, "nothing is there at all" in nothing.err) == (1, True)
+    assert (nothing.code, "nothing exists there at all" in nothing.err) == (1, True)
     mirror = run("pull", cache.parent / "new", "--remote", cache)
     assert (mirror.code, "is a mirror, not a repository" in mirror.err) == (1, True)

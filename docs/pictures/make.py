@@ -50,7 +50,7 @@ def outputs() -> dict[str, str]:
 
 
 def fill(where: Path) -> None:
-    """Fill two mirrors and a repository: some rows only here, some only there."""
+    """Fill two mirrors and a repository: some rows local only, some remote only."""
     numbers = np.random.default_rng(0)
     documents = EncoderSpec(model="intfloat/e5-small-v2", revision="ffb93f3", prompt="passage: ", role="document")
     queries = EncoderSpec(model="intfloat/e5-small-v2", revision="ffb93f3", prompt="query: ", role="query")

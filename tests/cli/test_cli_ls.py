@@ -124,7 +124,7 @@ def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -
     """None named is usage, a mistyped one an error; an empty one has its sentence."""
     Mirror(tmp_path / "new")
     assert run("ls", tmp_path / "new", "--there").code == 2
-    assert "nothing is there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
+    assert "nothing exists there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
     Repository(open_storage(str(tmp_path / "empty"), None)).create()
     result = run("ls", "--there", "--remote", tmp_path / "empty")
     assert (result.code, "is empty" in result.out) == (0, True)

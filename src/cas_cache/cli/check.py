@@ -61,7 +61,7 @@ def check(
     mirror: bool,
     as_json: bool,
 ) -> None:
-    """Compare what CACHE's repository holds with what it says. Nothing is written, here or there.
+    """Verify the objects of CACHE's repository against their manifests. Nothing is written.
 
     With --mirror it is CACHE's mirror that is checked: every row against its digest. It also names the packs that no
     encoder was compared with here yet; the self-check does that before they are first served.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @cache_options
 @click.option("--there", is_flag=True, help="List the repository's, not the mirror's: one listing and its manifests.")
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
-    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
+    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they were pushed.
 
     Without CACHE and --remote, all mirrors in the user's cache directory (or CAS_CACHE_DIR) are listed.
 

@@ -1,4 +1,4 @@
-"""``cas-cache status``: what is only here, what is only there."""
+"""``cas-cache status``: compares a mirror with its repository."""
 
 from __future__ import annotations
 
