@@ -182,7 +182,7 @@ def test_faults_that_make_no_sense() -> None:
     """Are refused when they are made."""
     with pytest.raises(ValueError, match="There is no fault 'nonsense'"):
         Fault("nonsense")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no fault of a put"):
+    with pytest.raises(ValueError, match="not a fault of a put"):
         Fault("flipped-bit", "put")
     with pytest.raises(ValueError, match="counted from 1"):
         Fault("error", at=0)
