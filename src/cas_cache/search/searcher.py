@@ -77,9 +77,9 @@ def open_search(
         namespace: The encoder spec of the vectors, or the id of their namespace.
         metric: ``"cosine"``, ``"ip"`` (inner product) or ``"l2"``.
         kind: ``"exact"``, or an index: ``"hnsw"``, ``"hnswsq"``, ``"ivf"``, ``"ivfpq"``, ``"ivfsq"``.
-        **parameters: Parameters by faiss's names: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``; ``m``,
-            ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: k_factor * k candidates
-            are ranked again by their stored vectors.
+        **parameters: Parameters by faiss's names: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``;
+            ``m``, ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: k_factor * k
+            candidates are ranked again by their stored vectors.
 
     Raises:
         MissingDependency: If faiss is not installed.
