@@ -90,7 +90,7 @@ def prune(
 
 
 def _print(report: PruneReport, did: str) -> None:
-    """One line for each kind of what goes in a namespace, and a sum."""
+    """Print one line per reason and namespace, and a total."""
     for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
         mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
         size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY

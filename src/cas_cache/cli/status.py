@@ -1,4 +1,4 @@
-"""``cas-cache status``: what is only here, what is only there."""
+"""``cas-cache status``: the differences between a mirror and its repository."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def status(
 
 
 def _print(found: list[Standing]) -> None:
-    """Two lines a namespace, as `ls` has them, and a sum."""
+    """Print two lines per namespace, as `ls` does, and a total."""
     if found:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
