@@ -240,7 +240,7 @@ def test_a_push_that_fails_at_the_end_leaves_the_exit_code_alone(tmp_path: Path)
     """The remote is gone when the process ends: exit code 0, one line, and the rows wait."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=f"open({str(tmp_path / 'repo')!r}, 'w').close()")
     assert process.returncode == 0
-    assert "wait in the mirror" in process.stderr
+    assert "are pending in the mirror" in process.stderr
     assert "Traceback" not in process.stderr
     (tmp_path / "repo").unlink()
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")) as cache:
@@ -335,7 +335,7 @@ def waiting_rows(directory: Path) -> int:
 
 def the_command(err: str) -> list[str]:
     """The command that a line on stderr names."""
-    return shlex.split(err.rpartition("To push what waits: ")[2].splitlines()[0])
+    return shlex.split(err.rpartition("To push the pending rows: ")[2].splitlines()[0])
 
 
 LEAVES = """
@@ -353,7 +353,7 @@ def test_ctrl_c_at_the_end_ends_at_once_and_says_what_waits(tmp_path: Path) -> N
     err = ended(process, within=10)
     assert process.returncode == -signal.SIGINT
     assert err.count("\n") == 1, err
-    assert f"interrupted. 6 rows (336 B) wait in the mirror {tmp_path / 'm'}. To push" in err
+    assert f"interrupted. 6 rows (336 B) are pending in the mirror {tmp_path / 'm'}. To push" in err
     assert waiting_rows(tmp_path / "m") == 6
     cli(the_command(err)[1:], standalone_mode=False)
     assert waiting_rows(tmp_path / "m") == 0
@@ -374,7 +374,7 @@ def test_ctrl_c_while_a_cache_is_closed_ends_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     err = ended(process, within=10)
     assert process.returncode == -signal.SIGINT
-    assert err.count("6 rows (336 B) wait in the mirror") == 1
+    assert err.count("6 rows (336 B) are pending in the mirror") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert waiting_rows(tmp_path / "m") == 6
 
@@ -396,7 +396,7 @@ def test_ctrl_c_leaves_the_rows_of_every_cache(tmp_path: Path) -> None:
     said_ready(process)
     process.send_signal(signal.SIGINT)
     err = ended(process, within=10)
-    assert err.count("6 rows (336 B) wait in the mirror") == 3
+    assert err.count("6 rows (336 B) are pending in the mirror") == 3
     assert "of the program's own" in err
     assert [waiting_rows(tmp_path / f"m{n}") for n in range(3)] == [6, 6, 6]
 
@@ -444,8 +444,8 @@ def test_a_process_that_is_killed_while_it_pushes_loses_nothing(tmp_path: Path, 
         result = run(tmp_path / "m", str(tmp_path / "repo"))
         assert result.returncode == 0
         assert result.stderr == (
-            f"cas_cache: 6 rows (336 B) wait in the mirror {tmp_path / 'm'} from an earlier run or another process. "
-            "They are pushed in the background.\n"
+            f"cas_cache: 6 rows (336 B) are pending in the mirror {tmp_path / 'm'} from an earlier run or another "
+            "process. They are pushed in the background.\n"
         )
     else:
         cli(["push", str(tmp_path / "m"), "--remote", str(tmp_path / "repo")], standalone_mode=False)
@@ -489,7 +489,7 @@ def test_what_is_said_at_the_end_reaches_stderr_without_logging_or_warnings(tmp_
     assert process.returncode == 3
     assert process.stderr.count("\n") == 1, process.stderr
     assert "the last push failed" in process.stderr
-    assert "6 rows (336 B) wait in the mirror" in process.stderr
+    assert "6 rows (336 B) are pending in the mirror" in process.stderr
     (tmp_path / "repo").unlink()
     assert the_command(process.stderr) == ["cas-cache", "push", str(tmp_path / "m"), "--remote", str(tmp_path / "repo")]
 
@@ -504,7 +504,7 @@ def test_closing_with_a_remote_that_is_away_says_what_waits(
     cache.encode(texts(3), SPEC, Encoder())
     with pytest.warns(RemoteWarning):
         cache.flush()
-    assert "not everything was pushed. 3 rows (168 B) wait in the mirror" in capsys.readouterr().err
+    assert "not everything was pushed. 3 rows (168 B) are pending in the mirror" in capsys.readouterr().err
     cache.flush()
     assert "3 rows (168 B) wait" in capsys.readouterr().err
     assert cache._pusher.settled
@@ -621,6 +621,6 @@ def test_a_long_last_push_says_what_it_does(
             cache.encode(texts(3), SPEC, Encoder())
             capsys.readouterr()
         err = capsys.readouterr().err
-        assert ("pushing: 3 rows (168 B) wait in the mirror" in err) is said
+        assert ("pushing: 3 rows (168 B) are pending in the mirror" in err) is said
         assert ("Ctrl-C leaves them there" in err) is said
         assert ("push:" in err) is (progress is True)

@@ -504,7 +504,7 @@ def test_damaged_packs_are_warned_of_and_encoded_anew(tmp_path: Path) -> None:
     memory.objects[path] = bytes(len(memory.objects[path]))
     two = joined(tmp_path / "2", memory)
     encoder = Encoder()
-    with pytest.warns(DataWarning, match="passed over") as caught:
+    with pytest.warns(DataWarning, match="skipped") as caught:
         np.testing.assert_array_equal(two.encode(texts(3), SPEC, encoder), truth(texts(3)))
     assert len(caught) == 1
     assert encoder.asked == texts(3)
@@ -640,7 +640,7 @@ def test_a_mirror_cannot_be_made_below_a_file(tmp_path: Path) -> None:
 
 
 def test_a_push_asks_the_remote_though_nothing_waits(tmp_path: Path) -> None:
-    """A wrong remote is noticed by name, not passed over because there is nothing to send."""
+    """A wrong remote is noticed by name, not skipped because there is nothing to send."""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r")) as cache:
         cache.encode(texts(3), SPEC, Encoder())
     with EmbeddingCache(tmp_path / "other", remote=str(tmp_path / "r2")) as cache:

@@ -205,7 +205,7 @@ def test_evict(run: Any, cache: Path, repo: Path) -> None:
     assert len(document["evicted"]) == 2
     result = run("evict", cache, "--yes", "--max-size", f"{25 * row} B")
     assert (result.code, result.err) == (0, "")
-    assert result.out.endswith("evicted 2 packs: 3.2 kB before, 1.8 kB after, of which 0 B wait to be pushed\n")
+    assert result.out.endswith("evicted 2 packs: 3.2 kB before, 1.8 kB after, of which 0 B are pending\n")
     assert json.loads(run("pull", cache, "--remote", repo, "--json").out)["rows"] == 20
     with EmbeddingCache(cache) as opened:
         opened.encode(texts(3, 500), SPEC, Encoder())

@@ -66,9 +66,9 @@ def test_status_says_what_is_only_here_and_only_there(run: Any, team: Team) -> N
 def test_status_for_people(run: Any, team: Team) -> None:
     """Two lines a namespace and a sum, within 80 columns."""
     done = run("status", team.mirror, "--remote", team.remote)
-    assert "8 rows here; 3 to push (48 B)" in done.out
-    assert "0 rows here; 7 in 1 pack to pull (112 B)" in done.out
-    assert "3 namespaces, 0 in step; 112 B to push, 112 B to pull" in done.out
+    assert "8 rows; 3 to push (48 B)" in done.out
+    assert "0 rows; 7 in 1 pack to pull (112 B)" in done.out
+    assert "3 namespaces, 0 up to date; 112 B to push, 112 B to pull" in done.out
     assert all(len(line.rstrip()) <= 80 for line in done.out.splitlines())
 
 

@@ -386,9 +386,9 @@ def test_thorough_lists_more() -> None:
             (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
             (refusing("list"), {"list": "FAIL"}, "LIST is refused: memory refuses a list (PermissionError"),
             (refusing("get"), {"get": "FAIL"}, "GET is refused"),
-            (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows wait in the mirror."),
+            (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows stay pending in the mirror."),
             (refusing("delete"), {"delete": "warn", "cleaning": "warn"}, "prune and drop cannot run"),
-            (Hiding, {"missing": "FAIL"}, "GET of a name that is not there is refused"),
+            (Hiding, {"missing": "FAIL"}, "GET of a name that does not exist is refused"),
             (Undeclared, {}, ""),
             (Ahead, {}, ""),
         ],
@@ -569,7 +569,7 @@ def test_a_role_that_creates_and_does_not_overwrite() -> None:
     memory.url = "gs://team/emb"
     report = examined(refusing("delete")(Creating(memory)))
     assert bad(report) == {"delete": "warn", "overwrite": "FAIL", "cleaning": "warn"}
-    assert "PUT over an object that is there is refused" in told(report, "overwrite")
+    assert "PUT over an object that exists is refused" in told(report, "overwrite")
     assert "roles/storage.objectUser" in report.policy
     assert "said before" in told(report, "whole")
 

@@ -190,7 +190,7 @@ def test_new_packs_of_others_are_seen_by_the_next_process(memory: Memory, tmp_pa
 
 
 def test_a_merge_is_read_when_its_sources_have_gone(memory: Memory, tmp_path: Path) -> None:
-    """Before that it is passed over: its keys are known. A cache that is open meanwhile goes on, without encoding."""
+    """Before that it is skipped: its keys are known. A cache that is open meanwhile goes on, without encoding."""
     counting = Counting(memory)
     with lazily(tmp_path / "open", memory) as opened, lazily(tmp_path / "laptop", counting) as cache:
         for one in (opened, cache):
@@ -254,11 +254,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("part", ["vectors", "keys", "digests"])
 def test_a_damaged_pack_gives_misses(memory: Memory, tmp_path: Path, part: str, how: str) -> None:
-    """Never a wrong vector: its rows are encoded anew, with a warning, and the other pack answers."""
+    """Never a wrong vector: its rows are encoded again, with a warning, and the other pack answers."""
     _change(memory, part, DAMAGE[how])
     encoder = Encoder()
     with lazily(tmp_path / "laptop", memory) as cache:
-        with pytest.warns(DataWarning, match="passed over"):
+        with pytest.warns(DataWarning, match="skipped"):
             np.testing.assert_array_equal(cache.encode(MANY, SPEC, encoder), truth(MANY))
         assert 0 < len(encoder.asked) <= 200
     with lazily(tmp_path / "laptop", memory) as again:

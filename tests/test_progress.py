@@ -58,7 +58,7 @@ def test_every_bar_is_shown_where_it_is_asked_for(tmp_path, capsys):
 
 @pytest.mark.parametrize("switch", ["argument", "setting", "no terminal"])
 def test_bars_are_off(switch, tmp_path, capsys, monkeypatch):
-    """Nothing is written where they are off, or nobody asked and stderr is no terminal."""
+    """Nothing is written where they are off, or nobody asked and stderr is not a terminal."""
     if switch == "setting":
         monkeypatch.setenv("CAS_CACHE_PROGRESS", "0")
     options = {"progress": False} if switch == "argument" else {}
@@ -71,7 +71,7 @@ def test_bars_are_off(switch, tmp_path, capsys, monkeypatch):
 
 
 def test_the_setting_turns_them_on(tmp_path, capsys, monkeypatch):
-    """CAS_CACHE_PROGRESS=1 shows them where there is no terminal."""
+    """CAS_CACHE_PROGRESS=1 shows them where there is not a terminal."""
     monkeypatch.setenv("CAS_CACHE_PROGRESS", "1")
     with EmbeddingCache(tmp_path) as cache:
         cache.encode(["a"], SPEC, embed)
@@ -187,7 +187,7 @@ def test_times_read_well(seconds, shown):
 
 
 def test_where_lines_are_written(capsys, monkeypatch):
-    """Only inside `plain_lines`, only where there is no terminal, and by no switch that says no."""
+    """Only inside `plain_lines`, only where there is not a terminal, and by no switch that says no."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
 
     def shown(switch: bool | None) -> str:

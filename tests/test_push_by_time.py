@@ -268,8 +268,8 @@ def test_a_process_without_exit_hooks_leaves_little_and_the_next_pushes_it(tmp_p
     err = process.communicate(timeout=2 * LIMIT)[1]
     assert process.returncode == 0, err
     assert err == (
-        f"cas_cache: 2 rows (112 B) wait in the mirror {tmp_path / 'm'} from an earlier run or another process. They "
-        "are pushed in the background.\n"
+        f"cas_cache: 2 rows (112 B) are pending in the mirror {tmp_path / 'm'} from an earlier run or another "
+        "process. They are pushed in the background.\n"
     )
     assert waiting_rows(tmp_path / "m") == 0
     assert far.pull().rows == 2
@@ -288,7 +288,7 @@ def test_who_does_not_push_does_not_promise_it(
     assert capsys.readouterr().err == ""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), **options):
         err = capsys.readouterr().err
-        assert err.count("\n") == err.count("3 rows (168 B) wait in the mirror") == says
+        assert err.count("\n") == err.count("3 rows (168 B) are pending in the mirror") == says
         assert len(timers()) == says
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")) as cache:
         cache.push()

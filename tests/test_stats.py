@@ -224,8 +224,8 @@ def test_what_people_read(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push="manual")
     cache.encode(texts(2), SPEC, Encoder())
     assert cache.summary().splitlines()[2] == (
-        f"2 rows (112 B) wait in the mirror {tmp_path / 'm'}. To push what waits: cas-cache push {tmp_path / 'm'} "
-        f"--remote {tmp_path / 'repo'}"
+        f"2 rows (112 B) are pending in the mirror {tmp_path / 'm'}. To push the pending rows: cas-cache push "
+        f"{tmp_path / 'm'} --remote {tmp_path / 'repo'}"
     )
     cache.push()
     assert cache.summary() == cache.stats.summary()

@@ -174,7 +174,7 @@ def test_a_damaged_pack_is_named_and_passed_over(tmp_path: Path, memory: Memory,
     assert reader.found(SECOND) == SECOND
     misses = [text for text in FIRST if text not in reader.found(FIRST)]
     assert misses
-    # The misses are encoded anew and published; whoever comes next finds everything, the damage still in place.
+    # The misses are encoded again and published; whoever comes next finds everything, the damage still in place.
     assert reader.encode(misses) == len(misses)
     reader.push()
     assert len(reader.pull().problems) <= 1, "none, unless it cannot even be told what the pack holds"
@@ -204,7 +204,7 @@ def test_a_whole_pack_under_another_name_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, delete, swap_rows_and_reseal], ids=lambda damage: damage.__name__)
 def test_a_repaired_pack_is_taken_at_the_next_pull(tmp_path: Path, memory: Memory, damage: Damage) -> None:
-    """What was passed over is tried again, and taken once it verifies."""
+    """What was skipped is tried again, and taken once it verifies."""
     healthy = dict(memory.objects)
     damage(memory, pack_with(memory, FIRST[0]))
     reader = Machine(tmp_path / "reader", memory)
@@ -216,7 +216,7 @@ def test_a_repaired_pack_is_taken_at_the_next_pull(tmp_path: Path, memory: Memor
 
 
 def test_a_pack_of_a_newer_version_is_a_problem_of_its_own(tmp_path: Path, memory: Memory) -> None:
-    """A pack that asks for an unknown feature is passed over; the rest is taken."""
+    """A pack that asks for an unknown feature is skipped; the rest is taken."""
     name = pack_with(memory, FIRST[0])
     data = memory.objects.pop(layout.manifest_path(SPEC.namespace, name))
     data = data.replace(b'"features":[]', b'"features":["ragged"]')

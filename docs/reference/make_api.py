@@ -39,7 +39,7 @@ MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "sea
 HEAD = """# Python reference
 
 Made from the code by `python docs/reference/make_api.py`. Shapes are in parentheses: (n, d) is n rows of d numbers.
-Errors have a page of their own: [errors](errors.md). Everything that is not on this page may change in any release.
+Errors are on a separate page: [errors](errors.md). Everything that is not on this page may change in any release.
 Names are in the order in which they are used.
 """
 

@@ -186,10 +186,10 @@ class BackgroundPush:
         try:
             waits = None if self._what_waits is None else self._what_waits()
         except Exception as err:  # noqa: BLE001 - a mirror that is damaged, or gone: report the reason instead
-            _say(f"{why} What waits cannot be told: {err}")
+            _say(f"{why} The pending rows cannot be counted: {err}")
             return
         if waits is not None:
-            _say(f"{why.rstrip('.')}. {waits}. To push what waits: {waits.command}")
+            _say(f"{why.rstrip('.')}. {waits}. To push the pending rows: {waits.command}")
         elif self._what_waits is None:
             _say(why)
 

@@ -288,7 +288,7 @@ class EmbeddingCache:
         """Return two or three lines that say what the cache did and what is still pending."""
         waits = self._upload.pending()
         did = self.stats.summary()
-        return did if waits is None else f"{did}\n{waits}. To push what waits: {waits.command}"
+        return did if waits is None else f"{did}\n{waits}. To push the pending rows: {waits.command}"
 
     def __enter__(self) -> Self:
         return self
@@ -644,7 +644,7 @@ class EmbeddingCache:
             if self.on_remote_error == "raise":
                 raise report.problems.pop(0)  # popped, because the traceback's frames hold the report
             warnings.warn(
-                f"{len(report.problems)} packs were passed over. Rows that no other pack has are encoded again. "
+                f"{len(report.problems)} packs were skipped. Rows that no other pack has are encoded again. "
                 f"The first: {report.problems[0]}",
                 DataWarning,
                 stacklevel=7,
@@ -742,7 +742,7 @@ class EmbeddingCache:
             if not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"Going on without the remote: {err} What is encoded waits in the mirror "
+                    f"Going on without the remote: {err} What is encoded stays pending in the mirror "
                     f"{self.mirror.directory} and goes up at the next push.",
                     RemoteWarning,
                     stacklevel=4,
@@ -790,7 +790,7 @@ def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
     for namespace in wanted:
         if not NAMESPACE_ID.fullmatch(namespace):
             raise ConfigurationError(
-                f"{namespace!r} is no namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
+                f"{namespace!r} is not a namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
                 "--json` give them."
             )
     return wanted

@@ -161,8 +161,8 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise DamagedMirror(
-        f"{path} is no file but a pipe, a socket or a device. Nothing of it was read or written. cas_cache makes none: "
-        "find out who did, and delete it."
+        f"{path} is not a file but a pipe, a socket or a device. Nothing of it was read or written. cas_cache makes "
+        "none: find out who did, and delete it."
     )
 
 
@@ -346,7 +346,7 @@ def mapped(
 def _link(path: Path) -> LinkInMirror:
     return LinkInMirror(
         f"{path} is a symbolic link to {path.readlink()}. Links in a mirror are not followed, wherever they lead: "
-        "nothing was read or written there. cas_cache makes none. Put the file or folder that belongs there in its "
+        "nothing was read or written. cas_cache makes none. Put the file or folder that belongs there in its "
         "place, or remove the link and keep what it leads to: what was pushed comes back with `cas-cache pull`. To "
         "have a mirror elsewhere, name that directory, or a link to the whole of it."
     )

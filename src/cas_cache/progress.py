@@ -151,7 +151,7 @@ _lines: ContextVar[bool] = ContextVar("cas_cache_lines", default=False)
 
 @contextmanager
 def plain_lines() -> Iterator[None]:
-    """Write lines, while the block runs, in place of bars where there is no terminal."""
+    """Write lines, while the block runs, in place of bars where there is not a terminal."""
     token = _lines.set(True)
     try:
         yield

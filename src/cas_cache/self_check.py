@@ -265,7 +265,7 @@ class _Comparison:
         return (
             f"They came from {'the pack' if len(packs) == 1 else f'{len(packs)} packs,'} {names}{more}. Nothing was "
             "served. If your weights are not those that name and revision stand for, give yours a name of their own "
-            f"(model_id=, revision=). If whoever pushed a pack used other weights, `{command}` deletes it, here and in "
+            f"(model_id=, revision=). If a pack was pushed with other weights, `{command}` deletes it, here and in "
             "the repository, and its rows are encoded again."
         )
 

@@ -235,7 +235,7 @@ def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, [*KINDS, *TABLES], n=1)
             there = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
             meant = f" Did you mean {near[0]}?" if near else there
-            raise ConfigurationError(f"{path} has a setting {name!r}, which is none.{meant}")
+            raise ConfigurationError(f"{path} has an unknown setting {name!r}.{meant}")
         if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
             raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")
     return settings

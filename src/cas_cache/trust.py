@@ -78,7 +78,8 @@ def new_signing_key(name: str) -> SigningKey:
     """
     if not NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{name!r} is no name of a key: letters, digits, '.', '_' and '-', at most 64, the first a letter or digit."
+            f"{name!r} is not a name of a key: letters, digits, '.', '_' and '-', at most 64, the first a letter or "
+            "digit."
         )
     pem = new_private_key()
     file = keys_folder() / f"{name}{SUFFIX}"
@@ -121,10 +122,10 @@ def _signer(key: str | Path) -> Signer:
         pem = file.read_bytes()
     except OSError as err:
         raise ConfigurationError(
-            f"There is no signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
+            f"There is not a signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
             f"({err.strerror}). `cas-cache keys new` makes one, `cas-cache keys list` lists them."
         ) from err
     try:
         return Signer(pem)
     except ConfigurationError as err:
-        raise ConfigurationError(f"{file} is no signing key. {err} `cas-cache keys new` makes one.") from err
+        raise ConfigurationError(f"{file} is not a signing key. {err} `cas-cache keys new` makes one.") from err

@@ -44,7 +44,7 @@ class Waiting:
     sent: Callable[[], int]
 
     def __str__(self) -> str:
-        verb = "waits" if self.rows == 1 else "wait"
+        verb = "is pending" if self.rows == 1 else "are pending"
         return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
 
 

@@ -133,7 +133,7 @@ class Team:
         self._does(LAZY, acts, fault)
 
     def evict(self, who: int, part: float) -> EvictReport:
-        """Evict; rows that wait to be pushed stay."""
+        """Evict; pending rows stay."""
         self.reopen(who)
         client = Machine(self.directories[who], self.memory)
         waiting = sum(ns.waiting_rows for ns in client.mirror.namespaces())

@@ -347,7 +347,7 @@ def test_wrong_credentials(rclone_place: Place, monkeypatch: pytest.MonkeyPatch)
     wrong = "x" + SECRET
     report = examined(rclone_place.fresh().with_options(secret=wrong), mirror_repository="0" * 32)
     assert bad(report) == {"credentials": "FAIL"}
-    assert "no permission mends that" in told(report, "credentials")
+    assert "no permission changes that" in told(report, "credentials")
     assert report.policy == ""
     assert SECRET not in json.dumps(report.as_json())
     assert wrong not in json.dumps(report.as_json())

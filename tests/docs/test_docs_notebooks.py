@@ -58,12 +58,12 @@ def test_the_numbers_and_fields_of_the_page() -> None:
     from cas_cache import background
     from cas_cache.stats import Stats
 
-    page = PAGE.read_text("utf-8")
+    page = " ".join(PAGE.read_text("utf-8").split())
     stats: dict[str, Any] = Stats().as_json()
     assert [name for name in stats if f"`{name}`" not in page] == []
     assert f"Fewer than {LEAST_ITEMS} items" in page
     assert f"after {background.LONG_PATIENCE:.0f} seconds" in page
-    assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors wait" in page
+    assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors are pending" in page
     assert f"has been pending for {background.PUSH_SECONDS:.0f} seconds" in page
     assert "after a second a line" in page
     assert background.PATIENCE == 1.0

@@ -182,7 +182,7 @@ def test_a_repository_with_an_id_of_control_characters(name: str) -> None:
     ],
 )
 def test_a_listing_of_odd_numbers(info: dict[str, Any], modified: float | None) -> None:
-    """A time that is none is unknown, so nothing is old by it; a size that is none is no listing."""
+    """A time that is none is unknown, so nothing is old by it; a size that is none is not a listing."""
 
     class Odd:
         def find(self, folder: str, **_: Any) -> dict[str, Any]:

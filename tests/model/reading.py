@@ -114,7 +114,7 @@ def _reads(  # noqa: C901
             op = ("get", "object", at)
             rest = {"todo": todo & ~(1 << at), "hand": 0}
             if bad:
-                # pack._read_chunk: another SHA-256; the pack is passed over.
+                # pack._read_chunk: another SHA-256; the pack is skipped.
                 fails = {**rest, "excused": _excused(world, at, listed, excused)}
                 kept = (known, have) if rules.reads_sources_of_a_broken_merge else (done[0], have)
                 yield f"reads other bytes for object {which} of {at}", op, then("read", after, disk=kept, **fails)

@@ -149,7 +149,7 @@ def compactor(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C
         found = listed | world.listed(1)
         yield "lists page 1", ("list", "manifests", 1), then("manifests", listed=found)
     elif step == "manifests":
-        # Repository.manifests; what has gone is passed over (has_gone).
+        # Repository.manifests; what has gone is skipped (has_gone).
         for at in bits(listed & ~read):
             there = world.packs[at].manifest >= 0
             changes = {"read": read | 1 << at} if there else {"listed": listed & ~(1 << at)}

@@ -224,7 +224,7 @@ def test_a_backend_that_lies_is_found_out(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [NumpyCache, OneFile])
 def test_what_was_changed_since_is_not_served(kind, tmp_path):
-    """Rows that were swapped in the backend's file: encoded anew, with a warning; an answer is never another's."""
+    """Rows that were swapped in the backend's file: encoded again, with a warning; an answer is never another's."""
     encoder = HashEncoder()
     encoded_anew(encoder, tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))

@@ -265,7 +265,7 @@ def npy(array):
     ],
 )
 def test_damaged_ranges_are_an_error(damage, tmp_path):
-    """Never guessed at, never replaced by themselves; deleted, they are taken anew."""
+    """Never guessed at, never replaced by themselves; deleted, they are computed again."""
     of(StoredRanges(GIVEN), tmp_path, some_vectors())
     (path,) = (tmp_path / "calibration").glob("*/*.npy")
     path.write_bytes(damage(path.read_bytes()))

@@ -56,7 +56,7 @@ def test_foreign_names_never_become_paths(name: str, namespace: str, pack: str) 
     for wrong in (name, name + namespace, pack + name, namespace.upper() + name, "../" + pack):
         if wrong not in (namespace, pack) and not (len(wrong) in (32, 64) and set(wrong) <= set("0123456789abcdef")):
             for build in (layout.spec_path, layout.manifests_prefix):
-                with pytest.raises(ValueError, match="is no namespace id"):
+                with pytest.raises(ValueError, match="is not a namespace id"):
                     build(wrong)
             with pytest.raises(ValueError, match="is no pack id"):
                 layout.object_path(wrong, "zarr.json")

@@ -127,7 +127,7 @@ def test_object_names_that_are_paths_elsewhere_are_refused(manifest: Manifest, n
     """No name in a manifest can lead a reader out of the pack."""
     document = json.loads(manifest.to_bytes())
     document["objects"][name] = {"size": 1, "sha256": SHA}
-    with pytest.raises(ValueError, match="is no object of a pack"):
+    with pytest.raises(ValueError, match="is not an object of a pack"):
         Manifest.from_bytes(json.dumps(document).encode())
 
 

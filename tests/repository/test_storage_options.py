@@ -118,7 +118,7 @@ def test_values_that_change_nothing_are_accepted() -> None:
 
 
 def test_a_misspelt_option_of_google_is_refused() -> None:
-    """gcsfs accepts and ignores any name: requests would go to Google instead of the intended endpoint."""
+    """Any name is accepted and ignored by gcsfs: requests would go to Google instead of the intended endpoint."""
     pytest.importorskip("gcsfs")
     with pytest.raises(ConfigurationError, match=r"'endpoint_ur'.*Did you mean 'endpoint_url'"):
         open_storage("gs://team/emb", {"token": "anon", "endpoint_ur": "http://127.0.0.1:1"})

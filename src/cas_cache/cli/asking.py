@@ -30,8 +30,8 @@ def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
         raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(
-            "This deletes, and nobody can be asked: standard input is no terminal. Add --yes, or --dry-run to see the "
-            "plan."
+            "This deletes, and nobody can be asked: standard input is not a terminal. Add --yes, or --dry-run to see "
+            "the plan."
         )
     return True
 

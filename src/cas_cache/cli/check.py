@@ -30,7 +30,7 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", value.strip())
     part = float(match[1]) / (WHOLE if match[2] else 1) if match else 0.0
     if not 0 < part <= 1:
-        raise click.BadParameter(f"{value!r} is no part; write 1% or 0.01, more than 0 and at most 100%.")
+        raise click.BadParameter(f"{value!r} is not a part; write 1% or 0.01, more than 0 and at most 100%.")
     return part
 
 
@@ -61,7 +61,7 @@ def check(
     mirror: bool,
     as_json: bool,
 ) -> None:
-    """Compare what CACHE's repository holds with what it says. Nothing is written, here or there.
+    """Verify the objects of CACHE's repository against their manifests. Nothing is written.
 
     With --mirror it is CACHE's mirror that is checked: every row against its digest. It also names the packs that no
     encoder was compared with here yet; the self-check does that before they are first served.

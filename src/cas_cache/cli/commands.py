@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Start": {
         "demo": "See it work in seconds: cold, warm, and on a second machine.",
-        "doctor": "Say what is wrong with a set-up or a storage, and what to do.",
+        "doctor": "Find what is wrong with a set-up or a storage, and what to do.",
     },
     "Look": {
         "ls": "List the namespaces of a mirror, or of a repository's URL.",
         "info": "Show what identifies a namespace, or the settings in force.",
-        "status": "Say what is only here and what is only there.",
+        "status": "Compare a mirror with its repository.",
         "search": "Find the nearest neighbours of texts among the vectors of a mirror.",
     },
     "Share": {
-        "pull": "Take what the repository has and the mirror has not.",
+        "pull": "Download packs that the mirror does not have.",
         "push": "Publish the pending rows of a mirror.",
         "sync": "Pull, then push.",
         "keys": "Make signing keys, and list those that sign and are trusted.",
     },
     "Maintain": {
-        "check": "Compare what a repository holds with what it says.",
+        "check": "Verify the objects of a repository, or the rows of a mirror.",
         "compact": "Merge a repository's small packs, so that new mirrors pull faster.",
         "prune": "Delete from a repository what nothing refers to.",
         "drop": "Delete a namespace, with all its vectors, from a repository.",
-        "evict": "Make a mirror smaller: what was used longest ago goes.",
+        "evict": "Make a mirror smaller: delete what was used longest ago.",
     },
     "Other tools": {
         "import": "Take vectors that something else stored.",

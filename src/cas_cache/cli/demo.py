@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--remote",
     metavar="URL",
     shell_complete=complete_remotes,
-    help="Share by way of this repository, and leave it there.",
+    help="Share by way of this repository, and keep it.",
 )
 @storage_option
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the files in DIR.")

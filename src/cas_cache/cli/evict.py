@@ -27,7 +27,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     unit = match[2].upper() if match else "?"
     # A number alone probably lacks its unit; read as bytes, it would evict everything.
     if not match or unit.removesuffix("B") not in UNITS or not (unit or float(match[1]) == 0):
-        raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
+        raise click.BadParameter(f"{value!r} is not a size; write 50GB, 500MB or 20GiB.")
     unit = unit.removesuffix("B")
     amount = float(match[1]) * UNITS[unit]
     if not amount < MOST_BYTES:
@@ -50,7 +50,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
     """Make CACHE's mirror smaller: the packs that were used longest ago go.
 
     What is in the repository comes back when a run misses it; `cas-cache pull` says before whether something is not
-    there any more. Rows that wait to be pushed stay; so do namespaces that other processes have open.
+    there any more. Pending rows stay; so do namespaces that other processes have open.
 
     If something is to go it asks first; where nobody can be asked it needs --yes.
 
@@ -81,5 +81,5 @@ def _print(report: EvictReport, did: str) -> None:
         say(f"left as it is, because others have it open: {namespace}", err=True)
     say(
         f"{did} {counted(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
-        f"after, of which {size_of(report.waiting)} wait to be pushed"
+        f"after, of which {size_of(report.waiting)} are pending"
     )

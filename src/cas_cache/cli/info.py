@@ -90,7 +90,7 @@ def info(
     if as_json:
         print_json(facts)
         return
-    for name in ("namespace", "rows", "waiting", "dtype", "shape", "bytes", "folder", "repository"):
+    for name in ("namespace", "rows", "pending", "dtype", "shape", "bytes", "folder", "repository"):
         say(f"{name:<11}{f'{facts[name]:,}' if isinstance(facts[name], int) else facts[name]}")
     say(f"{'packs':<11}{len(ns.packs):,}")
     say("spec")

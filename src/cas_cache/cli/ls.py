@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @cache_options
 @click.option("--there", is_flag=True, help="List the repository's, not the mirror's: one listing and its manifests.")
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
-    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
+    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they were pushed.
 
     Without CACHE and --remote, all mirrors in the user's cache directory (or CAS_CACHE_DIR) are listed.
 
@@ -138,7 +138,7 @@ def describe(ns: Namespace) -> dict[str, Any]:
         "namespace": ns.spec.namespace,
         **names_of(ns.spec),
         "rows": ns.rows,
-        "waiting": ns.waiting_rows,
+        "pending": ns.waiting_rows,
         "where": _where(ns.rows, ns.waiting_rows),
         "dtype": None if ns.dtype is None else ns.dtype.name,
         "shape": list(ns.shape),
@@ -151,13 +151,13 @@ def _where(rows: int, waiting: int) -> str | None:
     if not rows:
         return None
     if waiting == 0:
-        return "also there"
-    return "only here" if waiting == rows else "partly there"
+        return "pushed"
+    return "local only" if waiting == rows else "partly pushed"
 
 
 def _counts(ns: Namespace) -> tuple[str, ...]:
     where = _where(ns.rows, ns.waiting_rows)
-    where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
+    where = f"{ns.waiting_rows:,} local only" if where == "partly pushed" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
     return counted(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 
@@ -191,7 +191,7 @@ def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
     """Exit with 1 if something could not be read; print the problems first unless they are in the JSON document."""
     if not as_json:
         for problem in problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
 

@@ -83,9 +83,9 @@ def storage_option(command: _F) -> _F:
 
 def dry_run_option(command: _F) -> _F:
     """Add ``--dry-run`` to a command."""
-    return click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing, here or there.")(
-        command
-    )
+    return click.option(
+        "--dry-run", is_flag=True, help="Only say what would be done; write nothing, neither locally nor remotely."
+    )(command)
 
 
 def open_repository(
@@ -271,7 +271,7 @@ def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = Fa
     else:
         say(f"{verb} {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, {size_of(report.bytes)}")
         for problem in report.problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
         if report.untrusted:
             say(
                 f"left out: {counted(len(report.untrusted), 'pack')} that no trusted key has signed; "

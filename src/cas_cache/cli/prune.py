@@ -23,7 +23,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     """Return "7d", "36h", "90m" or "30s" as seconds."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value.strip())
     if not match:
-        raise click.BadParameter(f"{value!r} is no time; write 7d, 36h, 90m or 30s.")
+        raise click.BadParameter(f"{value!r} is not a time; write 7d, 36h, 90m or 30s.")
     return float(match[1]) * UNITS[match[2]]
 
 

@@ -40,7 +40,7 @@ def pull(
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
-    """Take what the repository has and CACHE's mirror has not: all of it, or what the filters choose."""
+    """Download packs that CACHE's mirror does not have: all of them, or those that the filters choose."""
     what = " the keys of" if keys_only else ""
     if dry_run:
         report = would_pull(Named(cache, remote, storage_options, Filters(**filters)))

@@ -23,7 +23,7 @@ from cas_cache.cli.options import cache_options, dry_run_option, open_cache, ope
 @click.option(
     "--rebind",
     is_flag=True,
-    help="Send every row, whatever was pushed before: to another repository, or to this one anew.",
+    help="Send every row, whatever was pushed before: to another repository, or to this one again.",
 )
 def push(
     cache: str | None,

@@ -202,7 +202,7 @@ def _loaded(path: str) -> NDArray[Any]:
         # Mapped, so that memory is used for the data that exists, not for the shape that the header claims.
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile) as err:
-        raise ConfigurationError(f"{path} is no .npy file ({err}). Write the queries with numpy.save.") from err
+        raise ConfigurationError(f"{path} is not a .npy file ({err}). Write the queries with numpy.save.") from err
     if not isinstance(loaded, np.ndarray):
         raise ConfigurationError(f"{path} holds several arrays. Write the queries with numpy.save.")
     return loaded

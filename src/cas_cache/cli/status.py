@@ -68,7 +68,7 @@ def status(
         else:
             _print(found)
             for problem in report.problems:
-                say(f"passed over: {problem}", err=True)
+                say(f"skipped: {problem}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 
@@ -79,13 +79,13 @@ def _print(found: list[Standing]) -> None:
         print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
     up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
     say(
-        f"{counted(len(found), 'namespace')}, {sum(one.in_step for one in found):,} in step; "
+        f"{counted(len(found), 'namespace')}, {sum(one.in_step for one in found):,} up to date; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
 def _line(one: Standing) -> str:
-    return f"{counted(one.rows_here, 'row')} here; {'in step' if one.in_step else _moves(one)}"
+    return f"{counted(one.rows_here, 'row')}; {'up to date' if one.in_step else _moves(one)}"
 
 
 def _moves(one: Standing) -> str:

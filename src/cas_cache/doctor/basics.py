@@ -34,7 +34,7 @@ KEPT = {
     "largest": "PUT of an object as large as a push sends is taken.",
     "stored": "GET gives the bytes that were PUT.",
     "whole": "GET during a PUT gives the old bytes or the new ones, never a part.",
-    "missing": "GET of a name that is not there says so.",
+    "missing": "GET of a name that does not exist says so.",
     "list-at-once": "LIST shows an object right after its PUT.",
     "times": "LIST tells when objects were written.",
     "overwrite": "PUT over an object leaves the new bytes and size.",

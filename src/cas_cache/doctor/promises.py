@@ -37,12 +37,12 @@ class Promise:
 _SERVER = "Ask who runs the storage; services under the names s3://, gs:// and az:// keep this promise."
 
 BASICS = {
-    "put": Promise("Nothing can be pushed: rows wait in the mirror."),
-    "stored": Promise("What is read is not what was written: every pack looks damaged, and is passed over.", _SERVER),
+    "put": Promise("Nothing can be pushed: rows stay pending in the mirror."),
+    "stored": Promise("What is read is not what was written: every pack looks damaged, and is skipped.", _SERVER),
     "whole": Promise(
-        "Readers meet objects that are not all there: their hashes show it, and the rows are encoded anew.", _SERVER
+        "Readers meet objects that are not all there: their hashes show it, and the rows are encoded again.", _SERVER
     ),
-    "missing": Promise("What is not there is taken for something else: no repository can be made."),
+    "missing": Promise("A missing object is taken for something else: no repository can be made."),
     "ranges-past-end": Promise("Documents whose size nobody knows are read so: no repository can be opened.", _SERVER),
     "largest": Promise(
         "Packs of many rows cannot be pushed: their vectors go up in objects of up to 48 MiB.",
@@ -58,7 +58,7 @@ BASICS = {
     ),
     "overwrite": Promise("A push that is repeated leaves the old bytes, or a mixture.", _SERVER),
     "ranges": Promise(
-        "Pulls read chunks and rows by their place in an object: every pack looks damaged, and is passed over.", _SERVER
+        "Pulls read chunks and rows by their place in an object: every pack looks damaged, and is skipped.", _SERVER
     ),
     "ranges-beyond": Promise(
         "Nothing that cas_cache reads begins beyond the end of an object, unless the object was cut.",
@@ -73,10 +73,10 @@ BASICS = {
         Status.WARN,
     ),
     "delete": Promise("prune and drop free no space, and what they deleted comes back.", _SERVER),
-    "manifests": Promise("The packs concerned are passed over.", "Run `cas-cache check` for all that is damaged."),
+    "manifests": Promise("The packs concerned are skipped.", "Run `cas-cache check` for all that is damaged."),
 }
 
-_CLOCKS = "Set the clock here, or ask who runs the storage."
+_CLOCKS = "Set this machine's clock, or ask who runs the storage."
 
 CONTRACT = {
     "test_nothing_is_there_at_first": Promise(
@@ -91,7 +91,7 @@ CONTRACT = {
         "Objects without bytes get lost; cas_cache writes none.", status=Status.WARN, rests_on=frozenset({"ranges"})
     ),
     "test_large_object": Promise(
-        "Chunks of vectors come back other than they went: their hashes show it, and the rows are encoded anew.",
+        "Chunks of vectors come back other than they went: their hashes show it, and the rows are encoded again.",
         rests_on=frozenset({"ranges", "whole", "largest"}),
     ),
     "test_listing_of_nested_folders": Promise(
@@ -192,4 +192,4 @@ def check_missing(storage: Storage, path: str) -> None:
         found = storage.get(path, 0, 10)
     except ObjectNotFound:
         return
-    raise AssertionError(f"GET of a name that is not there gives {len(found)} bytes.")
+    raise AssertionError(f"GET of a name that does not exist gives {len(found)} bytes.")

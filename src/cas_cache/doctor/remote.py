@@ -216,7 +216,7 @@ class Look:
                 f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
             )
         elif not found:
-            self.report.note("repository", "Nothing is there yet; the first push makes a repository.")
+            self.report.note("repository", "There is nothing yet; the first push makes a repository.")
 
     def _belongs(self, mirror_repository: str | None) -> None:
         if mirror_repository is None:
@@ -246,9 +246,9 @@ class Look:
             return
         age = time.time() - max(entry.modified for entry in self._manifests)
         if age < -SKEW_SECONDS:
-            self.report.note("newest", f"The newest pack is {-age:.0f} s in the future by the clock here.", SKEW)
+            self.report.note("newest", f"The newest pack is {-age:.0f} s in the future by this machine's clock.", SKEW)
         else:
-            self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by the clock here.")
+            self.report.ok("newest", f"The newest pack is {max(0, age) / 3600:.1f} h old by this machine's clock.")
 
     def _left_overs(self, storage: Storage) -> None:
         try:
@@ -283,7 +283,7 @@ class Look:
 
     def _missing(self, storage: Storage) -> str:
         check_missing(storage, f"{SCRATCH}/not-there")
-        return "GET of a name that is not there says so."
+        return "GET of a name that does not exist says so."
 
     def _verify(self, storage: Storage) -> str:
         repository = Repository(storage)

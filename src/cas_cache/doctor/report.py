@@ -53,9 +53,9 @@ _REFUSALS = {
     "get": (Status.FAIL, "Nothing can be read: no pull, no push."),
     "missing": (
         Status.FAIL,
-        "What is not there looks forbidden: no repository can be made, and a pull that meets a pruned pack stops.",
+        "A missing object looks forbidden: no repository can be made, and a pull that meets a pruned pack stops.",
     ),
-    "put": (Status.FAIL, "Nothing can be pushed: rows wait in the mirror."),
+    "put": (Status.FAIL, "Nothing can be pushed: rows stay pending in the mirror."),
     "overwrite": (
         Status.FAIL,
         "A push writes the spec of a namespace again, and what it could not finish before: such pushes fail.",
@@ -68,8 +68,8 @@ _REFUSALS = {
 """Severity and consequence of a refusal, for each verb that can be refused."""
 
 _ASKED = {
-    "missing": "GET of a name that is not there",
-    "overwrite": "PUT over an object that is there",
+    "missing": "GET of a name that does not exist",
+    "overwrite": "PUT over an object that exists",
 }
 """Descriptions of requests that a verb alone does not describe."""
 
@@ -137,14 +137,16 @@ class Report:
         reason = str(err).partition(" Check the ")[0].removesuffix(".")
         codes = codes_of(err)
         if _CLOCK in codes or is_clock_wrong(causes_of(err)):
-            self.add("credentials", Status.FAIL, f"{reason}.", "The clock here is wrong.", "Set the clock, then retry.")
+            self.add(
+                "credentials", Status.FAIL, f"{reason}.", "This machine's clock is wrong.", "Set the clock, then retry."
+            )
             return
         if codes & _WRONG_CREDENTIALS or _NOT_AUTHENTICATED in reason:
             self.add(
                 "credentials",
                 Status.FAIL,
                 f"{reason}.",
-                "The storage does not know who asks, or does not believe it; no permission mends that.",
+                "The storage does not know who asks, or does not believe it; no permission changes that.",
                 "Check which credentials the file system finds (for s3: AWS_PROFILE, AWS_ACCESS_KEY_ID, an expired "
                 "login) and --storage-option.",
             )

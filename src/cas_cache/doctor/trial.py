@@ -205,9 +205,9 @@ class Trial:
             return
         if abs(skew) > SKEW_SECONDS:
             self.broken.add("clock")
-            self.report.note("clock", f"The storage's clock is {skew:+.0f} s from the one here.", SKEW)
+            self.report.note("clock", f"The storage's clock is {skew:+.0f} s from this machine's.", SKEW)
         else:
-            self.report.ok("clock", f"The storage's clock is {skew:+.1f} s from the one here.")
+            self.report.ok("clock", f"The storage's clock is {skew:+.1f} s from this machine's.")
 
     def _contract(self, contract: StorageContract) -> None:
         """Run every test of the contract, each in its own folder."""

@@ -221,9 +221,9 @@ def _checked(selection: Selection, target: str | Path, format: str) -> Path:  # 
     """Check format, target and rows before anything is written; return the absolute path of the target."""
     place = Path(target).expanduser().absolute()
     if format not in FORMATS:
-        raise ConfigurationError(f"{format!r} is no format. Choose one of {', '.join(FORMATS)}.")
+        raise ConfigurationError(f"{format!r} is not a format. Choose one of {', '.join(FORMATS)}.")
     if place.exists() or place.is_symlink():
-        raise ConfigurationError(f"{place} is there already, and nothing is written over. Name another target.")
+        raise ConfigurationError(f"{place} exists already, and nothing is overwritten. Name another target.")
     if not len(selection.rows):
         raise ConfigurationError(
             f"There is nothing to export: no row of {selection.namespace.spec.namespace} is here. Pull, or evaluate "
@@ -238,8 +238,8 @@ def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as
     shape, spec = selection.namespace.shape, selection.namespace.spec
     if len(shape) != 1 and format not in ("npy", "safetensors"):
         raise ConfigurationError(
-            f"A vector here has the shape {shape}; {format} is written for plain vectors only. Choose npy or "
-            "safetensors."
+            f"A vector of this namespace has the shape {shape}; {format} is written for plain vectors only. Choose "
+            "npy or safetensors."
         )
     if selection.ids is not None and format not in FORMATS_WITH_IDS:
         raise ConfigurationError(f"{format} has no place for ids. Choose parquet or arrow, or leave the ids out.")

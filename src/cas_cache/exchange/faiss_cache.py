@@ -81,7 +81,7 @@ def _problem(path: Path) -> str | None:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes)"
     kind, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
     if kind not in FLAT:
-        return f"{FAISS_VECTORS} is no flat index but of the kind {kind!r}, which mteb never writes, or damaged"
+        return f"{FAISS_VECTORS} is not a flat index but of the kind {kind!r}, which mteb never writes, or damaged"
     plausible = 0 < dimension <= LONGEST_VECTOR and rows >= 0 and trained
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"

@@ -151,7 +151,7 @@ class ImportPlan:
         """Yield the plan as lines for people: what is taken from each folder, what is skipped, and why."""
         for plan in self.folders:
             if plan.passed_over:
-                yield f"{plan.folder.path}: passed over, {plan.passed_over}"
+                yield f"{plan.folder.path}: skipped, {plan.passed_over}"
                 continue
             yield f"{plan.folder.path}: {len(plan.at):,} of {counted(plan.total, 'vector')}"
             for reason, count in plan.left.items():

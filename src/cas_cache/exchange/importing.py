@@ -57,7 +57,7 @@ SCOPED = (
     "all its task's"
 )
 HALF = (
-    "all its numbers fit float16, and nothing is here yet to tell the encoder's own dtype: evaluate one task with the "
+    "all its numbers fit float16, and no row exists yet that shows the encoder's own dtype: evaluate one task with the "
     "cache first, then the namespace knows it"
 )
 

@@ -40,7 +40,7 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
     rows, rest = divmod(size, 4 * dimension)
     if rest or not rows:
         return Broken(
-            f"{NUMPY_VECTORS} has {size} bytes, which are no whole rows of {dimension} float32: the file is cut, or "
+            f"{NUMPY_VECTORS} has {size} bytes, which are not whole rows of {dimension} float32: the file is cut, or "
             f"{DIMENSION} is another cache's",
             len(names),
         )

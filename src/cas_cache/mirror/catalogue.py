@@ -262,7 +262,7 @@ class Catalogue(Pooled):
             else:
                 return
         else:
-            logger.warning("the catalogue %s is forgotten, it is damaged: %s", self.folder, problem)
+            logger.warning("the remote keys in %s are damaged and dropped: %s", self.folder, problem)
         self._stamp = None
         self._forgotten()
 

@@ -69,7 +69,7 @@ class EvictReport:
             ("packs evicted", len(self.evicted)),
             ("before", size(self.before)),
             ("after", size(self.after)),
-            ("waits to be pushed, and stays", size(self.waiting)),
+            ("pending, and stays", size(self.waiting)),
         ]
         return html.facts("What was evicted", rows) + html.lines("left as they are, because in use", self.in_use)
 
@@ -82,7 +82,7 @@ class EvictReport:
             ],
             "bytes_before": self.before,
             "bytes_after": self.after,
-            "bytes_waiting": self.waiting,
+            "bytes_pending": self.waiting,
             "in_use": self.in_use,
         }
 

@@ -101,7 +101,7 @@ class KeyIndex:
             try:
                 _search(run, wanted, keys, order, prefixes, found)
             except UnprovedError:
-                logger.info("the index %r of %s is damaged: its rows are sorted anew", run, self._folder)
+                logger.info("the index %r of %s is damaged: its rows are sorted again", run, self._folder)
                 anew = self._runs[place] = Run.of(keys, run.start, run.stop)
                 _search(anew, wanted, keys, order, prefixes, found)
         return found
@@ -161,7 +161,7 @@ class KeyIndex:
             except FileNotFoundError:
                 raise
             except (UnprovedError, OSError):
-                logger.info("%s is no index of these rows: passed over", files[start, stop])
+                logger.info("%s is not an index of these rows: skipped", files[start, stop])
         return None
 
     def _remove(self, unwanted: Callable[[int, int], bool]) -> None:

@@ -108,7 +108,7 @@ class Memo:
             return None
         rows = _parsed(data[SEAL_BYTES:])
         if not _fits(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
-            logger.info("the memo %s is not of these rows: passed over", path)
+            logger.info("the memo %s is not of these rows: skipped", path)
             return None
         return rows
 

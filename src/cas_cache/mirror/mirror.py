@@ -390,7 +390,7 @@ class Mirror:
 
     def _folder(self, namespace: str) -> Path:
         if not NAMESPACE_ID.fullmatch(namespace):
-            msg = f"{namespace!r} is no namespace id: 32 lower-case hex digits"
+            msg = f"{namespace!r} is not a namespace id: 32 lower-case hex digits"
             raise ValueError(msg)
         return self.directory / "namespaces" / namespace
 
@@ -487,11 +487,12 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
     if filled is None:
         raise UntrustedMirror(
             f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
-            'signed. Use a new directory; what waits in this one can be pushed with trust="any" and a signing_key.'
+            'signed. Use a new directory; the pending rows of this one can be pushed with trust="any" and a '
+            "signing_key."
         )
     raise UntrustedMirror(
         f"The mirror {directory} has rows of packs signed by {', '.join(sorted(filled - trusted))}, trusted no longer. "
-        "Use a new directory; what waits in this one can be pushed with the settings that it was made with."
+        "Use a new directory; the pending rows of this one can be pushed with the settings that it was made with."
     )
 
 

@@ -245,7 +245,7 @@ class FaissCache(MirrorCache):
             raise DamagedMirror(
                 f"FAISS's index of {self.spec.model} (namespace {self.spec.namespace}) gives other vectors than the "
                 f"mirror for {int(wrong.sum())} of {len(keys)} items. Nothing of it was served. Open the cache again, "
-                "which makes the index anew; if that does not help, use MirrorCache and report this."
+                "which rebuilds the index; if that does not help, use MirrorCache and report this."
             )
         return answer
 

@@ -66,7 +66,7 @@ class StoredRanges:
                 self._given = np.array(given, np.float32)
                 problem = _problem(self._given)
             except (TypeError, ValueError) as err:
-                problem = f"is no array of numbers ({err})"
+                problem = f"is not an array of numbers ({err})"
             if problem:
                 raise ConfigurationError(
                     f"calibration={type(given).__name__} {problem}. Pass the least and the greatest value of each "
@@ -191,15 +191,15 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
         if not problem:
             return ranges
     raise DamagedMirror(
-        f"The calibration ranges {path} are damaged: the file {problem}. Delete it, and they are taken anew; vectors "
-        "that were quantized before cannot be compared with those that come then. Or pass calibration=ranges."
+        f"The calibration ranges {path} are damaged: the file {problem}. Delete it, and they are computed again; "
+        "vectors that were quantized before cannot be compared with those that come then. Or pass calibration=ranges."
     )
 
 
 def _problem(ranges: Any, dimension: int | None = None) -> str:
     """Why something is no ranges, "" if it is."""
     if not isinstance(ranges, np.ndarray) or ranges.dtype != np.float32 or ranges.ndim != 2 or len(ranges) != 2:
-        return "is no (2, d) array of numbers"
+        return "is not a (2, d) array of numbers"
     if ranges.shape[1] == 0 or dimension not in (None, ranges.shape[1]):
         return f"has {ranges.shape[1]} dimensions"
     if not np.isfinite(ranges).all():

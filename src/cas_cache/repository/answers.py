@@ -36,7 +36,7 @@ def _checker(wrong: Any) -> Any:
 
 def _listing(parsed: Mapping[str, Any], _response: Any) -> str:
     if "IsTruncated" not in parsed:
-        return "the answer to a listing is no listing"
+        return "the answer to a listing is not a listing"
     if parsed["IsTruncated"] and not parsed.get("NextContinuationToken"):
         return "a page of a listing says that there are more and does not name the next"
     return ""

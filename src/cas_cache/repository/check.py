@@ -237,7 +237,7 @@ class _Run:
                 self.find("pack-newer", path, str(err), of=of)
                 break
             except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as not there: {err.reason}.", of=of)
+                self.find("untrusted", path, f"It counts as missing: {err.reason}.", of=of)
                 break
             except UnreadablePack as err:
                 self.find("unreadable", path, str(err), of=of)

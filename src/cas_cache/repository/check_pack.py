@@ -180,7 +180,7 @@ class PackCheck:
             document = parsed_json(data)
             facts = _zarr_facts(document, name)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
-            return f"It is no Zarr v3 metadata of ours ({err!r})."
+            return f"It is not Zarr v3 metadata of cas_cache ({err!r})."
         wanted = self._wanted_facts(name)
         differing = [
             f"{fact} is {quoted(facts[fact])}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]

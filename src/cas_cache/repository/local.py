@@ -134,7 +134,7 @@ class LocalStorage:
         """Raise an error for a path that leads elsewhere. With `itself` False, the path itself may be a link."""
         if path and {"", ".", ".."} & set(path.split("/")):
             # `layout` builds no such path, so this finds a programming error.
-            msg = f"{path!r} is no path below {self.url}"
+            msg = f"{path!r} is not a path below {self.url}"
             raise ValueError(msg)
         checked = path if itself else path.rpartition("/")[0]
         with self._translated(path):

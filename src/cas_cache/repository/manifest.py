@@ -272,6 +272,6 @@ def _optional(value: Any, pattern: str) -> str | None:
 
 def _object_name(name: str) -> str:
     if not is_object_name(name):
-        msg = f"{quoted(name)} is no object of a pack"
+        msg = f"{quoted(name)} is not an object of a pack"
         raise ValueError(msg)
     return name

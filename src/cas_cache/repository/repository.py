@@ -213,7 +213,7 @@ class Repository:
         """
         if not self.open():
             raise NotARepository(
-                f"There is no repository at {self.url}: nothing is there at all. Check the URL; the first push "
+                f"There is no repository at {self.url}: nothing exists there at all. Check the URL; the first push "
                 "makes one."
             )
 
@@ -284,13 +284,13 @@ class Repository:
                 raise ValueError(msg)
         except (ValueError, KeyError, TypeError) as err:
             raise DamagedPack(
-                f"{path} in {self.url} is damaged ({err}). The pack is passed over.",
+                f"{path} in {self.url} is damaged ({err}). The pack is skipped.",
                 pack=pack,
             ) from err
         reason = None if self.trust is None else self.trust.why_not(data, manifest.signature)
         if reason is not None:
             raise UntrustedPack(
-                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as not there.",
+                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as missing.",
                 pack=pack,
                 reason=reason,
             )
@@ -379,7 +379,7 @@ class Repository:
                 raise
             state = "may not be read" if is_refused else "is missing or damaged"
             raise RepositoryError(
-                f"{path} in {self.url} {state} ({err}). The namespace is passed over by a pull of all. A run with its "
+                f"{path} in {self.url} {state} ({err}). The namespace is skipped by a pull of all. A run with its "
                 "encoder spec still takes its packs, because it brings the spec."
             ) from err
         return spec

@@ -164,7 +164,7 @@ def _bytes_of(public: str, name: str) -> bytes:
     # Accept one spelling per key only: base64 has several for the same bytes.
     if len(raw) != KEY_BYTES or public_text(raw) != public:
         raise ConfigurationError(
-            f"The trusted key {name} is {public!r}, which is no public key. It is {PREFIX} and 44 characters, as "
+            f"The trusted key {name} is {public!r}, which is not a public key. It is {PREFIX} and 44 characters, as "
             "`cas-cache keys list` prints it."
         )
     return raw

@@ -253,7 +253,7 @@ class FsspecStorage:
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as err:
             raise RemoteUnavailable(
-                f"The listing of {self.url} is no listing ({first_line(err, self._secrets)}). Check the endpoint."
+                f"The listing of {self.url} is not a listing ({first_line(err, self._secrets)}). Check the endpoint."
             ) from err
         return sorted(files, key=lambda listed: listed.path)
 

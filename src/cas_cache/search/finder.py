@@ -296,7 +296,8 @@ def check_searchable(vectors: NDArray[Any]) -> None:
     """
     if vectors.ndim != 2:
         raise ConfigurationError(
-            f"A vector here has the shape {vectors.shape[1:]}; only plain vectors of one dimension can be searched."
+            f"A vector of this namespace has the shape {vectors.shape[1:]}; only plain vectors of one dimension can "
+            "be searched."
         )
     if vectors.dtype.name not in SEARCHED_DTYPES:
         raise ConfigurationError(
@@ -335,7 +336,7 @@ def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:
             f"of shape (n, {dimensions}), by the encoder that made the vectors."
         )
     if asked.dtype.kind not in "fiu":
-        raise ConfigurationError(f"Queries of {asked.dtype} are no vectors of numbers.")
+        raise ConfigurationError(f"Queries of {asked.dtype} are not vectors of numbers.")
     with np.errstate(over="ignore"):
         finite = np.isfinite(asked.astype(np.float32)).all(axis=1)
     if not finite.all():

@@ -7,7 +7,7 @@
 
 An index file never changes and its name is never used again. So the file that the JSON names is complete, or it is gone
 because a newer one replaced it. The JSON has the SHA-256 of each 64 MiB of the file. They are compared before faiss
-reads the file, because faiss follows the links of a graph wherever they lead, even outside its memory. The JSON also
+reads the file, because faiss follows the links of a graph wherever they lead, also in memory. The JSON also
 has a fingerprint of the covered rows, which shows that rows were moved by `evict` or that they are another mirror's. An
 index that does not match is built again.
 """
@@ -114,7 +114,7 @@ class IndexFiles:
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
         try:
             if _hashes(path) != saved.sha256:
-                logger.warning("%s is damaged, and is built anew", path)
+                logger.warning("%s is damaged, and is rebuilt", path)
                 return None
             index = faiss.read_index(str(path), flags)
         except (OSError, RuntimeError) as err:

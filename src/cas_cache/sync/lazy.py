@@ -119,7 +119,7 @@ def pull_rows(
         for _ in range(MOST_LISTINGS):
             if not reader.read(keys):
                 break
-            logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)
+            logger.info("the remote keys of %s do not match the repository: reading them again", namespace)
             report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
             keys = _missing(ns, keys)
     return report

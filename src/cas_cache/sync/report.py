@@ -46,7 +46,7 @@ class Report:
     def _repr_html_(self) -> str:
         rows = [("packs", self.packs), ("rows", self.rows), ("bytes", size(self.bytes))]
         passed_over = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
-        below = html.lines("passed over", passed_over) + html.lines("hints", self.hints)
+        below = html.lines("skipped", passed_over) + html.lines("hints", self.hints)
         return html.facts("What was pushed or pulled", rows) + below
 
     def as_json(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Report:
 def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
-        logger.warning("passed over %s: %s", what, problem)
+        logger.warning("skipped %s: %s", what, problem)
         report.problems.append(without_frames(problem))
 
 

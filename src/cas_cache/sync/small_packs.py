@@ -96,7 +96,7 @@ def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
         raise DamagedPack(
             f"The pack {pack} holds {manifest.dtype} vectors of shape {manifest.shape}; the namespace "
             f"{ns.spec.namespace} ({ns.spec.model}) has {ns.dtype.name} of shape {ns.shape} here. One of the two was "
-            "made by another model or setting under the same name. The pack is passed over.",
+            "made by another model or setting under the same name. The pack is skipped.",
             pack=pack,
         )
 

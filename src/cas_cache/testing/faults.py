@@ -127,7 +127,7 @@ class Fault:
         if self.kind not in KINDS:
             raise ValueError(f"There is no fault {self.kind!r}. There are: {', '.join(sorted(KINDS))}.")
         if self.verb is not None and self.verb not in self.verbs:
-            raise ValueError(f"{self.kind!r} is no fault of a {self.verb}.")
+            raise ValueError(f"{self.kind!r} is not a fault of a {self.verb}.")
         if self.at < 1 or (self.times is not None and self.times < 1):
             raise ValueError("Calls are counted from 1.")
 
