@@ -1,4 +1,4 @@
-"""``cas-cache``: one file a command; each parses, calls the library, and prints.
+"""``cas-cache``: one file per command. Each parses its arguments, calls the library, and prints.
 
 Exit codes: 0 fine, 1 failure or findings, 2 usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -39,13 +39,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line: what goes wrong is said on stderr, with a traceback only if ``-v`` asks for it."""
+    """Run the command line. Errors are printed to stderr, with a traceback only if ``-v`` was given."""
     warnings.simplefilter("ignore", ResourceWarning)
     escape_unencodable()
     talk = Talk()
     with stopping() as stop, plain_lines(), libraries_are_quiet():
         try:
-            # Without standalone mode, click returns the code of an Exit instead of exiting.
+            # With standalone_mode=False, click returns the code of an Exit instead of exiting.
             code = cli(standalone_mode=False, obj=talk)
         except click.ClickException as err:
             from cas_cache.cli.redact import printable
@@ -57,7 +57,7 @@ def main() -> None:
         except (click.exceptions.Abort, KeyboardInterrupt):
             say(f"cas-cache: {STOPPED}", err=True)
             stop.end()
-        except Exception as err:  # noqa: BLE001 - whoever uses a command is told, in a sentence or two
+        except Exception as err:  # noqa: BLE001 - print every error as a sentence or two
             from cas_cache.cli.redact import printable
 
             if talk.verbose:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def error_text(err: Exception) -> str:
-    """Return what happened, and what to do about it."""
+    """Return a text for an error: what happened, and what to do about it."""
     if isinstance(err, CasCacheError):
         return str(err)
     if not isinstance(err, OSError):

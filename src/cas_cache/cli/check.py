@@ -1,4 +1,4 @@
-"""``cas-cache check``: what a repository holds against what it says."""
+"""``cas-cache check``: compare the contents of a repository or a mirror with their hashes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check(
 
 
 def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
-    """Prove all rows of a mirror; exit with 1 if something is wrong."""
+    """Verify all rows of a mirror; exit with 1 if something is wrong."""
     report = check_mirror(mirror)
     if as_json:
         print_json({"mirror": str(mirror.directory), **report.as_json()})
@@ -109,7 +109,7 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
 
 
 def _print_report(url: str, report: CheckReport) -> None:
-    """One line a finding, the worst first; then what was looked at."""
+    """Print one line per finding, the worst first, and then what was checked."""
     for finding in report.findings:
         where = f"{finding.severity:<6} {finding.kind}: {finding.path or url}"
         line = f"{where}: {finding.what} {finding.cost} {finding.repair}"

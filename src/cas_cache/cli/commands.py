@@ -1,6 +1,6 @@
-"""The commands by name, each imported when it is called: ``--help`` and ``ls`` answer before all of them could be.
+"""The commands by name. Each is imported when it is called, because importing all of them would slow every command.
 
-A command's file is named as it is (``import_`` where Python has the word), and so is what it defines there.
+A command's file has its name (``import_`` where Python reserves the word), and so has the command's object in it.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ SECTIONS = {
         "export": "Write vectors as files of other tools.",
     },
 }
-"""The commands of each section of ``cas-cache --help``, with a summary that fits on a line of 80 columns."""
+"""Commands in the sections of ``cas-cache --help``, with summaries that fit on a line of 80 columns."""
 
 SUMMARIES = {name: summary for section in SECTIONS.values() for name, summary in section.items()}
-"""Every command's summary."""
+"""The summary of every command."""
 
 
 class Commands(MutableMapping[str, click.Command]):
-    """Every command; to look at one is to import it."""
+    """Mapping of all commands by name; accessing a command imports it."""
 
     def __init__(self) -> None:
         self._imported: dict[str, click.Command] = {}
@@ -82,7 +82,7 @@ class Commands(MutableMapping[str, click.Command]):
 
 
 class Group(CommandGroup):
-    """`Commands` with a help and a completion that import none of them."""
+    """Group of `Commands` whose help and completion import none of them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(commands=Commands(), **options)

@@ -1,4 +1,4 @@
-"""``cas-cache doctor``: what is wrong with a set-up or a storage."""
+"""``cas-cache doctor``: find problems of a set-up or a storage."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def doctor(
         report.note("remote", "Not looked at: CAS_CACHE_OFFLINE is on.")
     else:
         opener = functools.partial(open_storage, url, options or None)
-        # s3fs closes connections of forked and forgotten file systems late, and asyncio logs that at length.
+        # s3fs closes the connections of forked and forgotten file systems late, and asyncio logs that at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
     if as_json:
@@ -83,7 +83,7 @@ def doctor(
 
 
 def _remote(cache: str | None, remote: str | None) -> str | None:
-    """Return the remote to look at; a damaged mirror names none, and is a finding of its own."""
+    """Return the remote to examine. A damaged mirror names no remote; another check reports the damage."""
     try:
         return known_remote(cache, remote)
     except MirrorError:

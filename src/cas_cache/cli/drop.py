@@ -130,7 +130,7 @@ def _pack_text(report: DropPackReport, rows: int) -> str:
 
 
 def _spec(repository: Repository, namespace: str) -> str:
-    """Whose vectors these are, for the one who is asked."""
+    """Describe a namespace's vectors in the question to the user."""
     try:
         spec = repository.spec(namespace)
     except RepositoryError:

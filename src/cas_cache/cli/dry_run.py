@@ -1,4 +1,4 @@
-"""``--dry-run`` of `pull`, `push` and `sync`: what they would move, read off where both stand. Nothing is made."""
+"""``--dry-run`` of `pull`, `push` and `sync`: what they would move, by comparing both sides. Nothing is created."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SyncTarget:
-    """What the options name: CACHE, ``--remote``, ``--storage-option`` and filters."""
+    """The objects that the options name: CACHE, ``--remote``, ``--storage-option`` and filters."""
 
     cache: str | None
     remote: str | None
@@ -27,10 +27,10 @@ class SyncTarget:
     filters: Filters
 
     def repository(self, verb: str, *, writes: bool) -> Repository:
-        """Return the repository; no request is made.
+        """Return the repository; send no request.
 
         Raises:
-            ConfigurationError: If there is none, or the cache is offline, or read-only and this `writes`.
+            ConfigurationError: If no repository is named, the cache is offline, or it is read-only and this `writes`.
         """
         if places(self.cache, known_remote(self.cache, self.remote), Settings.read())[1] is None:
             raise ConfigurationError(f"There is no remote to {verb}. Name one: --remote, or CAS_CACHE_REMOTE.")
@@ -40,15 +40,15 @@ class SyncTarget:
         """Return the mirror.
 
         Raises:
-            NotAMirror: If there is none.
+            NotAMirror: If it does not exist.
         """
         return open_mirror(self.cache, self.remote)
 
     def chosen(self, statuses: list[SyncStatus], mirror: Mirror | None) -> list[SyncStatus]:
-        """Return what the filters choose.
+        """Return the namespaces that match the filters.
 
         Raises:
-            ConfigurationError: If a value of a filter is met by none.
+            ConfigurationError: If a filter value matches no namespace.
         """
         if not self.filters:
             return statuses
@@ -57,7 +57,7 @@ class SyncTarget:
 
 
 def would_pull(target: SyncTarget) -> Report:
-    """Return what a pull would take, at most. A mirror that is not there yet is not made."""
+    """Return the maximum that a pull would download. A missing mirror is not created."""
     from cas_cache.sync import pull_of, status_of
 
     repository = target.repository("pull from", writes=False)
@@ -69,7 +69,7 @@ def would_pull(target: SyncTarget) -> Report:
 
 
 def would_push(target: SyncTarget, *, rebind: bool) -> Report:
-    """Return what a push would send. A repository that is not there yet is not made."""
+    """Return what a push would send. A missing repository is not created."""
     from cas_cache.sync import local_status, peek, push_of
 
     mirror = target.mirror()
@@ -80,7 +80,7 @@ def would_push(target: SyncTarget, *, rebind: bool) -> Report:
 
 
 def would_sync(target: SyncTarget) -> tuple[Report, Report]:
-    """Return what a sync would take, and what it would send."""
+    """Return what a sync would download, and what it would send."""
     from cas_cache.sync import Report, pull_of, push_of, status_of
 
     mirror = target.mirror()

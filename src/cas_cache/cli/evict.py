@@ -25,7 +25,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     """Return "50GB", "500M" or "1GiB" as bytes."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", value.strip())
     unit = match[2].upper() if match else "?"
-    # A number alone is a forgotten unit, which would leave nothing.
+    # A number alone probably lacks its unit; read as bytes, it would evict everything.
     if not match or unit.removesuffix("B") not in UNITS or not (unit or float(match[1]) == 0):
         raise click.BadParameter(f"{value!r} is not a size; write 50GB, 500MB or 20GiB.")
     unit = unit.removesuffix("B")
@@ -72,7 +72,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
 
 
 def _print(report: EvictReport, did: str) -> None:
-    """One line a namespace, and a sum."""
+    """Print one line per namespace, and a total."""
     for namespace in dict.fromkeys(pack.namespace for pack in report.evicted):
         mine = [pack for pack in report.evicted if pack.namespace == namespace]
         rows, size = sum(pack.rows for pack in mine), sum(pack.bytes for pack in mine)

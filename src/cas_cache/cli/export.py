@@ -1,4 +1,4 @@
-"""``cas-cache export``: vectors as files of other tools."""
+"""``cas-cache export``: write vectors as files for other tools."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def export(
 
 
 def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
-    """Return the namespace of a mirror whose id begins like that.
+    """Return the mirror's namespace whose id starts with `beginning`.
 
     Raises:
-        click.UsageError: If there is none, or more than one.
+        click.UsageError: If there is no such namespace, or more than one.
     """
     namespaces = mirror.namespaces()
     matches = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
@@ -110,14 +110,14 @@ def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
 
 
 def _choice(namespaces: list[Namespace]) -> str:
-    """Return the namespaces that a user can choose from."""
+    """Return a text that lists the namespaces to choose from."""
     choices = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
     more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MAX_NAMED else ""
     return f"Choose one by its id, with --namespace: {', '.join(choices)}{more}."
 
 
 def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
-    """The task's views that the options choose: all of one namespace."""
+    """Return the task's views that match the options; all belong to one namespace."""
     views = mirror.views.of(task)
     chosen = [view for view in views if view.matches(**asked)]
     if not chosen:

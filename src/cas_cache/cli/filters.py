@@ -1,4 +1,4 @@
-"""Filters: which namespaces a command is about."""
+"""Filters that select the namespaces of a command."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 MAX_NAMED = 10
-"""Models, roles or tasks named in an error."""
+"""Maximum number of models, roles or tasks that an error names."""
 
 MAX_SUGGESTIONS = 3
-"""Guesses at what was meant."""
+"""Maximum number of suggestions for a misspelt value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What was asked for. Several values of one filter are any of them; several filters are all of them.
+    """Values of the filter options. Repeating a filter means OR; different filters combine with AND.
 
     Attributes:
-        namespaces: Ids, or beginnings of ids.
-        models: Names, with ``*`` for anything.
+        namespaces: Ids, or the first characters of ids.
+        models: Names, in which ``*`` matches anything.
         roles: ``query``, ``document``, or ``none``.
         tasks: Names of mteb tasks.
     """
@@ -52,14 +52,15 @@ class Filters:
         return bool(self.namespaces or self.models or self.roles or self.tasks)
 
     def chosen(self, specs: Mapping[str, EncoderSpec | None], mirror: Mirror | None) -> list[str]:
-        """Return the ids of the namespaces that pass.
+        """Return the ids of the namespaces that match.
 
         Args:
-            specs: The namespaces to choose from; None where a spec could not be read.
-            mirror: Whose views say which namespaces a task has used, besides those that name the task; None of none.
+            specs: The namespaces to choose from; None if a spec could not be read.
+            mirror: The mirror whose views tell which namespaces a task has used, in addition to those whose spec names
+                the task; None uses no views.
 
         Raises:
-            ConfigurationError: If a value of a filter is met by none of them, with what comes near.
+            ConfigurationError: If a filter value matches no namespace; the message suggests similar values.
         """
         views = None if mirror is None else mirror.views
         viewed = {task: {view.namespace for view in views.of(task)} for task in views.tasks()} if views else {}
@@ -99,11 +100,11 @@ def filter_options(command: _F) -> _F:
 
 
 def chosen_namespaces(opened: EmbeddingCache, filters: Filters, *, remote: bool) -> list[str] | None:
-    """Return the ids that filters choose from the mirror's namespaces and, if `remote`, the repository's; None for all.
+    """Return the ids that match in the mirror and, if `remote`, in the repository; None if there are no filters.
 
     Raises:
-        ConfigurationError: If a value is met by none.
-        RemoteError: If the remote is away or refuses.
+        ConfigurationError: If a filter value matches no namespace.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     if not filters:
         return None
@@ -126,7 +127,7 @@ def _spec(repository: Repository, namespace: str) -> EncoderSpec | None:
 def _passing(
     name: str, requested: Iterable[str], values: Mapping[str, set[str]], matches: Callable[[str, str], bool]
 ) -> set[str]:
-    """The namespaces of which a value matches any of those wanted; all of them if none is wanted."""
+    """Return the namespaces with a value that matches any wanted one; all namespaces if none is wanted."""
     requested = list(requested)
     if not requested:
         return set(values)
@@ -142,7 +143,8 @@ def _passing(
 def _no_such(name: str, requested: str, existing: list[str]) -> str:
     asked = requested.lower().strip("*")
     by_lower = {value.lower(): value for value in existing}
-    # A name without its organisation, then what is spelt alike; of ids only the beginning is named.
+    # Suggest names that contain it, such as without an organisation, then similar spellings. Ids are compared by
+    # prefix.
     near = [value for lower, value in by_lower.items() if asked and asked in lower][:MAX_SUGGESTIONS]
     if not near and name == "namespace":
         by_lower = {value[: len(asked)]: value for value in existing}

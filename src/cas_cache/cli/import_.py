@@ -1,4 +1,4 @@
-"""``cas-cache import mteb``: vectors of mteb's own caches, into a namespace."""
+"""``cas-cache import mteb``: import vectors of mteb's own caches into a namespace."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _spec_of(
     params: tuple[str, ...],
     scope: tuple[str, ...],
 ) -> EncoderSpec:
-    """The spec that the options spell out; the role is the folders', where all have the same."""
+    """Return the spec that the options describe. Without ``--role``, the role is the one that all folders share."""
     if revision is None:
         raise click.UsageError("--model needs --revision: what pins its weights.")
     if role is not None and no_role:

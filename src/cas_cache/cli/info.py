@@ -1,4 +1,4 @@
-"""``cas-cache info``: one namespace, with the document that is its identity."""
+"""``cas-cache info``: one namespace, with the document that identifies it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def info(
     if why is None and (spec_file is not None or storage_options):
         raise click.UsageError("--spec and --storage-option are for --why TEXT. Add it.")
     if why is not None:
-        mirror = open_mirror(cache, remote)  # opening the cache would make one
+        mirror = open_mirror(cache, remote)  # opening the cache would create the mirror
         with open_cache(cache, remote, storage_options) as opened:
             spec = _asked_spec(mirror, opened, namespace, spec_file)
             _print_explanation(opened.explain(why, spec), as_json=as_json)
@@ -140,7 +140,7 @@ def _print_settings(*, as_json: bool) -> None:
 
 
 def _printable_value(name: str, value: object) -> object:
-    """A value that may be printed: a URL may have credentials in it."""
+    """Return a setting's value for printing, without credentials in URLs."""
     if isinstance(value, Path):
         return str(value)
     is_remote = name.startswith("remote") and isinstance(value, str) and is_url(value)
@@ -148,7 +148,7 @@ def _printable_value(name: str, value: object) -> object:
 
 
 def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -> None:
-    """Print what `ls` prints of each namespace; the hint goes to stderr."""
+    """Print namespaces as `ls` does; the hint goes to stderr."""
     if as_json:
         print_json(mirror_as_json(mirror, chosen))
         return
@@ -157,7 +157,7 @@ def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -
 
 
 def _chosen_namespaces(mirror: Mirror, beginning: str | None) -> list[Namespace]:
-    """Return the namespaces whose ids begin like that, at least one.
+    """Return the namespaces whose ids start with `wanted`, at least one.
 
     Raises:
         click.UsageError: If there is none.

@@ -133,7 +133,7 @@ def _mirrors_in(directory: Path) -> list[Path]:
 
 
 def describe(ns: Namespace) -> dict[str, Any]:
-    """Return a namespace's line as plain JSON."""
+    """Return the facts that `ls` shows of a namespace, as plain JSON."""
     return {
         "namespace": ns.spec.namespace,
         **names_of(ns.spec),
@@ -147,7 +147,7 @@ def describe(ns: Namespace) -> dict[str, Any]:
 
 
 def _where(rows: int, waiting: int) -> str | None:
-    """Where rows are, as far as the mirror knows: those that do not wait came from packs, or went into some."""
+    """Describe where rows are, as far as the mirror knows: all rows that are not pending are or were in packs."""
     if not rows:
         return None
     if waiting == 0:
@@ -163,12 +163,12 @@ def _counts(ns: Namespace) -> tuple[str, ...]:
 
 
 def _prompt(spec: EncoderSpec | None) -> list[str]:
-    """The prompt on a line of its own, where there is one; quoted, because blanks at its end count."""
+    """Return the prompt as a line of its own, if there is one; quoted, because spaces at its ends matter."""
     return [f"prompt {names_of(spec)['prompt']!r}"] if spec is not None and spec.prompt else []
 
 
 def _list_repository(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
-    """List a repository's; exit with 1 if something could not be read."""
+    """List the namespaces of a repository; exit with 1 if something could not be read."""
     from cas_cache.repository.inventory import inventory
 
     repository = open_repository(cache, remote, storage_options, verb="list", writes=False)
@@ -190,7 +190,7 @@ def _as_json(problems: Sequence[CasCacheError]) -> list[dict[str, str]]:
 
 
 def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
-    """Print what could not be read, unless a document has it, and exit with 1 then."""
+    """Exit with 1 if something could not be read; print the problems first unless they are in the JSON document."""
     if not as_json:
         for problem in problems:
             say(f"skipped: {problem}", err=True)

@@ -90,7 +90,7 @@ def prune(
 
 
 def _print(report: PruneReport, did: str) -> None:
-    """One line for each kind of what goes in a namespace, and a sum."""
+    """Print one line per reason and namespace, and a total."""
     for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
         mine = [
             deletion for deletion in report.deletions if (deletion.reason, deletion.namespace) == (reason, namespace)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
 
 KEY_AND_DIGEST_BYTES = 40
-"""Of a row, without its vector."""
+"""Size of a row without its vector: a key and a digest."""
 
 
 @click.command(
@@ -56,11 +56,11 @@ def pull(
 
 
 def must_exist_if_new(opened: EmbeddingCache) -> None:
-    """Refuse to take a mistyped URL, which looks like a repository that has nothing yet, for one, in a new mirror.
+    """Check that the repository exists before a new mirror pulls: a mistyped URL looks like an empty repository.
 
     Raises:
-        NotARepository: If nothing is there.
-        RemoteError: If the remote is away or refuses.
+        NotARepository: If the repository does not exist.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     if opened.repository is not None and not opened.offline and opened.mirror.repository is None:
         opened.repository.must_exist()

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from cas_cache.search import Neighbours
 
 MAX_NAMED = 3
-"""Texts without a vector that an error names."""
+"""Maximum number of texts without a vector that an error names."""
 
 MAX_DIGITS = 18
-"""Of a parameter of an index; Python refuses to read thousands."""
+"""Maximum digits of an index parameter; Python refuses to convert thousands of digits."""
 
 SHOWN_CHARACTERS = 100
-"""Of a query, in what people read; ``--json`` has all of it."""
+"""Maximum characters of a query in output for people; ``--json`` has the full query."""
 
 
 @click.command(
@@ -147,7 +147,7 @@ def search(
 
 
 def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
-    """The view that the options choose.
+    """Return the view that the options choose.
 
     Raises:
         click.UsageError: If they choose none, or several.
@@ -168,8 +168,8 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     """Return the vectors of texts, (n, d).
 
     Raises:
-        ConfigurationError: If the namespaces are of different models, or vectors of `source` are not found by texts.
-        CacheMiss: If a text has no vector there.
+        ConfigurationError: If the namespaces belong to different models, or the keys of `source` need more than a text.
+        CacheMiss: If `source` has no vector for a text.
     """
     spec = source.spec
     if (spec.model, spec.revision) != (searched.spec.model, searched.spec.revision):
@@ -199,7 +199,7 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
 
 def _loaded(path: str) -> NDArray[Any]:
     try:
-        # Mapped: room is made for what there is, not for what the header says.
+        # Mapped, so that memory is used for the data that exists, not for the shape that the header claims.
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile) as err:
         raise ConfigurationError(f"{path} is not a .npy file ({err}). Write the queries with numpy.save.") from err
@@ -209,7 +209,7 @@ def _loaded(path: str) -> NDArray[Any]:
 
 
 def _lines(file: TextIOWrapper) -> list[str]:
-    """The texts of a file: what is between line feeds, and nothing else ends a line."""
+    """Return the texts of a file. Only a line feed ends a text."""
     try:
         texts = file.read().removesuffix("\n").split("\n")
     except UnicodeDecodeError as err:
@@ -230,7 +230,7 @@ def _parse_parameters(parameters: tuple[str, ...]) -> dict[str, int | str]:
 
 
 def _as_json(neighbours: Neighbours) -> list[list[dict[str, Any]]]:
-    """Each query's neighbours as plain JSON."""
+    """Return each query's neighbours as plain JSON."""
     return [
         [
             {
@@ -247,6 +247,6 @@ def _as_json(neighbours: Neighbours) -> list[list[dict[str, Any]]]:
 
 
 def _shortened(text: str) -> str:
-    """A text on one line."""
+    """Return a text on one line, shortened."""
     plain = " ".join(text.split())
     return plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 3] + "..."

@@ -1,4 +1,4 @@
-"""``cas-cache status``: compares a mirror with its repository."""
+"""``cas-cache status``: the differences between a mirror and its repository."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def status(
 
 
 def _print(statuses: list[SyncStatus]) -> None:
-    """Two lines a namespace, as `ls` has them, and a sum."""
+    """Print two lines per namespace, as `ls` does, and a total."""
     if statuses:
         print_namespaces((status.namespace, [name_of(status.spec), _line(status)]) for status in statuses)
     up, down = sum(status.bytes_to_push for status in statuses), sum(status.bytes_to_pull for status in statuses)

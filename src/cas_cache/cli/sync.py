@@ -50,7 +50,7 @@ def sync(
 
 
 def _print(pulled: Report, pushed: Report, *, dry_run: bool, as_json: bool) -> None:
-    """Print what was moved; exit with 1 if something was skipped."""
+    """Print what was moved; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, "pulled": pulled.as_json(), "pushed": pushed.as_json()})
         if pulled.problems or pushed.problems:

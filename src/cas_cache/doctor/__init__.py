@@ -1,7 +1,7 @@
-"""What is wrong with a set-up or a storage, in plain words: what was tried, what it means, what to do.
+"""Diagnose a set-up or a storage in plain words: what was tried, what it means, what to do.
 
-`examine` looks at this machine and at a repository and writes nothing. With `trial` it also runs
-`cas_cache.testing.StorageContract` in a scratch folder below the repository's root, and removes that again.
+`examine` inspects this machine and a repository without writing anything. With `trial` it also runs
+`cas_cache.testing.StorageContract` in a scratch folder below the repository's root, and then removes that folder.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def examine_remote(
     trial: bool = False,
     thorough: bool = False,
 ) -> None:
-    """Look at a repository, and try its storage if asked.
+    """Examine a repository, and test its storage if requested.
 
     Args:
-        report: Where findings go. If its role is a reader's, nothing is ever written.
-        opener: Opens the storage, anew at each call. For tests in other processes it must be picklable.
+        report: The report that collects findings. If its role is a reader's, nothing is ever written.
+        opener: Opens the storage again at each call. For tests in other processes it must be picklable.
         mirror_repository: The id of the repository that the mirror belongs to, if any.
-        trial: Try what the role does. A writer's trial writes into a scratch folder and deletes it.
-        thorough: The contract as it is, with listings of 2,500 objects; else of 1,100.
+        trial: Test the operations of the role. A writer's trial writes into a scratch folder and deletes it.
+        thorough: Run the contract unchanged, with listings of 2,500 objects; otherwise of 1,100.
     """
     from cas_cache.doctor.remote import RemoteChecks
 

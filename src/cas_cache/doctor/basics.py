@@ -1,4 +1,4 @@
-"""The basic promises of a storage, each tried alone with a few objects. A broken one is an AssertionError."""
+"""The basic guarantees of a storage, each tested alone with a few objects. A broken one raises AssertionError."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LARGEST = "basics/largest"
 CONTENT = bytes(range(64))
 LARGE_BYTES = 1 << 18
 MAX_TRIED_BYTES = CHUNK_BYTES
-"""What a push sends at most in one request."""
+"""Maximum size of the body of a push's request."""
 MIN_TRIED_BYTES = 6 << 20
-"""Limits below it are not looked for: the contract writes an object of that size."""
+"""Smallest size limit that is searched for, because the contract writes an object of that size."""
 LOOKS = 200
-"""At an object while it is rewritten, by each of two threads; fewer if that is done sooner."""
+"""Number of reads of an object, by each of two threads, while it is rewritten; fewer if that ends sooner."""
 REWRITES = 4
-"""Of one object while others read it; Google takes about one write a second of one name, and retries."""
+"""Number of writes of one object while others read it; Google takes about one write a second of a name, and retries."""
 LAG_SECONDS = 3.0
 
 KEPT = {
@@ -43,7 +43,7 @@ KEPT = {
     "create-only": "PUT that must not overwrite does not.",
     "delete": "DELETE is allowed, and what is deleted is gone from GET and LIST at once.",
 }
-"""What is said of each that is kept."""
+"""Text for each guarantee that is kept."""
 
 
 def put(storage: Storage) -> None:
@@ -52,14 +52,14 @@ def put(storage: Storage) -> None:
 
 
 def stored(reader: Storage) -> None:
-    """GET what was PUT."""
+    """GET the object that was PUT."""
     data = reader.get(FIRST, 0, len(CONTENT))
     if data != CONTENT:
         raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(data)} bytes that are not those.")
 
 
 def past_end(reader: Storage) -> None:
-    """GET more than there is, from the beginning: so documents are read whose size nobody knows."""
+    """GET more bytes than exist, from the beginning, which is how documents of unknown size are read."""
     for stop in (len(CONTENT) + 1, 16 * len(CONTENT)):
         asked = f"GET of a range past the end of an object (bytes 0 to {stop} of {len(CONTENT)})"
         try:
@@ -73,7 +73,7 @@ def past_end(reader: Storage) -> None:
 
 
 def largest(writer: Storage, reader: Storage) -> None:
-    """PUT an object as large as the largest of a push; if that fails, look for a size that is taken."""
+    """PUT an object as large as the largest of a push; if that fails, find a size that the storage accepts."""
     refusal = _refusal(writer, reader, MAX_TRIED_BYTES)
     if refusal is None:
         return
@@ -85,7 +85,7 @@ def largest(writer: Storage, reader: Storage) -> None:
 
 
 def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:
-    """Write an object of a size; return why that failed, or None."""
+    """Write an object of a size and read its end; return the error, or None."""
     try:
         writer.put(LARGEST, bytes(size - 1) + b"1")
         if reader.get(LARGEST, size - 2, size).endswith(b"\x001"):
@@ -98,7 +98,7 @@ def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:
 
 
 def whole(writer: Storage, reader: Storage) -> None:
-    """GET an object while it is written over, from two threads."""
+    """GET an object from two threads while it is overwritten."""
     contents = [bytes([i]) * LARGE_BYTES for i in range(REWRITES)]
     writer.put(LARGE, contents[0])
     going, seen = True, set()
@@ -127,7 +127,7 @@ def whole(writer: Storage, reader: Storage) -> None:
 
 
 def lists(writer: Storage, reader: Storage) -> None:
-    """LIST right after a PUT; if the object is not shown, how long that takes."""
+    """LIST right after a PUT; if the object is not listed, measure how long that takes."""
     writer.put(SECOND, CONTENT)
     listed = {entry.path: entry.size for entry in reader.list("basics")}
     if SECOND in listed:
@@ -145,13 +145,13 @@ def lists(writer: Storage, reader: Storage) -> None:
 
 
 def times(reader: Storage) -> None:
-    """LIST with times."""
+    """LIST, and check that the entries have times."""
     if any(math.isnan(entry.modified) for entry in reader.list("basics")):
         raise AssertionError("LIST tells no times.")
 
 
 def overwrite(writer: Storage, reader: Storage) -> None:
-    """PUT over an object, longer and shorter."""
+    """PUT over an object, longer and then shorter."""
     for content in (CONTENT * 2, CONTENT[:5]):
         writer.put(FIRST, content)
         data = reader.get(FIRST, 0, 10 * len(CONTENT))
@@ -166,12 +166,12 @@ def ranges(writer: Storage, reader: Storage) -> None:
 
 
 def ranges_beyond(reader: Storage) -> None:
-    """GET parts of an object that are not there."""
+    """GET ranges beyond the end of an object."""
     check_ranges_beyond(reader, FIRST, CONTENT)
 
 
 def create_only(writer: Storage, reader: Storage) -> None:
-    """PUT twice without overwriting."""
+    """PUT twice, the second time without permission to overwrite."""
     writer.put(CREATED, b"first", create_only=True)
     writer.put(CREATED, b"the second", create_only=True)
     if reader.get(CREATED, 0, 100) != b"first":

@@ -1,7 +1,7 @@
-"""What a storage promises, in plain words: what it means when one is broken, and what to do.
+"""The guarantees of a storage in plain words: what it means if one is broken, and what to do.
 
-`BASICS` are the doctor's own, each tried alone so that a failure is named for what it is. `CONTRACT` says the same of
-the tests in `cas_cache.testing.StorageContract`. A broken promise is an AssertionError, here as there.
+`BASICS` are the doctor's own guarantees, each tested alone so that a failure is named precisely. `CONTRACT` describes
+the tests in `cas_cache.testing.StorageContract`. Both report a broken guarantee as an AssertionError.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """One promise.
+    """Advice on one guarantee.
 
     Attributes:
-        means: What it means for cas_cache when it is broken.
-        repair: What to do.
-        status: How bad that is.
-        rests_on: Which of `BASICS`, or ``clock``, it cannot be kept without; if one of them is broken, it is not named
-            again.
+        means: The consequence for cas_cache if it is broken.
+        repair: What to do about it.
+        status: The severity.
+        rests_on: Names in `BASICS`, or ``clock``, that it depends on. If one of them is broken, this one is not
+            reported again.
     """
 
     means: str
@@ -143,11 +143,14 @@ CONTRACT = {
         "The byte counts in statistics are wrong.", "", Status.NOTE, frozenset({"ranges"})
     ),
 }
-"""By the name of the test."""
+"""Advice on each test of the contract, by the name of the test."""
 
 
 def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
-    """Read parts of an object, up to its end and past it.
+    """Read parts of an object, up to its end and beyond.
+
+    Raises:
+        AssertionError: If the bytes of one part are wrong.
 
     Raises:
         AssertionError: If one is not that part.
@@ -158,7 +161,7 @@ def check_ranges(storage: Storage, path: str, whole: bytes) -> None:
 
 
 def check_ranges_beyond(storage: Storage, path: str, whole: bytes) -> None:
-    """Read ranges that begin at the end of an object, or beyond it.
+    """Read ranges that begin at or beyond the end of an object.
 
     Raises:
         AssertionError: If one is not empty.
@@ -182,10 +185,10 @@ def _check_range(storage: Storage, path: str, whole: bytes, start: int, stop: in
 
 
 def check_missing(storage: Storage, path: str) -> None:
-    """Read an object that is not there.
+    """Read an object that does not exist.
 
     Raises:
-        AssertionError: If it is.
+        AssertionError: If it can be read.
     """
     try:
         data = storage.get(path, 0, 10)

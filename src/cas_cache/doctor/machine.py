@@ -1,4 +1,4 @@
-"""What is set up here: versions, packages, settings, the mirror. Looks, and makes nothing."""
+"""Inspect this machine: versions, packages, settings, the mirror. Creates nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from cas_cache.settings import Settings
 
 LITTLE_ROOM = 10**9
-"""Bytes on the mirror's disk below which a pull may well fail: a million rows of 768 float16 are 1.5 GB."""
+"""Free bytes on the mirror's disk below which a pull may fail: a million rows of 768 float16 are 1.5 GB."""
 
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs",
     "fuse.glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""File systems that other machines serve, as /proc/mounts calls them."""
+"""Network file systems, by their names in /proc/mounts."""
 
 MOUNTS = Path("/proc/mounts")
 
@@ -37,9 +37,9 @@ def examine_machine(report: Report, settings: Settings, url: str | None) -> None
     """Check versions, packages and settings.
 
     Args:
-        report: Where findings go.
-        settings: Those in force.
-        url: The repository's; None if there is none.
+        report: The report that collects findings.
+        settings: The settings in force.
+        url: The repository's URL; None without a repository.
     """
     report.ok(
         "version", f"cas_cache {_version('cas-cache')}, Python {platform.python_version()}, {platform.platform()}."
@@ -55,10 +55,10 @@ def examine_machine(report: Report, settings: Settings, url: str | None) -> None
 
 
 def examine_mirror(report: Report, directory: Path) -> str | None:
-    """Check the mirror: its marker, permissions, and the disk it is on.
+    """Check the mirror: its marker, its permissions, and its disk.
 
     Returns:
-        The id of the repository it belongs to, once it met one.
+        The id of the repository that it belongs to; None if it was never connected to one.
     """
     directory = expanded(directory).absolute()
     repository = None
@@ -155,7 +155,7 @@ def _examine_disk(report: Report, directory: Path) -> None:
 
 
 def file_system_of(directory: Path) -> str:
-    """Return the kind of file system a directory is on; empty where the system does not tell."""
+    """Return the kind of file system that a directory is on; empty if the system does not report it."""
     try:
         lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
@@ -163,14 +163,14 @@ def file_system_of(directory: Path) -> str:
     resolved, file_system, longest = directory.resolve(), "", -1
     for fields in lines:
         mounted = Path(fields[1].replace(r"\040", " "))
-        # Of two mounts at one place the later one is seen.
+        # If two file systems are mounted at one path, the later one is visible.
         if resolved.is_relative_to(mounted) and len(mounted.parts) >= longest:
             file_system, longest = fields[2], len(mounted.parts)
     return file_system
 
 
 def _is_used(directory: Path) -> bool:
-    """Whether there is something at a path that a mirror is not simply made at."""
+    """Return True if a path is unreadable, or is anything but a directory without visible files."""
     try:
         return directory.exists() and not (
             directory.is_dir() and all(path.name.startswith(".") for path in directory.iterdir())
@@ -201,5 +201,5 @@ def _version(package: str) -> str:
 
 
 def may_fork() -> bool:
-    """Whether a process with threads may be forked: not on macOS, whose libraries end the child."""
+    """Return True if a process with threads can fork safely. On macOS, system libraries end the child."""
     return sys.platform.startswith("linux")

@@ -1,8 +1,8 @@
-"""Who needs which permission, in the words of each storage: the least that works.
+"""The minimal permissions of each role, in the terms of each storage.
 
-What cas_cache sends decides: GET, LIST and DELETE of objects and single PUTs, because no object is larger than 48 MiB.
-No multipart uploads, no access to settings of the bucket. On S3, s3fs asks for the HEAD of a folder that it lists as
-empty, the root's own name included, so that name is in the policy with and without what is below it.
+They follow from the requests of cas_cache: GET, LIST and DELETE of objects and single PUTs, because no object is larger
+than 48 MiB. It uses no multipart uploads and does not access the settings of a bucket. On S3, s3fs sends a HEAD for a
+folder whose listing is empty, including the root itself, so the policy has that name with and without what is below it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cas_cache.repository.urls import EXTRAS
 
 
 class Role(StrEnum):
-    """What somebody does with a repository."""
+    """Role of a person or program that uses a repository."""
 
     READER = "reader"
-    """Pulls."""
+    """Only pulls."""
     WRITER = "writer"
     """Pulls and pushes."""
     MAINTAINER = "maintainer"
-    """Also deletes: prune, drop, and compact when two of them meet."""
+    """Also deletes: prune, drop, and compact when two compactions collide."""
 
 
 _PERMISSIONS = {
@@ -64,19 +64,19 @@ _PERMISSIONS = {
 
 
 def permission(url: str, verb: str) -> str:
-    """Return what the storage at a URL calls the permission for a verb; empty where nobody knows."""
+    """Return the name of the permission for a verb at the storage of a URL; empty if unknown."""
     return _PERMISSIONS.get(_service_of(url), {}).get(verb, "")
 
 
 def grant(url: str, role: Role) -> str:
-    """Return what to grant to somebody in a role, as text to hand to who administers the storage.
+    """Return the permissions to grant for a role, as text for the administrator of the storage.
 
     Args:
-        url: The repository's, without credentials.
-        role: What it is for.
+        url: The repository's URL, without credentials.
+        role: The role.
 
     Returns:
-        Several lines; empty where nobody knows.
+        Several lines; empty if unknown.
     """
     service = _service_of(url)
     if service == "s3":
@@ -89,7 +89,7 @@ def grant(url: str, role: Role) -> str:
 
 
 def removal(url: str) -> str:
-    """Return a command that deletes everything below a URL."""
+    """Return a command that deletes all objects below a URL."""
     service, (bucket, prefix) = _service_of(url), _bucket_and_prefix(url)
     return {
         "s3": f"aws s3 rm --recursive s3://{bucket}/{prefix}/",
@@ -100,10 +100,10 @@ def removal(url: str) -> str:
 
 
 def s3_policy(url: str, role: Role) -> dict[str, object]:
-    """Return an IAM policy for a role: the bucket's prefix and nothing else."""
+    """Return an IAM policy for a role that covers only the bucket's prefix."""
     bucket, prefix = _bucket_and_prefix(url)
     arn = f"arn:aws:s3:::{bucket}"
-    # GET of a name that does not exist is 404 only to who may list; S3 then takes the name for the prefix.
+    # GET of a missing name answers 404 only if the caller may list. S3 then matches that name with s3:prefix.
     listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
     if prefix:
         listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
@@ -151,7 +151,7 @@ def _azure(url: str, role: Role) -> str:
 
 
 def _local(directory: str, role: Role) -> str:
-    """Who may do what along the way to a directory, and what would let a group in."""
+    """Describe the permissions along the path of a directory, and how to give a group access."""
     path = Path(directory)
     lines = [line for folder in (*reversed(path.parents), path) if (line := _mode(folder))]
     if role == Role.READER:

@@ -1,4 +1,4 @@
-"""What a repository says to somebody who only looks: LIST, GET, the marker, times. Never writes."""
+"""Examine a repository by reading only: LIST, GET, the marker, times. Never writes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 SKEW_SECONDS = 60
 SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."
 SAMPLES = 3
-"""Manifests that a reader's trial reads and verifies."""
+"""Number of manifests that a reader's trial reads and verifies."""
 
 
 class RemoteChecks:
-    """One look at a repository.
+    """A read-only examination of a repository.
 
     Attributes:
-        storage: Where it is; None if the URL cannot be used.
-        marker: What the marker says; None if there is none that can be read.
-        fit: Whether all that was tried so far works, so that there is more to try.
+        storage: The repository's storage; None if the URL cannot be used.
+        marker: The content of the marker; None if there is no readable marker.
+        fit: True if every check so far succeeded, so that more checks make sense.
     """
 
     def __init__(self, report: Report, opener: Callable[[], Storage]) -> None:
@@ -56,7 +56,7 @@ class RemoteChecks:
         self._manifests: list[ObjectInfo] = []
 
     def check_access(self, mirror_repository: str | None) -> None:
-        """Check what can be seen without writing.
+        """Check everything that can be seen without writing.
 
         Args:
             mirror_repository: The id of the repository that the mirror belongs to, if any.
@@ -66,8 +66,8 @@ class RemoteChecks:
         except CasCacheError as err:
             self._add_error("url", err, "The repository cannot be reached.")
             return
-        except Exception as err:  # noqa: BLE001 - some file systems log in when they are made, each in its own way
-            # Not the error's words: they may hold the token, in a form that nobody can recognise.
+        except Exception as err:  # noqa: BLE001 - some file systems log in when they are made, each with its own errors
+            # The error's message is not shown: it may contain the token in a form that cannot be recognised.
             self._add_failure(
                 "url",
                 f"The file system could not be made: it raised {type(err).__name__}.",
@@ -82,7 +82,7 @@ class RemoteChecks:
             self._check_left_overs(self.storage)
 
     def check_reads(self) -> None:
-        """Try what a reader does: ranges, a name that is not there, a few manifests and their specs."""
+        """Test a reader's operations: ranges, a missing name, a few manifests and their specs."""
         storage = self.storage
         if storage is None or self.marker is None:
             self.report.note("ranges", "Not tried: there is no repository yet to read from.")
@@ -104,13 +104,13 @@ class RemoteChecks:
         self.report.refused(self.storage.url if self.storage else "", verb, err)
 
     def _check_list(self, storage: Storage) -> bool:
-        """LIST the manifests, the first request of all; whether there is any use in more."""
+        """LIST the manifests, as the first request; return True if more checks make sense."""
         before = time.monotonic()
         try:
             self._manifests = storage.list(layout.MANIFESTS)
         except AccessDenied as err:
             self._add_refusal("list", err)
-            # With credentials that nobody knows, GET says the same.
+            # With unknown credentials, GET would fail in the same way.
             return self.report.findings[-1].name != "credentials"
         except BucketNotFound as err:
             self._add_error("reach", err, "There is nowhere to push to or pull from.")
@@ -126,7 +126,7 @@ class RemoteChecks:
         return True
 
     def _check_get(self, storage: Storage) -> bool:
-        """GET the marker."""
+        """GET the marker; return True if the checks can continue."""
         try:
             data = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         except ObjectNotFound:
@@ -159,7 +159,7 @@ class RemoteChecks:
             return False
 
     def _hidden(self, storage: Storage) -> bool:
-        """Whether GET was refused for a marker that, by LIST, is not there."""
+        """Return True if GET was refused for a marker that, according to LIST, does not exist."""
         try:
             return self.fit and all(entry.path != layout.MARKER for entry in storage.list(""))
         except RemoteError:
@@ -187,7 +187,7 @@ class RemoteChecks:
             self.report.ok("repository", what)
 
     def _check_empty_place(self, storage: Storage) -> None:
-        """No marker: an empty place is fine, anything else is another's."""
+        """Report on a place without a marker: an empty one is fine, anything else belongs to something else."""
         if not self.fit:
             self.report.note("repository", "Whether anything is there cannot be seen without LIST.")
             return
@@ -234,7 +234,7 @@ class RemoteChecks:
             )
 
     def _check_clock(self) -> None:
-        """What the listing says of times; the clock there is told, not judged."""
+        """Check the times in the listing. The storage's clock is reported, not judged."""
         if not self._manifests:
             return
         unknown = sum(math.isnan(entry.modified) for entry in self._manifests)
@@ -254,7 +254,7 @@ class RemoteChecks:
         try:
             entries = storage.list(SCRATCH)
         except RemoteError:
-            return  # told by what was listed before
+            return  # an earlier LIST has reported it
         if entries:
             self.report.add(
                 "left-overs",
@@ -266,7 +266,7 @@ class RemoteChecks:
             )
 
     def _guarded(self, name: str, verb: str, check: Callable[[], str]) -> None:
-        """Run a check that returns what it saw, or raises."""
+        """Run a check that returns what it saw or raises, and report the result."""
         try:
             seen = check()
         except AccessDenied as err:

@@ -1,4 +1,4 @@
-"""A folder of one's own below a repository's root, in which a trial writes, and which it leaves as it was."""
+"""A private folder below a repository's root, in which a trial writes and cleans up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DELETERS = 16
 ROUNDS = 3
-"""Listings and deletes before a scratch folder is given up."""
+"""Number of rounds of listing and deleting before the clean-up of a scratch folder is given up."""
 
 
 class Below:
@@ -27,11 +27,11 @@ class Below:
 
     Args:
         inner: The storage.
-        folder: Below its root.
-        written: Gets the path of every object before it is written, and loses it when it was deleted.
+        folder: The path of the folder below the storage's root.
+        written: A set that gets the path of every object before it is written, and loses it after it was deleted.
 
     Attributes:
-        refused: The last verb that was refused; empty if none was.
+        refused: The last verb that was refused; empty if no verb was.
     """
 
     def __init__(self, inner: Storage, folder: str, written: set[str] | None = None) -> None:
@@ -84,12 +84,12 @@ class Below:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Opens a folder of a storage, anew at each call; can be sent to other processes if the opener can.
+    """Opens a folder of a storage, again at each call; can be sent to other processes if the opener can.
 
     Attributes:
         opener: Opens the storage.
-        folder: Below its root.
-        written: Objects that this process wrote and did not delete; those of other processes only a listing shows.
+        folder: The path of the folder below the storage's root.
+        written: Objects that this process wrote and did not delete. Only a listing shows those of other processes.
     """
 
     opener: Callable[[], Storage]
@@ -98,11 +98,11 @@ class Scratch:
 
     @classmethod
     def fresh(cls, opener: Callable[[], Storage]) -> Scratch:
-        """Return a folder that nobody else has."""
+        """Return a folder with a random name, which is used by no other process."""
         return cls(opener, f"{SCRATCH}/{secrets.token_hex(16)}")
 
     def __call__(self) -> Below:
-        """Open it."""
+        """Open the folder."""
         return Below(self.opener(), self.folder, self.written)
 
     def below(self, name: str) -> Scratch:
@@ -110,10 +110,10 @@ class Scratch:
         return Scratch(self.opener, f"{self.folder}/{name}", self.written)
 
     def clean(self) -> tuple[int, str]:
-        """Delete every object that was written by its name, and then what a listing shows.
+        """Delete every object that this process wrote, by its name, and then all that a listing shows.
 
         Returns:
-            How many objects can still be read, -1 if that cannot be seen; and why.
+            The number of objects that can still be read, or -1 if that is unknown; and the reason.
         """
         reason, listed = "", []
         storage = self.opener()
@@ -127,7 +127,7 @@ class Scratch:
         except RemoteError as err:
             reason = str(err)
         try:
-            # By name: a listing may go on showing what is gone, or fail.
+            # Read by name, because a listing may fail or still show deleted objects.
             with ThreadPoolExecutor(DELETERS) as pool:
                 remaining = sum(pool.map(functools.partial(_exists, storage), self.written.union(listed)))
         except RemoteError as err:

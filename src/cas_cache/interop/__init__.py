@@ -1,6 +1,7 @@
-"""Vectors from and to other formats: old caches of mteb in, files that other tools read out.
+"""Import vectors from old mteb caches, and export them to files for other tools.
 
-Nothing here imports mteb or torch; faiss and pyarrow are imported by what needs them, when it runs.
+Nothing in this package imports mteb or torch. faiss and pyarrow are imported at run time by the functions that need
+them.
 """
 
 from cas_cache.interop.exporting import (

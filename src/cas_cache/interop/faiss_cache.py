@@ -1,9 +1,9 @@
 """mteb's `FaissCache`: a flat FAISS index beside an ``index.json``.
 
-Its `add` gives the i-th item of a call the row ``rows before + i``, but stores nothing for an item that is there
-already: after a duplicate, every later key of the call names the row after its own. That always shows. The first row
-number that a duplicate skips is below where the next call starts, so no key ever gets it: the rows of a folder where
-this happened are not 0, 1, ..., n - 1, each once.
+Its `add` gives the i-th item of a call the row ``rows before + i``, but stores nothing for an item that it already has.
+After a duplicate, every later key of the call names the row after its own. This can always be detected: the first row
+number that a duplicate skips is below the start of the next call, so no key ever gets it. The rows of such a folder are
+therefore not 0, 1, ..., n - 1, each once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 FLAT = {b"IxF2", b"IxFI"}
-"""What a file of a flat index begins with: Euclidean, which mteb writes, and inner product."""
+"""First bytes of files with a flat index: Euclidean, which mteb writes, and inner product."""
 
 HEADER = struct.Struct("<4siqqq?iq")
-"""Kind, dimension, rows, two numbers that are not used, trained, metric, and how many float32 follow."""
+"""Kind, dimension, number of rows, two unused numbers, trained, metric, and the number of float32 that follow."""
 
 
 def read_faiss_cache(folder: Path) -> OldRows | Broken:
-    """Return what a folder's files say, or why nothing of it can be trusted.
+    """Return the rows of a folder, or the reason why none of them can be trusted.
 
     Raises:
         MissingDependency: If faiss is not installed.
@@ -67,9 +67,9 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
 
 
 def _header_problem(path: Path) -> str | None:
-    """Why a file is not a flat index, whole; None if it is.
+    """Return the reason why a file is not a complete flat index; None if it is one.
 
-    faiss believes what a file says: it would make room for any number of rows, and follow a graph wherever it leads.
+    faiss trusts what a file declares: it would allocate any number of rows, and follow a graph wherever it leads.
     """
     try:
         with path.open("rb") as file:

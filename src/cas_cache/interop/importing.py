@@ -1,9 +1,10 @@
-"""Take the vectors of old mteb caches into a namespace.
+"""Import the vectors of old mteb caches into a namespace.
 
-Three steps: find and read the folders, plan, run. A plan says of every key of every folder whether it is taken, and if
-not, why. What is provably wrong (no vector, another text's, a cut file) is never taken. What the folder cannot prove
-(that its rows were prepared once, that no second writer was there) is refused unless the caller accepts it. That the
-vectors are the spec's is the caller's word: mteb writes neither model nor revision nor prompt down.
+Three steps: find and read the folders, plan, run. For every key of every folder, the plan says if it is taken and, if
+not, why. Vectors that are provably wrong (not a vector, another text's, from a truncated file) are never taken. Folders
+that cannot prove a guarantee (that their texts were prepared once, that there was no second writer) are refused unless
+the caller accepts it. Only the caller declares that the vectors belong to the spec: mteb records neither model nor
+revision nor prompt.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
 
 TOLERANCE = 0.03
-"""Two vectors of one text are one encoder's if their distance is at most this part of their length: a cosine of 0.9995.
-Batches, padding and half precision stay below, other prompts and titles that count twice above."""
+"""Maximum distance, relative to their length, of two vectors that one encoder made of one text: a cosine of 0.9995.
+Batches, padding and half precision cause less; other prompts, and titles that count twice, cause more."""
 
 TEXT_KEY = re.compile("[0-9a-f]{64}")
 SPEC_FILE = "spec.json"
-"""What `export` puts beside the files of mteb's: whose vectors they are."""
+"""File that `export` writes beside mteb's files: the encoder spec of the vectors."""
 
 PREPARED_TWICE = (
     "mteb 2.x wrote it: its wrapper prepares rows a second time before it encodes them, so vectors of documents with "
@@ -71,22 +72,22 @@ def import_mteb(  # noqa: PLR0913 - independent switches, all by name
     dry_run: bool = False,
     progress: bool | None = False,
 ) -> ImportReport:
-    """Take the vectors of mteb's caches at and below a directory. Nothing is changed there.
+    """Import the vectors of mteb caches at and below a directory. The directory is not changed.
 
     Args:
-        into: The cache, or its mirror. What is stored goes up with the next push.
+        into: The cache, or its mirror. The next push uploads the imported vectors.
         directory: mteb's ``cache_path``, or a folder in it.
-        spec: Whose vectors they are. mteb will find them again if this is what `cas_cache.mteb.spec_of` gives for the
-            model, the task and the role, or the spec of a namespace that an evaluation made.
-        accept_unsafe: Also take folders that cannot prove what they hold.
-        mteb_1: mteb 1.x wrote the folders, which cannot be seen.
-        dry_run: Only say what would be done.
-        progress: Show how many vectors were stored; None where there is a terminal.
+        spec: The encoder spec of the vectors. mteb finds them again if it is the one that `cas_cache.mteb.spec_of`
+            returns for the model, the task and the role, or the spec of a namespace that an evaluation made.
+        accept_unsafe: Also import folders that cannot prove what they hold.
+        mteb_1: Declare that mteb 1.x wrote the folders, which the files do not show.
+        dry_run: Only report what an import would do.
+        progress: Show the number of vectors stored; None shows it on a terminal only.
 
     Raises:
-        ConfigurationError: If there is no cache of mteb, or it changes meanwhile.
-        IdentityError: If the spec's vectors are not of texts alone.
-        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+        ConfigurationError: If there is no mteb cache, or it changes during the import.
+        IdentityError: If the spec's vectors are not made of texts alone.
+        MissingDependency: If a folder is a FAISS cache and faiss is not installed.
     """
     mirror = into.mirror if isinstance(into, EmbeddingCache) else into
     namespace = mirror.get(spec.namespace)
@@ -104,18 +105,18 @@ def plan_import(
     accept_unsafe: bool = False,
     mteb_1: bool = False,
 ) -> ImportPlan:
-    """Read folders, and say what of them would be taken into a namespace. Nothing is changed.
+    """Read folders and plan what would be imported from them into a namespace. Nothing is changed.
 
     Args:
-        folders: From `find_folders`.
-        spec: Whose vectors they are.
-        namespace: What is here of that spec; None if there is nothing.
-        accept_unsafe: Also take folders that cannot prove what they hold.
-        mteb_1: mteb 1.x wrote the folders.
+        folders: Folders from `find_folders`.
+        spec: The encoder spec of the vectors.
+        namespace: The mirror's namespace for this spec; None if it does not exist.
+        accept_unsafe: Also import folders that cannot prove what they hold.
+        mteb_1: Declare that mteb 1.x wrote the folders.
 
     Raises:
-        IdentityError: If the spec's vectors are not of texts alone.
-        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+        IdentityError: If the spec's vectors are not made of texts alone.
+        MissingDependency: If a folder is a FAISS cache and faiss is not installed.
     """
     if spec.fields != ("text",):
         raise IdentityError(
@@ -140,7 +141,7 @@ def plan_import(
 
 
 def _read_folder(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
-    """Open a folder, and judge it as a whole."""
+    """Open a folder and check it as a whole."""
     plan = FolderPlan(folder, passed_over=_not_meant(folder, spec))
     if plan.passed_over is not None:
         return plan
@@ -167,7 +168,7 @@ def _read_folder(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) ->
 
 
 def _not_meant(folder: MtebCacheFolder, spec: EncoderSpec) -> str | None:
-    """Why a folder is another encoder's, by its path or its spec; None if nothing says so."""
+    """Return the reason why path or spec show that a folder is another encoder's; None if they do not."""
     task = spec.scope.get("task")
     if folder.role is not None and folder.role != spec.role:
         return f"it is of the role {folder.role}, and the spec of {spec.role or 'none'}"
@@ -181,7 +182,7 @@ def _not_meant(folder: MtebCacheFolder, spec: EncoderSpec) -> str | None:
 
 
 def _rows_of(folder: MtebCacheFolder) -> OldRows | Broken:
-    """Open a folder."""
+    """Open a folder and return its rows, or the reason why it cannot be used."""
     if folder.leads_out is not None:
         return Broken(
             f"{folder.leads_out} is a symbolic link that leads out of the directory that was named; name the one that "
@@ -200,7 +201,7 @@ def _spec_in(folder: Path) -> EncoderSpec | None:
 
 
 def _check_dimensions(plans: list[FolderPlan], namespace: Namespace | None) -> None:
-    """Find vectors of another length than the namespace's, or, if it has none, than each other's."""
+    """Mark folders whose vectors differ in length from the namespace's or, if it has none, from each other's."""
     lengths = {plan.rows.dimension for plan in plans if plan.rows is not None}
     for plan in plans:
         if plan.rows is None:
@@ -212,7 +213,7 @@ def _check_dimensions(plans: list[FolderPlan], namespace: Namespace | None) -> N
 
 
 def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> None:
-    """Judge every row of a folder."""
+    """Decide for every row of a folder if it is taken."""
     if plan.rows is None:
         return
     names, at = plan.rows.names, plan.rows.at
@@ -245,7 +246,7 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
 
 
 def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
-    """Leave the rows that are no vectors, or here; return whether all others fit float16."""
+    """Skip rows that are not valid vectors or are already stored; return True if all finite rows fit float16."""
     reasons = np.zeros(len(plan.at), np.int64)
     names = list(SKIP_REASONS)
     halves = True
@@ -280,7 +281,7 @@ def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype
 
 
 def _rows_without_key(rows: OldRows) -> int:
-    """How many rows of the file hold something and have no key: the room that mteb makes ahead is zero."""
+    """Return the number of nonzero rows without a key. Rows that mteb allocates in advance are zero."""
     has_key = np.zeros(rows.rows, np.bool_)
     has_key[rows.at[rows.at < rows.rows]] = True
     spare = np.flatnonzero(~has_key)
@@ -289,7 +290,7 @@ def _rows_without_key(rows: OldRows) -> int:
 
 
 def _compare_folders(plans: list[FolderPlan]) -> None:
-    """Take a key that several folders have from the first; where their vectors differ, refuse both folders."""
+    """Take a key that several folders have from the first; if their vectors differ, refuse both folders."""
     if not plans:
         return
     owner = np.repeat(np.arange(len(plans)), [len(plan.at) for plan in plans])
@@ -317,7 +318,7 @@ def _compare_folders(plans: list[FolderPlan]) -> None:
 
 
 def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The vectors of rows of several folders."""
+    """Return the vectors of rows of several folders."""
     vectors: dict[int, NDArray[np.float32]] = {}
     for number in np.unique(owner):
         rows = plans[number].rows
@@ -329,7 +330,7 @@ def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.
 
 
 def _are_close(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each pair of vectors is one encoder's, but for rounding."""
+    """Return True for each pair of vectors that is equal within `TOLERANCE`."""
     first, second = first.astype(np.float64), second.astype(np.float64)
     longer = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""mteb's `NumpyCache`, and 1.x's `TextVectorMap`, whose files are the same.
+"""Read mteb's `NumpyCache`, and 1.x's `TextVectorMap`, whose files are identical in format.
 
-``vectors.npy`` is no ``.npy`` file: raw float32, row after row, made with room for 100,000 rows and doubled as it
-fills. Rows that were never stored are zero. The length of a row is in ``dimension`` alone.
+``vectors.npy`` is not a ``.npy`` file: it is raw float32, row after row, allocated for 100,000 rows and doubled when
+full. Rows that were never stored are zero. Only the file ``dimension`` has the length of a row.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 MAX_DIMENSION = 10**6
 
 MAX_NUMBER_BYTES = 64
-"""Bytes of the file `dimension` that are looked at."""
+"""Maximum number of bytes that are read of the file `dimension`."""
 
 
 def read_numpy_cache(folder: Path) -> OldRows | Broken:
-    """Return what a folder's files say, or why nothing of it can be trusted."""
+    """Return the rows of a folder, or the reason why none of them can be trusted."""
     stamp = stamp_of(folder)
     index = read_index(folder)
     if isinstance(index, Broken):

@@ -1,16 +1,16 @@
-"""What every storage promises, as tests.
+"""The guarantees of every storage, as tests.
 
-A subclass whose name starts with ``Test`` and that has a fixture `opener` runs them all with pytest::
+A subclass whose name starts with ``Test`` and that has a fixture `opener` runs all of them with pytest::
 
     class TestMine(StorageContract):
         @pytest.fixture
         def opener(self, tmp_path):
             return functools.partial(open_storage, f"mine://{tmp_path}")
 
-`opener` gives a function that opens one and the same place, empty at first, anew at each call. Where the storage
-declares `PROCESSES`, other processes call it as well, so it must be picklable. `RefusalContract` and `BucketContract`
-add what only services can do. This module does not import pytest; ``pytest.register_assert_rewrite`` on its name, in a
-conftest.py, makes its failures talk.
+`opener` returns a function that opens the same, initially empty, storage again at each call. If the storage declares
+`PROCESSES`, other processes call it as well, so it must be picklable. `RefusalContract` and `BucketContract` add
+guarantees that only services can give. This module does not import pytest. Call ``pytest.register_assert_rewrite`` with
+its name in a conftest.py for detailed assertion messages.
 """
 # ruff: noqa: S101 - asserts are what tests are made of
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     Opener = Callable[[], Storage]
 
 EVERYTHING = 2**62
-"""More bytes than any object has; the highest that every service takes in a Range header is 2**63 - 1."""
+"""More bytes than any object has. The maximum that every service accepts in a Range header is 2**63 - 1."""
 
 NAMESPACE, PACK = "0123456789abcdef" * 2, "fedcba9876543210" * 4
 
 
 class StorageContract:
-    """The promises of `Storage`. A subclass has the fixture `opener`; see the module."""
+    """Tests of the guarantees of `Storage`. A subclass has the fixture `opener`; see the module."""
 
     many: ClassVar[int] = 2_500
-    """Objects in the largest listing: more than two pages of S3 (1,000 each)."""
+    """Number of objects in the largest listing: more than two pages of S3 (1,000 each)."""
 
     writers: ClassVar[int] = 16
-    """Threads that write them."""
+    """Number of threads that write them."""
 
     def test_nothing_is_there_at_first(self, opener: Opener) -> None:
         """An empty place lists nothing, anywhere, and every read is ObjectNotFound, also a FileNotFoundError."""
@@ -132,7 +132,7 @@ class StorageContract:
         assert [entry.path for entry in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
         assert storage.list("manifest") == []
         assert storage.list("nothing/at/all") == []
-        # A listing is of what is below a folder; an object is no folder.
+        # A listing shows the objects below a folder, and an object is not a folder.
         assert storage.list("cas-cache.json") == []
 
     def test_listing_is_complete(self, opener: Opener) -> None:
@@ -182,7 +182,7 @@ class StorageContract:
             assert abs(first.modified - time.time()) < 600, "clocks that differ by hours look like a time zone"
             deadline = time.monotonic() + 10
             storage.put("probe-1", b"2")
-            # Services tell whole seconds.
+            # Services report times in whole seconds.
             while storage.list("")[0].modified == first.modified:
                 assert time.monotonic() < deadline
                 time.sleep(0.3)
@@ -253,7 +253,7 @@ class StorageContract:
         if PROCESSES in storage.capabilities:
             seen = in_process("spawn", _other_process, opener)
         else:
-            seen = _other_process(opener)  # another storage object is as far away as it gets
+            seen = _other_process(opener)  # where there are no processes, another storage object is used
         assert seen == [b"old", "packs/gone", "packs/old"]
         assert storage.get("manifests/new", 0, 9) == b"new"
         assert storage.get("packs/old", 0, 9) == b"replaced"
@@ -343,7 +343,7 @@ class StorageContract:
 
 
 class RefusalContract:
-    """For storages that check credentials. A subclass has a fixture `refused`: an opener with wrong ones."""
+    """Tests for storages that check credentials. A subclass has a fixture `refused`: an opener with wrong ones."""
 
     def test_refused_is_not_missing(self, refused: Opener) -> None:
         """Every verb raises AccessDenied, also a PermissionError: never ObjectNotFound, never an empty listing."""
@@ -355,7 +355,7 @@ class RefusalContract:
 
 
 class BucketContract:
-    """For storages with buckets. A subclass has a fixture `nowhere`: an opener at a bucket that does not exist."""
+    """Tests for storages with buckets. A subclass has a fixture `nowhere`: an opener of a missing bucket."""
 
     def test_a_missing_bucket_is_not_an_empty_one(self, nowhere: Opener) -> None:
         """LIST and PUT raise BucketNotFound; GET and DELETE where the service tells it from a missing object."""
@@ -392,7 +392,7 @@ def _other_process(opener: Opener) -> list[object]:
 
 @contextmanager
 def _raises(*expected: type[Exception]) -> Iterator[None]:
-    """`pytest.raises`, without pytest."""
+    """Like `pytest.raises`, without pytest."""
     try:
         yield
     except expected:

@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as a proxy in front of an S3 server needs: whole requests and answers, read and written."""
+"""The part of HTTP/1.1 that a proxy of an S3 server needs: reading and writing complete requests and responses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 @dataclass(slots=True)
 class Message:
-    """A request or an answer.
+    """A request or a response.
 
     Attributes:
-        first: Its first line, split at its first two spaces: method, target, version, or version, status, reason.
-        headers: (name, value) in their order.
-        body: Whole, no longer in chunks.
+        first: The first line, split at its first two spaces: method, target, version, or version, status, reason.
+        headers: (name, value) pairs in their order.
+        body: The complete body, without chunked encoding.
     """
 
     first: list[str]
@@ -28,7 +28,7 @@ class Message:
     body: bytes = b""
 
     def header(self, name: str) -> str:
-        """The value of a header; empty if it is not there."""
+        """Return the value of a header; empty if it is absent."""
         return next((value for key, value in self.headers if key.lower() == name), "")
 
     def set(self, name: str, value: str | None) -> None:
@@ -39,12 +39,12 @@ class Message:
 
     @property
     def status(self) -> int:
-        """Of an answer."""
+        """The status code of a response."""
         return int(self.first[1])
 
     @property
     def verb(self) -> str:
-        """What a request asks of S3, in the words of a storage."""
+        """The verb of a storage that a request to S3 stands for."""
         method = self.first[0]
         if method in {"GET", "HEAD"}:
             return "list" if "list-type" in self.query or not self._key else "get"
@@ -72,9 +72,9 @@ class Message:
         return urlsplit(self.first[1]).path.strip("/").partition("/")[2]
 
     def head(self, length: int | None = None) -> bytes:
-        """First line and headers, as they are sent; with a length of the body that is not its own."""
+        """Return first line and headers as bytes to send, with `length` as Content-Length if it is given."""
         headers = [header for header in self.headers if header[0].lower() not in {*_OF_A_CONNECTION, "content-length"}]
-        # The answer to a HEAD tells the length of what is not sent.
+        # A response to HEAD keeps its Content-Length: the length of a body that is not sent.
         length_text = str(length) if length is not None else (self.header("content-length") if not self.body else "")
         headers.append(("Content-Length", length_text or str(len(self.body))))
         lines = [" ".join(self.first), *(f"{name}: {value}" for name, value in headers), "", ""]
@@ -94,7 +94,7 @@ async def read_head(reader: StreamReader) -> Message | None:
 
 
 async def read_body(reader: StreamReader, message: Message) -> None:
-    """Read the body that belongs to a head that was read."""
+    """Read the body of a message whose head was read."""
     if "chunked" in message.header("transfer-encoding").lower():
         parts = []
         while size := int((await reader.readline()).split(b";")[0], 16):

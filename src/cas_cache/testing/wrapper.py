@@ -1,4 +1,4 @@
-"""A storage around another: what every policy for tests is made from."""
+"""Base class of storages that wrap another one to change its behaviour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import ObjectInfo, Storage
 
 Verb = Literal["get", "put", "list", "delete"]
-"""What is asked of a storage."""
+"""Verbs of a storage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Call:
     """One call of a storage.
 
     Attributes:
-        verb: What is asked.
-        path: Of the object, or of the folder that is listed.
-        run: Asks the storage inside, and returns its answer.
+        verb: The verb.
+        path: The path of the object, or of the listed folder.
+        run: Calls the wrapped storage and returns its result.
         start: The first byte that is read.
-        stop: The byte after the last that is read, or that is written.
+        stop: The end of the bytes that are read or written.
         create_only: See `Storage.put`.
     """
 
@@ -78,5 +78,5 @@ class Wrapper:
         self._call(Call("delete", path, lambda: self.inner.delete(path)))
 
     def _call(self, call: Call) -> Any:
-        """Do what is asked, or something else; returns what the verb returns."""
+        """Run a call, or do something else in its place; return what the verb returns."""
         return call.run()
