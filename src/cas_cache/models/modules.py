@@ -140,7 +140,7 @@ class ModuleReader:
             described["functions"] = {
                 name: self.code.callable(value, f"{path}.{name}")
                 for name, value in sorted(vars(module).items())
-                if name[0] != "_" and is_function(value) and not is_override(module, name, value)
+                if name[0] != "_" and _is_own_function(module, name, value)
             }
         elif library:
             attributes = scalars_of(module, NOT_COMPUTED)
@@ -219,7 +219,7 @@ class ModuleReader:
             if type(value) in SCALARS or type(value) in (tuple, list):
                 if value != was and not VOLATILE.search(name):
                     described[name] = plain_value(value, f"{place}.{name}", self.code.value)
-            elif is_function(value) and not is_override(part, name, value) and not self._alike(value, was, place):
+            elif _is_own_function(part, name, value) and not self._alike(value, was, place):
                 described[name] = self.code.callable(value, f"{place}.{name}")
         config = vars(part).get("config")
         if not top and hasattr(config, "to_diff_dict") and config is not self._config:
@@ -268,11 +268,18 @@ class ModuleReader:
     def _reference(self, value: Any, where: str) -> Any:
         if is_module(value):
             return self.describe(value, where)
+        if is_exported(value):
+            return describe_exported(value, where, self.code)
         if is_tokenizer(value):
             return describe_tokenizer(value, where, self.code)
         if hasattr(value, "to_diff_dict"):
             return describe_config(value, where, self.code.value)
         return None
+
+
+def _is_own_function(module: Any, name: str, value: Any) -> bool:
+    """Return True for a function that a module holds, such as an activation; not for a replaced method or a model."""
+    return is_function(value) and not is_override(module, name, value) and not is_exported(value)
 
 
 def _holds(module: Any) -> bool:
