@@ -521,6 +521,46 @@ def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> N
     assert weights_fingerprint(one) != weights_fingerprint(other)
 
 
+CHANGES = [name for name, pair in PAIRS.items() if getattr(pair.other, "func", None) is model and pair.other.args[1]]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_after_a_description_is_seen(name: str) -> None:
+    """What a description remembers of a model never hides what is done to the model later."""
+    kind, change = PAIRS[name].other.args
+    built = model(kind)
+    before = identity(built)
+    change(built)
+    assert identity(built) == identity(PAIRS[name].other()) != before
+
+
+LATER = {
+    "a hook": lambda layer: layer.register_forward_hook(lambda module, args, output: -output),
+    "a pre-hook": lambda layer: layer.register_forward_pre_hook(lambda module, args: (-args[0],)),
+    "a replaced method": lambda layer: setattr(layer, "forward", lambda *args: None),
+    "a class": lambda layer: setattr(layer, "__class__", Louder),
+    "a number": lambda layer: setattr(layer, "in_features", 7),
+    "an attribute": lambda layer: setattr(layer, "scale", 7),
+    "a replaced tensor": lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight.detach().flip(0))),
+    "no tensor": lambda layer: setattr(layer, "bias", None),
+    "a buffer": lambda layer: layer.register_buffer("mask", torch.ones(1)),
+    "a buffer that is not saved": lambda layer: layer.register_buffer("mask", torch.full((1,), 0.5), persistent=False),
+    "a module inside": lambda layer: setattr(layer, "inner", torch.nn.Linear(2, 2)),
+    "a parametrization": torch.nn.utils.parametrizations.weight_norm,
+    "a tensor in another order": lambda layer: layer.weight.requires_grad_(False).t_(),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_layer_that_was_described_is_looked_at_again(name: str) -> None:
+    """Whatever is put on a layer that was known to be as the library builds it."""
+    built = model()
+    before = identity(built)
+    assert identity(built) == before
+    LATER[name](built[0].auto_model.encoder.layer[1].attention.self.query)
+    assert identity(built) != before
+
+
 @pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=4))
 def test_without_the_part_that_sees_it_two_are_taken_for_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part of a description is needed: without it the test above fails."""

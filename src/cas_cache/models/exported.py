@@ -24,8 +24,12 @@ def is_exported(value: Any) -> bool:
     """Return True for a model of ONNX Runtime, OpenVINO or optimum; a subclass of one included."""
     if isinstance(value, type):
         return False
-    packages = {top_package(cls.__module__) for cls in type(value).__mro__}
-    return bool(packages & ENGINES) and (_session(value) is not None or _graph(value) is not None)
+    return _is_of_engine(type(value).__mro__) and (_session(value) is not None or _graph(value) is not None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_of_engine(classes: tuple[type, ...]) -> bool:
+    return any(top_package(cls.__module__) in ENGINES for cls in classes)
 
 
 def describe_exported(model: Any, where: str, code: CodeReader) -> Any:
