@@ -20,9 +20,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
-from transformers import Qwen2Model
+from transformers import PreTrainedTokenizerBase, Qwen2Model
+from transformers.models.bert import modeling_bert as bert
 
-from cas_cache.models import describe, description, functions, hooks, modules, weights_fingerprint
+from cas_cache.models import describe, description, functions, hooks, modules, tokenizers, weights_fingerprint
 from cas_cache.models.functions import CodeReader
 from cas_cache.models.names import class_name, is_library
 from models.tiny_models import (
@@ -600,6 +601,11 @@ def patched(cls: type, name: str, make: Any) -> Iterator[None]:
         setattr(cls, name, usual)
 
 
+def _first_token(given: dict[str, Any]) -> Any:
+    length = given["inputs_embeds"].shape[1]
+    return (torch.arange(length) == 0).expand(len(given["inputs_embeds"]), 1, length, length)
+
+
 def _louder_norm(module: Any, args: Any, output: Any = None) -> Any:
     if isinstance(module, torch.nn.LayerNorm):
         return args[0] ** 3 if output is None else output**3
@@ -624,6 +630,21 @@ IN_FORCE = {
     "a patched class of torch": (
         lambda: patched(torch.nn.LayerNorm, "forward", lambda usual: lambda self, inputs: usual(self, inputs) ** 3),
         PATCHED,
+    ),
+    "a patched function of torch": (
+        lambda: patched(torch.nn.functional, "layer_norm", lambda usual: lambda *args: usual(*args) ** 3),
+        (description, "foreign_functions"),
+    ),
+    "a patched function of transformers": (
+        lambda: patched(bert, "create_bidirectional_mask", lambda usual: lambda *args, **kwargs: _first_token(kwargs)),
+        PATCHED,
+    ),
+    "a patched class of tokenizers": (
+        lambda: patched(
+            PreTrainedTokenizerBase, "__call__",
+            lambda usual: lambda self, text, *args, **kwargs: usual(self, [t[:3] for t in text], *args, **kwargs),
+        ),
+        (tokenizers, "foreign_methods"),
     ),
 }  # fmt: skip
 """Changes of a library itself: a context in which they are in force, and what sees them."""

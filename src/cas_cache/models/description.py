@@ -16,6 +16,7 @@ from cas_cache.models.hooks import global_hooks, offloaded
 from cas_cache.models.modules import ModuleReader
 from cas_cache.models.names import class_name
 from cas_cache.models.parts import is_module, unwrapped
+from cas_cache.models.patches import foreign_functions
 from cas_cache.models.tensors import is_simple, sample_step, sample_view, tensor_parts, update
 from cas_cache.models.values import canonical, hashed
 
@@ -77,6 +78,8 @@ def read(model: Any) -> tuple[dict[str, Any], Tensors]:
         raise TypeError(f"{class_name(type(model))} is not a torch module. Pass the module that holds the weights.")
     reader = ModuleReader()
     document = {"model": reader.describe(model, "model"), **global_hooks(reader.code)}
+    for name, function in foreign_functions("torch.nn.functional").items():
+        document[f"patched torch.nn.functional.{name}"] = reader.code.callable(function, f"torch.nn.functional.{name}")
     return document, reader.tensors
 
 

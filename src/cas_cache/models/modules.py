@@ -19,7 +19,6 @@ from cas_cache.models.names import class_name, is_library
 from cas_cache.models.parts import (
     SAMPLED_NAMES,
     adapters_of,
-    foreign_methods,
     is_computed,
     is_function,
     is_module,
@@ -30,6 +29,7 @@ from cas_cache.models.parts import (
     unwrapped,
     walk,
 )
+from cas_cache.models.patches import foreign_functions, foreign_methods
 from cas_cache.models.skeleton import Skeleton, StandardParts, scalars_of, skeleton_of
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import SCALARS, VOLATILE, named_by_user, plain_value
@@ -136,7 +136,7 @@ class ModuleReader:
 
     def _foreign(self, cls: type) -> dict[str, Any]:
         if cls not in self._replaced:
-            self._replaced[cls] = foreign_methods(cls)
+            self._replaced[cls] = foreign_methods(cls) | (foreign_functions(cls.__module__) if is_library(cls) else {})
         return self._replaced[cls]
 
     def _held(self, module: Any, path: str, config: dict[str, Any] | None) -> dict[str, Any]:

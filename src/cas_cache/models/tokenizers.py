@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.models.names import class_name, is_library
+from cas_cache.models.patches import foreign_methods
 from cas_cache.models.values import canonical, hashed, named_by_user, plain_value, shortened
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
     if not is_library(type(tokenizer)):
         described["class"] = code.own_class(type(tokenizer), where)
     described.update(_replaced(tokenizer, where, code))
+    for cls in reversed(type(tokenizer).__mro__):
+        for name, method in foreign_methods(cls).items():
+            described[f"patched {name}"] = code.callable(method, f"{where} ({cls.__qualname__}.{name})")
     backend = _backend(tokenizer)
     if backend is not None:
         return {**described, **_settings(tokenizer), **_fast(tokenizer, backend)}
