@@ -71,6 +71,7 @@ class ModuleReader:
         self._own: dict[type, Any] = {}
         self._patches: dict[type, dict[str, Any]] = {}
         self._replaced: dict[type, dict[str, Any]] = {}
+        self._functions: dict[str, dict[str, Any]] = {}
 
     def describe(self, module: Any, path: str) -> Any:
         """Return plain JSON for a module and all that it holds.
@@ -136,7 +137,10 @@ class ModuleReader:
 
     def _foreign(self, cls: type) -> dict[str, Any]:
         if cls not in self._replaced:
-            self._replaced[cls] = foreign_methods(cls) | (foreign_functions(cls.__module__) if is_library(cls) else {})
+            module = cls.__module__
+            if module not in self._functions:
+                self._functions[module] = foreign_functions(module) if is_library(cls) else {}
+            self._replaced[cls] = foreign_methods(cls) | self._functions[module]
         return self._replaced[cls]
 
     def _held(self, module: Any, path: str, config: dict[str, Any] | None) -> dict[str, Any]:
