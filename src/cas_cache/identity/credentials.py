@@ -120,11 +120,14 @@ _SUSPICIOUS = frozenset(
         "key",
         "keys",
         "login",
+        "pass",
         "pat",
+        "pin",
         "sas",
         "session",
         "sig",
         "signature",
+        "tokens",
     ]
 )
 """Words that may name a key, or a container of one."""
@@ -177,6 +180,9 @@ _SHAPES = re.compile(
     | (?i:\b(?:Bearer|Basic|Token)\ +(?=\S*[0-9])[\w.~+/=-]{16,})                # the value of an Authorization header
     | (?i:(?<=[?&;])(?:sig|signature|x-(?:amz|goog)-(?:signature|credential|security-token)|access_token|token
         |api_?key|key|password|accountkey|sharedaccesssignature)=[^&\s*]{8,})    # signed URLs
+    | (?i:(?<=[?&;\#])(?:[\w-]*[_-])?(?:sig|signature|token|key|secret|passw(?:or)?d|pwd|auth|credentials?|code)
+        =(?=[^&\s*]*[0-9])[^&\s*]{16,})                                         # and URLs with a key under another name
+    | (?i:(?<=--)(?:[a-z0-9]+[_-])*(?:key|token|secret|passw(?:or)?d)[\ =]["']?(?=[^\s"']*[0-9])[^\s"',;*]{8,})
     | (?i:(?<![a-z0-9])(?:api[_-]?key|access[_-]?token|auth[_-]?token|hf[_-]?token|client[_-]?secret|secret[_-]?key
         |password|accountkey|sharedaccess(?:key|signature))["']?\s*[=:]\s*["']?(?=[^\s"',;]*[0-9])[^\s"',;*]{8,})
     """,
@@ -232,6 +238,8 @@ def strip_credentials(value: Any, level: Level = Level.NEUTRAL) -> Any:
         }
     if isinstance(value, list | tuple):
         return [strip_credentials(item, _level_in_list(value, i, level)) for i, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return {strip_credentials(item, level) for item in value}
     if not _is_credential(value, level):
         return value
     shown = redact(value) if isinstance(value, str) and level is Level.NEUTRAL else REDACTED
