@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
+from operator import is_ as is_same
 from typing import Any
 
 from cas_cache.models.functions import is_installed
 from cas_cache.models.names import is_library
 
-_found: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_found: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+"""By class or module: its members, and those of them that are foreign. A member that is kept here stays itself."""
 
 
 def foreign_methods(cls: type) -> dict[str, Any]:
@@ -33,9 +35,9 @@ def _home(function: types.FunctionType) -> str | None:
 
 
 def _changed(owner: Any, members: Any, is_foreign: Any) -> dict[str, Any]:
-    seen = tuple(map(id, members.values()))
+    seen = tuple(members.values())
     known = _found.get(owner)
-    if known is None or known[0] != seen:
+    if known is None or len(known[0]) != len(seen) or not all(map(is_same, known[0], seen)):
         found = {n: m for n, m in members.items() if isinstance(m, types.FunctionType) and is_foreign(m)}
         known = _found[owner] = (seen, found)
     return known[1]
