@@ -1,16 +1,17 @@
-"""What pushing in the background costs an evaluation: the time inside `encode`, without a remote, and with slow ones.
+"""Cost of background pushes in an evaluation: the time inside `encode`, without a remote and with slow remotes.
 
     python benchmarks/background.py [--texts 60000] [--dimensions 768] [--repeat 3] [--slow 2.0]
 
-An encoder that takes a fixed time for a chunk and leaves the processor alone (a GPU, a web service), and one that takes
-as much of every core as it can get (a CPU). For each: no remote, pushing left to the end (``push="manual"``), a
-repository in a local folder, and the same folder behind a storage in which every PUT takes ``--slow`` seconds more.
-Each run is a process of its own, in turns, so that a machine that slows down slows all of them.
+Two encoders are used: one that takes a fixed time per chunk and leaves the processor idle (a GPU, a web service), and
+one that uses as much of every core as it can get (a CPU). Four cases are measured for each: no remote, pushing at the
+end (``push="manual"``), a repository in a local folder, and the same folder behind a storage in which every PUT takes
+``--slow`` seconds longer. Each run is a process of its own. Cases alternate, so that a machine that slows down affects
+all of them.
 
-Prints, of the best of each: seconds inside `encode`, their ratio to the run without a remote, seconds that the encoder
-itself took of these, seconds in the push at the end, and how much of the vectors had gone up by then. Its last line is
-one JSON object. What remains of the ratio where the encoder is idle is the price of committing next to a push; where
-it is not, hashing and sending take part of the processor that the encoder would have had.
+Prints, for the best run of each case: seconds inside `encode`, their ratio to the run without a remote, how many of
+these seconds the encoder took, seconds in the push at the end, and the share of the vectors that was uploaded by then.
+The last line is one JSON object. With the idle encoder, the rest of the ratio is the price of committing beside a push.
+With the busy one, hashing and sending also use processor time that the encoder would have had.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SPEC = EncoderSpec(model="bench/encoder", revision="1")
 CASES = ("no remote", "push at the end", "local folder", "slow remote")
 ENCODERS = ("idle", "busy")
 CALL = 5_000
-"""Texts of one call."""
+"""Number of texts in one call."""
 
 
 class SlowStorage:
@@ -54,7 +55,7 @@ class SlowStorage:
 
 
 class Encoder:
-    """Takes about 50 microseconds an item: asleep, or multiplying matrices on every core."""
+    """Encoder that takes about 50 microseconds per item, either asleep or multiplying matrices on every core."""
 
     def __init__(self, kind: str, dimensions: int) -> None:
         self._kind = kind
@@ -64,7 +65,7 @@ class Encoder:
         self.seconds = 0.0
 
     def __call__(self, texts: list[str]) -> Any:
-        """Return a random vector for each text, after its time."""
+        """Return a random vector for each text, after the encoder's time has passed."""
         began = time.perf_counter()
         vectors = self._random.standard_normal((len(texts), self._dimensions), dtype=np.float32)
         if self._kind == "idle":
@@ -86,7 +87,7 @@ def measure(case: str, kind: str, options: argparse.Namespace) -> dict[str, floa
             cache.repository = Repository(SlowStorage(open_storage(str(remote)), options.slow))
         texts = [f"text {n}" for n in range(options.texts)]
         encoder = Encoder(kind, options.dimensions)
-        cache.get(texts[:1], SPEC)  # the first look at the repository is a pull, and no push
+        cache.get(texts[:1], SPEC)  # the first access to the repository pulls, and does not push
         began = time.perf_counter()
         for first in range(0, len(texts), CALL):
             cache.encode(texts[first : first + CALL], SPEC, encoder)

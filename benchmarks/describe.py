@@ -1,4 +1,4 @@
-"""What it costs to describe a model: the first time, again, and after it was touched. The peer is one short encoding.
+"""Cost of describing a model: the first time, again, and after a change. One short encoding is the yardstick.
 
 python benchmarks/describe.py
 """
@@ -25,7 +25,7 @@ REPEATS = 20
 
 
 def milliseconds(run: Callable[[], object], repeats: int = REPEATS) -> str:
-    """The median of wall time and of processor time: the second is the one to look at on a busy machine."""
+    """Return the medians of wall time and of processor time; on a busy machine, the second is the reliable one."""
     wall, processor = [], []
     for _ in range(repeats):
         begin, busy = time.perf_counter(), time.process_time()
@@ -36,7 +36,7 @@ def milliseconds(run: Callable[[], object], repeats: int = REPEATS) -> str:
 
 
 def main() -> None:
-    """Print one line for each."""
+    """Print one line for each measurement."""
     torch.set_num_threads(1)
     model = SentenceTransformer(str(minilm.get_model_path()), device="cpu")
     other = SentenceTransformer(str(minilm.get_model_path()), device="cpu")

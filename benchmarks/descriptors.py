@@ -1,10 +1,10 @@
-"""Cost of a look-up when its namespace is open, and when its files were closed for want of descriptors.
+"""Cost of a look-up when its namespace is open, and when its files were closed to stay below the descriptor limit.
 
     python benchmarks/descriptors.py [--namespaces 300] [--rows 1000] [--limit 256]
 
-Lowers the limit of open files of its own process, and asks the namespaces one after the other: first a few, which stay
-open, then all. Prints microseconds of CPU for a look-up of ten keys, and the open files of the process, as a table and
-as one JSON object.
+Lowers the limit of open files of its own process and queries the namespaces one after the other: first a few, which
+stay open, then all. Prints microseconds of CPU for a look-up of ten keys, and the number of open files of the process,
+as a table and as one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 
 FEW = 8
-"""Namespaces that stay open under any limit."""
+"""Number of namespaces that stay open under any limit."""
 
 
 def spec_of(number: int) -> EncoderSpec:
@@ -33,7 +33,7 @@ def spec_of(number: int) -> EncoderSpec:
 
 
 def fill(directory: Path, namespaces: int, rows: int) -> None:
-    """Make namespaces with the same rows: one is written, the others are copies of its files."""
+    """Create namespaces with the same rows: one is written, the others are copies of its files."""
     keys = keys_of_texts([f"text {i}" for i in range(rows)])
     with Mirror(directory) as mirror:
         mirror.namespace(spec_of(0)).append(keys, np.ones((rows, 384), np.float32))
@@ -46,7 +46,7 @@ def fill(directory: Path, namespaces: int, rows: int) -> None:
 
 
 def cost_of(mirror: Mirror, order: list[int]) -> float:
-    """Return the microseconds of a look-up of ten keys in each of the namespaces in turn."""
+    """Return the microseconds of a look-up of ten keys, averaged over the namespaces in turn."""
     keys = keys_of_texts([f"text {i}" for i in range(10)])
     started = time.process_time()
     for number in order:
@@ -56,7 +56,7 @@ def cost_of(mirror: Mirror, order: list[int]) -> float:
 
 
 def main() -> None:
-    """Print what is measured."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--namespaces", type=int, default=300)
     parser.add_argument("--rows", type=int, default=1000)

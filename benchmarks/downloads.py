@@ -1,11 +1,11 @@
-"""How many megabytes each environment of the Makefile downloads, by Python, on Linux (x86-64).
+"""Megabytes that each environment of the Makefile downloads, per Python version, on Linux (x86-64).
 
     python benchmarks/downloads.py [--python 3.11 --python 3.12]
 
-uv resolves each environment against the package index, with constraints.txt, and downloads no package: sizes are the
-index's. torch and what it alone brings (CUDA) are shown apart, because an index with CPU builds has a wheel of about
-190 MB instead. Environments themselves are resolved for Pythons that are not installed. Prints a table and, as its last
-line, one JSON object.
+uv resolves each environment against the package index, with constraints.txt, and downloads no package: the sizes come
+from the index. torch and its own dependencies (CUDA) are shown separately, because an index with CPU builds has a wheel
+of about 190 MB instead. Environments can be resolved for Pythons that are not installed. Prints a table and, as its
+last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)] + ["ma
 
 
 def environments() -> dict[str, str]:
-    """Return what pip is told to install in each environment of the Makefile."""
+    """Return the arguments of pip for each environment of the Makefile."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     return {name.lower(): what for name, what in INSTALLED.findall(makefile)}
 
 
 def options(installed: str) -> list[str]:
-    """Return the options of uv for what pip is told to install."""
+    """Return the options of uv that correspond to the arguments of pip."""
     groups = [f"--group={name}" for name in re.findall(r"--group (\S+)", installed)]
     extras = re.search(r"\.\[([\w,]+)\]", installed)
     if extras:
@@ -71,7 +71,7 @@ def resolve(installed: str, python: str) -> list[dict[str, Any]]:
 
 
 def size(package: dict[str, Any], python: str) -> int:
-    """Return the bytes of the file that pip takes: the best wheel, else the source."""
+    """Return the size in bytes of the file that pip downloads: the best wheel, otherwise the source."""
     version = tuple(map(int, python.split(".")))
     tags = [*cpython_tags(version, platforms=PLATFORMS), *compatible_tags(version, platforms=PLATFORMS)]
     rank = {tag: number for number, tag in reversed(list(enumerate(tags)))}
@@ -84,7 +84,7 @@ def size(package: dict[str, Any], python: str) -> int:
 
 
 def measure(installed: str, python: str) -> dict[str, float]:
-    """Return megabytes of torch and CUDA, and of all the rest."""
+    """Return megabytes of torch with CUDA, and of all other packages."""
     found = {"rest": 0.0, "torch": 0.0}
     for package in resolve(installed, python):
         if "wheels" in package or "sdist" in package:  # not this project itself

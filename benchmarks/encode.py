@@ -1,14 +1,14 @@
-"""What the cache itself costs: our wrapper and mteb's (NumpyCache, FaissCache) in one run, with a free encoder.
+"""Cost of the cache itself: the wrapper of cas_cache and those of mteb (NumpyCache, FaissCache), with a free encoder.
 
     python benchmarks/encode.py [--texts 100000] [--repeat 3] [--cold-memory]
 
 The texts are lines of the standard library's sources. Prints a table and, as its last line, one JSON object with
-seconds (the best of each), ratios (mteb's seconds / ours) and the memory of a warm call beyond its answer. All answers
+seconds (the best of each), ratios (mteb's seconds / ours) and the memory of a warm call beyond its result. All results
 are compared.
 
-Memory that a virtual machine has to ask its host for costs ten times as much to touch, and goes back to the host when
-it is free for a few seconds: that would fall on whoever comes next. So each case begins with memory for its answer and
-its files touched and given back, and the best of several is taken. ``--cold-memory`` leaves memory as it is.
+Memory that a virtual machine must first request from its host is ten times as slow to touch, and it goes back to the
+host when it is free for a few seconds. That would slow down whichever case comes next. So each case first touches and
+frees the memory for its result and its files, and the best of several runs is taken. ``--cold-memory`` skips this.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DIMENSIONS = 384
 
 
 def short_texts(count: int) -> list[str]:
-    """Return `count` distinct lines of the standard library, numbered on when they run out."""
+    """Return `count` distinct lines of the standard library; numbers make them distinct when they run out."""
     lines: dict[str, None] = {}
     for file in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         if "site-packages" not in file.parts:
@@ -60,7 +60,7 @@ def short_texts(count: int) -> list[str]:
 
 
 class FreeEncoder(AbsEncoder):  # type: ignore[misc]
-    """Hands out the rows of one matrix in turn: costs a slice."""
+    """Encoder that returns the rows of one matrix in turn, which costs only a slice."""
 
     mteb_model_meta = ModelMeta.create_empty(
         overwrites={"name": "bench/free", "revision": "1", "embed_dim": DIMENSIONS}
@@ -85,7 +85,7 @@ def metadata() -> Any:
 
 
 def timed(wrapper: Any, texts: list[str], *, touch: bool) -> tuple[float, str]:
-    """Return the seconds of one encode call and the hash of its answer."""
+    """Return the seconds of one encode call and the hash of its result."""
     loader = DataLoader(Dataset.from_dict({"text": texts}), batch_size=512)
     if touch:
         np.ones((3 * len(texts), DIMENSIONS), np.float32)
@@ -115,7 +115,7 @@ def measure(make: Any, folder: Path, texts: list[str], seed: int, *, touch: bool
 
 
 def bytes_beyond_the_answer(folder: Path, texts: list[str]) -> float:
-    """Return the bytes a row that a warm call of ours takes at its peak, its answer aside, in an order of its own."""
+    """Return the peak memory of a warm call of cas_cache, in bytes per row without its result, rows shuffled."""
     order = np.random.default_rng(2).permutation(len(texts))
     loader = DataLoader(Dataset.from_dict({"text": [texts[i] for i in order]}), batch_size=512)
     wrapper = CachedEmbeddingWrapper(FreeEncoder(1), folder)
@@ -144,7 +144,7 @@ def main() -> None:
     }
     seconds: dict[str, dict[str, float]] = {name: {} for name in makers}
     for seed in range(1, asked.repeat + 1):
-        # A fresh folder each time: two mirrors of a million rows beside the peers' would be 6 GB.
+        # A fresh folder each time: two mirrors of a million rows beside those of mteb would take 6 GB.
         with tempfile.TemporaryDirectory() as folder:
             measured = {
                 name: measure(make, Path(folder, name), texts, seed, touch=touch) for name, make in makers.items()

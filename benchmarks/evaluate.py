@@ -1,20 +1,20 @@
-"""What the cache costs a whole evaluation: `mteb.evaluate` of one retrieval task, with an encoder that costs nothing.
+"""Cost of the cache in a complete evaluation: `mteb.evaluate` of one retrieval task with a free encoder.
 
     python benchmarks/evaluate.py [--documents 50000] [--repeat 3] [--profile]
 
-Documents are consecutive lines of the standard library's sources with a title each, queries are some of their lines.
-The encoder looks its answer up in a matrix, so what is left is mteb's own work and the cache's. Four cases, each in a
-process of its own that has touched and given back the memory it is going to use (see encode.py):
+Documents are consecutive lines of the standard library's sources with a title each; queries are some of these lines.
+The encoder looks its result up in a matrix, so only the work of mteb and of the cache remains. Four cases, each in a
+process of its own that has touched and freed the memory that it will use (see encode.py):
 
 - plain: no cache;
-- NumpyCache: mteb's wrapper, warm. It prepares rows twice where they have a title, which is not measured here;
+- NumpyCache: mteb's wrapper, warm. It prepares rows with a title twice, which is not measured here;
 - ours: warm;
-- second machine: ours with an empty mirror and the repository in a local folder; the pull is part of it.
+- second machine: ours with an empty mirror and the repository in a local folder; the pull is included.
 
-The data set is built, and mteb warmed up with a run of ten documents, before the clock starts. Prints a table and, as
+Before the clock starts, the data set is built and mteb is warmed up with a run of ten documents. Prints a table and, as
 its last line, one JSON object with seconds (the best of each), ratios (seconds / plain) and seconds of CPU, which other
-work on the machine disturbs less. All digits of the scores are compared. ``--profile`` adds where ours spends
-its time.
+work on the machine disturbs less. All digits of the scores are compared. ``--profile`` also shows where the time of
+ours is spent.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ CASES = ("plain", "NumpyCache", "ours", "second machine")
 
 
 class LookUpEncoder(AbsEncoder):  # type: ignore[misc]
-    """A row of one matrix for each item, at the hash of how many characters it has and how they begin.
+    """Encoder that returns one row of a matrix per item, chosen by a hash of the text's length and first characters.
 
-    `hash` of a str is salted by process, so the row is chosen by what is cheap and stays: a function of the text alone.
+    `hash` of a str has a different salt in each process, so the row is chosen by a cheap and stable function of the
+    text.
     """
 
     mteb_model_meta = ModelMeta.create_empty(
@@ -119,7 +120,7 @@ def task_of(documents: int) -> Any:
         )
 
         def load_data(self, **_: Any) -> None:
-            """Nothing is left to load."""
+            """Do nothing: the data is built already."""
 
     task = StandardLibrary()
     task.dataset, task.data_loaded = {"default": {"test": split}}, True
@@ -127,7 +128,7 @@ def task_of(documents: int) -> Any:
 
 
 def evaluate(model: Any, task: Any) -> str:
-    """Evaluate; return all scores."""
+    """Evaluate a model and return all scores."""
     results = mteb.evaluate(
         model,
         tasks=[task],
@@ -140,7 +141,7 @@ def evaluate(model: Any, task: Any) -> str:
 
 
 def model_of(case: str, place: Path, encoder: Any) -> Any:
-    """Return what a case evaluates."""
+    """Return the model that a case evaluates."""
     if case == "plain":
         return encoder
     if case == "NumpyCache":
@@ -150,10 +151,10 @@ def model_of(case: str, place: Path, encoder: Any) -> Any:
 
 
 def run(case: str, documents: int, place: Path, *, profile: bool) -> dict[str, Any]:
-    """Run one case here."""
+    """Run one case in this process."""
     task, encoder = task_of(documents), LookUpEncoder()
-    evaluate(encoder, task_of(10))  # what mteb imports at first use
-    np.ones((4 * documents, DIMENSIONS), np.float32)  # touched, and given back
+    evaluate(encoder, task_of(10))  # imports what mteb imports at first use
+    np.ones((4 * documents, DIMENSIONS), np.float32)  # touched and freed
     profiler = cProfile.Profile()
     started, busy = time.perf_counter(), time.process_time()
     if profile:
@@ -201,7 +202,7 @@ def main() -> None:
     cpu: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         place, scores = Path(folder), set()
-        for case in ("NumpyCache", "ours"):  # cold, not measured: what the others find
+        for case in ("NumpyCache", "ours"):  # cold and not measured: these runs fill the caches
             scores.add(in_process(case, asked.documents, place)["scores"])
         for _ in range(asked.repeat):
             for case in CASES:

@@ -1,10 +1,10 @@
-"""How long a new process takes to import things, and to answer ``cas-cache --help`` and ``cas-cache ls``.
+"""Time that a new process takes for imports, and for ``cas-cache --help`` and ``cas-cache ls``.
 
     python benchmarks/import_time.py [--runs 15] [--namespaces 12]
 
-Imports are timed inside a new interpreter, its start not counted, beside ``import numpy`` and ``import zarr``. Commands
-are timed as whole processes, from start to end, beside an interpreter that does nothing. Prints medians and, as its
-last line, one JSON object with milliseconds.
+Imports are timed inside a new interpreter, without its start, beside ``import numpy`` and ``import zarr``. Commands are
+timed as whole processes, from start to end, beside an interpreter that does nothing. Prints medians and, as its last
+line, one JSON object with milliseconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cas_cache import EmbeddingCache, EncoderSpec
 
 MODULES = ("numpy", "cas_cache", "cas_cache.cache", "zarr")
 ROWS = 1000
-"""Of a namespace that `ls` lists."""
+"""Number of rows of a namespace that `ls` lists."""
 
 
 def import_of(module: str) -> float:
@@ -41,7 +41,7 @@ def process_of(words: list[str]) -> float:
 
 
 def make_mirror(directory: str, namespaces: int) -> None:
-    """Make what is listed."""
+    """Create the mirror that `ls` lists."""
     cache = EmbeddingCache(directory)
     texts, vectors = [f"text {row}" for row in range(ROWS)], np.ones((ROWS, 8), np.float32)
     for number in range(namespaces):
@@ -63,7 +63,7 @@ def main() -> None:
         }
         os.environ["COLUMNS"] = "80"
         times: dict[str, list[float]] = {}
-        for _ in range(arguments.runs):  # in turn, so that a busy moment hits all of them
+        for _ in range(arguments.runs):  # alternating, so that a busy moment affects all of them
             for module in MODULES:
                 times.setdefault(f"import {module}", []).append(import_of(module))
             for name, words in commands.items():

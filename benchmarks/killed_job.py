@@ -3,11 +3,11 @@
     python benchmarks/killed_job.py [--pace 10] [--kill-after 60] [--end SIGKILL]
 
 A process encodes with an encoder that sleeps and makes ``--pace`` vectors a second, with a repository in a local folder
-and default settings. After ``--kill-after`` seconds it gets SIGKILL, or ends itself by ``os._exit`` as Spark's workers
-do. Then another process opens a cache on the same mirror and stays idle.
+and default settings. After ``--kill-after`` seconds it is killed with SIGKILL, or ends itself by ``os._exit`` as
+Spark's workers do. Then another process opens a cache on the same mirror and stays idle.
 
-Prints seconds from the first encoded item to the first pack, rows that were encoded, committed and pushed when the
-process ended, rows that it left pending, and seconds until the next process has pushed these. Its last line is one JSON
+Prints seconds from the first encoded item to the first pack; rows that were encoded, committed and pushed when the
+process ended; rows that it left pending; and seconds until the next process has pushed these. The last line is one JSON
 object.
 """
 
@@ -34,7 +34,7 @@ ENDS = ("SIGKILL", "os._exit")
 
 
 def main() -> None:
-    """Run the two processes and print what they did."""
+    """Run the two processes and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pace", type=float, default=10.0, help="vectors a second")
     parser.add_argument("--kill-after", type=float, default=60.0, help="seconds")
@@ -121,7 +121,7 @@ def _wait_for_line(process: subprocess.Popen[str]) -> None:
 
 def _pending(folder: Path) -> int:
     with Mirror(folder / "mirror", create=False) as mirror:
-        return sum(ns.waiting_rows for ns in mirror.namespaces())
+        return sum(ns.pending_rows for ns in mirror.namespaces())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What finding rows by their keys costs: among many keys, in big batches, and just after opening.
+"""Cost of finding rows by their keys: among many keys, in large batches, and just after opening.
 
     python benchmarks/lookup.py [--rows 10000000] [--batch 1000000] [--opened 1000000]
 
-The batch is in random order, half of it present. Each measurement has a process of its own, the files are in the page
-cache. The peer is mteb's NumpyCache, which loads ``index.json``, a dict of hex digest -> row. Prints a table and, as
-its last line, one JSON object.
+The batch is in random order, and half of it is present. Each measurement runs in a process of its own, with the files
+in the page cache. It is compared with mteb's NumpyCache, which loads ``index.json``, a dict of hex digest -> row.
+Prints a table and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SMALL_BATCH = 8192
 
 
 def random_keys(seed: int, count: int) -> Any:
-    """(count, 32) uint8."""
+    """Return random keys, (count, 32) uint8."""
     return np.frombuffer(np.random.default_rng(seed).bytes(32 * count), np.uint8).reshape(-1, 32)
 
 
 def opened(directory: str) -> Namespace:
-    """Return the namespace of a mirror that is there."""
+    """Return the namespace of an existing mirror."""
     namespace = Mirror(directory, create=False).get(SPEC.namespace)
     assert namespace is not None
     return namespace
@@ -54,14 +54,14 @@ def build(directory: Path, keys: Any, at_once: int) -> float:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process by kind, as Linux counts them."""
+    """Return the bytes of this process by kind, as Linux counts them."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return {name: int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
 
 
 def look_up(directory: str, queries: str) -> dict[str, float]:
-    """In a new process: the first look-up, warm ones, and the memory that they take beyond their answer."""
+    """Measure, in a new process, the first look-up, warm ones, and their memory beyond the result."""
     wanted, truth = np.load(f"{queries}-keys.npy"), np.load(f"{queries}-rows.npy")
     started = time.perf_counter()
     namespace = opened(directory)
@@ -97,7 +97,7 @@ def look_up(directory: str, queries: str) -> dict[str, float]:
 
 
 def open_ours(directory: str, text: str) -> dict[str, float]:
-    """In a new process: opening, and the first row."""
+    """Measure, in a new process, opening a mirror and reading the first row."""
     key = keys_of_texts([text])
     started = time.perf_counter()
     namespace = opened(directory)
@@ -108,7 +108,7 @@ def open_ours(directory: str, text: str) -> dict[str, float]:
 
 
 def open_peer(directory: str, text: str) -> dict[str, float]:
-    """The same with mteb's cache, and how long its dict takes for a batch of digests that are at hand."""
+    """Measure the same with mteb's cache, and the time of its dict for a batch of digests that are in memory."""
     from mteb.models.cache_wrappers.cache_backends.numpy_cache import NumpyCache
 
     logging.disable(logging.WARNING)
@@ -126,7 +126,7 @@ def open_peer(directory: str, text: str) -> dict[str, float]:
 
 
 def in_new_process(task: str, *arguments: str) -> dict[str, float]:
-    """Run one of the above three times and return the best of each number."""
+    """Run one of the three functions above three times and return the best of each number."""
     command = [sys.executable, __file__, "--task", task, *arguments]
     outputs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(3)]
     results = [json.loads(output.splitlines()[-1]) for output in outputs]
@@ -134,7 +134,7 @@ def in_new_process(task: str, *arguments: str) -> dict[str, float]:
 
 
 def measure_look_ups(folder: Path, rows: int, batch: int) -> dict[str, float]:
-    """Half of a batch among many keys."""
+    """Measure look-ups of a batch, half of it present, among many keys."""
     keys = random_keys(0, rows)
     seconds = build(folder / "many", keys, APPENDED_AT_ONCE)
     random = np.random.default_rng(1)
@@ -149,7 +149,7 @@ def measure_look_ups(folder: Path, rows: int, batch: int) -> dict[str, float]:
 
 
 def measure_opening(folder: Path, rows: int) -> dict[str, float]:
-    """A mirror and a NumpyCache of the same texts."""
+    """Measure the opening of a mirror and of a NumpyCache of the same texts."""
     texts = [f"text {i}" for i in range(rows)]
     append = build(folder / "ours", keys_of_texts(texts), SMALL_BATCH)
     peer = folder / "peer"

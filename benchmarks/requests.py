@@ -1,14 +1,14 @@
-"""What laptops and CI ask of the network: a sync with nothing to do, and a few rows of a large namespace.
+"""Network use of laptops and CI: a sync with nothing to do, and a few rows of a large namespace.
 
     python benchmarks/requests.py [--packs 10000] [--rows 1000000] [--dimensions 384] [--only no_op]
 
-*No-op*: ``cas-cache sync`` of a mirror that knows all of a repository of so many packs, in a process that is there
-and as a new one; the peer is s3fs, which lists the same names. rclone takes most of that time to look at 10,000
-files, so it is measured again with a proxy before it that remembers its answers. *Lazy*: 1,000 rows that lie
-together, and 1,000 that do not, of a namespace of so many rows, with a new mirror; the peers are s3fs, which reads
-the same ranges, and a pull of all, which comes first, because the server's first look at an object is slow. Requests
-are those of aiohttp, bytes those of the objects' contents. The server is `rclone serve s3` on this machine. A vector
-that is not, bit by bit, what was stored is an error.
+*No-op*: ``cas-cache sync`` of a mirror that knows all packs of a large repository, in a running process and in a new
+one. It is compared with s3fs, which lists the same names. rclone takes most of that time to look at 10,000 files, so
+the sync is measured again with a proxy in front of it that remembers its responses. *Lazy*: 1,000 adjacent rows, and
+1,000 scattered rows, of a large namespace, with a new mirror. It is compared with s3fs, which reads the same ranges,
+and with a pull of everything, which comes first, because the server is slow when it first reads an object. Requests are
+those of aiohttp; bytes are those of the objects' contents. The server is `rclone serve s3` on this machine. A vector
+that differs in any bit from the stored one is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ASKED = 1000
 
 
 class Unflushed(LocalStorage):
-    """A directory whose files are not flushed: making 10,000 packs is not what is measured."""
+    """A directory whose files are not flushed, because the creation of 10,000 packs is not measured."""
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:  # noqa: ARG002
         """See `Storage.put`."""
@@ -82,8 +82,8 @@ class Count:
 
 @contextmanager
 def counted() -> Iterator[Count]:
-    """Count what aiohttp sends while the block runs."""
-    count, send = Count(), aiohttp.ClientSession._request  # noqa: SLF001 - there is no other place for all of them
+    """Count the requests of aiohttp while the block runs."""
+    count, send = Count(), aiohttp.ClientSession._request  # noqa: SLF001 - the only place that sees all requests
 
     async def counting(*args: Any, **kwargs: Any) -> Any:
         count.requests += 1
@@ -108,7 +108,7 @@ def no_op(folder: Path, server: Place, packs: int) -> dict[str, Any]:
     first = time.perf_counter() - began
     if pulled.packs != packs or pulled.problems:
         raise SystemExit(f"the pull was not whole: {pulled}")
-    # Another object, in a process that has imported all: what a program sees.
+    # Another object in a process that has imported everything: what a long-running program sees.
     with (
         counted() as count,
         EmbeddingCache(folder / "mirror", remote=place.url, storage_options=place.options, progress=False) as cache,
@@ -120,7 +120,7 @@ def no_op(folder: Path, server: Place, packs: int) -> dict[str, Any]:
         raise SystemExit(f"there was something to do: {reports}")
     peer = _names_by_s3fs(place, packs)
     with remembering(place) as quick:
-        for _ in range(2):  # the second time it remembers
+        for _ in range(2):  # the second time, the proxy remembers
             began = time.perf_counter()
             with EmbeddingCache(folder / "mirror", remote=quick.url, storage_options=quick.options) as cache:
                 cache.sync()
@@ -150,7 +150,7 @@ def no_op(folder: Path, server: Place, packs: int) -> dict[str, Any]:
 
 @contextmanager
 def remembering(place: Place) -> Iterator[Place]:
-    """Put a proxy before a server that asks it only once for each URL."""
+    """Put a proxy before a server that forwards only the first request for each URL."""
     behind = place.options["endpoint_url"]
     answers: dict[str, tuple[int, bytes]] = {}
 
@@ -159,7 +159,7 @@ def remembering(place: Place) -> Iterator[Place]:
 
         def do_GET(self) -> None:
             if self.path not in answers:
-                # With the Host that was signed.
+                # Keep the Host header, which was signed.
                 asked = urllib.request.Request(behind + self.path, headers=dict(self.headers))
                 with urllib.request.urlopen(asked) as answer:
                     answers[self.path] = answer.status, answer.read()
@@ -179,7 +179,7 @@ def remembering(place: Place) -> Iterator[Place]:
 
 
 def _names_by_s3fs(place: Place, packs: int) -> float:
-    """Seconds that s3fs takes to list the manifests, connected already."""
+    """Return the seconds that s3fs takes to list the manifests with an open connection."""
     filesystem = fsspec.filesystem("s3", **place.options, use_listings_cache=False, skip_instance_cache=True)
     root = place.url.partition("://")[2]
     filesystem.cat_file(f"{root}/{layout.MARKER}", start=0, end=1000)
@@ -192,7 +192,7 @@ def _names_by_s3fs(place: Place, packs: int) -> float:
 
 
 def lazy(folder: Path, server: Place, rows: int, dimensions: int) -> dict[str, Any]:
-    """Ask for 1,000 rows of many."""
+    """Request 1,000 of many rows."""
     place, repository = _repository(folder, server)
     at_once = min(rows, 500_000)
     for first in range(0, rows, at_once):
@@ -239,7 +239,7 @@ def lazy(folder: Path, server: Place, rows: int, dimensions: int) -> dict[str, A
 
 
 def _ranges_by_s3fs(place: Place, repository: Repository, numbers: NDArray[np.int64]) -> float:
-    """Seconds that s3fs takes for the ranges of these rows, as it comes."""
+    """Return the seconds that s3fs, with default settings, takes for the ranges of these rows."""
     paths, starts, ends = [], [], []
     for namespace, pack in repository.packs():
         manifest = repository.manifest(namespace, pack)
@@ -256,7 +256,7 @@ def _ranges_by_s3fs(place: Place, repository: Repository, numbers: NDArray[np.in
 
 
 def _repository(folder: Path, server: Place) -> tuple[Place, Repository]:
-    """A new repository, and how the server shows it."""
+    """Create a repository; return its place on the server, and the repository."""
     place = server.fresh()
     root = folder / "server" / "data" / place.url.partition("://")[2]
     root.mkdir(parents=True)
@@ -267,7 +267,7 @@ def _repository(folder: Path, server: Place) -> tuple[Place, Repository]:
 
 
 def _vectors(first: int, count: int, dimensions: int) -> NDArray[np.float32]:
-    """Vectors that are known by their row, all different."""
+    """Return vectors that are derived from their row numbers, all different."""
     numbers = np.arange(first, first + count, dtype=np.float32)[:, None]
     return (
         np.sin(numbers * np.float32(0.37) + np.arange(dimensions, dtype=np.float32)[None], dtype=np.float32) + numbers
@@ -279,7 +279,7 @@ def _never(_: list[str]) -> Any:
 
 
 def main() -> None:
-    """Run both."""
+    """Run both benchmarks."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--packs", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -288,7 +288,7 @@ def main() -> None:
     given = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as name:
-        # Each has a server of its own: rclone remembers the folders that it has looked into.
+        # Each has a server of its own, because rclone remembers the folders that it has read.
         if given.only != "lazy":
             folder = Path(name, "no_op")
             with rclone(folder / "server") as server:

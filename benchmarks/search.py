@@ -1,12 +1,12 @@
-"""What searching a mirror costs beside plain faiss on an array in memory.
+"""Cost of searching a mirror, compared with plain faiss on an array in memory.
 
     python benchmarks/search.py [--rows 500000] [--dimensions 384] [--queries 1000] [--k 10]
 
-Exact: `faiss.knn` on the same rows in memory, and with unit rows, so nothing is converted on either side. HNSW: a plain
-`IndexHNSWFlat` with the same parameters and the same rows, by its recall@k and queries a second, all queries in a call
-and one at a time. Ours proves rows by their digests before it first serves them; that is measured apart ("first"), like
-building, and opening again. Rows lie in clusters, as embeddings do. Best of five. Prints a table and, as its last line,
-one JSON object.
+Exact: `faiss.knn` on the same rows in memory; the rows have unit length, so neither side converts anything. HNSW: a
+plain `IndexHNSWFlat` with the same parameters and rows, by its recall@k and queries a second, with all queries in one
+call and one at a time. cas_cache verifies rows by their digests before it first serves them; that is measured
+separately ("first"), as are building and reopening. Rows lie in clusters, as embeddings do. Best of five. Prints a
+table and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EF_SEARCH = 64
 
 
 def unit_rows(seed: int, rows: int, dimensions: int) -> Any:
-    """(rows, dimensions) float32 of unit length, in 1,000 clusters."""
+    """Return (rows, dimensions) float32 of unit length, in 1,000 clusters."""
     centers = np.random.default_rng(0).standard_normal((1000, dimensions), dtype=np.float32)
     random = np.random.default_rng(seed)
     made = centers[random.integers(0, len(centers), rows)]
@@ -46,20 +46,20 @@ def unit_rows(seed: int, rows: int, dimensions: int) -> Any:
 
 
 def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call takes, and its answer."""
+    """Return the duration of a call, and its result."""
     started = time.perf_counter()
     answer = function()
     return time.perf_counter() - started, answer
 
 
 def best_of(*functions: Callable[[], Any]) -> list[float]:
-    """The least seconds of each, their rounds interleaved: a busy moment hits all of them."""
+    """Return the minimum duration of each function. Rounds alternate, so that a busy moment affects all of them."""
     times = [[seconds_of(function)[0] for function in functions] for _ in range(ROUNDS)]
     return [min(each) for each in zip(*times, strict=True)]
 
 
 def one_by_one(search: Callable[[Any], Any], queries: Any) -> Callable[[], None]:
-    """Ask each of the first queries in a call of its own."""
+    """Return a function that searches for each of the first queries in a call of its own."""
 
     def ask() -> None:
         for at in range(min(SINGLE_QUERIES, len(queries))):
@@ -69,12 +69,12 @@ def one_by_one(search: Callable[[Any], Any], queries: Any) -> Callable[[], None]
 
 
 def recall(found: Any, truth: Any) -> float:
-    """The share of the true neighbours that were found."""
+    """Return the share of the true neighbours that were found."""
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
 
 
 def exact(directory: str, rows: Any, queries: Any, k: int) -> tuple[dict[str, float], Any]:
-    """Exact search by the inner product and by cosine."""
+    """Measure exact search by the inner product and by cosine."""
     result: dict[str, float] = {}
 
     def plain() -> Any:
@@ -91,7 +91,7 @@ def exact(directory: str, rows: Any, queries: Any, k: int) -> tuple[dict[str, fl
 
 
 def hnsw(directory: str, rows: Any, queries: Any, k: int, truth: Any) -> dict[str, float]:
-    """HNSW, by cosine, which for unit rows is the inner product."""
+    """Measure HNSW by cosine, which for unit rows is the inner product."""
     plain = faiss.IndexHNSWFlat(rows.shape[1], SHAPE["M"], faiss.METRIC_INNER_PRODUCT)
     plain.hnsw.efConstruction, plain.hnsw.efSearch = SHAPE["efConstruction"], EF_SEARCH
     their_build, _ = seconds_of(lambda: plain.add(rows))

@@ -1,9 +1,10 @@
-"""How many bytes a row takes, in a mirror and in a repository, beyond its vector.
+"""Bytes per row, in a mirror and in a repository, beyond the vector.
 
     python benchmarks/size.py [--rows 100000] [--dimensions 384]
 
-Sizes of files, not of disk blocks; float32. Rows go in by one call and are pushed by one. The index of a mirror is made
-when rows are looked up, so all of them are. Prints a table and, as its last line, one JSON object.
+Sizes are those of files, not of disk blocks; vectors are float32. Rows are stored by one call and pushed by one. A
+mirror's index is made when rows are looked up, so all of them are. Prints a table and, as its last line, one JSON
+object.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cas_cache import EmbeddingCache, EncoderSpec
 
 
 def size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the total size in bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

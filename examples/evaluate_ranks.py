@@ -1,9 +1,9 @@
-"""Encode on all ranks of torchrun, wait for each other, then evaluate on rank 0, where nothing is encoded any more.
+"""Encode on all ranks of torchrun, wait for each other, then evaluate on rank 0, which encodes nothing.
 
     torchrun --standalone --nproc-per-node 2 examples/evaluate_ranks.py texts.txt --remote s3://team/emb --mirror DIR
 
-`{rank}` in the mirror gives each rank its own, and rank 0 pulls what the others pushed. Without it the ranks of one
-machine share one mirror, and no remote is needed.
+`{rank}` in the mirror gives each rank a mirror of its own, and rank 0 pulls the rows that the others pushed. Without
+it, the ranks of one machine share one mirror, and no remote is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cas_cache import EmbeddingCache
 from fill_cache import SPEC, embed, share
 
 LONGEST = timedelta(hours=24)
-"""How long rank 0 waits for the slowest; torch's own 30 minutes are soon over when a share is large."""
+"""Maximum time that rank 0 waits for the slowest rank; torch's own 30 minutes are too short for a large share."""
 
 
 def main() -> int:
@@ -36,10 +36,10 @@ def main() -> int:
         mirror = arguments.mirror.replace("{rank}", str(rank))
         with EmbeddingCache(mirror, remote=arguments.remote, on_remote_error="raise") as cache:
             cache.encode(share(texts, rank, size), SPEC, encode=embed)
-        # The cache is closed: what this rank encoded is in its mirror and, if there is one, in the repository.
+        # The cache is closed, so the vectors of this rank are in its mirror and, if there is one, in the repository.
         dist.barrier()
         if rank == 0:
-            # A new cache asks the repository again.
+            # A new cache contacts the repository again, so it sees what the other ranks pushed.
             with EmbeddingCache(mirror, remote=arguments.remote, only_cached=True, on_remote_error="raise") as cache:
                 vectors = cache.encode(texts, SPEC, encode=embed)
             print(f"{size} ranks: {len(vectors)} vectors, {cache.stats.encoded} encoded by rank 0 afterwards")

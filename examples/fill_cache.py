@@ -4,9 +4,9 @@
     srun --ntasks 8 python examples/fill_cache.py texts.txt --remote s3://team/emb
     python examples/fill_cache.py texts.txt --remote s3://team/emb --only-cached
 
-Which share is a process's own is told by torchrun (RANK, WORLD_SIZE) or SLURM (SLURM_PROCID, SLURM_NTASKS); alone it
-takes everything. Nobody waits for anybody: each commits to its mirror and pushes by itself. The last line above is the
-evaluation afterwards: it encodes nothing, and fails if a share is missing.
+torchrun (RANK, WORLD_SIZE) or SLURM (SLURM_PROCID, SLURM_NTASKS) tells each process its share; without them, one
+process takes everything. No process waits for another: each commits to its mirror and pushes on its own. The last line
+above is the evaluation afterwards: it encodes nothing, and fails if a share is missing.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SPEC = EncoderSpec(model="acme/letters", revision="v1", role="document")
 
 
 def embed(texts: list[str]) -> NDArray[Any]:
-    """Stand for your model: load it here, on the device of LOCAL_RANK or SLURM_LOCALID."""
+    """Replace this with your model: load it here, on the device of LOCAL_RANK or SLURM_LOCALID."""
     return np.array([[text.count(letter) for letter in "aeiou"] for text in texts], dtype=np.float32)
 
 
 def place() -> tuple[int, int]:
-    """Return which process this is, and of how many."""
+    """Return the number of this process, and the number of processes."""
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
@@ -41,7 +41,7 @@ def place() -> tuple[int, int]:
 
 
 def share(texts: list[str], rank: int, size: int) -> list[str]:
-    """Return a process's part: neighbours stay together, so that a task's rows lie together in the packs."""
+    """Return a process's share. Neighbours stay together, so that a task's rows are adjacent in the packs."""
     return texts[len(texts) * rank // size : len(texts) * (rank + 1) // size]
 
 
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--only-cached", action="store_true", help="look everything up, encode nothing")
     arguments = parser.parse_args()
     rank, size = place()
-    # A text that stands in two shares would be encoded twice.
+    # A text that occurs in two shares would be encoded twice.
     texts = list(dict.fromkeys(arguments.texts.read_text("utf-8").splitlines()))
     mine = texts if arguments.only_cached else share(texts, rank, size)
     mirror = arguments.mirror and str(arguments.mirror).replace("{rank}", str(rank))

@@ -39,7 +39,7 @@ MODULES = tuple(
     uuid warnings weakref wsgiref xml xmlrpc zipfile
     """.split()  # noqa: SIM905
 )
-"""What is read, all of it in Python 3.11, 3.12 and 3.13; a package stands for all its modules."""
+"""Modules that are read, all of them in Python 3.11, 3.12 and 3.13; a package stands for all its modules."""
 
 N_DOCUMENTS = 2000
 N_COPIED_DOCUMENTS = 40
@@ -128,7 +128,7 @@ def read_documents() -> tuple[Document, ...]:
 
 
 def _spread(items: Sequence[_T], count: int) -> list[_T]:
-    """Take `count` items, equally far apart."""
+    """Return `count` items at equal distances."""
     if len(items) < count:
         raise ValueError(f"{count} items are wanted and this Python's standard library gives {len(items)}")
     return [items[i * len(items) // count] for i in range(count)]
@@ -209,7 +209,7 @@ class StdlibDocsRetrieval(AbsTaskRetrieval):  # type: ignore[misc]  # mteb ships
     data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Build the data set, unless it is there already.
+        """Build the data set, unless it exists already.
 
         Args:
             num_proc: Ignored: there is nothing to do in parallel.

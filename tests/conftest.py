@@ -89,7 +89,7 @@ def pytest_report_header() -> str | None:
 NEEDS = {
     "docs/test_docs_demo.py": ("mteb", "mteb"),
     "docs/test_docs_readme.py": ("mteb", "mteb"),
-    "exchange": ("mteb", "mteb"),
+    "interop": ("mteb", "mteb"),
     "mteb_integration": ("mteb", "mteb"),
     "search/test_search_mteb.py": ("mteb", "mteb"),
     "search": ("faiss", "faiss"),

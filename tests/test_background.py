@@ -134,7 +134,7 @@ def test_rows_go_up_while_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cache.close()
     assert len(packs(memory)) == 3
     with Mirror(tmp_path / "m") as mirror:
-        assert mirror.namespace(SPEC).waiting_rows == 0
+        assert mirror.namespace(SPEC).pending_rows == 0
     far = joined(tmp_path / "far", memory)
     assert far.pull().rows == 12
 
@@ -218,7 +218,7 @@ def test_a_process_that_does_not_close_pushes_all_the_same(tmp_path: Path, last:
     """However a process ends by itself, what waits goes up, and its exit code stays its own."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=last)
     assert process.returncode == code, process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
     far = EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo"))
     assert far.pull().rows == 6
 
@@ -239,6 +239,7 @@ def test_an_interpreter_that_starts_no_thread_at_its_end_pushes_all_the_same(tmp
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 6
 
 
+@pytest.mark.verify
 def test_the_push_at_the_end_resolves_host_names(tmp_path: Path, s3_remote: Any) -> None:
     """Asyncio resolves names in a thread pool, which is shut when plain exit handlers run; the push comes before."""
     options = dict(s3_remote.storage_options)
@@ -248,20 +249,21 @@ def test_the_push_at_the_end_resolves_host_names(tmp_path: Path, s3_remote: Any)
     assert (process.returncode, process.stderr) == (0, "")
     repository = Repository(open_storage(s3_remote.url, s3_remote.storage_options))
     assert len(repository.packs()) == 1
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
 
 
 def test_a_push_that_fails_at_the_end_leaves_the_exit_code_alone(tmp_path: Path) -> None:
     """The remote is gone when the process ends: exit code 0, one line, and the rows wait."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=f"open({str(tmp_path / 'repo')!r}, 'w').close()")
     assert process.returncode == 0
-    assert "wait in the mirror" in process.stderr
+    assert "are pending in the mirror" in process.stderr
     assert "Traceback" not in process.stderr
     (tmp_path / "repo").unlink()
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")) as cache:
         assert cache.push().rows == 6
 
 
+@pytest.mark.verify
 def test_an_endpoint_that_is_gone_at_the_end_leaves_the_exit_code_alone(tmp_path: Path) -> None:
     """The same over the network: the connection is refused from the first request on."""
     with socket.socket() as closed:
@@ -271,7 +273,7 @@ def test_an_endpoint_that_is_gone_at_the_end_leaves_the_exit_code_alone(tmp_path
     assert process.returncode == 0
     assert process.stderr.count("RemoteWarning") == 1
     assert "Traceback" not in process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 6
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 6
 
 
 FORKING = """
@@ -292,7 +294,7 @@ def test_a_forked_worker_does_not_push_for_its_parent(tmp_path: Path) -> None:
     """A data loader's worker ends while the run goes on; pushing is left to the parent."""
     process = run(tmp_path / "m", str(tmp_path / "repo"), last=FORKING)
     assert (process.returncode, process.stdout.strip()) == (0, "0"), process.stderr
-    assert Mirror(tmp_path / "m").namespace(SPEC).waiting_rows == 0
+    assert Mirror(tmp_path / "m").namespace(SPEC).pending_rows == 0
 
 
 # Slow remotes, signals, and what is said ---------------------------------------------------------------------------
@@ -343,13 +345,13 @@ def said_ready(process: subprocess.Popen[str]) -> None:
         pytest.fail(f"not ready: {line} {process.communicate(timeout=30)[1]}")
 
 
-def waiting_rows(directory: Path) -> int:
-    return sum(ns.waiting_rows for ns in Mirror(directory, create=False).namespaces())
+def pending_rows(directory: Path) -> int:
+    return sum(ns.pending_rows for ns in Mirror(directory, create=False).namespaces())
 
 
 def the_command(err: str) -> list[str]:
     """The command that a line on stderr names."""
-    return shlex.split(err.rpartition("To push what waits: ")[2].splitlines()[0])
+    return shlex.split(err.rpartition("To push the pending rows: ")[2].splitlines()[0])
 
 
 LEAVES = """
@@ -367,10 +369,10 @@ def test_ctrl_c_at_the_end_ends_at_once_and_says_what_waits(tmp_path: Path) -> N
     err = ended(process, within=10)
     assert process.returncode == -signal.SIGINT
     assert err.count("\n") == 1, err
-    assert f"interrupted. 6 rows (336 B) wait in the mirror {tmp_path / 'm'}. To push" in err
-    assert waiting_rows(tmp_path / "m") == 6
+    assert f"interrupted. 6 rows (336 B) are pending in the mirror {tmp_path / 'm'}. To push" in err
+    assert pending_rows(tmp_path / "m") == 6
     cli(the_command(err)[1:], standalone_mode=False)
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 6
 
 
@@ -388,9 +390,9 @@ def test_ctrl_c_while_a_cache_is_closed_ends_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     err = ended(process, within=10)
     assert process.returncode == -signal.SIGINT
-    assert err.count("6 rows (336 B) wait in the mirror") == 1
+    assert err.count("6 rows (336 B) are pending in the mirror") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
 
 
 MANY = """
@@ -410,9 +412,9 @@ def test_ctrl_c_leaves_the_rows_of_every_cache(tmp_path: Path) -> None:
     said_ready(process)
     process.send_signal(signal.SIGINT)
     err = ended(process, within=10)
-    assert err.count("6 rows (336 B) wait in the mirror") == 3
+    assert err.count("6 rows (336 B) are pending in the mirror") == 3
     assert "of the program's own" in err
-    assert [waiting_rows(tmp_path / f"m{n}") for n in range(3)] == [6, 6, 6]
+    assert [pending_rows(tmp_path / f"m{n}") for n in range(3)] == [6, 6, 6]
 
 
 HANGS = """
@@ -443,7 +445,7 @@ def test_ctrl_c_while_an_endpoint_does_not_answer(tmp_path: Path) -> None:
     assert err.count("\n") == 1, err
     assert the_command(err) == ["cas-cache", "push", str(tmp_path / "m"), "--remote", "s3://bucket/emb"]
     assert "hunter2" not in err
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
 
 
 @pytest.mark.parametrize(
@@ -457,17 +459,17 @@ def test_a_process_that_is_killed_while_it_pushes_loses_nothing(tmp_path: Path, 
     process.send_signal(number)
     ended(process, within=10)
     assert process.returncode == -number
-    assert waiting_rows(tmp_path / "m") == 6
+    assert pending_rows(tmp_path / "m") == 6
     if later == "run":
         result = run(tmp_path / "m", str(tmp_path / "repo"))
         assert result.returncode == 0
         assert result.stderr == (
-            f"cas_cache: 6 rows (336 B) wait in the mirror {tmp_path / 'm'} from an earlier run or another process. "
-            "They are pushed in the background.\n"
+            f"cas_cache: 6 rows (336 B) are pending in the mirror {tmp_path / 'm'} from an earlier run or another "
+            "process. They are pushed in the background.\n"
         )
     else:
         cli(["push", str(tmp_path / "m"), "--remote", str(tmp_path / "repo")], standalone_mode=False)
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 6
 
 
@@ -486,7 +488,7 @@ def test_a_slow_remote_takes_no_time_of_an_evaluation(tmp_path: Path, monkeypatc
     assert took < 10, "one PUT takes 30 s, and none was waited for"
     slow.mend()
     cache.close()
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
 
 
 def test_what_is_said_at_the_end_reaches_stderr_without_logging_or_warnings(tmp_path: Path) -> None:
@@ -507,7 +509,7 @@ def test_what_is_said_at_the_end_reaches_stderr_without_logging_or_warnings(tmp_
     assert process.returncode == 3
     assert process.stderr.count("\n") == 1, process.stderr
     assert "the last push failed" in process.stderr
-    assert "6 rows (336 B) wait in the mirror" in process.stderr
+    assert "6 rows (336 B) are pending in the mirror" in process.stderr
     (tmp_path / "repo").unlink()
     assert the_command(process.stderr) == ["cas-cache", "push", str(tmp_path / "m"), "--remote", str(tmp_path / "repo")]
 
@@ -522,7 +524,7 @@ def test_closing_with_a_remote_that_is_away_says_what_waits(
     cache.encode(texts(3), SPEC, Encoder())
     with pytest.warns(RemoteWarning):
         cache.flush()
-    assert "not everything was pushed. 3 rows (168 B) wait in the mirror" in capsys.readouterr().err
+    assert "not everything was pushed. 3 rows (168 B) are pending in the mirror" in capsys.readouterr().err
     cache.flush()
     assert "3 rows (168 B) wait" in capsys.readouterr().err
     assert cache._pusher.settled
@@ -598,7 +600,7 @@ def test_however_a_threaded_program_ends_rows_wait_or_are_pushed(tmp_path: Path,
     said_ready(process)
     ended(process, within=60)
     assert process.returncode == code
-    assert waiting_rows(tmp_path / "m") in (0, 200)
+    assert pending_rows(tmp_path / "m") in (0, 200)
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")):
         pass
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 200
@@ -641,6 +643,6 @@ def test_a_long_last_push_says_what_it_does(
             cache.encode(texts(3), SPEC, Encoder())
             capsys.readouterr()
         err = capsys.readouterr().err
-        assert ("pushing: 3 rows (168 B) wait in the mirror" in err) is said
+        assert ("pushing: 3 rows (168 B) are pending in the mirror" in err) is said
         assert ("Ctrl-C leaves them there" in err) is said
         assert ("push:" in err) is (progress is True)

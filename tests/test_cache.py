@@ -20,6 +20,7 @@ from cas_cache.errors import (
     ConfigurationError,
     DamagedPack,
     DataWarning,
+    InvalidEncoderOutput,
     InvalidItem,
     InvalidURL,
     MirrorWriteError,
@@ -27,7 +28,6 @@ from cas_cache.errors import (
     RemoteWarning,
     RepositoryMismatch,
     ShapeMismatch,
-    WrongAnswer,
 )
 from cas_cache.repository import Repository
 from repository.storages import OTHER_SPEC, SPEC, Counting, Encoder, Memory, packs, texts, truth
@@ -287,18 +287,18 @@ def test_the_cache_does_not_keep_the_encoders_array(cache: EmbeddingCache) -> No
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (np.ones((1, 4), np.float32), WrongAnswer),
-        (np.ones((3, 4), np.float32), WrongAnswer),
-        (np.ones(2, np.float32), WrongAnswer),
-        (np.ones((2, 0), np.float32), WrongAnswer),
-        (np.array([["x"], ["y"]], object), WrongAnswer),
-        (np.ones((2, 4), np.complex64), WrongAnswer),
-        ([np.ones(3), np.ones(4)], WrongAnswer),
-        ([], WrongAnswer),
-        (None, WrongAnswer),
-        ("ab", WrongAnswer),
-        (3.5, WrongAnswer),
-        ({"a": 1}, WrongAnswer),
+        (np.ones((1, 4), np.float32), InvalidEncoderOutput),
+        (np.ones((3, 4), np.float32), InvalidEncoderOutput),
+        (np.ones(2, np.float32), InvalidEncoderOutput),
+        (np.ones((2, 0), np.float32), InvalidEncoderOutput),
+        (np.array([["x"], ["y"]], object), InvalidEncoderOutput),
+        (np.ones((2, 4), np.complex64), InvalidEncoderOutput),
+        ([np.ones(3), np.ones(4)], InvalidEncoderOutput),
+        ([], InvalidEncoderOutput),
+        (None, InvalidEncoderOutput),
+        ("ab", InvalidEncoderOutput),
+        (3.5, InvalidEncoderOutput),
+        ({"a": 1}, InvalidEncoderOutput),
         (np.ones((2, 5), np.float32), ShapeMismatch),
         (np.ones((2, 4), np.float64), ShapeMismatch),
         (np.full((2, 5), np.nan, np.float32), ShapeMismatch),
@@ -365,7 +365,7 @@ def test_get_and_put(cache: EmbeddingCache) -> None:
 @pytest.mark.parametrize("vectors", [np.ones((2, 4)), np.ones(4), "x"])
 def test_put_refuses_what_encode_refuses(cache: EmbeddingCache, vectors: Any) -> None:
     """One vector for each text, or an error."""
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         cache.put(["a"], vectors, SPEC)
     assert not cache.get(["a"], SPEC)[1].any()
 
@@ -464,7 +464,7 @@ def test_offline_never_calls_the_storage(tmp_path: Path) -> None:
     for attempt in (cache.pull, cache.push, cache.sync):
         with pytest.raises(ConfigurationError, match="offline"):
             attempt()
-    assert cache.mirror.namespace(SPEC).waiting_rows == 4
+    assert cache.mirror.namespace(SPEC).pending_rows == 4
     cache.close()
     assert counting.calls == []
 
@@ -504,7 +504,7 @@ def test_damaged_packs_are_warned_of_and_encoded_anew(tmp_path: Path) -> None:
     memory.objects[path] = bytes(len(memory.objects[path]))
     two = joined(tmp_path / "2", memory)
     encoder = Encoder()
-    with pytest.warns(DataWarning, match="passed over") as caught:
+    with pytest.warns(DataWarning, match="skipped") as caught:
         np.testing.assert_array_equal(two.encode(texts(3), SPEC, encoder), truth(texts(3)))
     assert len(caught) == 1
     assert encoder.asked == texts(3)
@@ -640,7 +640,7 @@ def test_a_mirror_cannot_be_made_below_a_file(tmp_path: Path) -> None:
 
 
 def test_a_push_asks_the_remote_though_nothing_waits(tmp_path: Path) -> None:
-    """A wrong remote is noticed by name, not passed over because there is nothing to send."""
+    """A wrong remote is noticed by name, not skipped because there is nothing to send."""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r")) as cache:
         cache.encode(texts(3), SPEC, Encoder())
     with EmbeddingCache(tmp_path / "other", remote=str(tmp_path / "r2")) as cache:

@@ -49,13 +49,13 @@ def test_ls(run: Any, mirror: Path) -> None:
         line
         for spec, shown, counts in sorted(
             [
-                (SPEC, "org/model@a1b2c3d, query", r"3 rows      only here  float32[4]    48 B"),
+                (SPEC, "org/model@a1b2c3d, query", r"3 rows      local only  float32[4]    48 B"),
                 (
                     LONG,
                     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@c9745e",
-                    r"1,200 rows  only here  float16[384]  921.6 kB",
+                    r"1,200 rows  local only  float16[384]  921.6 kB",
                 ),
-                (BRACKETS, "org/[bold]model@1", r"1 row       only here  int8[4]       4 B"),
+                (BRACKETS, "org/[bold]model@1", r"1 row       local only  int8[4]       4 B"),
             ],
             key=lambda item: item[0].namespace,
         )
@@ -77,7 +77,7 @@ def test_ls_json(run: Any, mirror: Path) -> None:
     assert set(found) == {SPEC.namespace, LONG.namespace, BRACKETS.namespace}
     assert found[SPEC.namespace] == {
         "namespace": SPEC.namespace, "model": "org/model", "revision": "a1b2c3d", "role": "query", "prompt": "",
-        "rows": 3, "waiting": 3, "where": "only here", "dtype": "float32", "shape": [4], "bytes": 48,
+        "rows": 3, "pending": 3, "where": "local only", "dtype": "float32", "shape": [4], "bytes": 48,
     }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_settings_say_where(run: Any, mirror: Path, tmp_path: Path, monkeypatch:
 
 
 def test_findings_are_exit_code_1(run: Any, mirror: Path, tmp_path: Path) -> None:
-    """A pack that was passed over is printed and counts as a failure, with and without --json."""
+    """A pack that was skipped is printed and counts as a failure, with and without --json."""
     run("push", mirror, "--remote", tmp_path / "repo")
     EmbeddingCache(tmp_path / "other", remote=str(tmp_path / "repo"), push="manual").encode(
         ["a"], OTHER_SPEC, Encoder()
@@ -178,7 +178,7 @@ def test_findings_are_exit_code_1(run: Any, mirror: Path, tmp_path: Path) -> Non
     result = run("pull", tmp_path / "far", "--remote", tmp_path / "repo")
     assert result.code == 1
     assert result.out.startswith("pulled 3 packs")
-    assert result.err.startswith("passed over: ")
+    assert result.err.startswith("skipped: ")
     result = run("pull", tmp_path / "far", "--remote", tmp_path / "repo", "--json")
     assert result.code == 1
     (problem,) = json.loads(result.out)["problems"]

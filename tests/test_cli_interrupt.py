@@ -199,7 +199,7 @@ def test_other_commands_stop_and_go_on(
 
 SLOW_EXPORT = """
 import time
-from cas_cache.exchange import exporting
+from cas_cache.interop import exporting
 exporting.CHUNK_BYTES = 1 << 16
 quick = exporting.Selection.chunks
 def slowly(self):
@@ -225,7 +225,7 @@ def test_an_export_leaves_nothing_half_made(tmp_path: Path, format_name: str) ->
 
 SLOW_IMPORT = """
 import time
-from cas_cache.exchange import import_plan
+from cas_cache.interop import import_plan
 quick = import_plan.storable
 def slowly(*arguments):
     time.sleep(0.1)
@@ -235,6 +235,7 @@ import_plan.storable = slowly
 """
 
 
+@pytest.mark.verify
 def test_an_import_goes_on(tmp_path: Path) -> None:
     """What was committed stays, the next run takes the rest."""
     EmbeddingCache(tmp_path / "m").put(TEXTS, VECTORS, SPEC)
@@ -283,6 +284,7 @@ EmbeddingCache.push = never
     assert stopped(process, lambda: True, second) == (128 + second, "")
 
 
+@pytest.mark.verify
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As under nohup, where somebody wants the command to go on without the terminal."""
     EmbeddingCache(tmp_path / "m").put(TEXTS, VECTORS, SPEC)

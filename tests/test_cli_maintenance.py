@@ -144,7 +144,7 @@ def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
     before = files(repo)
     dry = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace[:8], "--dry-run")
     assert dry.out.startswith(f"would delete namespace {SPEC.namespace}: 4 packs, ")
-    monkeypatch.setattr("cas_cache.cli.asking.sys.stdin", Terminal())
+    monkeypatch.setattr("cas_cache.cli.confirm.sys.stdin", Terminal())
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     refused = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace)
     assert (refused.code, files(repo)) == (1, before)
@@ -205,13 +205,13 @@ def test_evict(run: Any, cache: Path, repo: Path) -> None:
     assert len(document["evicted"]) == 2
     result = run("evict", cache, "--yes", "--max-size", f"{25 * row} B")
     assert (result.code, result.err) == (0, "")
-    assert result.out.endswith("evicted 2 packs: 3.2 kB before, 1.8 kB after, of which 0 B wait to be pushed\n")
+    assert result.out.endswith("evicted 2 packs: 3.2 kB before, 1.8 kB after, of which 0 B are pending\n")
     assert json.loads(run("pull", cache, "--remote", repo, "--json").out)["rows"] == 20
     with EmbeddingCache(cache) as opened:
         opened.encode(texts(3, 500), SPEC, Encoder())
     del opened
     assert run("evict", cache, "--yes", "--max-size", "0").code == 1
-    assert "of which 216 B wait" in run("evict", cache, "--yes", "--max-size", "1k").out
+    assert "of which 216 B are pending" in run("evict", cache, "--yes", "--max-size", "1k").out
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,6 @@ def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, rep
 def test_a_mistyped_remote_is_no_success(run: Any, cache: Path) -> None:
     """A new mirror that pulls from nothing is told so; a mirror that is named as the remote as well."""
     nothing = run("pull", cache.parent / "new", "--remote", cache.parent / "reop")
-    assert (nothing.code, "nothing is there at all" in nothing.err) == (1, True)
+    assert (nothing.code, "nothing exists there at all" in nothing.err) == (1, True)
     mirror = run("pull", cache.parent / "new", "--remote", cache)
     assert (mirror.code, "is a mirror, not a repository" in mirror.err) == (1, True)

@@ -53,22 +53,22 @@ def test_status_says_what_is_only_here_and_only_there(run: Any, team: Team) -> N
     assert set(found) == {SPEC.namespace, DOCUMENTS.namespace, SCOPED.namespace}
     size = truth(["a"]).nbytes
     both = found[SPEC.namespace]
-    assert (both["rows_here"], both["rows_to_push"], both["packs_there"], both["packs_to_pull"]) == (8, 3, 1, 0)
-    assert (both["bytes_to_push"], both["in_step"]) == (3 * size, False)
+    assert (both["local_rows"], both["rows_to_push"], both["remote_packs"], both["packs_to_pull"]) == (8, 3, 1, 0)
+    assert (both["bytes_to_push"], both["is_up_to_date"]) == (3 * size, False)
     there = found[DOCUMENTS.namespace]
-    assert (there["rows_here"], there["packs_to_pull"], there["rows_to_pull"]) == (0, 1, 7)
+    assert (there["local_rows"], there["packs_to_pull"], there["rows_to_pull"]) == (0, 1, 7)
     assert (there["bytes_to_pull"], there["model"], there["role"]) == (7 * size, SPEC.model, "document")
     here = found[SCOPED.namespace]
-    assert (here["rows_here"], here["rows_to_push"], here["packs_there"]) == (4, 4, 0)
+    assert (here["local_rows"], here["rows_to_push"], here["remote_packs"]) == (4, 4, 0)
     assert {p: p.read_bytes() for p in team.mirror.rglob("*.json")} == before
 
 
 def test_status_for_people(run: Any, team: Team) -> None:
     """Two lines a namespace and a sum, within 80 columns."""
     done = run("status", team.mirror, "--remote", team.remote)
-    assert "8 rows here; 3 to push (48 B)" in done.out
-    assert "0 rows here; 7 in 1 pack to pull (112 B)" in done.out
-    assert "3 namespaces, 0 in step; 112 B to push, 112 B to pull" in done.out
+    assert "8 rows; 3 to push (48 B)" in done.out
+    assert "0 rows; 7 in 1 pack to pull (112 B)" in done.out
+    assert "3 namespaces, 0 up to date; 112 B to push, 112 B to pull" in done.out
     assert all(len(line.rstrip()) <= 80 for line in done.out.splitlines())
 
 
@@ -77,7 +77,7 @@ def test_sync_leaves_both_sides_in_step(run: Any, team: Team) -> None:
     done = run("sync", team.mirror, "--remote", team.remote, "--json")
     moved = json.loads(done.out)
     assert (moved["pulled"]["rows"], moved["pushed"]["rows"]) == (7, 7)
-    assert all(one["in_step"] for one in status(run, team).values())
+    assert all(one["is_up_to_date"] for one in status(run, team).values())
     assert rows(team.mirror) == {SPEC.namespace: 8, DOCUMENTS.namespace: 7, SCOPED.namespace: 4}
     again = run("sync", team.mirror, "--remote", team.remote)
     assert (again.code, again.out) == (0, "pulled 0 packs, 0 rows, 0 B\npushed 0 packs, 0 rows, 0 B\n")
@@ -165,6 +165,6 @@ def test_status_counts_a_merge_once(run: Any, tmp_path: Path) -> None:
     EmbeddingCache(tmp_path / "new", remote=team.remote, push="manual")
     assert run("compact", "--remote", team.remote).code == 0
     (here,) = status(run, team).values()
-    assert (here["packs_there"], here["packs_to_pull"], here["in_step"]) == (1, 0, True)
+    assert (here["remote_packs"], here["packs_to_pull"], here["is_up_to_date"]) == (1, 0, True)
     (new,) = status(run, Team(tmp_path / "new", team.remote)).values()
-    assert (new["packs_there"], new["packs_to_pull"], new["rows_to_pull"]) == (1, 1, 40)
+    assert (new["remote_packs"], new["packs_to_pull"], new["rows_to_pull"]) == (1, 1, 40)

@@ -248,7 +248,7 @@ def test_a_closed_mirror_and_namespace_say_so(tmp_path: Path) -> None:
     with Mirror(tmp_path / "m") as mirror:
         ns = mirror.namespace(SPEC)
         ns.append(keys_of_texts(texts(3)), truth(texts(3)))
-        catalogue = ns.catalogue
+        catalogue = ns.remote_keys
     for use in (
         lambda: mirror.get(SPEC.namespace),
         lambda: ns.find(keys_of_texts(texts(3))),
@@ -301,5 +301,5 @@ def test_a_close_that_cannot_push_closes_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(AlreadyClosed):
         cache.get(texts(3), SPEC)
     with Mirror(tmp_path / "m") as mirror:
-        assert mirror.namespace(SPEC).waiting_rows == 3
+        assert mirror.namespace(SPEC).pending_rows == 3
         assert mirror.namespace(SPEC).reserve()

@@ -60,6 +60,7 @@ def test_create_only_leaves_what_is_there(tmp_path: Path) -> None:
     assert names(tmp_path) == {"file"}
 
 
+@pytest.mark.verify
 def test_eight_processes_create_one_file(tmp_path: Path) -> None:
     """Each name has exactly one winner, and holds all of the winner's bytes."""
     racers = [

@@ -23,14 +23,14 @@ from cas_cache import EmbeddingCache
 from cas_cache.cli import main
 from cas_cache.doctor import Report, Role, Status, basics, examine_remote, grant, machine, s3_policy
 from cas_cache.doctor.basics import KEPT
+from cas_cache.doctor.guarantees import BASICS, CONTRACT
 from cas_cache.doctor.policies import removal
-from cas_cache.doctor.promises import BASICS, CONTRACT
+from cas_cache.doctor.probe import GATE, Probe, ShorterContract, names_of
 from cas_cache.doctor.scratch import Scratch
-from cas_cache.doctor.trial import GATE, ShorterContract, Trial, names_of
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity import canonical_json
 from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, Listed
+from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo
 from cas_cache.repository.marker import new_marker
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage, StorageContract
 from cas_cache.testing.processes import in_process
@@ -56,7 +56,7 @@ class Wrapped:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         self.inner.put(path, data, create_only=create_only)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return self.inner.list(prefix)
 
     def delete(self, path: str) -> None:
@@ -72,21 +72,21 @@ class Lagging(Wrapped):
         super().put(path, data, create_only=create_only)
         self.last = path
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [entry for entry in super().list(prefix) if entry.path != self.last]
 
 
 class Late(Wrapped):
     """LIST shows an object half a second after its PUT."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [entry for entry in super().list(prefix) if entry.modified < time.time() - 0.5]
 
 
 class WrongSizes(Wrapped):
     """LIST tells sizes that are too large by one."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [replace(entry, size=entry.size + 1) for entry in super().list(prefix)]
 
 
@@ -140,14 +140,14 @@ class Undeclared(Overwriting):
 class Timeless(Wrapped):
     """LIST tells no times."""
 
-    def list(self, prefix: str) -> list[Listed]:
-        return [Listed(entry.path, entry.size) for entry in super().list(prefix)]
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        return [ObjectInfo(entry.path, entry.size) for entry in super().list(prefix)]
 
 
 class Ahead(Wrapped):
     """The storage's clock is an hour ahead."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [replace(entry, modified=entry.modified + 3600) for entry in super().list(prefix)]
 
 
@@ -163,27 +163,27 @@ class Ghosts(Wrapped):
 
     def __init__(self, inner: Storage) -> None:
         super().__init__(inner)
-        self.gone: dict[str, Listed] = {}
+        self.gone: dict[str, ObjectInfo] = {}
 
     def delete(self, path: str) -> None:
         self.gone |= {entry.path: entry for entry in super().list("") if entry.path == path}
         super().delete(path)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return [*super().list(prefix), *(e for e in self.gone.values() if e.path.startswith(prefix))]
 
 
 class OnePage(Wrapped):
     """LIST ends after 100 objects."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return super().list(prefix)[:100]
 
 
 class Neighbours(Wrapped):
     """LIST of a folder shows those whose names begin alike."""
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         found = self.inner.list("")
         return [entry for entry in found if entry.path.startswith(prefix)]
 
@@ -264,8 +264,8 @@ def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> Repo
 def _fewer_objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function is not test_thorough_lists_more:
         monkeypatch.setattr(ShorterContract, "many", 120)
-    monkeypatch.setattr(basics, "LARGEST_BYTES", 1 << 16)
-    monkeypatch.setattr(basics, "SMALLEST_LIMIT", 1 << 13)
+    monkeypatch.setattr(basics, "MAX_TRIED_BYTES", 1 << 16)
+    monkeypatch.setattr(basics, "MIN_TRIED_BYTES", 1 << 13)
 
 
 @pytest.fixture
@@ -330,6 +330,7 @@ def test_looking_never_writes() -> None:
             assert "Not tried" in told(report, "write")
 
 
+@pytest.mark.verify
 def test_thorough_lists_more() -> None:
     """1,100 objects, or the contract's own number."""
     for options, many in (({}, 1_100), ({"thorough": True}, 2_500)):
@@ -385,9 +386,9 @@ def test_thorough_lists_more() -> None:
             (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
             (refusing("list"), {"list": "FAIL"}, "LIST is refused: memory refuses a list (PermissionError"),
             (refusing("get"), {"get": "FAIL"}, "GET is refused"),
-            (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows wait in the mirror."),
+            (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows stay pending in the mirror."),
             (refusing("delete"), {"delete": "warn", "cleaning": "warn"}, "prune and drop cannot run"),
-            (Hiding, {"missing": "FAIL"}, "GET of a name that is not there is refused"),
+            (Hiding, {"missing": "FAIL"}, "GET of a name that does not exist is refused"),
             (Undeclared, {}, ""),
             (Ahead, {}, ""),
         ],
@@ -481,7 +482,7 @@ def test_ctrl_c_while_cleaning_says_what_is_left() -> None:
     memory = repository()
 
     class Stopping(Wrapped):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if prefix.count("/") == 1 and prefix.startswith("doctor/"):
                 raise KeyboardInterrupt
             return super().list(prefix)
@@ -497,7 +498,7 @@ def test_a_listing_that_breaks_leaves_nothing_behind() -> None:
     memory = MemoryStorage()
 
     class Broken(Wrapped):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if prefix.startswith("doctor/") and self.inner.list(prefix):
                 raise RemoteUnavailable("No listing. Check the network.")
             return super().list(prefix)
@@ -540,7 +541,7 @@ def test_a_storage_that_goes_away_ends_the_trial() -> None:
             self.list("")
             super().put(path, data, create_only=create_only)
 
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             if self.away:
                 raise RemoteUnavailable("No answer. Check the network.")
             return super().list(prefix)
@@ -568,7 +569,7 @@ def test_a_role_that_creates_and_does_not_overwrite() -> None:
     memory.url = "gs://team/emb"
     report = examined(refusing("delete")(Creating(memory)))
     assert bad(report) == {"delete": "warn", "overwrite": "FAIL", "cleaning": "warn"}
-    assert "PUT over an object that is there is refused" in told(report, "overwrite")
+    assert "PUT over an object that exists is refused" in told(report, "overwrite")
     assert "roles/storage.objectUser" in report.policy
     assert "said before" in told(report, "whole")
 
@@ -593,7 +594,7 @@ def test_a_test_without_words_is_told_by_its_docstring() -> None:
             raise AssertionError("They do not.")
 
     report = Report()
-    Trial(MemoryStorage, report, marked=True)._contract(More())
+    Probe(MemoryStorage, report, marked=True)._contract(More())
     assert "Bytes taste good. Seen otherwise: They do not." in told(report, "contract-of-ones-own")
 
 
@@ -610,7 +611,7 @@ def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *,
     """In the words of our errors and assertions; of others, which may quote a token, the name only."""
 
     class One(MemoryStorage):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             raise error
 
     class More(StorageContract):
@@ -621,7 +622,7 @@ def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *,
             opener().list("x")
 
     report = Report()
-    trial = Trial(One, report, marked=True)
+    trial = Probe(One, report, marked=True)
     trial._answers = lambda: True  # type: ignore[method-assign]
     trial._contract(More())
     assert shown in told(report, "contract-of-ones-own")
@@ -1063,6 +1064,7 @@ def test_directories_that_may_not_be_used(run: Any, nobodys: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.verify
 def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C and SIGTERM, in the midst of the contract: the scratch folder goes, and a line says so."""
     command = [sys.executable, "-u", "-m", "cas_cache", "doctor", "--remote", str(tmp_path / "repo"), "--test-remote"]
@@ -1095,11 +1097,11 @@ def test_mirrors_on_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine.file_system_of(tmp_path) == "ext4"
     assert machine.file_system_of(shared) == "nfs4"
     report = Report()
-    machine.look_at_mirror(report, shared / "mirror")
+    machine.examine_mirror(report, shared / "mirror")
     assert bad(report) == {"mirror-disk": "warn"}
     monkeypatch.setattr(machine, "LITTLE_ROOM", math.inf)
     report = Report()
-    machine.look_at_mirror(report, tmp_path / "mirror")
+    machine.examine_mirror(report, tmp_path / "mirror")
     assert "A pull may not fit" in told(report, "mirror-disk")
 
 

@@ -209,7 +209,7 @@ def test_the_command(run: Any, tmp_path: Path, remote: str) -> None:
 
 @pytest.mark.parametrize("words", [["--spec", "spec.json"], ["--storage-option", "a=b"]])
 def test_options_of_why_need_it(run: Any, tmp_path: Path, words: list[str]) -> None:
-    """They are not passed over."""
+    """They are not skipped."""
     result = run("info", tmp_path, *words)
     assert (result.code, "--why" in result.err) == (2, True)
 

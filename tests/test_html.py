@@ -26,7 +26,7 @@ from cas_cache.repository.drop import DropReport
 from cas_cache.repository.findings import CheckReport, Finding, Severity
 from cas_cache.repository.prune import Deletion, PruneReport
 from cas_cache.stats import Stats
-from cas_cache.sync import Report, Standing
+from cas_cache.sync import Report, SyncStatus
 from repository.storages import SPEC, Counting, Encoder, Memory, texts
 
 EVIL = "<script>alert('x')</script>&\"\u202e"
@@ -91,8 +91,8 @@ def reports() -> list[Any]:
     return [
         stats,
         Report(1, 2, 3, [problem], [EVIL]),
-        Standing("n" * 32, HOSTILE, rows_here=7),
-        Standing(EVIL, None),
+        SyncStatus("n" * 32, HOSTILE, local_rows=7),
+        SyncStatus(EVIL, None),
         CompactReport([Merge(EVIL, (EVIL, "b"), 3, 4)], [EVIL], 3, 1, [problem]),
         DropReport(EVIL, [EVIL], [EVIL], EVIL, [EVIL] * 1000, 99),
         PruneReport([Deletion("orphan", "", EVIL, (EVIL,) * 1000, 9, 8.0)], 1, 2),
@@ -131,8 +131,8 @@ def test_reports_in_a_cell(it: Any, displayed: Callable[[Any], dict[str, str]]) 
     assert len(data["text/html"]) < 30_000
     assert "hunter2" not in shown
     # The text of a spec has all of it, as the repository does.
-    assert "hunter2" not in data["text/plain"] or isinstance(it, Standing)
-    if not isinstance(it, CheckReport | Report | Standing | CompactReport | MirrorCheckReport | DoctorReport | Stats):
+    assert "hunter2" not in data["text/plain"] or isinstance(it, SyncStatus)
+    if not isinstance(it, CheckReport | Report | SyncStatus | CompactReport | MirrorCheckReport | DoctorReport | Stats):
         assert len(data["text/plain"]) < 500, "counts, not lists"
 
 
@@ -204,10 +204,10 @@ def test_folders_that_were_swapped_are_not_shown_under_the_wrong_name(tmp_path: 
 def test_many_namespaces_are_cut_short(tmp_path: Path) -> None:
     """Twenty lines, and how many more there are: a mirror of thousands does not fill a notebook, or read for long."""
     mirror = Mirror(tmp_path)
-    for n in range(html.MOST_ROWS + 5):
+    for n in range(html.MAX_ROWS + 5):
         mirror.namespace(EncoderSpec(model="org/m", revision=f"r{n}"))
     source = mirror._repr_html_()
-    assert source.count("<tr>") == html.MOST_ROWS + 1
+    assert source.count("<tr>") == html.MAX_ROWS + 1
     assert read(source).endswith("and 5 more")
 
 
@@ -216,7 +216,7 @@ def test_cells() -> None:
     source = html.facts("t", [("a", None), ("b", 1234567), ("c", True), ("d", "x" * 1000), ("e", "a\nb\x00")])
     shown = read(source).split(" | ")
     assert shown[1:5] == ["b", "1,234,567", "c", "True"]
-    assert shown[6] == "x" * html.MOST_CHARACTERS + "…"
+    assert shown[6] == "x" * html.MAX_CHARACTERS + "…"
     assert shown[8] == "a\\nb\\x00"
     assert html.lines("nothing", []) == ""
     assert read(html.lines("some", ["a"] * 25)).endswith("and 5 more")

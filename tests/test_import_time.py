@@ -56,7 +56,7 @@ def test_ls_imports_what_a_mirror_needs(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
     assert "m/m@1" in process.stdout
     *_, ours = process.stdout.splitlines()
-    assert not set(ours.split()) & {f"cas_cache.{name}" for name in ("cache", "sync", "exchange", "search", "doctor")}
+    assert not set(ours.split()) & {f"cas_cache.{name}" for name in ("cache", "sync", "interop", "search", "doctor")}
     assert not loaded_by(script) & HEAVY
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cas_cache import CacheMiss, EmbeddingCache, sync
-from cas_cache.errors import DataWarning, RemoteWarning, SelfCheckFailed, SuspiciousListing
+from cas_cache.errors import DataWarning, IncompleteListing, RemoteWarning, SelfCheckFailed
 from cas_cache.identity import keys_of_texts
-from cas_cache.mirror.catalogue import Catalogue, Listed
 from cas_cache.mirror.evict import evict
+from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
 from cas_cache.repository import Repository, layout, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
@@ -102,9 +102,9 @@ def test_what_the_repository_lacks_is_encoded_and_pushed(memory: Memory, tmp_pat
         asked = [MANY[3], "new one", MANY[4], "new two"]
         np.testing.assert_array_equal(cache.encode(asked, SPEC, encoder), truth(asked))
         assert encoder.asked == ["new one", "new two"]
-        assert cache.mirror.namespace(SPEC).waiting_rows == 2
+        assert cache.mirror.namespace(SPEC).pending_rows == 2
     assert len(packs(memory)) == 3
-    assert EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC).waiting_rows == 0
+    assert EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC).pending_rows == 0
 
 
 def test_only_cached(memory: Memory, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_new_packs_of_others_are_seen_by_the_next_process(memory: Memory, tmp_pa
 
 
 def test_a_merge_is_read_when_its_sources_have_gone(memory: Memory, tmp_path: Path) -> None:
-    """Before that it is passed over: its keys are known. A cache that is open meanwhile goes on, without encoding."""
+    """Before that it is skipped: its keys are known. A cache that is open meanwhile goes on, without encoding."""
     counting = Counting(memory)
     with lazily(tmp_path / "open", memory) as opened, lazily(tmp_path / "laptop", counting) as cache:
         for one in (opened, cache):
@@ -205,10 +205,10 @@ def test_a_merge_is_read_when_its_sources_have_gone(memory: Memory, tmp_path: Pa
         assert prune(Repository(memory), grace=0, force=True).deletions
         with lazily(tmp_path / "laptop", counting) as again:
             assert again.pull_keys().packs == 1
-            assert again.mirror.namespace(SPEC).catalogue.packs == {name for _, name in packs(memory)}
+            assert again.mirror.namespace(SPEC).remote_keys.packs == {name for _, name in packs(memory)}
         for one in (opened, cache):
             np.testing.assert_array_equal(one.encode(MANY[4:9], SPEC, never), truth(MANY[4:9]))
-        assert cache.mirror.namespace(SPEC).catalogue.packs == {name for _, name in packs(memory)}
+        assert cache.mirror.namespace(SPEC).remote_keys.packs == {name for _, name in packs(memory)}
     with lazily(tmp_path / "new", memory) as new:
         np.testing.assert_array_equal(new.encode(MANY, SPEC, never), truth(MANY))
 
@@ -221,7 +221,7 @@ def test_an_empty_listing_is_not_believed(memory: Memory, tmp_path: Path) -> Non
     for path in [path for path in memory.objects if path.startswith(layout.MANIFESTS)]:
         del memory.objects[path]
     with lazily(tmp_path / "laptop", memory, on_remote_error="raise") as cache:
-        with pytest.raises(SuspiciousListing):
+        with pytest.raises(IncompleteListing):
             cache.encode(MANY[:2], SPEC, never)
         memory.objects.update(there)
         np.testing.assert_array_equal(cache.encode(MANY[:2], SPEC, never), truth(MANY[:2]))
@@ -254,11 +254,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("part", ["vectors", "keys", "digests"])
 def test_a_damaged_pack_gives_misses(memory: Memory, tmp_path: Path, part: str, how: str) -> None:
-    """Never a wrong vector: its rows are encoded anew, with a warning, and the other pack answers."""
+    """Never a wrong vector: its rows are encoded again, with a warning, and the other pack answers."""
     _change(memory, part, DAMAGE[how])
     encoder = Encoder()
     with lazily(tmp_path / "laptop", memory) as cache:
-        with pytest.warns(DataWarning, match="passed over"):
+        with pytest.warns(DataWarning, match="skipped"):
             np.testing.assert_array_equal(cache.encode(MANY, SPEC, encoder), truth(MANY))
         assert 0 < len(encoder.asked) <= 200
     with lazily(tmp_path / "laptop", memory) as again:
@@ -274,7 +274,7 @@ def test_damage_after_the_keys_were_read(memory: Memory, tmp_path: Path) -> None
         with pytest.warns(DataWarning, match="do not agree with their digests"):
             np.testing.assert_array_equal(cache.encode(MANY[:400:4], SPEC, encoder), truth(MANY[:400:4]))
         assert encoder.asked
-        assert len(cache.mirror.namespace(SPEC).catalogue.packs) == 2
+        assert len(cache.mirror.namespace(SPEC).remote_keys.packs) == 2
 
 
 # Damage and faults here ----------------------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ def test_a_crash_between_columns_and_state(memory: Memory, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with lazily(tmp_path / "laptop", memory) as cache, monkeypatch.context() as patch:
-        patch.setattr(Catalogue, "_commit", die)
+        patch.setattr(RemoteKeyIndex, "_commit", die)
         with pytest.raises(KeyboardInterrupt):
             cache.encode(MANY[:5], SPEC, never)
     with lazily(tmp_path / "laptop", memory) as again:
@@ -437,9 +437,9 @@ def test_another_repository_has_another_catalogue(memory: Memory, tmp_path: Path
         cache.encode(MANY[:3], SPEC, never)
     other = Memory()
     with lazily(tmp_path / "laptop", other, push="manual") as cache:
-        assert cache.mirror.namespace(SPEC).catalogue.rows == 400
+        assert cache.mirror.namespace(SPEC).remote_keys.rows == 400
         cache.push(rebind=True)
-        assert cache.mirror.namespace(SPEC).catalogue.rows == 0
+        assert cache.mirror.namespace(SPEC).remote_keys.rows == 0
         encoder = Encoder()
         np.testing.assert_array_equal(cache.encode(MANY[:6], SPEC, encoder), truth(MANY[:6]))
         assert encoder.asked == MANY[3:6]
@@ -473,7 +473,7 @@ def test_processes_share_a_catalogue(tmp_path: Path) -> None:
         _, err = one.communicate(timeout=120)
         assert one.returncode == 0, err
     ns = EmbeddingCache(tmp_path / "laptop").mirror.namespace(SPEC)
-    assert (ns.rows, ns.catalogue.rows) == (400, 400)
+    assert (ns.rows, ns.remote_keys.rows) == (400, 400)
 
 
 ADDER = """
@@ -481,11 +481,11 @@ import sys
 import numpy as np
 from pathlib import Path
 from cas_cache.identity import keys_of_texts
-from cas_cache.mirror.catalogue import Catalogue, Listed
-catalogue, who = Catalogue(Path(sys.argv[1]), "0" * 32), sys.argv[2]
+from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
+catalogue, who = RemoteKeyIndex(Path(sys.argv[1]), "0" * 32), sys.argv[2]
 for i in range(20):
     keys = keys_of_texts([f"{who} {i} {j}" for j in range(50)])
-    catalogue.add([Listed(f"{who}-{i}", b"{}", keys, np.arange(50, dtype=np.uint64))])
+    catalogue.add([RemotePack(f"{who}-{i}", b"{}", keys, np.arange(50, dtype=np.uint64))])
 """
 
 
@@ -497,8 +497,8 @@ def test_processes_add_to_a_catalogue(tmp_path: Path) -> None:
     for one in running:
         _, err = one.communicate(timeout=120)
         assert one.returncode == 0, err
-    catalogue = Catalogue(tmp_path / "catalogue", "0" * 32)
-    catalogue.add([Listed("0-0", b"{}", keys_of_texts(["known"]), np.zeros(1, np.uint64))])
+    catalogue = RemoteKeyIndex(tmp_path / "catalogue", "0" * 32)
+    catalogue.add([RemotePack("0-0", b"{}", keys_of_texts(["known"]), np.zeros(1, np.uint64))])
     assert catalogue.rows == 4000
     assert len(catalogue.packs) == 80
     for who in range(4):

@@ -132,6 +132,7 @@ def test_the_script_of_the_container_makes_the_bucket(
         s3fs.S3FileSystem.close_session(fs.loop, fs.s3)
 
 
+@pytest.mark.verify
 def test_a_taken_port_is_an_error(localstack: Any, localstack_module: ModuleType) -> None:
     with (
         pytest.raises(localstack_module.PortTakenError, match=str(localstack.port)),

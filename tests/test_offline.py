@@ -69,7 +69,7 @@ with EmbeddingCache(sys.argv[1], remote=sys.argv[2], progress=False) as cache:
             assert "offline" in str(err)
         else:
             raise AssertionError
-    assert cache.mirror.namespace(spec).waiting_rows == 4
+    assert cache.mirror.namespace(spec).pending_rows == 4
 """
 
 WRAPPER = """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec, progress
-from cas_cache.progress import BYTES, Lines, counting, counting_if_slow, plain_lines
+from cas_cache.progress import BYTES, Lines, plain_lines, progress_bar, progress_bar_if_slow
 
 SPEC = EncoderSpec(model="m/m", revision="1")
 
@@ -58,7 +58,7 @@ def test_every_bar_is_shown_where_it_is_asked_for(tmp_path, capsys):
 
 @pytest.mark.parametrize("switch", ["argument", "setting", "no terminal"])
 def test_bars_are_off(switch, tmp_path, capsys, monkeypatch):
-    """Nothing is written where they are off, or nobody asked and stderr is no terminal."""
+    """Nothing is written where they are off, or nobody asked and stderr is not a terminal."""
     if switch == "setting":
         monkeypatch.setenv("CAS_CACHE_PROGRESS", "0")
     options = {"progress": False} if switch == "argument" else {}
@@ -71,7 +71,7 @@ def test_bars_are_off(switch, tmp_path, capsys, monkeypatch):
 
 
 def test_the_setting_turns_them_on(tmp_path, capsys, monkeypatch):
-    """CAS_CACHE_PROGRESS=1 shows them where there is no terminal."""
+    """CAS_CACHE_PROGRESS=1 shows them where there is not a terminal."""
     monkeypatch.setenv("CAS_CACHE_PROGRESS", "1")
     with EmbeddingCache(tmp_path) as cache:
         cache.encode(["a"], SPEC, embed)
@@ -110,23 +110,23 @@ def test_a_terminal_has_them(tmp_path):
 def test_tqdm_waits_until_it_is_needed(monkeypatch):
     """What shows no bar does not import tqdm."""
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with counting("encode", 3, progress=False) as tell:
-        tell(3)
-    counting_if_slow("look up", 3, progress=None)(3)
-    with counting("encode", 0, progress=True):
+    with progress_bar("encode", 3, progress=False) as advance:
+        advance(3)
+    progress_bar_if_slow("look up", 3, progress=None)(3)
+    with progress_bar("encode", 0, progress=True):
         pass
 
 
 def test_a_look_up_shows_a_bar_if_it_takes_long(capsys, monkeypatch):
     """A bar appears once it took a second, and goes when all is looked up; a quick one shows nothing."""
-    tell = counting_if_slow("look up", 3, progress=True)
+    advance = progress_bar_if_slow("look up", 3, progress=True)
     for _ in range(3):
-        tell(1)
+        advance(1)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "SLOW_SECONDS", 0.0)
-    tell = counting_if_slow("look up", 3, progress=True)
+    advance = progress_bar_if_slow("look up", 3, progress=True)
     for _ in range(3):
-        tell(1)
+        advance(1)
     assert "look up" in capsys.readouterr().err
 
 
@@ -187,13 +187,13 @@ def test_times_read_well(seconds, shown):
 
 
 def test_where_lines_are_written(capsys, monkeypatch):
-    """Only inside `plain_lines`, only where there is no terminal, and by no switch that says no."""
+    """Only inside `plain_lines`, only where there is not a terminal, and by no switch that says no."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
 
     def shown(switch: bool | None) -> str:
-        with counting("export", 4, switch, "rows") as tell:
-            tell(2)
-        counting_if_slow("look up", 2, switch)(2)
+        with progress_bar("export", 4, switch, "rows") as advance:
+            advance(2)
+        progress_bar_if_slow("look up", 2, switch)(2)
         return capsys.readouterr().err
 
     assert shown(None) == "", "the library writes none"

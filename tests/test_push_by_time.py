@@ -27,7 +27,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.mirror.state import Extent, State, may_have_pending_rows
 from repository.storages import SPEC, Encoder, Memory, packs, texts, truth
-from test_background import Recorder, environment, joined, waiting_rows
+from test_background import Recorder, environment, joined, pending_rows
 from tiers import sampled
 
 LIMIT = 60.0
@@ -177,14 +177,14 @@ def test_a_slow_encoder_is_pushed_while_it_works(tmp_path: Path) -> None:
     assert texts(3)[2] == "text 2"
     cache.encode(texts(3), SPEC, encode)
     cache.close()
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
 
 
 def test_an_idle_process_pushes(tmp_path: Path) -> None:
     """Nothing is called after the rows were encoded, as in a notebook."""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push_seconds=0.05) as cache:
         cache.encode(texts(3), SPEC, Encoder())
-        wait_for(lambda: waiting_rows(tmp_path / "m") == 0)
+        wait_for(lambda: pending_rows(tmp_path / "m") == 0)
 
 
 def test_a_dropped_cache_has_no_timer(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ from cas_cache.mirror import Mirror
 from repository.storages import SPEC, texts, truth
 
 def wait_until_pushed():
-    while any(ns.waiting_rows for ns in Mirror(directory).namespaces()):
+    while any(ns.pending_rows for ns in Mirror(directory).namespaces()):
         time.sleep(0.02)
 
 directory, remote, body = json.loads(sys.argv[1])
@@ -249,6 +249,7 @@ def start(tmp_path: Path, body: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("end", sampled(["os._exit", "SIGKILL"], keep={"SIGKILL"}))
+@pytest.mark.verify
 def test_a_process_without_exit_hooks_leaves_little_and_the_next_pushes_it(tmp_path: Path, end: str) -> None:
     """What was due is in the repository; the next cache says what is left and pushes it without encoding anything."""
     process = start(tmp_path, LEAVES)
@@ -259,7 +260,7 @@ def test_a_process_without_exit_hooks_leaves_little_and_the_next_pushes_it(tmp_p
         process.send_signal(signal.SIGKILL)
     process.communicate("x" if end == "os._exit" else None, timeout=LIMIT)
     assert process.returncode == (7 if end == "os._exit" else -signal.SIGKILL)
-    assert waiting_rows(tmp_path / "m") == 2
+    assert pending_rows(tmp_path / "m") == 2
     far = EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo"))
     assert far.pull().rows == 6
 
@@ -267,10 +268,10 @@ def test_a_process_without_exit_hooks_leaves_little_and_the_next_pushes_it(tmp_p
     err = process.communicate(timeout=2 * LIMIT)[1]
     assert process.returncode == 0, err
     assert err == (
-        f"cas_cache: 2 rows (112 B) wait in the mirror {tmp_path / 'm'} from an earlier run or another process. They "
-        "are pushed in the background.\n"
+        f"cas_cache: 2 rows (112 B) are pending in the mirror {tmp_path / 'm'} from an earlier run or another "
+        "process. They are pushed in the background.\n"
     )
-    assert waiting_rows(tmp_path / "m") == 0
+    assert pending_rows(tmp_path / "m") == 0
     assert far.pull().rows == 2
 
 
@@ -287,7 +288,7 @@ def test_who_does_not_push_does_not_promise_it(
     assert capsys.readouterr().err == ""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), **options):
         err = capsys.readouterr().err
-        assert err.count("\n") == err.count("3 rows (168 B) wait in the mirror") == says
+        assert err.count("\n") == err.count("3 rows (168 B) are pending in the mirror") == says
         assert len(timers()) == says
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")) as cache:
         cache.push()

@@ -119,7 +119,7 @@ def test_workers_share_the_mirror_and_push_each_row_once(tmp_path: Path, method:
     assert rows_of(tmp_path / "remote") == 60
     with EmbeddingCache(tmp_path / "mirror", offline=True) as offline:
         assert offline.get(MANY, SPEC)[1].all()
-        assert offline.mirror.namespace(SPEC).waiting_rows == 0
+        assert offline.mirror.namespace(SPEC).pending_rows == 0
 
 
 def test_a_worker_that_ends_pushes_what_it_encoded(tmp_path: Path) -> None:
@@ -233,6 +233,7 @@ with EmbeddingCache(sys.argv[1], remote=sys.argv[2]) as cache:
 """
 
 
+@pytest.mark.verify
 def test_joblib(tmp_path: Path) -> None:
     """Its processes are loky's, and functions of a script travel with cloudpickle."""
     pytest.importorskip("joblib")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas_cache.errors import NotDense, WrongAnswer
+from cas_cache.errors import InvalidEncoderOutput, UnsupportedEncoderOutput
 from cas_cache.rows import BLOCK_BYTES, DTYPES, as_array, digest_rows, finite_rows, row_bytes, storable
 from naming import named
 
@@ -166,7 +166,7 @@ def test_storable_keeps_values_and_dtype(dtype: str) -> None:
 )
 def test_storable_refuses_what_cannot_be_told_apart(vectors: Any, match: str) -> None:
     """A wrong number of rows, no row shape or another dtype stores nothing."""
-    with pytest.raises(WrongAnswer, match=match):
+    with pytest.raises(InvalidEncoderOutput, match=match):
         storable(vectors, 4)
 
 
@@ -218,21 +218,21 @@ def test_as_array_of_lists() -> None:
 )
 def test_as_array_refuses(answer: object) -> None:
     """Generators, mappings, holes and ragged rows are no matrix."""
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         as_array(answer)
 
 
 def test_as_array_says_what_is_wrong_inside_a_list() -> None:
     """An element that is no vector is not reported as a difference in shape."""
-    with pytest.raises(WrongAnswer, match="NoneType"):
+    with pytest.raises(InvalidEncoderOutput, match="NoneType"):
         as_array([np.zeros(2), None])
-    with pytest.raises(WrongAnswer, match="differ in shape"):
+    with pytest.raises(InvalidEncoderOutput, match="differ in shape"):
         as_array([np.zeros(2), np.zeros(3)])
 
 
 def test_text_is_no_vector() -> None:
     """Strings pass as scalars and end at the dtype."""
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         storable(as_array([["a", "b"], ["c", "d"]]), 2)
 
 
@@ -240,7 +240,7 @@ def test_scipy_sparse_is_refused() -> None:
     """A sparse matrix has `shape` and `dtype` and is still no array."""
     from scipy import sparse
 
-    with pytest.raises(NotDense, match="sparse matrix"):
+    with pytest.raises(UnsupportedEncoderOutput, match="sparse matrix"):
         as_array(sparse.eye(3, format="csr"))
 
 
@@ -261,10 +261,10 @@ def test_torch_tensors() -> None:
     assert storable(as_array(torch.arange(6.0).reshape(2, 3).T), 3).tolist() == [[0, 3], [1, 4], [2, 5]]
     eye = torch.eye(3)
     for sparse in (eye.to_sparse(), eye.to_sparse_csr(), [eye.to_sparse()[0]]):
-        with pytest.raises(WrongAnswer, match="sparse"):
+        with pytest.raises(InvalidEncoderOutput, match="sparse"):
             as_array(sparse)
     for odd in (eye.to(torch.float8_e4m3fn), eye.to(torch.complex64).conj()):
-        with pytest.raises(WrongAnswer, match="Convert it first"):
+        with pytest.raises(InvalidEncoderOutput, match="Convert it first"):
             as_array(odd)
 
 
@@ -281,5 +281,5 @@ def test_lists_of_numbers() -> None:
     """Lists of Python numbers, as services return them, are float32; ragged lists raise our error."""
     np.testing.assert_array_equal(as_array([[1.5, 2], [3, 4.0]]), np.array([[1.5, 2.0], [3.0, 4.0]]))
     assert as_array([[0.1] * 1536] * 3).dtype == np.float32
-    with pytest.raises(WrongAnswer, match="differ in shape"):
+    with pytest.raises(InvalidEncoderOutput, match="differ in shape"):
         as_array([[1.0, 2.0], [3.0]])

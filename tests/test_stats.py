@@ -1,4 +1,4 @@
-"""What a cache says it did, and saved: counted, measured, or not claimed."""
+"""What a cache says it did, and saved: pluralize, measured, or not claimed."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache import stats as counting
-from cas_cache.amounts import counted, duration, size
-from cas_cache.mirror.pace import MOST_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
+from cas_cache.formatting import duration, pluralize, size
+from cas_cache.mirror.pace import MAX_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
 from cas_cache.repository import Repository
-from cas_cache.stats import LEAST_ITEMS, Stats
+from cas_cache.stats import MIN_ITEMS, Stats
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Memory, texts, truth
 
-MANY = LEAST_ITEMS
+MANY = MIN_ITEMS
 
 
 def joined(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:
@@ -128,10 +128,10 @@ def test_a_pace_is_written_seldom_and_changes_with_the_machine(tmp_path: Path, m
         pace.add(Pace(1, 0.1))
     assert len(written) == 10
     monkeypatch.undo()
-    PaceFile(tmp_path).add(Pace(10 * MOST_ITEMS, 10 * MOST_ITEMS * 0.1))
-    assert read_pace(tmp_path) == Pace(MOST_ITEMS, pytest.approx(MOST_ITEMS * 0.1))
-    PaceFile(tmp_path).add(Pace(MOST_ITEMS, MOST_ITEMS * 0.3))
-    assert read_pace(tmp_path).seconds / MOST_ITEMS == pytest.approx(0.2)
+    PaceFile(tmp_path).add(Pace(10 * MAX_ITEMS, 10 * MAX_ITEMS * 0.1))
+    assert read_pace(tmp_path) == Pace(MAX_ITEMS, pytest.approx(MAX_ITEMS * 0.1))
+    PaceFile(tmp_path).add(Pace(MAX_ITEMS, MAX_ITEMS * 0.3))
+    assert read_pace(tmp_path).seconds / MAX_ITEMS == pytest.approx(0.2)
 
 
 def test_counts_of_threads(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_what_people_read(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push="manual")
     cache.encode(texts(2), SPEC, Encoder())
     assert cache.summary().splitlines()[2] == (
-        f"2 rows (112 B) wait in the mirror {tmp_path / 'm'}. To push what waits: cas-cache push {tmp_path / 'm'} "
-        f"--remote {tmp_path / 'repo'}"
+        f"2 rows (112 B) are pending in the mirror {tmp_path / 'm'}. To push the pending rows: cas-cache push "
+        f"{tmp_path / 'm'} --remote {tmp_path / 'repo'}"
     )
     cache.push()
     assert cache.summary() == cache.stats.summary()
@@ -239,4 +239,4 @@ def test_amounts() -> None:
     assert [duration(s) for s in (0, 0.349, 9.99, 10.4, 59.6, 125, 3599.6, 7500)] == [
         "0.00 s", "0.35 s", "9.99 s", "10 s", "1 min 0 s", "2 min 5 s", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip
-    assert [counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
+    assert [pluralize(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]

@@ -9,9 +9,9 @@ import pytest
 from cas_cache.errors import (
     DamagedMirror,
     DamagedPack,
+    IncompleteListing,
     RemoteUnavailable,
     RepositoryMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
 )
 from cas_cache.identity import keys_of_texts
@@ -174,7 +174,7 @@ def test_a_damaged_pack_is_named_and_passed_over(tmp_path: Path, memory: Memory,
     assert reader.found(SECOND) == SECOND
     misses = [text for text in FIRST if text not in reader.found(FIRST)]
     assert misses
-    # The misses are encoded anew and published; whoever comes next finds everything, the damage still in place.
+    # The misses are encoded again and published; whoever comes next finds everything, the damage still in place.
     assert reader.encode(misses) == len(misses)
     reader.push()
     assert len(reader.pull().problems) <= 1, "none, unless it cannot even be told what the pack holds"
@@ -204,7 +204,7 @@ def test_a_whole_pack_under_another_name_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, delete, swap_rows_and_reseal], ids=lambda damage: damage.__name__)
 def test_a_repaired_pack_is_taken_at_the_next_pull(tmp_path: Path, memory: Memory, damage: Damage) -> None:
-    """What was passed over is tried again, and taken once it verifies."""
+    """What was skipped is tried again, and taken once it verifies."""
     healthy = dict(memory.objects)
     damage(memory, pack_with(memory, FIRST[0]))
     reader = Machine(tmp_path / "reader", memory)
@@ -216,7 +216,7 @@ def test_a_repaired_pack_is_taken_at_the_next_pull(tmp_path: Path, memory: Memor
 
 
 def test_a_pack_of_a_newer_version_is_a_problem_of_its_own(tmp_path: Path, memory: Memory) -> None:
-    """A pack that asks for an unknown feature is passed over; the rest is taken."""
+    """A pack that asks for an unknown feature is skipped; the rest is taken."""
     name = pack_with(memory, FIRST[0])
     data = memory.objects.pop(layout.manifest_path(SPEC.namespace, name))
     data = data.replace(b'"features":[]', b'"features":["ragged"]')
@@ -268,7 +268,7 @@ def test_a_push_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path, lost:
         reader = Machine(tmp_path / f"reader-{at}", memory)
         assert reader.pull().problems == []
         assert reader.found(FIRST) == (FIRST if seen else [])
-        assert author.mirror.namespace(SPEC).waiting_rows == 10
+        assert author.mirror.namespace(SPEC).pending_rows == 10
         begun = {path.split("/")[1] for path in memory.objects if path.startswith("packs/")}
         flaky.mend()
         # As another process, which knows of the plan by the mirror alone.
@@ -277,7 +277,7 @@ def test_a_push_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path, lost:
         ((_, name),) = packs(memory)
         assert begun <= {name}
         assert {path.split("/")[1] for path in memory.objects if path.startswith("packs/")} == {name}
-        assert again.mirror.namespace(SPEC).waiting_rows == 0
+        assert again.mirror.namespace(SPEC).pending_rows == 0
         reader.pull()
         assert reader.found(FIRST) == FIRST
 
@@ -422,7 +422,7 @@ def test_two_machines_meet(tmp_path: Path) -> None:
         assert machine.found(texts(12)) == texts(12)
         assert machine.found(texts(2), OTHER_SPEC) == texts(2)
         assert machine.mirror.namespace(SPEC).rows == 12
-        assert machine.mirror.namespace(SPEC).waiting_rows == 0
+        assert machine.mirror.namespace(SPEC).pending_rows == 0
 
 
 def test_a_pull_can_be_of_some_namespaces(tmp_path: Path, memory: Memory) -> None:
@@ -454,7 +454,7 @@ def test_an_empty_listing_is_suspicious(tmp_path: Path, memory: Memory) -> None:
     for path in [path for path in memory.objects if path.startswith("manifests/")]:
         del memory.objects[path]
     for wanted in (None, [SPEC.namespace]):
-        with pytest.raises(SuspiciousListing, match="knows 2"):
+        with pytest.raises(IncompleteListing, match="knows 2"):
             reader.pull(wanted)
     assert reader.found(FIRST + SECOND) == FIRST + SECOND
 
@@ -467,10 +467,10 @@ def test_an_empty_bucket_is_suspicious(tmp_path: Path, memory: Memory) -> None:
     machine = Machine(tmp_path / "reader", memory)
     machine.encode(texts(1, start=100))
     for attempt in (machine.pull, machine.push):
-        with pytest.raises(SuspiciousListing, match="empty"):
+        with pytest.raises(IncompleteListing, match="empty"):
             attempt()
     assert memory.objects == {}
-    assert machine.mirror.namespace(SPEC).waiting_rows == 1
+    assert machine.mirror.namespace(SPEC).pending_rows == 1
 
 
 def test_another_repository_is_a_mismatch(tmp_path: Path, memory: Memory) -> None:
@@ -563,7 +563,7 @@ def test_a_pack_that_has_gone_is_reported(tmp_path: Path) -> None:
     (namespace, pack), *_ = packs(memory)
     del memory.objects[layout.manifest_path(namespace, pack)]
     (problem,) = machine.pull().problems
-    assert isinstance(problem, SuspiciousListing)
+    assert isinstance(problem, IncompleteListing)
     assert pack in str(problem)
     machine.mirror.rebind()
     machine.push()
@@ -599,7 +599,7 @@ def test_a_mirror_moves_to_another_repository(tmp_path: Path) -> None:
     machine.push()
     elsewhere = Memory()
     machine.repository = Repository(elsewhere)
-    with pytest.raises(SuspiciousListing, match="--rebind"):
+    with pytest.raises(IncompleteListing, match="--rebind"):
         machine.pull()
     machine.mirror.rebind()
     assert machine.push().rows == len(FIRST + SECOND)

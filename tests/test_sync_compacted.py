@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache.errors import DamagedPack, RepositoryError, SuspiciousListing
+from cas_cache.errors import DamagedPack, IncompleteListing, RepositoryError
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.compact import compact
@@ -105,7 +105,7 @@ def test_a_source_that_goes_without_its_merge_is_told(memory: Memory, writer: Ma
     gone = Repository(memory).packs()[0][1]
     del memory.objects[layout.manifest_path(SPEC.namespace, gone)]
     (problem,) = writer.pull().problems
-    assert isinstance(problem, SuspiciousListing)
+    assert isinstance(problem, IncompleteListing)
     assert gone in str(problem)
 
 
@@ -190,7 +190,7 @@ def test_a_namespace_that_goes_while_it_is_read(memory: Memory, writer: Machine,
     )
     try:
         problems = reader.pull().problems
-    except SuspiciousListing:
+    except IncompleteListing:
         problems = []
     assert [it for it in problems if isinstance(it, DamagedPack)] == []
     assert len(reader.found(texts(40))) in (0, 10, 20, 30, 40)
@@ -221,6 +221,7 @@ def test_packs_are_read_in_order_of_time(memory: Memory, tmp_path: Path) -> None
     assert (ns.keys == mine.keys).all()
 
 
+@pytest.mark.verify
 def test_a_push_offers_compaction(memory: Memory, tmp_path: Path) -> None:
     """When more than 64 small packs are known, and not when they are merged."""
     writer = Machine(tmp_path / "writer", memory)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cas_cache import threads
-from cas_cache.repository import in_order
+from cas_cache.repository import ordered_map
 from cas_cache.repository.interface import put_all
 from cas_cache.repository.limits import in_time
 from repository.storages import Memory
@@ -29,7 +29,7 @@ def name(_: object = None) -> str:
 def test_work_runs_in_other_threads() -> None:
     """While the interpreter runs."""
     assert in_time(name, 10) != name()
-    assert name() not in list(in_order(name, range(5)))
+    assert name() not in list(ordered_map(name, range(5)))
 
 
 def test_at_shutdown_work_runs_in_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,11 +39,11 @@ def test_at_shutdown_work_runs_in_the_calling_thread(monkeypatch: pytest.MonkeyP
     put_all(memory, [(f"a/{number}", lambda: b"content") for number in range(5)])
     assert [found.path for found in memory.list("a")] == [f"a/{number}" for number in range(5)]
     assert in_time(name, 10) == name()
-    assert list(in_order(lambda number: 2 * number, range(5))) == [0, 2, 4, 6, 8]
+    assert list(ordered_map(lambda number: 2 * number, range(5))) == [0, 2, 4, 6, 8]
     with pytest.raises(FileNotFoundError):
         in_time(Path("absent").read_bytes, 10)
     with pytest.raises(ZeroDivisionError):
-        list(in_order(lambda number: 1 // number, range(5)))
+        list(ordered_map(lambda number: 1 // number, range(5)))
     with pytest.raises(ZeroDivisionError):
         put_all(memory, [(f"b/{number}", lambda: b"" * (1 // 0)) for number in range(5)])
 

@@ -97,7 +97,7 @@ def test_a_cache_closes_in_spite_of_it(tmp_path: Path, capsys: pytest.CaptureFix
         with pytest.warns(RemoteWarning, match="no answer within"):
             cache.close()
     assert "3 rows" in capsys.readouterr().err
-    assert Mirror(tmp_path).namespace(SPEC).waiting_rows == 3
+    assert Mirror(tmp_path).namespace(SPEC).pending_rows == 3
 
 
 @pytest.mark.usefixtures("impatient")
@@ -206,6 +206,7 @@ def test_what_was_there_before_stays(tmp_path: Path, no_bucket: dict[str, Any]) 
     assert Mirror(tmp_path / "old", create=False)
 
 
+@pytest.mark.verify
 def test_a_mirror_that_another_process_uses_stays(
     tmp_path: Path, no_bucket: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 VARIABLE = "CAS_CACHE_TEST_REMOTE"
-MOST_DELETED = 1000  # S3's most a request
+MAX_DELETED = 1000  # S3's most a request
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class UserRemote:
                 keys = [found["Key"] for found in page.get("Contents", ())]
                 if not all(key.startswith(below) for key in keys):
                     raise RuntimeError(f"{parts.netloc} listed what is not below {below}; nothing was deleted.")
-                for start in range(0, len(keys), MOST_DELETED):
-                    batch = [{"Key": key} for key in keys[start : start + MOST_DELETED]]
+                for start in range(0, len(keys), MAX_DELETED):
+                    batch = [{"Key": key} for key in keys[start : start + MAX_DELETED]]
                     answer = client.delete_objects(Bucket=parts.netloc, Delete={"Objects": batch, "Quiet": True})
                     if answer.get("Errors"):
                         raise RuntimeError(f"Not everything below {url} could be deleted: {answer['Errors'][0]}")

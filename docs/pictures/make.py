@@ -50,7 +50,7 @@ def outputs() -> dict[str, str]:
 
 
 def fill(where: Path) -> None:
-    """Fill two mirrors and a repository: some rows only here, some only there."""
+    """Fill two mirrors and a repository: some rows local only, some remote only."""
     numbers = np.random.default_rng(0)
     documents = EncoderSpec(model="intfloat/e5-small-v2", revision="ffb93f3", prompt="passage: ", role="document")
     queries = EncoderSpec(model="intfloat/e5-small-v2", revision="ffb93f3", prompt="query: ", role="query")
@@ -62,7 +62,7 @@ def fill(where: Path) -> None:
             cache.put([f"text {n}" for n in range(first, last)], numbers.random((last - first, 384), np.float32), spec)
     with EmbeddingCache(where / "a_colleagues", remote=remote, progress=False) as cache:
         cache.put([f"more {n}" for n in range(500)], numbers.random((500, 384), np.float32), documents)
-    cache = EmbeddingCache(where / "my_mirror", progress=False)  # no remote: these wait to be pushed
+    cache = EmbeddingCache(where / "my_mirror", progress=False)  # no remote: these are pending
     cache.put([f"text {n}" for n in range(1200)], numbers.random((1200, 384), np.float32), sentences)
 
 

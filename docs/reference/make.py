@@ -23,26 +23,27 @@ HEAD = """# Command line
 
 Made from the code by `python docs/reference/make.py`.
 
-`cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or a repository's URL, whose
-mirror is then in the user's cache directory; `cas-cache ls URL` lists the repository itself. Without CACHE the settings
-say where. `--remote` is a URL, a directory, or a name from the settings. `-n` is `--namespace` on every command.
+`cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or the URL of a repository. For
+a URL, the mirror is in the user's cache directory, except that `cas-cache ls URL` lists the repository itself. Without
+CACHE, the settings name the mirror. `--remote` is a URL, a directory, or a name from the settings. `-n` is short for
+`--namespace` on every command.
 
-- **Exit codes:** 0 fine; 1 something failed, or was found that should be mended; 2 the command was not understood, or
-  would delete something and nobody could be asked; 130 stopped by Ctrl-C, 143 by SIGTERM.
-- **`--json`** prints one document, and nothing else, on standard output: [its fields](json.md). Fields may be added,
-  none is renamed or removed within a major version.
-- **`--dry-run`**, on every command that writes, says what would be done and writes nothing, here or there.
-- **`--yes`**, on every command that deletes: without it the plan is shown and a person is asked. Where standard input
-  is no terminal, or with `--json`, nobody can be asked: the command ends with 2 before it does anything.
-- **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs what is done on standard error and shows
-  tracebacks, `-vv` every detail. Both are taken before the command and after it: `cas-cache -v ls`, `cas-cache ls -v`.
-- **Ctrl-C** and SIGTERM stop a command at once and lose nothing: the same command run again goes on where it stopped,
-  in the middle of a pack too. A second one does not even wait for temporary files to go.
-- **Progress** is a bar on a terminal; in a log, a line every ten seconds for what takes longer; with `-q` or
-  `CAS_CACHE_PROGRESS=0` neither. `CAS_CACHE_PROGRESS=1` shows bars everywhere.
-- **Completion:** `eval "$(_CAS_CACHE_COMPLETE=bash_source cas-cache)"` in `~/.bashrc`; `zsh_source` and `fish_source`
-  for these shells. Commands, options, remotes of the settings, and namespaces, models and tasks of the mirror are
-  completed; no remote is asked.
+- **Exit codes:** 0 success; 1 something failed, or a problem was found that should be repaired; 2 a usage error, or a
+  command that would delete something and could not ask for confirmation; 130 stopped by Ctrl-C, 143 by SIGTERM.
+- **`--json`** prints one document, and nothing else, on standard output: [its fields](json.md). Within a major version,
+  fields may be added, but are not renamed or removed.
+- **`--dry-run`**, on every command that writes, prints the plan and writes nothing, neither locally nor remotely.
+- **`--yes`** skips the confirmation, on every command that deletes. Without it, the command shows its plan and asks. If
+  standard input is not a terminal, or with `--json`, it cannot ask, and exits with 2 before it does anything.
+- **`-q`** prints errors only (and the document, with `--json`). **`-v`** logs each action on standard error and shows
+  tracebacks, `-vv` logs every detail. Both work before and after the command: `cas-cache -v ls`, `cas-cache ls -v`.
+- **Ctrl-C** and SIGTERM stop a command at once and lose nothing: the same command run again continues where it stopped,
+  even in the middle of a pack. A second signal does not wait for temporary files to be deleted.
+- **Progress** is shown as a bar on a terminal, and in a log as a line every ten seconds for longer operations; with
+  `-q` or `CAS_CACHE_PROGRESS=0` neither. `CAS_CACHE_PROGRESS=1` shows bars everywhere.
+- **Completion:** put `eval "$(_CAS_CACHE_COMPLETE=bash_source cas-cache)"` into `~/.bashrc`; use `zsh_source` and
+  `fish_source` for these shells. It completes commands, options, remotes of the settings, and namespaces, models and
+  tasks of the mirror. It never contacts a remote.
 """
 
 

@@ -26,7 +26,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
     "cas_cache.repository": ("Repository", "open_storage"),
     "cas_cache.testing": ("StorageContract",),
-    "cas_cache.doctor": ("look_at_machine", "look_at_mirror", "examine_remote"),
+    "cas_cache.doctor": ("examine_machine", "examine_mirror", "examine_remote"),
 }
 """The public modules and, of each, the names that are used first, in the order of use. The others follow."""
 
@@ -39,7 +39,7 @@ MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "sea
 HEAD = """# Python reference
 
 Made from the code by `python docs/reference/make_api.py`. Shapes are in parentheses: (n, d) is n rows of d numbers.
-Errors have a page of their own: [errors](errors.md). Everything that is not on this page may change in any release.
+Errors are on a separate page: [errors](errors.md). Everything that is not on this page may change in any release.
 Names are in the order in which they are used.
 """
 

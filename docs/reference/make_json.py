@@ -21,17 +21,17 @@ HEAD = """# What `--json` prints
 
 Made from [json.schema.json](json.schema.json), a JSON Schema, by `python docs/reference/make_json.py`.
 
-With `--json` a command prints one JSON document on standard output and nothing else there. Errors are sentences on
-standard error, and the exit code is that of the command without it; a command that fails before it has an answer prints
-no document. `-q` changes nothing about the document. It is ASCII, whatever the terminal can show: JSON's escapes stand
-for other letters.
+With `--json` a command prints one JSON document, and nothing else, on standard output. Errors are sentences on
+standard error, and the exit code is the same as without `--json`; a command that fails before it has an answer prints
+no document. `-q` does not change the document. The document is ASCII, whatever the terminal can show: other characters
+are written as JSON escapes.
 
-- **What is promised:** within a major version fields may be added; none is renamed, removed, or given another type,
-  unit or meaning. Read the fields that you need and pass over the others.
+- **Stability:** within a major version fields may be added; none is renamed, removed, or given another type, unit or
+  meaning. Read the fields that you need and ignore the others.
 - Lists of words that a field can hold may grow. The sentences for people (`message`, `what`, ...) may change any time.
 - Bytes are whole numbers of bytes. Vectors are counted without keys and digests, unless a field says otherwise.
-- A field whose meaning ends with an option ("With `--there`.") is there with that option only, or only without it. All
-  others are always there; what does not apply is `null`, or empty.
+- A field whose meaning ends with an option ("With `--there`.") exists only with that option, or only without it. All
+  other fields always exist; a field that does not apply is `null`, or empty.
 - `list` means an array, and `name[]` each of its elements; `name.*` is each value of an object whose names are data.
 """
 

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 __all__ = ["CacheMiss", "CasCacheError", "EmbeddingCache", "EncoderSpec"]
 __version__ = "0.1.0"
 
-# Quiet by default: what is logged is seen by whoever asks for it. What nobody may miss is a warning or an error.
+# Quiet by default: log records appear only if the application configures logging. Anything important is a warning or an
+# error.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if not TYPE_CHECKING:
-    # Imported when first asked for: the command line asks for little of it, and `cas-cache --help` for none.
+    # Imported on first access: the command line needs little of this, and `cas-cache --help` nothing.
     _HOMES = {"CacheMiss": "errors", "CasCacheError": "errors", "EmbeddingCache": "cache", "EncoderSpec": "identity"}
 
     def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""``python -m cas_cache``: the command line."""
+"""Run the command line: ``python -m cas_cache``."""
 
 from cas_cache.cli import main
 

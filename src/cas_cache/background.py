@@ -1,9 +1,9 @@
-"""Pushing while an evaluation goes on, and before the process ends.
+"""Pushing during a run, and before the process ends.
 
 A push runs in a thread of its own as soon as a chunk's worth of rows is pending, or once the oldest of them has been
-pending for some seconds: a process that is killed, or that ends without exit hooks, leaves few rows behind. Only while
-rows are pending, a second thread keeps the time; it ends when the cache is closed or dropped. `flush` runs one more and
-waits for it, so that Ctrl-C ends the waiting at once, whatever a request takes. When the process ends, every
+pending for some seconds: a process that is killed, or that ends without exit hooks, leaves few rows behind. While rows
+are pending, a second thread keeps the time; it ends when the cache is closed or dropped. `flush` runs one more push and
+waits for it in such a way that Ctrl-C ends the wait at once, however long a request takes. When the process ends, every
 `BackgroundPush` with rows since its last close is flushed. A failed push or a killed process never loses rows: they
 stay pending in the mirror, and stderr says so.
 """
@@ -36,38 +36,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENOUGH_BYTES = 48 << 20
-"""Waiting vectors that make a push worth while: one full chunk, so that packs are not small."""
+"""Bytes of pending vectors that start a push: one full chunk, so that packs are not small."""
 
 PUSH_SECONDS = 30.0
-"""Maximum time that a row is pending before a push begins, by default."""
+"""Default maximum seconds that a row is pending before a push starts."""
 
 RESUME_SECONDS = 5.0
-"""The same for rows that an earlier process left: a program that pushes or closes the cache at once does it itself."""
+"""The same for rows that an earlier process left. A program that pushes or closes the cache at once then does it
+itself."""
 
 RETRY_SECONDS = 60.0
-"""After a push that failed, the next one by time starts after this time at least."""
+"""Minimum seconds from a failed push to the next one by time."""
 
 LOOK_SECONDS = 1.0
-"""If a push is running when rows are due, the next one is tried after this time at least."""
+"""Minimum seconds to the next attempt if a push is running when rows are due."""
 
 PATIENCE = 1.0
-"""Seconds after which a flush says on a terminal what it does, besides its bar."""
+"""Seconds after which a flush writes a line to a terminal, in addition to its bar."""
 
 LONG_PATIENCE = 15.0
-"""The same where there is no terminal: a process that seems to hang at its end says why."""
+"""The same without a terminal: a process that seems to hang at its end says why."""
 
 FIRST_TICK, TICK = 0.02, 0.2
-"""Seconds between two looks at what was sent."""
+"""Seconds between two updates of the bar: before the first, and later."""
 
 
 class BackgroundPush:
-    """Runs one push at a time, off the caller's thread.
+    """Runs one push at a time, in a thread of its own.
 
     Args:
-        push: Pushes all that waits. Its exceptions are kept and raised by the next `check` or `flush`.
-        waiting: Returns what waits, None if nothing does; no request is made for it. None if that is not known.
-        progress: Whether `flush` shows a bar; None shows it on a terminal only.
-        seconds: How long a row is pending before a push begins; infinite for pushes by size alone.
+        push: Pushes all pending rows. The next `check` or `flush` raises its error.
+        waiting: Returns the pending rows, None if there are none; it sends no request. None if they cannot be counted.
+        progress: Returns True if `flush` shows a bar; None shows it on a terminal only.
+        seconds: Maximum time that a row is pending before a push starts; infinity for pushes by size only.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class BackgroundPush:
         _flush_at_exit(self)
 
     def forked(self) -> None:
-        """Forget what a thread is doing: in a forked process there is none."""
+        """Reset the state of threads: a forked process has none of them."""
         self._waiting = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -99,17 +100,17 @@ class BackgroundPush:
 
     @property
     def settled(self) -> bool:
-        """Whether it was closed, and told of no rows since: nothing is left to do, or somebody said to leave it."""
+        """True if it was closed and no rows were added since: nothing is left to do, or it was told to leave it."""
         return self._settled
 
     @property
     def running(self) -> bool:
-        """Whether a push runs now."""
-        # Not is_alive(): a join that Ctrl-C interrupts marks a running thread as stopped (seen in CPython 3.11).
+        """True if a push is running."""
+        # Not is_alive(): a join interrupted by Ctrl-C marks a running thread as stopped (seen in CPython 3.11).
         return not self._ended.is_set()
 
     def notify(self, waiting: int) -> None:
-        """Say that `waiting` more bytes wait."""
+        """Report that `waiting` more bytes are pending."""
         with self._lock:
             self._waiting += waiting
             if waiting:
@@ -118,7 +119,7 @@ class BackgroundPush:
                 self._start()
 
     def resume(self) -> None:
-        """Say on stderr that an earlier process left rows, if one did, and push them soon."""
+        """Write to stderr that an earlier process left rows, if one did, and push them soon."""
         try:
             waits = None if self._what_waits is None else self._what_waits()
         except (CasCacheError, OSError) as err:
@@ -130,25 +131,25 @@ class BackgroundPush:
                 self._expect(min(self._seconds, RESUME_SECONDS))
 
     def abandon(self) -> None:
-        """Start no more pushes by time, because the cache was dropped: its rows go up when the process ends."""
+        """Start no more pushes by time, because the cache was dropped. Its rows are pushed when the process ends."""
         self._deadline.abandon()
 
     def check(self) -> None:
-        """Raise what the last push raised, once."""
+        """Raise the error of the last push, once."""
         error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
         finally:
-            del error  # with its traceback it would be a cycle, which keeps what was open in its frames
+            del error  # its traceback would form a reference cycle and keep open files alive
 
     def flush(self) -> None:
-        """Wait for a push that is running, push what still waits, and raise what went wrong.
+        """Wait for a running push, push the rows that are still pending, and raise the error of a failed push.
 
-        Where rows are left waiting, for whatever reason, one line on stderr says how many, where, and what pushes them.
+        If rows stay pending, for whatever reason, one line on stderr says how many, where, and how to push them.
 
         Raises:
-            KeyboardInterrupt: At once. What is on its way goes on in the background as long as the process does.
+            KeyboardInterrupt: At once. Running requests continue in the background while the process lives.
         """
         try:
             self._run_to_the_end()
@@ -160,14 +161,14 @@ class BackgroundPush:
         self.check()
 
     def close(self) -> None:
-        """Flush, and let go until there are more rows: what fails now is not tried again when the process ends."""
+        """Flush, and stop until rows are added: if this push fails, it is not repeated when the process ends."""
         self._settled = True
         self._deadline.stop()
         _WITH_ROWS.discard(self)
         self.flush()
 
     def finish(self) -> None:
-        """Close, when the process ends and nobody is left to catch anything but Ctrl-C."""
+        """Close at the end of the process, where no caller is left to catch an error other than Ctrl-C."""
         self._settled = True
         self._deadline.stop()
         try:
@@ -182,23 +183,23 @@ class BackgroundPush:
             self.say_what_is_left(f"the last push failed ({type(self._error).__name__}): {self._error}")
 
     def say_what_is_left(self, why: str) -> None:
-        """Say on stderr that rows wait, if there are any."""
+        """Write to stderr that rows are pending, if there are any."""
         try:
             waits = None if self._what_waits is None else self._what_waits()
-        except Exception as err:  # noqa: BLE001 - a mirror that is damaged, or gone: the reason is what can be said
-            _say(f"{why} What waits cannot be told: {err}")
+        except Exception as err:  # noqa: BLE001 - a mirror that is damaged, or gone: report the reason instead
+            _say(f"{why} The pending rows cannot be counted: {err}")
             return
         if waits is not None:
-            _say(f"{why.rstrip('.')}. {waits}. To push what waits: {waits.command}")
+            _say(f"{why.rstrip('.')}. {waits}. To push the pending rows: {waits.command}")
         elif self._what_waits is None:
             _say(why)
 
     def _run_to_the_end(self) -> None:
-        """Wait for a push that is running, then push what still waits."""
+        """Wait for a running push, then push the rows that are still pending."""
         waits = None if self._what_waits is None else self._what_waits()
         with _Watch(waits, self._progress()) as watch:
             watch.wait(self._ended)
-            # What an earlier push left undone is done now, or fails again.
+            # This push repeats what an earlier one failed to do, or fails again, so the earlier error is dropped.
             self._error = None
             if self._what_waits is None or self._what_waits() is not None:
                 with self._lock:
@@ -206,7 +207,7 @@ class BackgroundPush:
                 watch.wait(ended)
 
     def _expect(self, seconds: float) -> None:
-        """Start a push in some seconds, unless one is expected already. The caller holds the lock."""
+        """Start a push in some seconds, unless one is scheduled already. The caller holds the lock."""
         self._settled = False
         _WITH_ROWS.add(self)
         self._deadline.set(seconds)
@@ -238,13 +239,14 @@ class BackgroundPush:
             if not self._settled:
                 self._deadline.set(max(self._seconds, RETRY_SECONDS))
         else:
-            self._error = None  # an earlier push may have failed; this one took its rows
+            self._error = None  # this push has taken the rows of an earlier push that failed
+        # Set last: a waiting thread reads the error as soon as it is set.
         finally:
             ended.set()
 
 
 class _Watch:
-    """Waits for pushes in a way that Ctrl-C ends, and shows what is sent meanwhile."""
+    """Waits for pushes in a way that Ctrl-C can interrupt, and shows progress meanwhile."""
 
     def __init__(self, waits: Waiting | None, progress: bool | None) -> None:
         self._waits = waits
@@ -268,14 +270,14 @@ class _Watch:
         """Wait until a push has ended."""
         tick = FIRST_TICK
         while not ended.wait(tick):
-            self._look()
+            self._update()
             tick = TICK
 
     @property
     def _is_shown(self) -> bool:
         return self._bar is not None and not self._bar.disable
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         if self._waits is None or self._bar is None:
             return
         if not self._is_said and time.monotonic() - self._began > self._said_after:
@@ -288,11 +290,11 @@ class _Watch:
 _registered = False
 _OPEN: weakref.WeakSet[BackgroundPush] = weakref.WeakSet()
 _WITH_ROWS: set[BackgroundPush] = set()
-"""Those that were told of rows, kept alive until they are closed: the cache's last user may return long before that."""
+"""Objects with pending rows, kept alive until they are closed: the caches may be dropped long before that."""
 
 
 def _forget() -> None:
-    # A forked worker runs threading's hook when it ends; what waits is its parent's to push.
+    # A forked worker runs threading's exit hook when it ends, but the pending rows are its parent's to push.
     for pusher in list(_OPEN):
         pusher.forked()
     _OPEN.clear()
@@ -306,16 +308,16 @@ def _flush_at_exit(pusher: BackgroundPush) -> None:
     global _registered  # noqa: PLW0603 - once for each process
     if not _registered:
         _registered = True
-        # Plain atexit handlers run after thread pools have been shut, and asyncio resolves host names in one: a push
-        # from there fails. threading's own hook runs before, in the reverse order of registration; it is private,
-        # so where it is missing the plain one has to do.
+        # Plain atexit handlers run after thread pools are shut down, and asyncio resolves host names in one, so a push
+        # from there fails. threading's own hook runs earlier, in reverse order of registration. It is private, so the
+        # plain one is the fallback.
         register = getattr(threading, "_register_atexit", atexit.register)
         register(_flush_open)
     _OPEN.add(pusher)
 
 
 def _flush_open() -> None:
-    """Flush what nobody has closed. Ctrl-C leaves the rest, and ends the process."""
+    """Flush every object that was not closed. Ctrl-C leaves the rest pending and ends the process."""
     open_ = list(_OPEN)
     todo = [pusher for pusher in open_ if not pusher.settled]
     try:
@@ -325,18 +327,18 @@ def _flush_open() -> None:
         for pusher in todo:
             pusher.say_what_is_left("interrupted")
         _end_as_interrupted()
-    # Ctrl-C while the program closed a cache, and nobody caught it.
+    # Ctrl-C interrupted the closing of a cache, and the program did not catch it.
     if getattr(sys, "last_type", None) is KeyboardInterrupt and any(pusher.running for pusher in open_):
         _end_as_interrupted()
 
 
 def _end_as_interrupted() -> None:
-    """End the process as Ctrl-C does, without the requests that are on their way.
+    """End the process as Ctrl-C does, without waiting for running requests.
 
-    The interpreter would wait for the threads that send them: minutes, with 48 MiB an object and a slow line. Nothing
-    is lost by that: a pack that is not published yet is pushed again, under the same name.
+    The interpreter would wait for the threads that send them, which takes minutes with 48 MiB objects and a slow
+    connection. Nothing is lost: a pack that is not published yet is pushed again, under the same name.
     """
-    # Private, and what the interpreter would call next; where it is missing, handlers of others do not run.
+    # Private, and the interpreter's own next step. If it is missing, exit handlers of other libraries do not run.
     run_exit_handlers = getattr(atexit, "_run_exitfuncs", None)
     if run_exit_handlers is not None:
         with suppress(BaseException):
@@ -351,7 +353,7 @@ def _end_as_interrupted() -> None:
 
 
 def _say(line: str) -> None:
-    """Write a line to stderr: at the end of a process warnings and logs may reach nobody any more."""
+    """Write a line to stderr, because warnings and logs may not be shown any more at the end of a process."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"cas_cache: {line}\n")

@@ -1,8 +1,8 @@
-"""`EmbeddingCache`: what people use from Python.
+"""`EmbeddingCache`: the Python interface of the package.
 
-Look-ups are answered by the mirror. A miss asks the repository once for each namespace, then the encoder; what the
-encoder returns is committed to the mirror chunk by chunk before the next chunk is encoded, and goes up with the next
-push. The remote is a convenience of a run, never a condition: unless told otherwise, a run goes on without it.
+The mirror answers look-ups. A miss asks the repository once for each namespace, then the encoder. Each chunk that the
+encoder returns is committed to the mirror before the next chunk is encoded, and is uploaded by the next push. A run
+never depends on the remote: by default it continues without one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache.amounts import counted
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.chunks import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
@@ -27,13 +26,14 @@ from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
     DataWarning,
+    IncompleteListing,
     RemoteError,
     RemoteWarning,
     RepositoryError,
     RepositoryMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
 )
+from cas_cache.formatting import pluralize
 from cas_cache.identity import (
     NAMESPACE_ID,
     Batch,
@@ -49,7 +49,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.reopening import OPEN_IN_THE_WORKER, check_portable, reopen
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository.local import LocalStorage
@@ -73,67 +73,69 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60
-"""How long a remote that failed is left alone by automatic pulls."""
+"""Seconds for which automatic pulls leave a remote alone after it failed."""
 
 
-PULL_PROBLEMS = (RemoteError, SuspiciousListing, UnsupportedFormat)
-"""Errors that a run survives when it first asks the repository, except for a bucket that does not exist. That, a wrong
-URL and a wrong mirror stay wrong, and stop the run before anything is encoded."""
+PULL_PROBLEMS = (RemoteError, IncompleteListing, UnsupportedFormat)
+"""Errors that a run survives when it first asks the repository, except for a bucket that does not exist. Waiting does
+not repair a missing bucket, a wrong URL or the wrong mirror, so these stop the run before it encodes anything."""
 
 PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFormat)
-"""Errors that a run survives later, when vectors have been paid for: they stay pending in the mirror."""
+"""Errors that a run survives after vectors have been paid for: the vectors stay pending in the mirror."""
 
 
 class EmbeddingCache:
-    """A cache of embeddings: a local mirror, and, if a remote is named, a repository that others share.
+    """A cache of embeddings: a local mirror and, if a remote is named, a shared repository.
 
     Args:
-        location: A directory for the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
+        location: Directory of the mirror; or a remote URL, whose mirror is then kept in the user's cache directory.
             None takes ``CAS_CACHE_REMOTE``, or a local cache.
-        remote: URL of the repository, a directory, or a name in the settings, if `location` is a directory. None takes
-            ``CAS_CACHE_REMOTE``. A new directory is written as a path, such as ``./name``.
-        storage_options: Handed to fsspec, together with those that a `UPath` carries. Credentials are its business, or
-            the cloud SDK's.
+        remote: Repository to share, as a URL, a directory, or a name in the settings, if `location` is a directory.
+            None takes ``CAS_CACHE_REMOTE``. Write a new directory as a path, such as ``./name``.
+        storage_options: Options passed to fsspec, together with those that a `UPath` carries. Credentials are left to
+            fsspec or the cloud SDK.
         read_only: Never write to the repository. None takes ``CAS_CACHE_READ_ONLY``.
-        offline: Never touch the network. None takes ``CAS_CACHE_OFFLINE``.
-        only_cached: Raise `CacheMiss` rather than encode. None takes ``CAS_CACHE_ONLY_CACHED``.
-        lazy: Pull the keys of a namespace when it is first asked for, and of its vectors only those that are asked for,
-            each proved by its digest. None takes ``CAS_CACHE_LAZY``. `pull` still takes all.
-        self_check: How many rows are encoded again and compared at least, before rows are served that others pushed and
-            that were never compared in this mirror, or that an encoder made which looked otherwise. Of each such pack
-            it is at least one row. 0 trusts everybody. None takes ``CAS_CACHE_SELF_CHECK``, or 8. With `only_cached`,
-            nothing is encoded, and so nothing compared.
-        max_self_check: How many rows one call may encode again for that; more raise `SelfCheckTooLarge` before
-            anything is encoded. None takes ``CAS_CACHE_MAX_SELF_CHECK``, or any number.
-        push: ``"background"`` pushes while the run goes on, the rest at `close` or when the process ends;
-            ``"manual"`` leaves it to `push`. Rows that an earlier process left pending are pushed as well.
-        push_seconds: How long a row stays pending at most before a background push starts, in seconds. It also starts
-            at 48 MiB of vectors, which ``math.inf`` leaves as the only reason. None takes ``CAS_CACHE_PUSH_SECONDS``,
-            or 30.
-        on_remote_error: What automatic pulls and pushes do when the remote is away, refuses, or is not what it was:
-            ``"warn"`` once and go on, or ``"raise"``. Calls of `pull`, `push` and `sync` always raise, and so does the
-            first look-up if the bucket does not exist.
-        chunk_items: Items encoded between two commits. None chooses by measurement: about 5 s of the encoder's work,
-            at most 256 items or a quarter of what the call has committed, whichever is larger, and 64 MB of vectors.
-        progress: Show progress bars of encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, else asks the
-            terminal.
-        trust: Whose packs are read: ``"any"``, or ``"signed-by"`` for those of `trusted_keys` alone. None takes
+        offline: Never use the network. None takes ``CAS_CACHE_OFFLINE``.
+        only_cached: Raise `CacheMiss` instead of encoding. None takes ``CAS_CACHE_ONLY_CACHED``.
+        lazy: Pull only the keys of a namespace when it is first requested, and then only the requested vectors, each
+            verified by its digest. None takes ``CAS_CACHE_LAZY``. `pull` still downloads everything.
+        self_check: Minimum number of rows to encode again and compare before the cache serves rows that others pushed
+            and that were never compared in this mirror, or rows whose encoder had a different appearance. At least one
+            row of each such pack is compared. 0 trusts everybody. None takes ``CAS_CACHE_SELF_CHECK``, or 8. With
+            `only_cached` nothing is encoded, so nothing is compared.
+        max_self_check: Maximum number of rows that one call may encode again for the self-check. If it needs more, the
+            call raises `SelfCheckTooLarge` before it encodes anything. None takes ``CAS_CACHE_MAX_SELF_CHECK``, or no
+            limit.
+        push: ``"background"`` pushes during the run, and the rest at `close` or when the process ends; ``"manual"``
+            pushes only when `push` is called. Rows that an earlier process left pending are pushed as well.
+        push_seconds: Maximum number of seconds that a row stays pending before a background push starts. A push also
+            starts at 48 MiB of pending vectors; with ``math.inf``, only then. None takes ``CAS_CACHE_PUSH_SECONDS``, or
+            30.
+        on_remote_error: Reaction of automatic pulls and pushes to a remote that is unreachable, refuses requests or has
+            changed unexpectedly: ``"warn"`` once and continue, or ``"raise"``. Calls of `pull`, `push` and `sync`
+            always raise, and so does the first look-up if the bucket does not exist.
+        chunk_items: Number of items to encode between two commits. None chooses by measurement: about 5 s of the
+            encoder's work, at most 256 items or a quarter of what the call has committed, whichever is larger, and at
+            most 64 MB of vectors.
+        progress: Show progress bars for encoding, pulls and pushes. None takes ``CAS_CACHE_PROGRESS``, or shows them on
+            a terminal only.
+        trust: Packs to read: ``"any"``, or ``"signed-by"`` for packs signed by `trusted_keys` only. None takes
             ``CAS_CACHE_TRUST``, or ``"any"``.
         trusted_keys: Public keys by name, as ``cas-cache keys new`` prints them. None takes those of the settings.
-        signing_key: The private key that signs what is pushed: its name in ``cas-cache keys list``, or its file. None
-            takes ``CAS_CACHE_SIGNING_KEY``; without that, nothing is signed.
+        signing_key: Private key that signs pushed packs: its name in ``cas-cache keys list``, or its file. None takes
+            ``CAS_CACHE_SIGNING_KEY``; if that is not set, packs are not signed.
 
     Raises:
-        ConfigurationError: If an argument or a setting cannot work; also if only signed packs are trusted, and what the
-            cache would push is not signed by one of these keys.
+        ConfigurationError: If an argument or a setting cannot work; also if only signed packs are trusted, and the
+            cache would push packs that none of these keys signs.
         UntrustedMirror: If the mirror has rows of packs that the trusted keys did not sign.
-        NotAMirror: If the directory holds something else.
-        InvalidURL: If the remote is no URL of a known file system.
+        NotAMirror: If the directory holds something other than a mirror.
+        InvalidURL: If the remote is not a URL of a known file system.
         MissingDependency: If the file system's package is not installed.
     """
 
     _is_mirror_removed = False
-    """True after a failed pull deleted a new, empty mirror; the next use makes it again."""
+    """True after a failed pull deleted a new, empty mirror; the next use creates it again."""
 
     def __init__(  # noqa: PLR0913 - independent switches, all by name
         self,
@@ -184,8 +186,8 @@ class EmbeddingCache:
         self.max_self_check = settings.max_self_check if max_self_check is None else max_self_check
         self.on_remote_error = on_remote_error
         self.chunk_items = chunk_items
-        # What a copy is opened with, besides the live settings such as `offline`. A relative path of a repository would
-        # mean another directory in a process that runs elsewhere.
+        # The arguments of a copy, in addition to attributes that may change, such as `offline`. The path of a
+        # repository is made absolute: a relative one would mean another directory in a process that runs elsewhere.
         self._given: dict[str, Any] = {
             "remote": storage.url if isinstance(storage, LocalStorage) else url,
             "storage_options": storage_options,
@@ -212,9 +214,10 @@ class EmbeddingCache:
         pusher = BackgroundPush(
             upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
         )
-        # The pusher outlives a cache that is dropped with pending rows; the thread that keeps its time does not.
+        # If the cache is dropped with pending rows, the pusher stays alive to push them; only its timer thread ends.
         weakref.finalize(self, pusher.abandon).atexit = False
-        if os.access(self.mirror.directory, os.W_OK):  # who pushes writes into the mirror what was pushed
+        # A push also writes to the mirror: it records which rows were pushed.
+        if os.access(self.mirror.directory, os.W_OK):
             pusher.resume()
         return pusher
 
@@ -235,7 +238,7 @@ class EmbeddingCache:
         return self.__copy__()
 
     def _arguments(self) -> dict[str, Any]:
-        """Return what opens this cache again: a second cache on the same mirror, with its own locks and counts."""
+        """Return the arguments that open this cache again, on the same mirror but with its own locks and statistics."""
         self._check_open()
         if self.repository is not self._opened:
             raise ConfigurationError(
@@ -278,23 +281,23 @@ class EmbeddingCache:
         remote = None if self.repository is None else self.repository.url
         switches = [name for name in ("offline", "read_only", "only_cached", "lazy") if getattr(self, name)]
         where = [("mirror", self.mirror.directory), ("remote", remote), ("switches", ", ".join(switches) or None)]
-        # Of the mirror what is here; of the repository its address: a notebook's cell asks nobody.
+        # Only local files and the repository's address: showing a notebook cell must not send a request.
         return html.facts("EmbeddingCache", where) + html_of_mirror(self.mirror) + self.stats._repr_html_()
 
     def summary(self) -> str:
-        """Return what the cache did, and what waits to be pushed: two or three lines."""
+        """Return two or three lines that say what the cache did and what is still pending."""
         waits = self._upload.pending()
         did = self.stats.summary()
-        return did if waits is None else f"{did}\n{waits}. To push what waits: {waits.command}"
+        return did if waits is None else f"{did}\n{waits}. To push the pending rows: {waits.command}"
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
             self.close()
         finally:
-            if kind is not None:
+            if exc_type is not None:
                 self._remove_empty_mirror()
 
     def encode(
@@ -306,30 +309,32 @@ class EmbeddingCache:
         adds_prompt: bool = False,
         dtype: Any = None,
     ) -> NDArray[Any]:
-        """Return the vectors of texts, encoding only what is in neither mirror nor repository.
+        """Return the vectors of texts; encode only texts that are in neither the mirror nor the repository.
 
         Args:
             texts: n texts without the prompt, repeats allowed: a list, a tuple, a column of pandas, polars, Arrow,
                 datasets or NumPy, or an iterator of strings.
             spec: The encoder's identity.
-            encode: Given the distinct missing texts in order of appearance, a chunk at a time, each with
-                ``spec.prompt`` in front; returns one vector for each: a NumPy array, a torch tensor, or a list of
-                vectors.
-            adds_prompt: `encode` adds ``spec.prompt`` by itself, so it is given the texts without it. For example
-                ``lambda texts: model.encode(texts, prompt=spec.prompt)`` with sentence-transformers.
+            encode: Function that encodes the distinct missing texts. It is called with one chunk at a time, in order of
+                appearance, each text with ``spec.prompt`` in front, and returns one vector per text: a NumPy array, a
+                torch tensor, or a list of vectors.
+            adds_prompt: Set this if `encode` adds ``spec.prompt`` itself; it then receives the texts without the
+                prompt. For example ``lambda texts: model.encode(texts, prompt=spec.prompt)`` with
+                sentence-transformers.
             dtype: The dtype of vectors that come as lists of Python numbers; None for float32. Arrays and tensors keep
                 theirs.
 
         Returns:
-            (n, *shape), in the order of `texts`, writable, of the encoder's dtype (torch bfloat16 as float32).
+            Writable (n, *shape) array in the order of `texts`, of the encoder's dtype (torch bfloat16 as float32).
 
         Raises:
-            InvalidItem: If the texts are not a sequence of strings, or a text has no UTF-8 form.
-            CacheMiss: If something is missing and the cache is `only_cached`.
-            WrongAnswer: If the encoder does not return one vector for each text. Nothing of that answer is stored.
-            ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that answer is stored.
-            SelfCheckFailed: If the encoder does not make what others have pushed for this spec.
-            SelfCheckTooLarge: If more than `max_self_check` rows would have to be compared.
+            InvalidItem: If the texts are not a sequence of strings, or a text cannot be encoded as UTF-8.
+            CacheMiss: If a text is missing and the cache is `only_cached`.
+            InvalidEncoderOutput: If the encoder does not return one vector per text. Nothing of that chunk is
+                stored.
+            ShapeMismatch: If dtype or row shape are not the namespace's. Nothing of that chunk is stored.
+            SelfCheckFailed: If the encoder does not reproduce the vectors that others pushed for this spec.
+            SelfCheckTooLarge: If the self-check would have to compare more than `max_self_check` rows.
         """
         checked = as_texts(texts)
         prompt = "" if adds_prompt else _spec(spec).prompt
@@ -353,13 +358,15 @@ class EmbeddingCache:
         """Return the vectors of items of any kind; see `encode`.
 
         Args:
-            batch: n items, by their keys.
+            batch: Keys of the n items.
             spec: The encoder's identity.
-            encode: Given the positions of the distinct missing items, ascending; returns one vector for each.
-            progress: Show the progress bars of this call; None as the cache does.
-            appearance: Returns what the encoder looks like now, as `cas_cache.models.appearance_of` does: a short text
-                for each plain attribute. It is recorded beside the vectors; rows of an encoder that looked otherwise
-                are compared before they are served. None: the spec alone says what the encoder is.
+            encode: Function that is called with the positions of the distinct missing items, ascending, and returns one
+                vector per position.
+            progress: Show progress bars during this call; None follows the cache's setting.
+            appearance: Function that returns the encoder's current appearance, as `cas_cache.models.appearance_of`
+                does: a short text for each plain attribute. The cache records it beside the vectors, and compares rows
+                of an encoder with another appearance before it serves them. With None, the spec alone identifies the
+                encoder.
             dtype: See `encode`.
         """
         checked_dtype(dtype)
@@ -371,6 +378,7 @@ class EmbeddingCache:
                 return np.empty((0, 0), np.float32)
             self.stats.add(misses=batch.size)
             raise _cache_miss(spec, batch.keys, np.arange(batch.size))
+        # Held until the vectors are taken: an eviction in between would move the rows that were found.
         with self._namespace(spec).held() as ns:
             return self._vectors_of(ns, batch, ObservedEncoder(ns, encode, appearance, dtype), progress)
 
@@ -389,8 +397,8 @@ class EmbeddingCache:
         distinct, which = first_of_each(keys[missing])
         if len(missing) and self.only_cached:
             raise _cache_miss(ns.spec, keys, missing)
-        with counting("encode", len(distinct), progress) as tell:
-            kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, tell)
+        with progress_bar("encode", len(distinct), progress) as advance:
+            kept_out = self._encode_missing(ns, keys, missing[distinct], encoder, advance)
         if not len(keys):
             known = ns.dtype is not None or self.only_cached
             return np.empty((0, *(ns.shape or (0,))), ns.dtype or np.float32) if known else encoder(missing)
@@ -403,15 +411,15 @@ class EmbeddingCache:
         return ns.take(rows)
 
     def get(self, texts: Iterable[str] | Batch, spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the vectors of texts that are in mirror or repository.
+        """Return the cached vectors of texts, from the mirror or the repository. Nothing is encoded.
 
         Args:
             texts: n texts, or items of any kind as a `Batch`.
             spec: The encoder's identity.
 
         Returns:
-            (n, *shape) vectors, zero where not found, and (n,) bool, which were found. Before the first vector of a
-            spec is known, the vectors have shape (n, 0).
+            (n, *shape) vectors, zero for texts that were not found, and an (n,) bool mask of the texts that were found.
+            While no vector of the spec is known, the vectors have shape (n, 0).
         """
         keys = _keys_of(texts)
         if self._is_unknown(spec):
@@ -419,28 +427,28 @@ class EmbeddingCache:
             return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
         with self._namespace(spec).held() as ns:
             rows = self._find(ns, keys, self.progress)
-            found = rows != ABSENT
-            self._note_hits(ns, int(found.sum()))
-            self.stats.add(misses=int((~found).sum()))
+            is_hit = rows != ABSENT
+            self._note_hits(ns, int(is_hit.sum()))
+            self.stats.add(misses=int((~is_hit).sum()))
             vectors = np.zeros((len(keys), *(ns.shape or (0,))), ns.dtype or np.float32)
-            if found.any():
-                vectors[found] = ns.take(rows[found])
-        return vectors, found
+            if is_hit.any():
+                vectors[is_hit] = ns.take(rows[is_hit])
+        return vectors, is_hit
 
     def put(self, texts: Iterable[str] | Batch, vectors: Any, spec: EncoderSpec, *, dtype: Any = None) -> int:
-        """Store vectors that were made elsewhere. What is there already stays as it is.
+        """Store vectors that were made elsewhere. Existing vectors are kept.
 
         Args:
             texts: n texts, or items of any kind as a `Batch`.
-            vectors: (n, *shape), by this spec's encoder.
+            vectors: (n, *shape) vectors, made by this spec's encoder.
             spec: The encoder's identity.
             dtype: The dtype of vectors that come as lists of Python numbers; None for float32.
 
         Returns:
-            How many were new.
+            The number of new vectors.
 
         Raises:
-            WrongAnswer: If it is not one vector for each text.
+            InvalidEncoderOutput: If there is not one vector per text.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
         keys = _keys_of(texts)
@@ -450,9 +458,9 @@ class EmbeddingCache:
         return self._store(self._namespace(spec), keys[finite], array[finite])
 
     def explain(self, text: str, spec: EncoderSpec) -> sync.Explanation:
-        """Return where the vector of a text is, or why it is a miss. Nothing is encoded or changed.
+        """Explain where the vector of a text is, or why it is a miss. Nothing is encoded or changed.
 
-        The keys of packs that the mirror does not know are read from the repository, so this can take a while.
+        The keys of packs that the mirror does not know are read from the repository, which can take a while.
 
         Args:
             text: The text without the prompt.
@@ -470,27 +478,27 @@ class EmbeddingCache:
         )
 
     def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
-        """Take what the repository has and the mirror has not: of some namespaces, or of all.
+        """Download packs that the mirror does not have: of some namespaces, or of all.
 
         Raises:
             ConfigurationError: If there is no remote, or the cache is offline.
-            RemoteError: If the remote is away or refuses.
-            SuspiciousListing: If packs that are known to be there are not listed.
+            RemoteError: If the remote is unreachable or refuses a request.
+            IncompleteListing: If the repository does not list packs that it is known to have.
         """
         return self._pull(namespaces, self.progress)
 
     def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
         repository = self._remote("pull from")
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         with self._no_empty_mirror():
-            report = sync.pull(self.mirror, repository, wanted, progress=progress)
+            report = sync.pull(self.mirror, repository, requested, progress=progress)
         self.stats.add(bytes_pulled=report.bytes)
-        self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if wanted is None else wanted)
+        self._pulled.update([ns.spec.namespace for ns in self.mirror.namespaces()] if requested is None else requested)
         return report
 
     @contextmanager
     def _no_empty_mirror(self) -> Iterator[None]:
-        """Delete a mirror that this cache made if what should fill it fails; the next use makes it again."""
+        """Delete a mirror that this cache created if the block, which would fill it, fails. The next use creates it."""
         try:
             yield
         except BaseException:
@@ -507,15 +515,15 @@ class EmbeddingCache:
             self._is_mirror_removed = False
 
     def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.Report:
-        """Take the keys of what the repository has: of some namespaces, or of all. For a `lazy` cache, ahead of a run.
+        """Download the keys of a repository's packs: of some namespaces, or of all. Prepares a `lazy` cache for a run.
 
         Raises:
-            As `pull`.
+            The same errors as `pull`.
         """
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         repository = self._remote("pull from")
         with self._no_empty_mirror():
-            report = sync.pull_keys(self.mirror, repository, wanted, progress=self.progress)
+            report = sync.pull_keys(self.mirror, repository, requested, progress=self.progress)
         self.stats.add(bytes_pulled=report.bytes)
         return report
 
@@ -523,32 +531,32 @@ class EmbeddingCache:
         """Publish the pending rows of some namespaces, or of all.
 
         Args:
-            namespaces: Ids of those to push; None for all.
-            rebind: Leave the repository that the mirror belongs to, and send every row to this one.
+            namespaces: Ids of the namespaces to push; None for all.
+            rebind: Detach the mirror from the repository that it belongs to, and push every row to this one.
 
         Raises:
             ConfigurationError: If there is no remote, or the cache is offline or read-only.
-            RemoteError: If the remote is away or refuses; what waits goes on waiting.
+            RemoteError: If the remote is unreachable or refuses a request; unpublished rows stay pending.
             RepositoryMismatch: If the mirror belongs to another repository.
-            SuspiciousListing: If the repository that the mirror belongs to is not there.
+            IncompleteListing: If the repository that the mirror belongs to does not exist.
         """
         repository = self._remote("push to")
         if self.read_only:
             raise ConfigurationError(
                 "The cache is read-only: nothing is pushed. Open it with read_only=False, or unset CAS_CACHE_READ_ONLY."
             )
-        wanted = _checked(namespaces)
+        requested = _checked_namespaces(namespaces)
         if rebind:
             self.mirror.rebind()
-        sync.meet(self.mirror, repository)
-        report = sync.push(self.mirror, repository, wanted, progress=self.progress)
+        sync.connect(self.mirror, repository)
+        report = sync.push(self.mirror, repository, requested, progress=self.progress)
         self.stats.add(bytes_pushed=report.bytes)
         return report
 
     def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
         """Pull, then push."""
-        wanted = _checked(namespaces)
-        return self.pull(wanted), self.push(wanted)
+        requested = _checked_namespaces(namespaces)
+        return self.pull(requested), self.push(requested)
 
     def flush(self) -> None:
         """Push pending rows now, if pushing is automatic. The cache stays open."""
@@ -557,10 +565,10 @@ class EmbeddingCache:
             self._automatic(self._pusher.close, PUSH_PROBLEMS)
 
     def close(self) -> None:
-        """Push pending rows, if pushing is automatic, and release every lock, map, thread and connection.
+        """Push pending rows, if pushing is automatic, and release all locks, maps, threads and connections.
 
-        A push that fails or is interrupted leaves its rows pending in the mirror, and the cache is closed all the same.
-        Arrays that were returned stay valid. A second call does nothing; every other use raises `AlreadyClosed`.
+        A push that fails or is interrupted leaves its rows pending in the mirror; the cache is closed in any case.
+        Returned arrays stay valid. Closing again does nothing; any other use raises `AlreadyClosed`.
         """
         if self._closed:
             return
@@ -574,7 +582,7 @@ class EmbeddingCache:
 
     @property
     def closed(self) -> bool:
-        """Return True after `close`."""
+        """True after `close`."""
         return self._closed
 
     def _check_open(self) -> None:
@@ -586,14 +594,15 @@ class EmbeddingCache:
         return self.mirror.namespace(_spec(spec))
 
     def _is_unknown(self, spec: EncoderSpec) -> bool:
-        """Return True if no look-up can find a row of a spec. Nothing is made for it: the disk may be full."""
+        """Return True if no look-up can find a row of a spec. Create nothing for it: the disk may be full."""
         self._check_open()
         return self.mirror.get(_spec(spec).namespace) is None and not self._reachable
 
     def _find(self, ns: Namespace, keys: NDArray[np.uint8], progress: bool | None) -> NDArray[np.int64]:
-        """Rows of keys; the repository is asked once for each namespace, when something is missing.
+        """Return the rows of keys; ask the repository once per namespace if keys are missing.
 
-        If the cache is lazy, that gives the keys that it has, and then vectors are asked for whenever they are missing.
+        A lazy cache first pulls the keys of the namespace, and then requests the vectors that are missing from the
+        mirror.
         """
         rows = ns.find(keys)
         namespace = ns.spec.namespace
@@ -627,16 +636,16 @@ class EmbeddingCache:
         if report.untrusted and not self._warned_untrusted:
             self._warned_untrusted = True
             warnings.warn(
-                f"Skipped {counted(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no other "
-                "pack has are encoded again. `cas-cache check` names these packs and says why.",
+                f"Skipped {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no "
+                "other pack has are encoded again. `cas-cache check` names these packs and says why.",
                 DataWarning,
                 stacklevel=7,
             )
         if report.problems:
             if self.on_remote_error == "raise":
-                raise report.problems.pop(0)  # frames of the traceback hold the report
+                raise report.problems.pop(0)  # popped, because the traceback's frames hold the report
             warnings.warn(
-                f"{len(report.problems)} packs were passed over. Rows that no other pack has are encoded again. "
+                f"{len(report.problems)} packs were skipped. Rows that no other pack has are encoded again. "
                 f"The first: {report.problems[0]}",
                 DataWarning,
                 stacklevel=7,
@@ -657,26 +666,26 @@ class EmbeddingCache:
         keys: NDArray[np.uint8],
         positions: NDArray[np.int64],
         encoder: ObservedEncoder,
-        tell: Callable[[int], object],
+        advance: Callable[[int], object],
     ) -> dict[int, NDArray[Any]]:
-        """Encode and commit, a chunk at a time; return the vectors that may not be stored, by position."""
+        """Encode and commit one chunk at a time; return the vectors that must not be stored, by position."""
         kept_out: dict[int, NDArray[Any]] = {}
         if len(positions):
             self._check_writable(ns)
         sizes = ChunkSizes(self.chunk_items, self._pace_of(ns).last)
         for chunk, vectors in in_chunks(positions, encoder, sizes, lambda pace: self._note_encoded(ns, pace)):
             finite = finite_rows(vectors)
-            if finite.all():  # the usual case: no copy of the chunk
+            if finite.all():  # usually true, and avoids a copy of the chunk
                 self._store(ns, keys[chunk], vectors, encoder.id)
             else:
                 self._store(ns, keys[chunk[finite]], vectors[finite], encoder.id)
                 kept_out.update(zip(chunk[~finite].tolist(), vectors[~finite], strict=True))
-            tell(len(chunk))
+            advance(len(chunk))
         _warn_of_infinite(len(kept_out), ns.spec)
         return kept_out
 
     def _check_writable(self, ns: Namespace) -> None:
-        """Refuse what cannot be kept, before anything is paid for."""
+        """Raise an error if rows cannot be stored, before anything is paid for."""
         ns.check_writable()
         storage = None if self.repository is None else self.repository.storage
         if self._pusher is not None and isinstance(storage, LocalStorage):
@@ -720,7 +729,7 @@ class EmbeddingCache:
         return self.repository
 
     def _automatic(self, action: Callable[[], object], expected: tuple[type[Exception], ...]) -> None:
-        """Do what nobody asked for by name: a remote that is away or not as it should be is worth one warning."""
+        """Run an implicit pull or push; turn expected remote errors into one warning."""
         try:
             action()
         except expected as err:
@@ -728,13 +737,13 @@ class EmbeddingCache:
             if is_wrong or self.on_remote_error == "raise":
                 raise
             if expected is PULL_PROBLEMS:
-                # A push that fails, for example for want of a permission, says nothing about reads.
+                # A failed push, for example for lack of permission, does not mean that reads fail.
                 self._retry_at = time.monotonic() + RETRY_SECONDS
             logger.info("going on without the remote: %s", err)
             if not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"Going on without the remote: {err} What is encoded waits in the mirror "
+                    f"Going on without the remote: {err} What is encoded stays pending in the mirror "
                     f"{self.mirror.directory} and goes up at the next push.",
                     RemoteWarning,
                     stacklevel=4,
@@ -753,7 +762,7 @@ def _keys_of(items: Iterable[str] | Batch) -> NDArray[np.uint8]:
 
 
 def _cache_miss(spec: EncoderSpec, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
-    """Return the error for the items at the positions `missing` of a call."""
+    """Return the error for the missing items at the given positions of a call."""
     distinct, _ = first_of_each(keys[missing])
     positions = tuple(int(p) for p in missing[distinct][:10])
     return CacheMiss(
@@ -774,22 +783,22 @@ def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:
         )
 
 
-def _checked(namespaces: Iterable[str] | None) -> list[str] | None:
-    """Namespace ids as a list; anything else is refused before a request is made."""
+def _checked_namespaces(namespaces: Iterable[str] | None) -> list[str] | None:
+    """Return namespace ids as a list; reject anything else before a request is made."""
     if namespaces is None:
         return None
-    wanted = [namespaces] if isinstance(namespaces, str) else list(namespaces)
-    for namespace in wanted:
+    requested = [namespaces] if isinstance(namespaces, str) else list(namespaces)
+    for namespace in requested:
         if not NAMESPACE_ID.fullmatch(namespace):
             raise ConfigurationError(
-                f"{namespace!r} is no namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
+                f"{namespace!r} is not a namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls "
                 "--json` give them."
             )
-    return wanted
+    return requested
 
 
 def _check_amount(name: str, value: float | None, least: int, advice: str) -> None:
-    if value is not None and not value >= least:  # a NaN is not either
+    if value is not None and not value >= least:  # also true for NaN
         raise ConfigurationError(f"{name} is {value}; {advice}.")
 
 

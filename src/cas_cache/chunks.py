@@ -1,7 +1,7 @@
 """Encode missing items chunk by chunk, and commit each chunk before the next one is encoded.
 
-What is uncommitted is lost when the encoder raises or the process is killed, so a chunk is small: a few seconds of the
-encoder's work, and never much of what was committed before.
+If the encoder raises or the process is killed, uncommitted vectors are lost. A chunk is therefore small: a few seconds
+of the encoder's work, and never a large part of what was committed before.
 """
 
 from __future__ import annotations
@@ -24,52 +24,53 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Namespace
 
 FIRST_ITEMS = 8
-"""Items of the first chunk, whose duration is not known: 8 s of an encoder that does one item a second."""
+"""Items of the first chunk, whose duration is unknown: 8 s for an encoder that encodes one item per second."""
 
 SMALL_ITEMS = 256
-"""A chunk may always have this many items: below that, a commit costs more than it protects."""
+"""The limit by committed items is never below this: with fewer items, a commit costs more than it protects."""
 
 COMMITTED_SHARE = 1 / 4
 """A larger chunk has at most this share of the items that the call has committed before.
 
-An encoder that fails suddenly, however fast it was, loses a fifth of what it made at most.
+An encoder that fails suddenly, however fast it was, loses at most a fifth of its results.
 """
 
 GROWTH = 4
-"""A chunk has at most this many times the items of the one before it, whose duration may have been an accident."""
+"""Maximum growth from one chunk to the next, because the duration of one chunk may be an accident."""
 
 CHUNK_SECONDS = 5.0
-"""How long a chunk may take at the pace of the one before it: if the encoder slows down by half, it takes 10 s."""
+"""Maximum seconds of a chunk at the speed of the one before it. If the encoder slows down by half, it takes 10 s."""
 
 MAX_CHUNK_BYTES = 64 << 20
-"""Vectors of one chunk."""
+"""Maximum bytes of vectors of one chunk."""
 
 
 class ChunkSizes:
-    """Choose how many items to encode before the next commit.
+    """Chooses how many items to encode before the next commit.
 
-    The first chunk has `FIRST_ITEMS` items, or what an earlier measurement allows. Each later one is bounded by what
-    was committed, by the pace of the chunk before it, and by the size of its vectors; see the constants above.
+    The first chunk has `FIRST_ITEMS` items, or what an earlier measurement allows. Each later one is limited by the
+    number of committed items, by the speed of the chunk before it, and by the size of its vectors; see the constants
+    above.
 
     Args:
         chunk_items: The size of every chunk; None chooses sizes by measurement.
-        earlier: How fast the same encoder was at its last chunk in this process, if it had one.
+        earlier: Measurement of the last chunk of the same encoder in this process, if there is one.
     """
 
     def __init__(self, chunk_items: int | None = None, earlier: Pace | None = None) -> None:
         self._fixed = chunk_items
         self._committed = 0
         self.next = chunk_items or FIRST_ITEMS
-        """Items of the next chunk."""
+        """Number of items of the next chunk."""
         if chunk_items is None and earlier is not None and earlier.items:
             self.next = min(SMALL_ITEMS, _items_in_time(earlier))
 
     def add(self, measured: Pace, row_bytes: int) -> None:
-        """Take the measurement of a chunk that was committed.
+        """Add the measurement of a committed chunk.
 
         Args:
-            measured: Its items, and the encoder's seconds for them.
-            row_bytes: Bytes of one vector.
+            measured: Number of items, and the encoder's seconds for them.
+            row_bytes: Size of one vector in bytes.
         """
         if self._fixed is not None:
             return
@@ -93,21 +94,21 @@ def in_chunks(
     sizes: ChunkSizes,
     record: Callable[[Pace], object],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """Encode items and yield (their positions, their vectors), a chunk at a time.
+    """Encode items one chunk at a time; yield (positions, vectors) of each chunk.
 
-    A chunk is encoded when the caller has committed the one before it.
+    The next chunk is encoded only after the caller has committed the one before it.
 
     Args:
-        positions: (n,) int64, of the items to encode.
-        encode: Given some of the positions, returns one vector for each.
+        positions: (n,) int64, positions of the items to encode.
+        encode: Encodes items, given by their positions; returns one vector per position.
         sizes: Chooses the number of items of each chunk.
-        record: Called with the items and the encoder's seconds of each chunk, before its vectors are checked.
+        record: Called with the items and the encoder's seconds of each chunk whose vectors can be stored.
 
     Raises:
-        WrongAnswer: If the encoder does not return one vector for each item.
+        InvalidEncoderOutput: If the encoder does not return one vector per item.
         ShapeMismatch: If chunks differ in dtype or row shape.
     """
-    kind: tuple[Any, ...] | None = None
+    first: tuple[Any, ...] | None = None
     start = 0
     while start < len(positions):
         began, chunk = time.monotonic(), positions[start : start + sizes.next]
@@ -116,12 +117,13 @@ def in_chunks(
         measured = Pace(len(chunk), time.monotonic() - began)
         vectors = storable(answer, len(chunk))
         record(measured)
-        kind = kind or (vectors.dtype, vectors.shape[1:])
-        if kind != (vectors.dtype, vectors.shape[1:]):
+        first = first or (vectors.dtype, vectors.shape[1:])
+        if first != (vectors.dtype, vectors.shape[1:]):
             raise ShapeMismatch(
-                f"The encoder answered with {kind[0]} vectors of shape {kind[1]} first and with {vectors.dtype} of "
+                f"The encoder answered with {first[0]} vectors of shape {first[1]} first and with {vectors.dtype} of "
                 f"shape {vectors.shape[1:]} later in one call. The later ones were not stored."
             )
+        # The generator continues here only when the caller has committed this chunk, so `sizes` counts committed items.
         yield chunk, vectors
         sizes.add(measured, vectors.nbytes // len(chunk))
 
@@ -129,16 +131,16 @@ def in_chunks(
 def gathered(
     ns: Namespace, rows: NDArray[np.int64], encoded_at: Mapping[int, int], kept_out: Mapping[int, NDArray[Any]]
 ) -> NDArray[Any]:
-    """Return the rows' vectors, and those that were not stored in their places.
+    """Return the vectors of rows, with vectors that must not be stored in their places.
 
     Args:
-        ns: Where the rows are.
-        rows: (n,) int64.
-        encoded_at: For each position that was missing, the one whose item was encoded for it.
+        ns: The namespace that holds the rows.
+        rows: (n,) int64, `ABSENT` for items whose vector was not stored.
+        encoded_at: For each position that was missing, the position whose item was encoded for it.
         kept_out: Vectors that were not stored, by the position that they were encoded for.
     """
-    some = next(iter(kept_out.values()))
-    vectors = np.empty((len(rows), *some.shape), some.dtype)
+    sample = next(iter(kept_out.values()))
+    vectors = np.empty((len(rows), *sample.shape), sample.dtype)
     stored = rows != ABSENT
     if stored.any():
         vectors[stored] = ns.take(rows[stored])

@@ -1,8 +1,8 @@
-"""The greatest distance between two encoders' vectors of the same items, and the words for other differences. Pure.
+"""Maximum distance between two encoders' vectors of the same items, and descriptions of other differences. Pure.
 
-Vectors are reproducible to tolerance, not to the bit: padding, batches and devices round differently. The distance of
-two vectors a and b is |a - b| / max(|a|, |b|): it bounds direction and length alike, because a vector that was
-normalised, or not, keeps its direction and changes every dot product.
+Vectors are reproducible to a tolerance, not to the bit: padding, batches and devices round differently. The distance of
+two vectors a and b is |a - b| / max(|a|, |b|). It limits direction and length alike, because normalising a vector keeps
+its direction but changes every dot product.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
 
 MAX_DISTANCE = {"float64": 0.014, "float32": 0.014, "float16": 0.045, "bfloat16": 0.14}
-"""By the dtype of the vectors, or of the weights where those are coarser and the spec names them. At equal lengths they
-are cosines of 0.9999, 0.999 and 0.99."""
+"""Maximum distance by the dtype of the vectors, or of the weights if those are coarser and the spec names them. At
+equal lengths, these are cosines of 0.9999, 0.999 and 0.99."""
 
 MAX_INTEGER_DISTANCE = 0.1
-"""Quantized vectors: 1 minus the cosine, or the share by which one is longer; of packed bits, the share of them."""
+"""Maximum distance of quantized vectors: 1 minus the cosine, or the relative difference of the lengths; for packed
+bits, the share of different bits."""
 
 
 def distances(stored: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
-    """Return how far corresponding vectors are apart, 0 for equal ones.
+    """Return the distances of corresponding vectors, 0 for equal ones.
 
     Args:
-        stored: (n, *shape).
-        fresh: (n, *shape), of the same dtype.
+        stored: (n, *shape) vectors.
+        fresh: (n, *shape) vectors of the same dtype.
 
     Returns:
-        (n,) float64: the relative distance, 1 if one of the two is zero, NaN if one has NaN. Of integers and bools: 1
-        minus the cosine or the relative difference of the lengths, whichever is more; or the share of different bits,
-        if that is less.
+        (n,) float64: the relative distance, 1 if one of the two is zero, NaN if one has NaN. For integers and bools: 1
+        minus the cosine or the relative difference of the lengths, whichever is larger; or the share of different bits,
+        if that is smaller.
     """
     count = len(stored)
     a, b = (vectors.reshape(count, -1).astype(np.float64) for vectors in (stored, fresh))
@@ -57,7 +58,7 @@ def distances(stored: NDArray[Any], fresh: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def max_distance(spec: EncoderSpec, dtype: np.dtype[Any]) -> float:
-    """Return how far vectors of a dtype may be apart; the spec may name coarser weights."""
+    """Return the maximum distance for vectors of a dtype; the spec may name coarser weights."""
     if dtype.kind != "f":
         return MAX_INTEGER_DISTANCE
     of_weights = str(spec.params.get("dtype") or dtype.name)
@@ -65,11 +66,11 @@ def max_distance(spec: EncoderSpec, dtype: np.dtype[Any]) -> float:
 
 
 def difference_of_kind(stored: NDArray[Any], fresh: NDArray[Any]) -> str | None:
-    """Return what is wrong if dtype or shape differ, and what to do; None if they are the same.
+    """Return a description of a difference in dtype or shape, with advice; None if they are the same.
 
     Args:
-        stored: (n, *shape), what the cache holds.
-        fresh: (n, *shape), what the encoder returned for the same items.
+        stored: (n, *shape) vectors of the cache.
+        fresh: (n, *shape) vectors that the encoder returned for the same items.
     """
     if stored.shape != fresh.shape:
         return (
@@ -78,13 +79,13 @@ def difference_of_kind(stored: NDArray[Any], fresh: NDArray[Any]) -> str | None:
         )
     if stored.dtype == fresh.dtype:
         return None
-    found = f"The cache holds {stored.dtype} vectors and the encoder returns {fresh.dtype} vectors."
+    types = f"The cache holds {stored.dtype} vectors and the encoder returns {fresh.dtype} vectors."
     if not _same_numbers(stored, fresh):
         return (
-            f"{found} The numbers differ, too. Another precision is another encoder: name it in the spec, in params=."
+            f"{types} The numbers differ, too. Another precision is another encoder: name it in the spec, in params=."
         )
     return (
-        f"{found} The numbers are the same: only their type differs, not the weights. Numbers that come as Python "
+        f"{types} The numbers are the same: only their type differs, not the weights. Numbers that come as Python "
         f"lists (JSON) become float32 unless dtype= says otherwise. Pass dtype={str(stored.dtype)!r} for lists, or "
         f"convert what the encoder returns to {stored.dtype}."
     )

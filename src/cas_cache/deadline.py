@@ -1,4 +1,4 @@
-"""Call an action when a time has come, by a thread that exists only while a time is set.
+"""Call an action at a given time, from a thread that exists only while a time is set.
 
 The thread is a daemon and ends at once when the deadline is stopped. It never logs or prints, so that stopping it from
 a finalizer cannot wait for a lock that the interrupted code holds.
@@ -38,38 +38,38 @@ class Deadline:
         self.forked()
 
     def forked(self) -> None:
-        """Forget the time and the thread: a forked process does not have it."""
+        """Forget the time and the thread, which does not exist in a forked process."""
         self._lock = threading.Lock()
         self._due = math.inf
         self._timer: threading.Timer | None = None
 
     def set(self, seconds: float) -> None:
-        """Call the action in some seconds. A time that is set already stays, and infinity sets none."""
+        """Call the action in some seconds. A time that is set already is kept; infinity sets none."""
         with self._lock:
             if self._due == math.inf:
                 self._due = time.monotonic() + seconds
             self._watch()
 
     def clear(self) -> None:
-        """Forget the time that is set. The thread ends when it would have come."""
+        """Forget the time. The thread ends when the time would have come."""
         with self._lock:
             self._due = math.inf
 
     def stop(self) -> None:
-        """Forget the time and end the thread. `set` starts another one."""
+        """Forget the time and end the thread. `set` starts a new one."""
         with self._lock:
             self._due = math.inf
             timer, self._timer = self._timer, None
         _end(timer)
 
     def abandon(self) -> None:
-        """End the thread for good. It takes no lock, because a finalizer may interrupt the holder of the lock."""
+        """End the thread permanently. Takes no lock, because a finalizer may interrupt the holder of the lock."""
         self._abandoned = True
         timer, self._timer = self._timer, None
         _end(timer)
 
     def _watch(self) -> None:
-        """Start a thread that waits, if a time is set. The caller holds the lock."""
+        """Start a waiting thread if a time is set. The caller holds the lock."""
         if self._timer is not None or self._due == math.inf or self._abandoned:
             return
         seconds = min(max(0.0, self._due - time.monotonic()), threading.TIMEOUT_MAX)
@@ -91,6 +91,7 @@ class Deadline:
         action = self._action() if is_due else None
         if action is not None:
             action()
+            # A bound method: without this, its owner would be kept alive while the next time is set.
             del action
         with self._lock:
             if self._timer is timer:

@@ -1,12 +1,12 @@
-"""A demonstration that takes seconds: a real encoder, real texts, no model, no download.
+"""A demonstration that takes seconds: a real encoder and real texts, without a model or a download.
 
-The texts are docstrings of Python's standard library. The encoder is made of NumPy alone: counts of character n-grams,
-hashed, through a fixed projection. Its arithmetic is exact, so that it gives the same bits on every machine, and any
-difference that a run shows is the cache's.
+The texts are docstrings of Python's standard library. The encoder uses NumPy only: counts of character n-grams, hashed,
+through a fixed projection. Its arithmetic is exact, so it computes the same bits on every machine, and any difference
+between runs is caused by the cache.
 
     python -m cas_cache.demo
 
-is the second machine: it reads what to do from standard input, as JSON, and prints its `Run`.
+is the second machine: it reads its parameters from standard input, as JSON, and prints its `Run`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ MODULES = (
     *("imaplib", "inspect", "json", "logging", "multiprocessing", "os", "pathlib", "pickle", "random", "smtplib"),
     *("socket", "statistics", "string", "subprocess", "tarfile", "threading", "turtle", "typing", "unittest", "xml"),
 )
-"""What is read, where this Python has it; a package stands for all its modules."""
+"""Modules to read, if this Python has them; a package stands for all its modules."""
 
 NGRAMS = (3, 4, 5)
 BUCKETS = 4096
 DIMENSION = 256
 BATCH = 256
-"""Texts that are counted at a time: 4 MB."""
+"""Number of texts that are counted at a time: 4 MB."""
 
 QUERY = EncoderSpec(model="cas-cache/demo-ngrams", revision="1", prompt="query: ", role="query")
 DOCUMENT = EncoderSpec(model="cas-cache/demo-ngrams", revision="1", role="document")
 
 
 class Encoder:
-    """Makes unit vectors of texts.
+    """Encoder that returns unit vectors.
 
     Attributes:
-        seen: How many texts it was given.
+        seen: Number of texts that it received.
     """
 
     def __init__(self) -> None:
@@ -63,14 +63,14 @@ class Encoder:
         self._signs = _signs()
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (n, 256) float32."""
+        """Return (n, 256) float32 vectors."""
         self.seen += len(texts)
         parts = [self._encoded(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, DIMENSION), np.float32)
 
     def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         counts = np.stack([_counts(text) for text in texts])
-        # Whole numbers below 2^24: the sums are exact in float32, in whatever order they are made.
+        # Whole numbers below 2^24: sums are exact in float32, in whatever order they are computed.
         projected = (counts @ self._signs).astype(np.float64)
         lengths = np.sqrt((projected**2).sum(axis=1, keepdims=True))
         unit: NDArray[np.float32] = (projected / np.maximum(lengths, 1.0)).astype(np.float32)
@@ -78,7 +78,7 @@ class Encoder:
 
 
 def _counts(text: str) -> NDArray[np.float32]:
-    """How often each bucket is hit by an n-gram of the text's bytes."""
+    """Return how often an n-gram of the text's bytes falls into each bucket."""
     code = np.frombuffer(f" {text.lower()} ".encode(), np.uint8).astype(np.uint64)
     hits = []
     for n in NGRAMS:
@@ -87,19 +87,19 @@ def _counts(text: str) -> NDArray[np.float32]:
             for at in range(n):
                 grams = grams * np.uint64(257) + code[at : len(code) - n + 1 + at]
             hits.append((_mixed(grams) % np.uint64(BUCKETS)).astype(np.int64))
-    found = np.concatenate(hits) if hits else np.empty(0, np.int64)
-    return np.bincount(found, minlength=BUCKETS).astype(np.float32)
+    buckets = np.concatenate(hits) if hits else np.empty(0, np.int64)
+    return np.bincount(buckets, minlength=BUCKETS).astype(np.float32)
 
 
 def _signs() -> NDArray[np.float32]:
-    """The projection, (4096, 256): 1 or -1 by the bits of a hash, not of a generator that a later NumPy may change."""
+    """Return the projection, (4096, 256): 1 or -1 from the bits of a hash, which no later NumPy can change."""
     words = _mixed(np.arange(1, BUCKETS * DIMENSION // 64 + 1, dtype=np.uint64)).astype("<u8")
     bits = np.unpackbits(words.view(np.uint8)).reshape(BUCKETS, DIMENSION)
     return bits.astype(np.float32) * 2 - 1
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of SplitMix64, modulo 2^64."""
+    """Return the finalizer of SplitMix64 for each value, modulo 2^64."""
     values = values * np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -108,14 +108,14 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What is encoded: first lines of docstrings as queries, what follows as documents; some of both repeat."""
+    """Texts to encode: first lines of docstrings as queries, the rest as documents; some of both repeat."""
 
     queries: tuple[str, ...]
     documents: tuple[str, ...]
 
     @property
     def distinct(self) -> int:
-        """How many vectors they need."""
+        """Number of distinct vectors."""
         return len(set(self.queries)) + len(set(self.documents))
 
     def __len__(self) -> int:
@@ -123,25 +123,25 @@ class Texts:
 
 
 def read_texts() -> Texts:
-    """Read the docstrings of `MODULES`; nothing of them is imported.
+    """Read the docstrings of `MODULES` without importing them.
 
     Raises:
-        ConfigurationError: If this Python has no sources.
+        ConfigurationError: If this Python has no source files.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    found = [
+    docstrings = [
         (first.strip(), rest.strip())
         for name in MODULES
         for path in _sources(root, name)
         for first, _, rest in (docstring.partition("\n") for docstring in _docstrings(path))
         if first.strip() and rest.strip()
     ]
-    if not found:
+    if not docstrings:
         raise ConfigurationError(
             f"There are no sources of the standard library in {root}, whose docstrings the demo encodes. Run it with a "
             "Python that has them."
         )
-    return Texts(tuple(first for first, _ in found), tuple(rest for _, rest in found))
+    return Texts(tuple(first for first, _ in docstrings), tuple(rest for _, rest in docstrings))
 
 
 def _sources(root: Path, name: str) -> list[Path]:
@@ -160,17 +160,17 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run gave and cost.
+    """Result and cost of one run.
 
     Attributes:
-        name: Which.
-        encoded: Texts that the encoder was given because their vectors were nowhere.
-        compared: Texts that it was given to compare its vectors with those that others pushed.
-        seconds: From opening the cache until everything was pushed.
-        bytes_up: Bytes that went to the repository.
-        bytes_down: Bytes that came from it.
-        mirror: Where the mirror is; None without a cache.
-        sha256: Of all vectors, in order: equal if every bit is.
+        name: Name of the run.
+        encoded: Number of texts that were encoded because their vectors did not exist.
+        compared: Number of texts that were encoded to compare their vectors with those that others pushed.
+        seconds: Time from opening the cache until everything was pushed.
+        bytes_up: Bytes written to the repository.
+        bytes_down: Bytes read from the repository.
+        mirror: Path of the mirror; None without a cache.
+        sha256: Hash of all vectors, in order: equal if every bit is.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Run:
 
 
 def run_plain(texts: Texts) -> Run:
-    """Encode everything, as without a cache."""
+    """Encode everything without a cache."""
     encoder, started = Encoder(), time.perf_counter()
     vectors = encoder([QUERY.prompt + text for text in texts.queries]), encoder(texts.documents)
     return Run("no cache", encoder.seen, 0, time.perf_counter() - started, 0, 0, None, _sha256(vectors))
@@ -193,13 +193,13 @@ def run_plain(texts: Texts) -> Run:
 def run_cached(
     name: str, texts: Texts, mirror: Path, remote: str, storage_options: Mapping[str, Any] | None = None
 ) -> Run:
-    """Encode what is in neither mirror nor repository, and push it.
+    """Encode texts that are in neither the mirror nor the repository, and push their vectors.
 
     Raises:
-        RemoteError: If the remote is away or refuses.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     encoder, started = Encoder(), time.perf_counter()
-    # What the settings say of other caches is not meant for this one.
+    # Arguments override the user's settings, which are meant for other caches.
     with EmbeddingCache(
         mirror,
         remote=remote,
@@ -221,14 +221,14 @@ def run_cached(
 
 
 def run_elsewhere(name: str, mirror: Path, remote: str, storage_options: Mapping[str, Any] | None = None) -> Run:
-    """Run in a new process, which reads the texts by itself.
+    """Run in a new process, which reads the texts itself.
 
     Raises:
-        CasCacheError: If it fails. What it says is on standard error.
+        CasCacheError: If it fails. Its message is on standard error.
     """
     asked = {"name": name, "mirror": str(mirror), "remote": remote, "storage_options": dict(storage_options or {})}
     command = [sys.executable, "-m", "cas_cache.demo"]
-    # On standard input: arguments are seen by everybody on a machine, and options may be secret.
+    # On standard input, because arguments are visible to every user of a machine and options may be secret.
     done = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise CasCacheError(f"The process of the {name} ended with {done.returncode}. What it said is above.")
@@ -236,11 +236,11 @@ def run_elsewhere(name: str, mirror: Path, remote: str, storage_options: Mapping
 
 
 def what_is_wrong(runs: Sequence[Run], texts: Texts) -> list[str]:
-    """Return what is not as promised: a vector that differs in a bit, a text that was encoded twice.
+    """Return broken promises: a vector that differs in a bit, or a text that was encoded twice.
 
     Args:
-        runs: Without a cache, cold, warm, second machine.
-        texts: What they encoded.
+        runs: Runs without a cache, cold, warm, and on a second machine.
+        texts: The texts that they encoded.
     """
     plain, cold, *later = runs
     wrong = [f"{run.name}: vectors differ from those without a cache" for run in runs if run.sha256 != plain.sha256]

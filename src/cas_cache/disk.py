@@ -1,12 +1,12 @@
-"""Local files that are whole or absent, and that are files.
+"""Local files that are complete or absent, and that are regular files.
 
-`write_atomically` is temp file, flush, rename, flush of the folder: after a crash the name holds the old bytes or the
-new ones. fsspec's local file system promises neither.
+`write_atomically` writes a temporary file, flushes it, renames it and flushes the folder. After a crash, the name holds
+the old bytes or the new ones. fsspec's local file system guarantees neither.
 
-A mirror may come from somebody else, in an archive. So whatever of a mirror is opened by its name is opened by
-`open_plain`, after `check_folder` has seen each folder between the mirror's directory and the file: a symbolic link is
-refused wherever it leads, and a pipe, which would be waited for, is as well. Nothing of ours is ever a link. Who may
-write in the directory while it is in use can put a link there between the two: that is no defence against them.
+A mirror may come from somebody else, in an archive. Every file of a mirror is therefore opened by `open_plain`, after
+`check_folder` has examined each folder between the mirror's directory and the file. A symbolic link is refused wherever
+it leads, and so is a pipe, which would block. cas_cache never creates a link. This does not protect against somebody
+who writes to the directory while it is in use: a link can be placed between check and use.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMP_PREFIX = ".tmp-"
-"""What a crash may leave behind starts with this; no name of ours does."""
+"""Prefix of the names of files that a crash may leave behind; no other file has it."""
 
 
 _OTHER_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
-"""These say that another file, or none, has the name. Every other error of a read says nothing about the file."""
+"""Errors that mean that the name belongs to another file, or to none. Any other error of a read says nothing about the
+file."""
 
 NOT_SUPPORTED = frozenset(
     {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR}
 )
-"""Errors of a file system for a call that it does not support. Calls that are not essential are then left out."""
+"""Errors of a file system for a call that it does not support. Calls that are not essential are then skipped."""
 
 NO_LOCKS = frozenset(
     {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
@@ -57,12 +58,12 @@ EXCLUSIVE = b"exclusive-create\n"
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 NO_ROOM = FULL_DISK | {errno.EFBIG}
-"""A limit of the size of a file leaves no room, either."""
+"""Errors of a write without space, including a limit of the size of a file."""
 
 _TOO_MANY_FILES = "Too many files are open: close some, or allow more with `ulimit -n`"
 
 _NOT_MAPPED_NOW = frozenset({errno.EIO, errno.ESTALE})
-"""A read would fail as well. Everything else says that there are no maps, or no more of them."""
+"""Errors after which a read would fail as well. Any other error means that maps are unsupported or exhausted."""
 
 _ADVICE = {
     errno.EMFILE: _TOO_MANY_FILES,
@@ -75,20 +76,21 @@ _ADVICE = {
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, create_only: bool = False) -> bool:
-    """Write a file so that its name never holds a part of it.
+    """Write a file so that its name never holds a part of the data.
 
     Args:
         path: The file; its folder exists.
-        data: What it will hold.
-        create_only: Leave an existing file as it is. Decided by the file system, so of two writers exactly one wins.
+        data: The new content.
+        create_only: Leave an existing file unchanged. The file system decides, so of two writers exactly one wins.
 
     Returns:
-        False if `create_only` found the file there, else True.
+        False if `create_only` found an existing file, else True.
 
     Raises:
-        OSError: As the file system says; nothing is left behind.
+        OSError: If the file system raises it; nothing is left behind.
     """
     temp = path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+    # The order is essential. Data is durable before the name points to it, and the name is durable before this returns.
     try:
         with temp.open("xb") as file:
             file.write(data)
@@ -96,7 +98,7 @@ def write_atomically(path: Path, data: bytes | memoryview, *, create_only: bool 
             os.fsync(file.fileno())
         if create_only:
             if not move_new(temp, path):
-                # Whoever made it may have died, or failed, before its name was durable.
+                # Its creator may have died, or failed, before its name was durable.
                 flush(path.parent)
                 return False
         else:
@@ -108,16 +110,17 @@ def write_atomically(path: Path, data: bytes | memoryview, *, create_only: bool 
 
 
 def move_new(temp: Path, path: Path) -> bool:
-    """Give a file a name that no file has.
+    """Give a file a name that no other file has.
 
-    Without hard links, all who make the name take turns, by a file that only one of them can create.
+    Without hard links, all processes that create the name take turns, with a file that only one of them can create.
 
     Returns:
-        False if a file has the name. It stays as it is.
+        False if another file has the name. That file stays unchanged.
 
     Raises:
-        OSError: As the file system says.
+        OSError: If the file system raises it.
     """
+    # A rename would replace an existing file; only a hard link fails if the name exists.
     try:
         path.hardlink_to(temp)
     except FileExistsError:
@@ -133,19 +136,19 @@ def move_new(temp: Path, path: Path) -> bool:
 
 
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file of a mirror and return its descriptor. A new one gets the mode that the umask leaves of 0666.
+    """Open a file of a mirror and return its descriptor. A new file gets the mode 0666, less the umask.
 
     Args:
         path: The file; its folder was checked.
-        flags: As for `os.open`.
+        flags: Flags of `os.open`.
 
     Raises:
         LinkInMirror: If it is a symbolic link.
         DamagedMirror: If it is a pipe, a socket or a device.
-        OSError: As the file system says.
+        OSError: If the file system raises it.
     """
     try:
-        # Without O_NONBLOCK the opening of a pipe waits for its other end. To files it does nothing.
+        # Without O_NONBLOCK, opening a pipe waits for its other end. It has no effect on regular files.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as err:
         if err.errno == errno.ELOOP or path.is_symlink():
@@ -158,13 +161,13 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise DamagedMirror(
-        f"{path} is no file but a pipe, a socket or a device. Nothing of it was read or written. cas_cache makes none: "
-        "find out who did, and delete it."
+        f"{path} is not a file but a pipe, a socket or a device. Nothing of it was read or written. cas_cache makes "
+        "none: find out who did, and delete it."
     )
 
 
 def plain(path: str, flags: int) -> int:
-    """Open a file of a mirror: the `opener` of `open`, whose file has a name then."""
+    """Open a file of a mirror, as the `opener` of `open`, which keeps the file's name."""
     return open_plain(Path(path), flags)
 
 
@@ -173,8 +176,8 @@ def read_plain(path: Path) -> bytes:
 
     Raises:
         MirrorReadError: If the system refuses the read.
-        FileNotFoundError: If there is no such file.
-        LinkInMirror: As `open_plain` does, and what else it raises.
+        FileNotFoundError: If the file does not exist.
+        LinkInMirror: If it is a symbolic link; also the other errors of `open_plain`.
     """
     with reading(path), os.fdopen(open_plain(path), "rb") as file:
         return file.read()
@@ -186,7 +189,7 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         MirrorReadError: If the body raised such an error.
-        OSError: As the body raised it, if the name is not a file's.
+        OSError: If the body raised one that means that the name is not a file's.
     """
     try:
         yield
@@ -201,7 +204,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_full(err: BaseException) -> bool:
-    """Return True if the reason of an error, or of what led to it, is a disk, a quota or a limit without room."""
+    """Return True if an error or one of its causes means that a disk, a quota or a limit has no space."""
     cause: BaseException | None = err
     while cause is not None and not (isinstance(cause, OSError) and cause.errno in NO_ROOM):
         cause = cause.__cause__
@@ -209,7 +212,7 @@ def is_full(err: BaseException) -> bool:
 
 
 def read_error(path: Path, err: OSError) -> MirrorReadError:
-    """Return the error that says why a file cannot be read now, and what to do before the next attempt."""
+    """Return an error that says why a file cannot be read now, with advice for the next attempt."""
     return MirrorReadError(
         f"{path} cannot be read now ({err}). It is not known to be damaged, and nothing was changed. {advice(err)}, "
         "then try again."
@@ -217,16 +220,16 @@ def read_error(path: Path, err: OSError) -> MirrorReadError:
 
 
 def advice(err: OSError, otherwise: str = "Wait a moment") -> str:
-    """Return what to do about an error of the system before the next attempt, as the beginning of a sentence."""
+    """Return advice on an error of the system for the next attempt, as the beginning of a sentence."""
     return _ADVICE.get(err.errno or 0, otherwise)
 
 
 def check_folder(*folders: Path) -> None:
-    """Refuse folders below a mirror's directory that are symbolic links. One that is not there is fine.
+    """Raise an error for folders of a mirror that are symbolic links. A missing folder is fine.
 
     Raises:
-        LinkInMirror: If one is.
-        MirrorReadError: If the system refuses to say so.
+        LinkInMirror: If a folder is a symbolic link.
+        MirrorReadError: If the system refuses to examine a folder.
     """
     for folder in folders:
         with reading(folder):
@@ -235,11 +238,11 @@ def check_folder(*folders: Path) -> None:
 
 
 def links_below(root: Path, path: str) -> str | None:
-    """Return the first name on the way to a file below a directory that is a symbolic link; None if none is.
+    """Return the first symbolic link on the way to a file below a directory; None if there is none.
 
     Args:
-        root: The directory, which may be reached by links.
-        path: Below it, with slashes.
+        root: The directory, which may be reached through links.
+        path: Path below it, with slashes.
     """
     place = str(root)
     for name in path.split("/"):
@@ -253,18 +256,18 @@ def links_below(root: Path, path: str) -> str | None:
 
 
 def lock_of(path: Path) -> FileLock | ExclusiveLock:
-    """Return the lock of a file of a mirror, which is made. Which kind of lock it is is decided once, when it is made.
+    """Return the lock of a file of a mirror. The file is created if necessary, which decides the kind of lock for good.
 
     Raises:
-        LinkInMirror: As `open_plain` does, and what else it raises.
-        OSError: If the file system had locks when the file was made, and has none now.
+        LinkInMirror: If it is a symbolic link; also the other errors of `open_plain`.
+        OSError: If the file system had locks when the file was created, and has none now.
     """
-    # Not by filelock: its older versions follow links, cut what these lead to, and pass over the umask.
+    # Not opened by filelock: older versions follow links, truncate their targets, and ignore the umask.
     descriptor = _lock_file(path)
     try:
         if os.read(descriptor, len(EXCLUSIVE)) == EXCLUSIVE:
             return ExclusiveLock(path.with_name(f"{path.name}.held"))
-        # Where there is no flock, some versions of filelock wait forever for a file that exists.
+        # Fail early without flock: some versions of filelock then wait forever for a file that exists.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError as err:
         if err.errno in NO_LOCKS:
@@ -289,7 +292,7 @@ def has_locks(folder: Path) -> bool:
     """Return True if files in a folder can be locked.
 
     Raises:
-        OSError: If no file can be made there.
+        OSError: If no file can be created there.
     """
     probe = folder / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     descriptor = open_plain(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -308,15 +311,15 @@ def has_locks(folder: Path) -> bool:
 def mapped(
     file: BinaryIO, dtype: Any, mode: str, offset: int, shape: tuple[int, ...], known: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Return a part of a file as a map, or, where the file system has no maps, read into memory.
+    """Return a part of a file as a map, or read into memory on a file system without maps.
 
     Args:
-        file: Open to be read.
-        dtype: Of the array.
-        mode: ``"r"`` for a read-only array, ``"c"`` for one of the caller's own.
-        offset: Where the array begins.
-        shape: Its shape.
-        known: The first of its rows, where they were read before: these are not read again.
+        file: A file open for reading.
+        dtype: The dtype of the array.
+        mode: ``"r"`` for a read-only array, ``"c"`` for a copy-on-write array that the caller owns.
+        offset: Position of the array in the file.
+        shape: The shape of the array.
+        known: The first rows of the array, if they were read before; they are not read again.
 
     Raises:
         OSError: If the file cannot be read, either.
@@ -343,36 +346,36 @@ def mapped(
 def _link(path: Path) -> LinkInMirror:
     return LinkInMirror(
         f"{path} is a symbolic link to {path.readlink()}. Links in a mirror are not followed, wherever they lead: "
-        "nothing was read or written there. cas_cache makes none. Put the file or folder that belongs there in its "
+        "nothing was read or written. cas_cache makes none. Put the file or folder that belongs there in its "
         "place, or remove the link and keep what it leads to: what was pushed comes back with `cas-cache pull`. To "
         "have a mirror elsewhere, name that directory, or a link to the whole of it."
     )
 
 
 def make_folder(folder: Path, mode: int = 0o777, *, below: Path | None = None) -> None:
-    """Make a folder, and those above it that are missing, so that they are there after a power cut.
+    """Create a folder and its missing parents, so that they survive a power failure.
 
     Args:
-        folder: Which; it may be there.
-        mode: Of the folder itself, less the umask.
-        below: Folders below this one are made durable although they are there: who made them may have died before.
+        folder: The folder; it may exist.
+        mode: Mode of the folder itself, less the umask.
+        below: Folders below this one are made durable even if they exist: their creator may have died before.
 
     Raises:
-        OSError: As the file system says.
+        OSError: If the file system raises it.
     """
-    for one in reversed((folder, *folder.parents)):
-        missing = not one.exists()
+    for path in reversed((folder, *folder.parents)):
+        missing = not path.exists()
         if missing:
             with suppress(FileExistsError):
-                one.mkdir(mode if one == folder else 0o777)
-        if missing or one == folder or (below is not None and below in one.parents):
-            flush(one.parent)
+                path.mkdir(mode if path == folder else 0o777)
+        if missing or path == folder or (below is not None and below in path.parents):
+            flush(path.parent)
     if not folder.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
 
 
 def flush(path: Path) -> None:
-    """Make the bytes of a file durable, or the names in a folder, as far as the file system does that for folders."""
+    """Make the bytes of a file, or the names in a folder, durable, as far as the file system supports this."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -380,6 +383,6 @@ def flush(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as err:
-        # A folder may also be written by somebody who may not read it, and so cannot flush it.
+        # A user who may write to a folder but not read it cannot flush it.
         if err.errno not in NOT_SUPPORTED or not path.is_dir():
             raise

@@ -3,33 +3,33 @@
 ::
 
     CasCacheError
-    |- IdentityError (ValueError)         who made a vector is not known well enough
+    |- IdentityError (ValueError)         the origin of a vector is not known well enough
     |  |- UnpinnedModel                   a model without a revision that pins its weights
     |  |- CredentialInSpec                an encoder spec that would hold a token, a password or a key
     |  `- InvalidItem                     a text or row that has no key (a lone surrogate, an unknown field)
-    |- EncoderError                       the encoder's answer cannot be stored
-    |  |- WrongAnswer (ValueError)        wrong number of rows, not an array, object dtype
-    |  |  `- NotDense                     sparse vectors, or of several shapes: right, but not one row an item
+    |- EncoderError                       the encoder's output cannot be stored
+    |  |- InvalidEncoderOutput (ValueError)  wrong number of rows, not an array, object dtype
+    |  |  `- UnsupportedEncoderOutput      sparse vectors, or vectors of several shapes: valid, but not one row per item
     |  `- ShapeMismatch (ValueError)      dtype or row shape differ from the namespace's
-    |- SelfCheckFailed (ValueError)       what the cache holds is not what the encoder makes
+    |- SelfCheckFailed (ValueError)       vectors of the cache differ from the encoder's
     |- SelfCheckTooLarge (ValueError)     more rows than max_self_check would have to be compared
     |- CacheMiss (KeyError)               only_cached=True and a row is not in the cache
     |- MirrorError                        the local side
     |  |- NotAMirror (ValueError)         the directory holds something else
-    |  |- DamagedMirror                   local files do not say what they said when they were committed
-    |  |  `- LinkInMirror                 a symbolic link where a file or folder of a mirror should be
+    |  |- DamagedMirror                   local files differ from what was committed
+    |  |  `- LinkInMirror                 a symbolic link in place of a file or folder of a mirror
     |  |- MirrorReadError (OSError)       the system refuses a read now; nothing is known to be damaged
-    |  |- MirrorWriteError (OSError)      the disk is full or refuses
+    |  |- MirrorWriteError (OSError)      the disk is full or a write fails
     |  |- RepositoryMismatch (ValueError) the mirror belongs to another repository
-    |  `- UntrustedMirror (ValueError)    the mirror was filled with packs of others than are trusted
-    |- RepositoryError                    what the remote holds is not what it should be
+    |  `- UntrustedMirror (ValueError)    the mirror was filled with packs that are not trusted
+    |- RepositoryError                    the remote holds something unexpected
     |  |- NotARepository (ValueError)     the prefix holds something else
-    |  |- DamagedPack                     an object of a pack does not verify
-    |  |  `- UnreadablePack               an object of a pack may not be read, and others may
+    |  |- DamagedPack                     an object of a pack fails verification
+    |  |  `- UnreadablePack               an object of a pack cannot be read, but others can
     |  |- UntrustedPack                   a pack is not signed by a trusted key
-    |  `- SuspiciousListing               a listing lacks what is known to exist
+    |  `- IncompleteListing               a listing lacks objects that are known to exist
     |- UnsupportedFormat                  written by a newer version of the format
-    |- RemoteError (OSError)              the remote is away or refuses; rows wait in the mirror
+    |- RemoteError (OSError)              the remote is unreachable or refuses a request; rows stay pending
     |  |- RemoteUnavailable (ConnectionError)
     |  |- AccessDenied (PermissionError)
     |  |- BucketNotFound (FileNotFoundError)
@@ -39,8 +39,8 @@
        |- InvalidURL
        `- MissingDependency (ImportError) an extra is not installed
 
-`RemoteWarning` and `DataWarning` are the two warnings: the first says that a run goes on without its remote, the
-second that something was left out of the cache.
+There are two warnings. `RemoteWarning` means that a run continues without its remote. `DataWarning` means that
+something was not stored in, or not read into, the cache.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _OwnError = TypeVar("_OwnError", bound="CasCacheError")
 
 
 def printable(text: str) -> str:
-    """Return a text that a terminal can only show: others wrote the names and documents that messages quote.
+    """Return a text that is safe to print, because messages quote names and documents that others wrote.
 
-    Control characters, lone surrogates and what turns the direction of text are written as Python escapes; line feeds
-    and tabs stay.
+    Control characters, lone surrogates and characters that change the direction of text become Python escapes; line
+    feeds and tabs stay.
     """
     if text.isprintable():
         return text
@@ -67,9 +67,9 @@ def printable(text: str) -> str:
 
 
 def from_locale(text: str) -> str:
-    """Return a text with the characters that the locale could not read as UTF-8, such as arguments under ``LC_ALL=C``.
+    """Return a text with characters that the locale could not decode as UTF-8, such as arguments under ``LC_ALL=C``.
 
-    Python keeps their bytes as lone surrogates. A text with other bytes is returned as it is.
+    Python keeps their bytes as lone surrogates. A text with other bytes is returned unchanged.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
@@ -78,7 +78,7 @@ def from_locale(text: str) -> str:
 
 
 def as_cause(err: _Error) -> _Error:
-    """Return an error that was thrown into a `contextmanager`, to raise another from it without a reference cycle.
+    """Return an error that was thrown into a `contextmanager`, ready to be a cause without a reference cycle.
 
     Its traceback begins with the frame of the generator. Since Python 3.12 that frame leads to the one in contextlib
     that holds the error, and only the garbage collector would free what all frames below hold.
@@ -88,7 +88,7 @@ def as_cause(err: _Error) -> _Error:
 
 
 def set_aside(folder: object) -> str:
-    """Return what to do about a damaged folder of a mirror: never to delete it, since it may hold the only copy."""
+    """Return advice on a damaged folder of a mirror: never delete it, because it may hold the only copy."""
     return (
         f"Move {folder} out of the mirror, and keep it: rows that were not pushed may be nowhere else. What was pushed "
         "comes back with `cas-cache pull`; the rest is encoded again."
@@ -99,18 +99,18 @@ class CasCacheError(Exception):
     """Base of all errors that this package raises on purpose."""
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument, OSError may print none: the message is the same everywhere.
+        # KeyError prints the repr of its argument, and OSError may print nothing: make the message the same everywhere.
         return printable(str(self.args[0])) if self.args else type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` alone, which fails for every class that has keyword-only arguments:
-        # a process pool then loses its worker, and multiprocessing.Pool waits forever.
+        # By default, unpickling calls the class with `args` only, which fails for classes with keyword-only arguments.
+        # A process pool then loses its worker, and multiprocessing.Pool waits forever.
         return _restored, (type(self), self.args), vars(self).copy()
 
 
-def _restored(kind: type[_OwnError], args: tuple[Any, ...]) -> _OwnError:
+def _restored(cls: type[_OwnError], args: tuple[Any, ...]) -> _OwnError:
     """Return an error of a class without calling its constructor; its attributes follow as the state."""
-    error = kind.__new__(kind, *args)
+    error = cls.__new__(cls, *args)
     super(CasCacheError, error).__init__(*args)
     return error
 
@@ -120,14 +120,14 @@ class IdentityError(CasCacheError, ValueError):
 
 
 class UnpinnedModel(IdentityError):
-    """A model name or revision that does not pin the weights."""
+    """A model name or revision does not pin the weights."""
 
 
 class CredentialInSpec(IdentityError):
-    """An encoder spec that holds a credential, which everybody who reads the cache could read.
+    """An encoder spec holds a credential, which everybody who can read the cache could read.
 
     Attributes:
-        places: Where the credentials are, such as ``params['api_key']``; never what they are.
+        places: Places of the credentials, such as ``params['api_key']``; never their values.
     """
 
     def __init__(self, message: str, *, places: tuple[str, ...] = ()) -> None:
@@ -136,34 +136,34 @@ class CredentialInSpec(IdentityError):
 
 
 class InvalidItem(IdentityError):
-    """An item that has no key."""
+    """An item has no key."""
 
 
 class EncoderError(CasCacheError):
-    """The encoder answered something that cannot be stored."""
+    """The encoder's output cannot be stored."""
 
 
-class WrongAnswer(EncoderError, ValueError):
-    """Not an array, or not one row an item."""
+class InvalidEncoderOutput(EncoderError, ValueError):
+    """The encoder's output is not an array, or does not have one row per item."""
 
 
 class ShapeMismatch(EncoderError, ValueError):
-    """dtype or row shape differ from what the namespace holds."""
+    """dtype or row shape differ from those of the namespace."""
 
 
-class NotDense(WrongAnswer):
-    """Vectors that are right and are no array: sparse ones, or such of several shapes."""
+class UnsupportedEncoderOutput(InvalidEncoderOutput):
+    """The encoder's vectors are valid but not one array: they are sparse, or differ in shape."""
 
 
 class SelfCheckFailed(CasCacheError, ValueError):
-    """Vectors of the cache are not what the encoder makes: other weights, or other settings, under the same name.
+    """Vectors of the cache differ from the encoder's: other weights, or other settings, under the same name.
 
     Attributes:
-        spec: The `EncoderSpec` whose vectors they should be.
+        spec: The `EncoderSpec` of the vectors.
         rows: The mirror's rows that differ.
-        packs: The ids of the packs they came from.
-        distance: The largest that was found: |a - b| / max(|a|, |b|), 0 for equal vectors.
-        attributes: The paths of the encoder's attributes that differ from those of the encoder that made the rows.
+        packs: Ids of the packs that these rows came from.
+        distance: The largest distance, |a - b| / max(|a|, |b|); 0 for equal vectors.
+        attributes: Paths of the encoder's attributes that differ from those of the encoder that made the rows.
     """
 
     def __init__(
@@ -188,8 +188,8 @@ class SelfCheckTooLarge(CasCacheError, ValueError):
     """Comparing one row of each unverified pack takes more rows than ``max_self_check`` allows.
 
     Attributes:
-        rows: How many rows would have to be encoded again.
-        limit: How many may be.
+        rows: Number of rows that would have to be encoded again.
+        limit: Maximum number of rows.
     """
 
     def __init__(self, message: str, *, rows: int, limit: int) -> None:
@@ -203,7 +203,7 @@ class CacheMiss(CasCacheError, KeyError):
 
     Attributes:
         positions: Positions of the first missing items in the caller's input (at most 10).
-        missing: How many items are missing.
+        missing: Number of missing items.
     """
 
     def __init__(self, message: str, *, positions: tuple[int, ...] = (), missing: int = 0) -> None:
@@ -213,11 +213,11 @@ class CacheMiss(CasCacheError, KeyError):
 
 
 class MirrorError(CasCacheError):
-    """The local side."""
+    """An error of the local side."""
 
 
 class NotAMirror(MirrorError, ValueError):
-    """The directory holds something else."""
+    """The directory holds something other than a mirror."""
 
 
 class DamagedMirror(MirrorError):
@@ -225,15 +225,15 @@ class DamagedMirror(MirrorError):
 
 
 class LinkInMirror(DamagedMirror):
-    """A symbolic link where a file or folder of a mirror should be; it is not followed."""
+    """A symbolic link is in the place of a file or folder of a mirror; it is not followed."""
 
 
 class MirrorReadError(MirrorError, OSError):
-    """A local file cannot be read now, for a reason that passes; it is not known to be damaged."""
+    """A local file cannot be read now, for a temporary reason; it is not known to be damaged."""
 
 
 class MirrorWriteError(MirrorError, OSError):
-    """The local disk is full or refuses; everything committed before is intact."""
+    """The local disk is full or a write fails; everything committed before is intact."""
 
 
 class RepositoryMismatch(MirrorError, ValueError):
@@ -241,23 +241,23 @@ class RepositoryMismatch(MirrorError, ValueError):
 
 
 class UntrustedMirror(MirrorError, ValueError):
-    """The mirror was filled under another `trust` than is asked for."""
+    """The mirror was filled under a `trust` setting that does not allow the requested one."""
 
 
 class RepositoryError(CasCacheError):
-    """What the remote holds is not what it should be."""
+    """The remote holds something unexpected."""
 
 
 class NotARepository(RepositoryError, ValueError):
-    """The prefix is not empty and holds no repository."""
+    """The prefix is not empty and does not hold a repository."""
 
 
 class UnsupportedFormat(CasCacheError):
-    """Written by a newer version of the format."""
+    """Data was written in a newer version of the format."""
 
 
 class DamagedPack(RepositoryError):
-    """An object of a pack is missing or does not verify.
+    """An object of a pack is missing or fails verification.
 
     Attributes:
         pack: The pack's id.
@@ -269,15 +269,15 @@ class DamagedPack(RepositoryError):
 
 
 class UnreadablePack(DamagedPack):
-    """The storage refuses an object of a pack and gives out others; its rows are misses, as if it were damaged."""
+    """The storage refuses an object of a pack but not others; the rows are misses, as if the pack were damaged."""
 
 
 class UntrustedPack(RepositoryError):
-    """A pack is not signed by a trusted key, so it counts as not there.
+    """A pack is not signed by a trusted key, so it is skipped.
 
     Attributes:
         pack: The pack's id.
-        reason: Why it is not trusted.
+        reason: Reason why it is not trusted.
     """
 
     def __init__(self, message: str, *, pack: str, reason: str) -> None:
@@ -286,16 +286,16 @@ class UntrustedPack(RepositoryError):
         self.reason = reason
 
 
-class SuspiciousListing(RepositoryError):
-    """A listing lacks what is known to exist; it is not taken for an empty repository."""
+class IncompleteListing(RepositoryError):
+    """A listing lacks objects that are known to exist; it is not taken for an empty repository."""
 
 
 class RemoteError(CasCacheError, OSError):
-    """The remote is away or refuses."""
+    """The remote is unreachable or refuses a request."""
 
 
 class RemoteUnavailable(RemoteError, ConnectionError):
-    """No answer, or a server error, after the file system's own retries."""
+    """The remote gave no answer, or a server error, after the file system's own retries."""
 
 
 class AccessDenied(RemoteError, PermissionError):
@@ -307,19 +307,19 @@ class BucketNotFound(RemoteError, FileNotFoundError):
 
 
 class ObjectNotFound(RemoteError, FileNotFoundError):
-    """An object is not there."""
+    """An object does not exist."""
 
 
 class AlreadyClosed(CasCacheError, ValueError):
-    """A cache, mirror or namespace that is used after its `close`."""
+    """A cache, mirror or namespace is used after its `close`."""
 
 
 class ConfigurationError(CasCacheError, ValueError):
-    """A setting or argument that cannot work."""
+    """A setting or argument cannot work."""
 
 
 class InvalidURL(ConfigurationError):
-    """A remote that is no URL of a file system."""
+    """A remote is not a URL of a file system."""
 
 
 class MissingDependency(ConfigurationError, ImportError):
@@ -332,8 +332,8 @@ class MissingDependency(ConfigurationError, ImportError):
 
 
 class RemoteWarning(UserWarning):
-    """The run goes on without its remote."""
+    """The run continues without its remote."""
 
 
 class DataWarning(UserWarning):
-    """Something was left out of the cache."""
+    """Something was not stored in the cache, or not read into it."""

@@ -1,9 +1,9 @@
 """A lock for file systems that have none: a file that only one process can create.
 
-Every file system creates a file exclusively, so this lock works where `flock` does not. It costs two things that a lock
-of the system does not: it is polled, and it does not end with the process that holds it. So its file names the holder.
-A lock whose process has ended on this machine is broken by the next one that wants it. Of a process on another machine
-nothing is known: the lock is waited for, and then an error says which file it is.
+Every file system can create a file exclusively, so this lock works where `flock` does not. It has two disadvantages: it
+is polled, and it does not end with the process that holds it. Its file therefore names the holder. If the holder was a
+process of this machine and has ended, the next process that needs the lock breaks it. Nothing is known of a process on
+another machine: the lock is waited for, and then an error names the file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ POLL = 0.05
 """Seconds between two attempts, as with `filelock`."""
 
 PATIENCE = 120.0
-"""Seconds for which one holder is waited for. A commit takes seconds, an eviction of a large mirror a minute."""
+"""Seconds to wait for one holder. A commit takes seconds, an eviction of a large mirror a minute."""
 
 _held: set[str] = set()
-"""The tokens of the locks that this process holds: after a restart of a container, another process has its number."""
+"""Tokens of the locks that this process holds. They are needed because a restarted container uses process ids again."""
 
 
 class ExclusiveLock:
     """A lock that is held while its file exists.
 
     Args:
-        path: The file, which nobody else makes.
+        path: The file, which nothing else creates.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,11 +50,11 @@ class ExclusiveLock:
         self.release()
 
     def acquire(self) -> None:
-        """Wait until nobody else holds the lock, and hold it.
+        """Wait until no other process holds the lock, and take it.
 
         Raises:
             TimeoutError: If one other holder kept it for `PATIENCE` seconds.
-            OSError: As the file system says.
+            OSError: If the file system raises it.
         """
         token = secrets.token_hex(8)
         _held.add(token)
@@ -66,25 +66,26 @@ class ExclusiveLock:
         self._token = token
 
     def release(self) -> None:
-        """Let others hold the lock."""
+        """Release the lock."""
         self._path.unlink(missing_ok=True)
         _held.discard(self._token)
 
     def _create(self, token: str) -> None:
         holder, since = "", time.monotonic()
         while not _made(self._path, f"{machine()} {os.getpid()} {token}"):
-            found = self._holder()
-            if found != holder:
-                holder, since = found, time.monotonic()
+            current = self._holder()
+            # The wait is limited per holder, because with many waiting processes the lock changes hands often.
+            if current != holder:
+                holder, since = current, time.monotonic()
             elif time.monotonic() - since > PATIENCE:
                 raise TimeoutError(
                     errno.ETIMEDOUT,
-                    f"the lock is held by another process ({found or 'unknown'}: its machine, number and token). If "
+                    f"the lock is held by another process ({current or 'unknown'}: its machine, number and token). If "
                     "that process has ended, remove this file",
                     str(self._path),
                 )
-            elif _has_ended(found):
-                self._break(found)
+            elif _has_ended(current):
+                self._break(current)
             else:
                 time.sleep(POLL)
 
@@ -95,13 +96,13 @@ class ExclusiveLock:
             return ""
 
     def _break(self, holder: str) -> None:
-        """Remove the lock of a process that has ended, unless it was broken and taken by another meanwhile."""
+        """Remove the lock of a process that has ended, unless another process has broken and taken it meanwhile."""
         guard = self._path.with_name(f"{self._path.name}.break")
         if not _made(guard, holder):
             time.sleep(POLL)
             return
         try:
-            # Only the holder of the guard removes the lock of another process.
+            # The guard serialises breakers: without it, one could remove the lock that another has just taken.
             if self._holder() == holder:
                 self._path.unlink()
         finally:
@@ -109,7 +110,7 @@ class ExclusiveLock:
 
 
 def machine() -> str:
-    """Return a name for what numbers this process: containers of one machine may share its name, not its numbers."""
+    """Return a name for the scope of this process's id: containers may share a machine's name, but not its ids."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the link leads to no file
     except OSError:

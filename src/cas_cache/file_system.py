@@ -1,8 +1,8 @@
 """Abilities of a file system that a mirror, or a repository in a directory, needs.
 
-Much can be done without: locks, hard links, maps, folders that can be flushed (see `disk`). Files that are renamed over
-others, flushed and, in a mirror, written in the middle cannot. That is tried where a mirror or a repository is about to
-be made, before anything is encoded.
+Many abilities are optional: locks, hard links, maps, folders that can be flushed (see `disk`). It is essential that
+files can be renamed over others, flushed and, in a mirror, written in the middle. These abilities are tested where a
+mirror or a repository is about to be created, before anything is encoded.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def missing_ability(folder: Path, *, in_place: bool) -> str | None:
-    """Try what files in a folder have to do, and return what does not work there; None if all does.
+    """Test the essential abilities in a folder; return a description of the first that is missing, or None.
 
     Args:
         folder: An existing folder. Nothing is left in it.
-        in_place: Try to write in the middle of a file as well, as a mirror does and a repository does not.
+        in_place: Also test writing in the middle of a file, which a mirror does and a repository does not.
 
     Raises:
-        OSError: If no file can be made there, or the disk is full.
+        OSError: If no file can be created there, or the disk is full.
     """
     probe, other = (folder / f"{TEMP_PREFIX}{uuid.uuid4().hex}" for _ in range(2))
     descriptor = open_plain(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -55,7 +55,7 @@ def missing_ability(folder: Path, *, in_place: bool) -> str | None:
 
 
 def _keeps_places(descriptor: int) -> bool:
-    """Write at the end and then at the beginning of a file, and return True if that is read again."""
+    """Write at the end and then at the beginning of a file; return True if both are read back."""
     os.write(descriptor, b"last")
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, b"FIRST")

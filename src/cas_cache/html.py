@@ -1,7 +1,7 @@
-"""Tables for notebooks: what every ``_repr_html_`` is made of.
+"""Tables for notebooks, from which every ``_repr_html_`` is built.
 
-Small, and nothing but text: all of it is escaped, no style sheet, script, picture or colour, so a table looks like its
-page, dark or light, and loads nothing. Pure: what is shown is handed over, nothing is looked up.
+They are small and contain only text. All of it is escaped; there is no style sheet, script, picture or colour, so a
+table adapts to its page, dark or light, and loads nothing. Pure: callers pass everything that is shown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-MOST_ROWS = 20
-"""A table has no more rows; how many more there are is said below it."""
+MAX_ROWS = 20
+"""Maximum number of rows of a table; the number of further rows is shown below it."""
 
-MOST_CHARACTERS = 160
-"""Of one cell; prompts can be pages long."""
+MAX_CHARACTERS = 160
+"""Maximum number of characters of a cell; prompts can be pages long."""
 
 _TABLE = "border-collapse:collapse;margin:.3em 0;font-size:90%"
 _CELL = "padding:.15em .8em .15em 0;text-align:{};vertical-align:top;border-bottom:1px solid rgba(128,128,128,.35)"
@@ -27,8 +27,8 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> str:
     """Return a table of names and values.
 
     Args:
-        title: What it is about.
-        rows: (name, value); a value that is None is left out. Whole numbers get separators.
+        title: Title of the table.
+        rows: (name, value) pairs; a value of None is skipped. Whole numbers get separators.
     """
     body = "".join(
         f'<tr><th scope="row" style="{_CELL.format("left")};font-weight:normal;opacity:.75">{_text(name)}</th>'
@@ -40,15 +40,15 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> str:
 
 
 def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, total: int | None = None) -> str:
-    """Return a table with a row for each thing.
+    """Return a table with columns.
 
     Args:
-        title: What it is about.
-        headings: One for each column.
-        rows: The cells; None is an empty one. No more than `MOST_ROWS` are taken.
-        total: How many rows there are, where `rows` may be cut short.
+        title: Title of the table.
+        headings: Heading of each column.
+        rows: Cells of each row; None is an empty cell. At most `MAX_ROWS` rows are used.
+        total: Total number of rows, if `rows` may be shortened.
     """
-    shown = list(islice(rows, MOST_ROWS))
+    shown = list(islice(rows, MAX_ROWS))
     numbers = [any(_is_number(row[at]) for row in shown) for at in range(len(headings))]
     aligned = ["right" if number else "left" for number in numbers]
     head = "".join(
@@ -58,17 +58,17 @@ def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], 
     body = "".join(
         f"<tr>{''.join(_cell(value, align) for value, align in zip(row, aligned, strict=True))}</tr>" for row in shown
     )
-    left = (total or 0) - len(shown)
-    note = f'<div style="opacity:.75">and {left:,} more</div>' if left > 0 else ""
+    remaining = (total or 0) - len(shown)
+    note = f'<div style="opacity:.75">and {remaining:,} more</div>' if remaining > 0 else ""
     return _table(title, f"<thead><tr>{head}</tr></thead>", body) + note
 
 
 def lines(title: str, texts: Sequence[str]) -> str:
-    """Return a list under a title; nothing if there is nothing to list."""
+    """Return a list with a title; empty if there is nothing to list."""
     if not texts:
         return ""
-    shown = "".join(f"<li>{_text(text, MOST_CHARACTERS * 4)}</li>" for text in texts[:MOST_ROWS])
-    more = f"<li>and {len(texts) - MOST_ROWS:,} more</li>" if len(texts) > MOST_ROWS else ""
+    shown = "".join(f"<li>{_text(text, MAX_CHARACTERS * 4)}</li>" for text in texts[:MAX_ROWS])
+    more = f"<li>and {len(texts) - MAX_ROWS:,} more</li>" if len(texts) > MAX_ROWS else ""
     return f'<div>{_text(title)}</div><ul style="margin:.2em 0">{shown}{more}</ul>'
 
 
@@ -87,8 +87,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _text(value: object, most: int = MOST_CHARACTERS) -> str:
-    """A value as HTML: cut, escaped, and with characters that do not print (or turn the line round) as their codes."""
+def _text(value: object, most: int = MAX_CHARACTERS) -> str:
+    """Return a value as HTML: cut, escaped, and with characters that do not print (or reverse the line) as codes."""
     if value is None:
         return ""
     text = f"{value:,}" if _is_number(value) else str(value)

@@ -1,4 +1,4 @@
-"""Where a cache is: the mirror's directory, and the repository's URL with the options that reach it."""
+"""Locations of a cache: the mirror's directory, and the repository's URL with its options."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def options_of(location: object, remote: object, storage_options: Mapping[str, A
     """Return the storage options, together with those that a path object such as a `UPath` carries.
 
     Args:
-        location: As `EmbeddingCache` takes it.
-        remote: As `EmbeddingCache` takes it.
-        storage_options: The options that are given beside them.
+        location: See `EmbeddingCache`.
+        remote: See `EmbeddingCache`.
+        storage_options: Options that are passed in addition.
 
     Raises:
-        ConfigurationError: If an option has two values, or an object means a URL and does not say with which options.
+        ConfigurationError: If an option has two values, or an object stands for a URL without giving its options.
     """
     merged = dict(storage_options or {})
     for place in (location, remote):
@@ -43,7 +43,7 @@ def options_of(location: object, remote: object, storage_options: Mapping[str, A
 
 
 def _own_options(place: object) -> dict[str, Any]:
-    """Return the storage options that a path object carries; none for text and local paths."""
+    """Return the storage options that a path object carries; empty for text and local paths."""
     if place is None or isinstance(place, str):
         return {}
     own = getattr(place, "storage_options", None)
@@ -61,46 +61,46 @@ def places(location: str | Path | None, remote: object, settings: Settings) -> t
     """Return the mirror's directory and the repository's URL.
 
     Args:
-        location: A directory, or the repository's URL, whose mirror is then below `Settings.directory`; None for what
-            the settings say.
-        remote: The repository's URL, directory, or name in the settings (``./name``, or a `Path`, is a directory
-            whatever is there); None for what the settings say.
-        settings: What is in force.
+        location: A directory; or the repository's URL, whose mirror is then below `Settings.directory`; None for the
+            setting.
+        remote: The repository's URL, directory, or name in the settings; None for the setting. ``./name``, or a `Path`,
+            is always a directory.
+        settings: The settings in force.
 
     Raises:
         ConfigurationError: If two remotes are named, the location is empty, or a remote is a bare word that is neither
-            a name in the settings nor a directory that exists.
-        InvalidURL: If something looks like a URL and is none.
+            a name in the settings nor an existing directory.
+        InvalidURL: If a value looks like a URL and is not valid.
     """
     if location is not None and not str(location).strip():
         raise ConfigurationError("The location is empty. Name a directory, or a URL such as s3://bucket/prefix.")
-    named = _as_text(remote)
+    chosen = _as_text(remote)
     if location is not None and is_url(str(location)):
-        if named is not None:
+        if chosen is not None:
             raise ConfigurationError(
-                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(named)}. "
+                f"Two remotes are named: {without_credentials(str(location))} and {without_credentials(chosen)}. "
                 "Name a directory and a remote, or one URL."
             )
-        location, named = None, str(location)
-    named = settings.remote if named is None else named
-    url = None if named is None else _named(named, settings)
+        location, chosen = None, str(location)
+    chosen = settings.remote if chosen is None else chosen
+    url = None if chosen is None else _resolve_remote(chosen, settings)
     if location is not None:
         return location, url
     return settings.directory / ("local" if url is None else _slug(url)), url
 
 
 def _as_text(remote: object) -> str | None:
-    """Return a remote as text. A `Path` is never a name in the settings, and forgets a ``./`` in front of it."""
+    """Return a remote as text. A `Path` never stands for a name in the settings, although it drops a leading ``./``."""
     if isinstance(remote, Path) and not is_url(str(remote)):
         return str(remote.absolute())
     return None if remote is None else str(remote)
 
 
-def _named(remote: str, settings: Settings) -> str:
-    """Return the URL or directory that a remote is called by.
+def _resolve_remote(remote: str, settings: Settings) -> str:
+    """Return the URL or directory that a remote stands for.
 
     Raises:
-        ConfigurationError: If it is a bare word and neither a name in the settings nor a directory that exists.
+        ConfigurationError: If it is a bare word that is neither a name in the settings nor an existing directory.
     """
     place = settings.remotes.get(remote, remote)
     if not _is_bare_word(place) or os.path.exists(place):  # noqa: PTH110 - Path.exists raises for names that are too long
@@ -115,13 +115,13 @@ def _named(remote: str, settings: Settings) -> str:
 
 
 def _is_bare_word(place: str) -> bool:
-    """Return True for one word that is neither a URL nor a path: it would make a folder in the working directory."""
+    """Return True for one word that is neither a URL nor a path: it would create a folder in the working directory."""
     is_word = bool(place.strip()) and place.isprintable() and not re.search(r"^~|[/\\]", place)
     return is_word and not is_url(place)
 
 
 def _slug(url: str) -> str:
-    """A folder name for a remote's mirror: readable, and unlike any other remote's."""
+    """Return a folder name for a remote's mirror: readable, and different from any other remote's."""
     shown = without_credentials(url) if is_url(url) else str(expanded(url).absolute())
     readable = re.sub(r"[^A-Za-z0-9]+", "-", shown).strip("-")[:60]
     return f"{readable}-{hashlib.sha256(shown.rstrip('/').encode(errors='backslashreplace')).hexdigest()[:8]}"

@@ -1,9 +1,9 @@
-"""How far long work is: bars on a terminal, lines in a log, nothing where nobody looks.
+"""Progress of long operations: bars on a terminal, lines in a log, nothing elsewhere.
 
-A library shows bars on a terminal only. A command also writes to logs: inside `plain_lines`, what would show a bar on a
-terminal writes a line about every ten seconds elsewhere, and none if it takes less.
+A library shows bars on a terminal only. A command also writes to logs: inside `plain_lines`, an operation that would
+show a bar on a terminal writes a line about every ten seconds instead, and none if it takes less.
 
-tqdm is imported by the first bar that is shown: importing it takes longer than most look-ups.
+tqdm is imported by the first bar that is shown, because importing it takes longer than most look-ups.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SLOW_SECONDS = 1.0
-"""A look-up that takes longer shows a bar: that of 100,000 texts takes less."""
+"""Seconds after which a look-up shows a bar; one of 100,000 texts takes less."""
 
 LINE_SECONDS = 10.0
-"""Between two lines of a log."""
+"""Seconds between two lines of a log."""
 
 BYTES = "B"
 ITEMS = "items"
 
 
 class Bar(Protocol):
-    """What is told how far the work is; a bar of tqdm's is one.
+    """Interface that receives progress; a tqdm bar implements it.
 
     Attributes:
-        total: How much there is to do, as far as is known; may be set.
-        n: How much is done.
-        disable: Whether this is no bar.
+        total: Amount of work, as far as it is known; may be set.
+        n: Amount of finished work.
+        disable: True if no bar is shown.
     """
 
     total: Any
@@ -44,30 +44,30 @@ class Bar(Protocol):
     disable: Any
 
     def update(self, done: Any, /) -> object:
-        """Say that so much more is done."""
+        """Add to the finished work."""
         ...
 
     def refresh(self) -> object:
-        """Show what has changed."""
+        """Show a changed total."""
         ...
 
     def clear(self) -> object:
-        """Make room for a line."""
+        """Hide the bar, so that a line can be written."""
         ...
 
     def close(self) -> object:
-        """Show nothing any more."""
+        """Remove the bar."""
         ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 
 class _Nothing:
-    """Shows nothing."""
+    """A bar that shows nothing."""
 
     disable = True
 
@@ -96,14 +96,14 @@ class _Nothing:
 
 
 class Lines(_Nothing):
-    """Lines for a log: one when `LINE_SECONDS` have passed, and a last one if there was any.
+    """Progress lines for a log: one every `LINE_SECONDS`, and a last one if there was any.
 
     Args:
-        what: What goes on.
-        total: How much there is; 0 for not known.
-        unit: ``"B"``, or what is counted.
-        clock: Gives seconds.
-        write: Takes a line.
+        what: Name of the operation.
+        total: Amount of work; 0 if it is unknown.
+        unit: ``"B"`` for bytes, or the name of the counted things.
+        clock: Returns the time in seconds.
+        write: Writes a line.
     """
 
     def __init__(
@@ -120,23 +120,23 @@ class Lines(_Nothing):
         self._unit = unit
         self._clock = clock
         self._write = write or _to_stderr
-        self._began = self._told = clock()
+        self._began = self._last_line = clock()
         self._any = False
 
     def update(self, done: int) -> None:
         """See `Bar`."""
         super().update(done)
         now = self._clock()
-        if now - self._told < LINE_SECONDS:
+        if now - self._last_line < LINE_SECONDS:
             return
-        self._told, self._any = now, True
+        self._last_line, self._any = now, True
         each = (now - self._began) / self.n if self.n else 0.0
-        left = f", {_seconds(each * (self.total - self.n))} left" if self.n < self.total else ""
-        of = _amount(self.n, self._unit, self.total)
-        self._write(f"{self._what}: {of}, {self._rate(now)}{left}")
+        remaining = f", {_seconds(each * (self.total - self.n))} left" if self.n < self.total else ""
+        amount = _amount(self.n, self._unit, self.total)
+        self._write(f"{self._what}: {amount}, {self._rate(now)}{remaining}")
 
     def close(self) -> None:
-        """Say how it ended, if anything was said before."""
+        """Write a last line, if one was written before."""
         if self._any:
             now, self._any = self._clock(), False
             took = _seconds(now - self._began)
@@ -151,7 +151,7 @@ _lines: ContextVar[bool] = ContextVar("cas_cache_lines", default=False)
 
 @contextmanager
 def plain_lines() -> Iterator[None]:
-    """Write lines, while the block runs, where a terminal would show a bar and there is none."""
+    """Write lines, while the block runs, in place of bars where there is not a terminal."""
     token = _lines.set(True)
     try:
         yield
@@ -160,13 +160,13 @@ def plain_lines() -> Iterator[None]:
 
 
 def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> Bar:
-    """Return what is told of work that is done; it is a context manager.
+    """Return a bar for an operation; it is a context manager.
 
     Args:
-        what: What goes on.
-        total: How much there is; 0 for not known yet.
-        progress: Whether to show a bar; None shows it on a terminal only, or lines inside `plain_lines`.
-        unit: ``"B"`` for bytes, or what is counted.
+        what: Name of the operation.
+        total: Amount of work; 0 if it is not known yet.
+        progress: True shows a bar, False none; None shows it on a terminal only, or lines inside `plain_lines`.
+        unit: ``"B"`` for bytes, or the name of the counted things.
     """
     if is_shown(progress):
         return _bar(what, total, unit)
@@ -174,14 +174,14 @@ def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> B
 
 
 @contextmanager
-def counting(what: str, total: int, progress: bool | None, unit: str = ITEMS) -> Iterator[Callable[[int], object]]:
-    """Show a bar while the block runs, and give it what is told of items that are done.
+def progress_bar(what: str, total: int, progress: bool | None, unit: str = ITEMS) -> Iterator[Callable[[int], object]]:
+    """Show a bar while the block runs; yield the function to call with the number of finished items.
 
     Args:
-        what: What goes on.
-        total: How many items there are; of none there is no bar.
-        progress: As `bar_of` takes it.
-        unit: As `bar_of` takes it.
+        what: Name of the operation.
+        total: Number of items; without items there is no bar.
+        progress: See `bar_of`.
+        unit: See `bar_of`.
     """
     if not total:
         yield lambda _: None
@@ -190,15 +190,15 @@ def counting(what: str, total: int, progress: bool | None, unit: str = ITEMS) ->
         yield bar.update
 
 
-def counting_if_slow(what: str, total: int, progress: bool | None) -> Callable[[int], None]:
-    """Return what is told of items that are done, and shows a bar if that takes long; arguments as above.
+def progress_bar_if_slow(what: str, total: int, progress: bool | None) -> Callable[[int], None]:
+    """Return a function to call with numbers of finished items, which shows a bar if the work takes long.
 
-    The bar goes when it was told of all items. Where nothing is told there is none.
+    The bar disappears when all items are finished. See `bar_of` for the arguments.
     """
     bar: tqdm[Any] | Lines | None = None
     done = 0
 
-    def tell(items: int) -> None:
+    def advance(items: int) -> None:
         nonlocal bar, done
         if bar is None and is_shown(progress):
             bar = _bar(what, total, ITEMS, SLOW_SECONDS)
@@ -210,11 +210,11 @@ def counting_if_slow(what: str, total: int, progress: bool | None) -> Callable[[
             if done >= total:
                 bar.close()
 
-    return tell
+    return advance
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Whether bars are shown: as `progress` says; None shows them on a terminal only."""
+    """Return True if bars are shown: as `progress` says; None shows them on a terminal only."""
     if progress is None:
         return sys.stderr is not None and sys.stderr.isatty()
     return progress
@@ -233,21 +233,21 @@ def _bar(what: str, total: int, unit: str, delay: float = 0.0) -> tqdm[Any]:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - asked for by `plain_lines`
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - requested by `plain_lines`
 
 
-def _amount(count: float, unit: str, of: int = 0) -> str:
-    """A count, or "1.2 of 4.0 GB"."""
+def _amount(count: float, unit: str, total: int = 0) -> str:
+    """Return a count as text, or "1.2 of 4.0 GB"."""
     if unit != BYTES:
-        return f"{count:,.0f} of {of:,} {unit}" if of >= count and of else f"{count:,.0f} {unit}"
-    largest, power = max(count, of), 0
+        return f"{count:,.0f} of {total:,} {unit}" if total >= count and total else f"{count:,.0f} {unit}"
+    largest, power = max(count, total), 0
     while largest >= 1000 and power < len(_SIZES) - 1:
         largest, power = largest / 1000, power + 1
     digits = 1 if power else 0
     shown = f"{count / 1000**power:.{digits}f}"
     return (
-        f"{shown} of {of / 1000**power:.{digits}f} {_SIZES[power]}"
-        if of >= count and of
+        f"{shown} of {total / 1000**power:.{digits}f} {_SIZES[power]}"
+        if total >= count and total
         else f"{shown} {_SIZES[power]}"
     )
 
@@ -256,7 +256,7 @@ _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
 def _seconds(seconds: float) -> str:
-    """A time as people read it."""
+    """Return a duration as text for people."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"

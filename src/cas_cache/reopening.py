@@ -1,7 +1,7 @@
-"""Copies of caches: opened again at the same place with the same options, in this process or in another.
+"""Copies of caches: opened again at the same location with the same options, in this process or in another.
 
-A pickled cache is its directory, its remote and its options: no row, lock, file or connection is in it. Neither is a
-credential: a cache whose options hold one is refused, and the other process has to find its own.
+A pickled cache consists of its directory, its remote and its options. It contains no row, lock, file or connection, and
+no credential: a cache whose options hold one is not pickled, and the other process has to find its own.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ OPEN_IN_THE_WORKER = (
 
 
 def check_portable(remote: str | None, options: Mapping[str, Any], storage: Storage | None = None) -> None:
-    """Refuse to pickle a cache that another process could not open, or whose options hold a credential.
+    """Raise an error for a cache that another process could not open, or whose options hold a credential.
 
     Args:
-        remote: The URL as it was given; None for a local cache.
+        remote: The URL as it was passed; None for a local cache.
         options: The storage options.
-        storage: The opened remote; None for a local cache, or where it is not opened yet.
+        storage: The opened remote; None for a local cache, or if it is not opened yet.
 
     Raises:
-        ConfigurationError: With the reason and the way out.
+        ConfigurationError: If the cache cannot be pickled, with the reason and advice.
     """
     if remote is None:
         return
@@ -64,8 +64,8 @@ def check_portable(remote: str | None, options: Mapping[str, Any], storage: Stor
         )
 
 
-def reopen(kind: type[_Cache], arguments: dict[str, Any]) -> _Cache:
-    """Open a cache again, from what another process pickled.
+def reopen(cls: type[_Cache], arguments: dict[str, Any]) -> _Cache:
+    """Open a cache again, with arguments that another process pickled.
 
     Raises:
         ConfigurationError: If the cache had no remote, and the settings of this process name one.
@@ -77,7 +77,7 @@ def reopen(kind: type[_Cache], arguments: dict[str, Any]) -> _Cache:
             f"{without_credentials(remote)}, which would receive its rows. Unset CAS_CACHE_REMOTE here, or set it in "
             f"both. {OPEN_IN_THE_WORKER}"
         )
-    return kind(**arguments)
+    return cls(**arguments)
 
 
 def _secret_places(options: Mapping[str, Any]) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _secret_places(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return True for what means the same in every process."""
+    """Return True for a value that means the same in every process."""
     if isinstance(value, Mapping):
         return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
     if isinstance(value, list | tuple):

@@ -1,14 +1,14 @@
-"""Rows: what a vector is stored as on both sides, and the 64-bit digest that proves a row.
+"""Rows: the form in which both sides store a vector, and the 64-bit digest that verifies a row.
 
-The one thing that mirror and repository share besides identity. A row's digest covers its key and the bytes of its
-vector: it finds a zero fill, a truncated range, a swapped neighbour, which no checksum of a whole object sees once the
-rows have left that object. It is no defence against a forger; the SHA-256 of the objects is.
+Mirror and repository share this and identity, and nothing else. A row's digest covers its key and the bytes of its
+vector. It detects a zero fill, a truncated range or a swapped neighbour, which no checksum of a complete object detects
+once the rows have left that object. It does not protect against a forger; the SHA-256 of the objects does.
 
 Definition (format version 1). Let ``w`` be the little-endian 32-bit words of ``key || vector bytes``, zero-padded to a
 multiple of 4 bytes, ``L`` the number of vector bytes, and ``m`` the SplitMix64 sequence of seed 0 with every lowest bit
-set. Then ``digest = m[0]*L + m[1]*w[0] + m[2]*w[1] + ... mod 2**64``: a multilinear hash. Every multiplier is odd, so
-a change of one word always shows. Words are 32 bits wide in a 64-bit sum, so that flipped sign bits (bit 31) do not
-fall off its end; changes of several words pass only where a combination of multipliers vanishes mod 2**64.
+set. Then ``digest = m[0]*L + m[1]*w[0] + m[2]*w[1] + ... mod 2**64``: a multilinear hash. Every multiplier is odd, so a
+change of one word is always detected. Words are 32 bits wide in a 64-bit sum, so that flipped sign bits (bit 31) do not
+overflow; changes of several words pass only if a combination of multipliers vanishes mod 2**64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import ConfigurationError, NotDense, WrongAnswer
+from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, UnsupportedEncoderOutput
 from cas_cache.identity.keys import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ DTYPES = frozenset(
         "float64",
     }
 )
-"""What a vector may be made of: the fixed-size types that NumPy and Zarr name alike."""
+"""Dtypes of vectors: the fixed-size types that NumPy and Zarr name alike."""
 
 BLOCK_BYTES = 1 << 20
-"""Rows are digested this many bytes at a time: their words, 64 bits wide, take twice that and stay in the cache."""
+"""Bytes of rows that are digested at a time: their words, 64 bits wide, take twice that and stay in the CPU cache."""
 
 
 @lru_cache(maxsize=8)
@@ -60,11 +60,11 @@ def digest_rows(keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[np.ui
     """Return the digest of each row.
 
     Args:
-        keys: (n, 32) uint8.
-        vectors: (n, ...) of a little-endian dtype, C-contiguous.
+        keys: (n, 32) uint8 keys.
+        vectors: (n, *shape) vectors of a little-endian dtype, C-contiguous.
 
     Returns:
-        (n,) uint64.
+        (n,) uint64 digests.
     """
     count = len(keys)
     width = row_bytes(vectors.dtype, vectors.shape[1:])
@@ -73,19 +73,19 @@ def digest_rows(keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[np.ui
     of_key, of_vector = np.split(factors[1:], [KEY_BYTES // 4])
     keys = np.ascontiguousarray(keys)
     data = np.ascontiguousarray(vectors).reshape(-1).view(np.uint8).reshape(count, width)
-    # The sum is mod 2**64 by construction, so the product of two Python ints is cut down by hand.
+    # The sum is modulo 2**64, so the product of two Python ints is reduced explicitly.
     constant = np.uint64(int(factors[0]) * width % 2**64)
     digests = np.empty(count, np.uint64)
     step = max(1, BLOCK_BYTES // (4 * words))
     for start in range(0, count, step):
         stop = min(start + step, count)
-        # A key is a whole number of words, so the two need not be joined: a copy of every vector less.
+        # A key is a whole number of words, so it need not be joined with the vector, which would copy every vector.
         digests[start:stop] = _words(keys[start:stop]) @ of_key + _words(data[start:stop]) @ of_vector + constant
     return digests
 
 
 def _words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the little-endian 32-bit words of each row of bytes, zero-padded to a whole number of them."""
+    """Return the little-endian 32-bit words of each row of bytes, zero-padded to a whole number of words."""
     padding = -data.shape[1] % 4
     if padding:
         data = np.pad(data, ((0, 0), (0, padding)))
@@ -93,21 +93,22 @@ def _words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Return the bytes of one vector."""
+    """Return the size of one vector in bytes."""
     return dtype.itemsize * math.prod(shape)
 
 
 def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
-    """Return an encoder's answer as a NumPy array, dtype unchanged; torch's bfloat16, which NumPy lacks, as float32.
+    """Return an encoder's output as a NumPy array, dtype unchanged; torch's bfloat16, which NumPy lacks, as float32.
 
     Args:
         answer: A NumPy array, a torch tensor (duck-typed, on any device), or a list of vectors.
-        dtype: The dtype of lists of Python numbers, whole or not; None for float32. Services answer with such lists,
-            and Python's float64 is how JSON is read, not how the vectors were made. Arrays and tensors keep theirs.
+        dtype: The dtype of lists of Python numbers, whole or not; None for float32. Services return such lists, and
+            Python's float64 only reflects how JSON is read, not how the vectors were made. Arrays and tensors keep
+            theirs.
 
     Raises:
-        WrongAnswer: If it is none of these, or has a dtype that NumPy lacks.
-        NotDense: If it is sparse, or its vectors differ in shape.
+        InvalidEncoderOutput: If it is none of these, or has a dtype that NumPy lacks.
+        UnsupportedEncoderOutput: If it is sparse, or its vectors differ in shape.
     """
     if hasattr(answer, "detach"):
         answer = _of_tensor(answer)
@@ -116,18 +117,22 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
     elif isinstance(answer, list | tuple):
         try:
             answer = np.stack([as_array(row, dtype) for row in answer])
-        except WrongAnswer:
+        except InvalidEncoderOutput:
             raise
         except ValueError as err:
-            raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+            raise UnsupportedEncoderOutput(
+                f"The encoder's vectors differ in shape ({err}). Return vectors of one shape."
+            ) from err
     elif type(answer) in (float, int):
         answer = _of_numbers(answer, dtype)
     elif np.isscalar(answer):
         answer = np.asarray(answer)
     if type(answer).__module__.startswith("scipy.sparse"):
-        raise NotDense("The encoder returned a sparse matrix, which is not cached. Densify it first, with .toarray().")
+        raise UnsupportedEncoderOutput(
+            "The encoder returned a sparse matrix, which is not cached. Densify it first, with .toarray()."
+        )
     if not isinstance(answer, np.ndarray) or isinstance(answer, np.ma.MaskedArray):
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned a {type(answer).__module__}.{type(answer).__qualname__}. Return a NumPy array or a "
             "torch tensor, one vector for each item."
         )
@@ -135,12 +140,12 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
 
 
 def _is_numbers(row: Any) -> bool:
-    """Whether it is a list of plain numbers: what services answer with, and quick to convert at once."""
+    """Return True for a list of plain numbers, which services return and which is converted quickly as a whole."""
     return type(row) in (list, tuple) and all(type(value) in (float, int) for value in row)
 
 
 def _of_numbers(rows: Any, dtype: Any) -> NDArray[Any]:
-    """Return an array of Python numbers; a dtype that would change their values is refused."""
+    """Return an array of Python numbers; raise an error for a dtype that would change their values."""
     dtype = checked_dtype(dtype)
     try:
         if dtype.kind == "f":
@@ -149,9 +154,11 @@ def _of_numbers(rows: Any, dtype: Any) -> NDArray[Any]:
         with np.errstate(invalid="ignore"):
             array = exact.astype(dtype)
     except (ValueError, OverflowError) as err:
-        raise NotDense(f"The encoder's vectors differ in shape ({err}). Return vectors of one shape.") from err
+        raise UnsupportedEncoderOutput(
+            f"The encoder's vectors differ in shape ({err}). Return vectors of one shape."
+        ) from err
     if (array != exact).any():
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned lists of numbers that are not {dtype} numbers. Nothing of them was stored. Pass "
             "another dtype=, or none for float32."
         )
@@ -162,59 +169,59 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
     """Return the dtype of vectors that come as lists of Python numbers; float32 for None.
 
     Raises:
-        ConfigurationError: If vectors cannot be stored in it.
+        ConfigurationError: If vectors of this dtype cannot be stored.
     """
     try:
-        found = np.dtype(np.float32 if dtype is None else dtype)
+        checked = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError as err:
         raise ConfigurationError(
             f"dtype={dtype!r} is not a NumPy dtype ({err}). Pass one of {sorted(DTYPES)}."
         ) from err
-    if found.name not in DTYPES:
-        raise ConfigurationError(f"Vectors of dtype {found} cannot be stored. Pass one of {sorted(DTYPES)}.")
-    return found
+    if checked.name not in DTYPES:
+        raise ConfigurationError(f"Vectors of dtype {checked} cannot be stored. Pass one of {sorted(DTYPES)}.")
+    return checked
 
 
 def _of_tensor(tensor: Any) -> Any:
     if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
-        raise NotDense("The encoder returned a sparse tensor, which is not cached. Densify it first.")
+        raise UnsupportedEncoderOutput("The encoder returned a sparse tensor, which is not cached. Densify it first.")
     tensor = tensor.detach().cpu()
     try:
         return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     except (TypeError, RuntimeError) as err:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"The encoder returned a tensor of {tensor.dtype} that NumPy cannot hold ({err}). Convert it first, for "
             "example with .float()."
         ) from err
 
 
 def storable(vectors: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Return `vectors` as they are stored: C-contiguous and little-endian, values and dtype unchanged.
+    """Return `vectors` in the stored form: C-contiguous and little-endian, values and dtype unchanged.
 
     Args:
-        vectors: (rows, ...) of a dtype in `DTYPES`.
-        rows: How many rows there must be.
+        vectors: (rows, *shape) vectors of a dtype in `DTYPES`.
+        rows: Required number of rows.
 
     Raises:
-        WrongAnswer: If it has another number of rows, no row shape, or a dtype that cannot be stored.
+        InvalidEncoderOutput: If the number of rows differs, rows have no shape, or the dtype cannot be stored.
     """
     if vectors.ndim < 2 or 0 in vectors.shape[1:]:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"An array of shape {vectors.shape} came back for {rows} items; expected ({rows}, d). "
             "Nothing of it was stored. Return one vector for each item."
         )
     if len(vectors) != rows:
-        raise WrongAnswer(
+        raise InvalidEncoderOutput(
             f"{len(vectors)} vectors came back for {rows} items. Nothing of them was stored, because there is no "
             "telling which vector belongs to which item. Return one vector for each item, in the order asked for."
         )
     if vectors.dtype.name not in DTYPES:
-        raise WrongAnswer(f"Vectors of dtype {vectors.dtype} cannot be stored; use one of {sorted(DTYPES)}.")
+        raise InvalidEncoderOutput(f"Vectors of dtype {vectors.dtype} cannot be stored; use one of {sorted(DTYPES)}.")
     return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
 
 
 def finite_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return (n,) bool: which rows hold neither NaN nor an infinity."""
+    """Return an (n,) bool mask of the rows that hold neither NaN nor an infinity."""
     if vectors.dtype.kind != "f":
         return np.ones(len(vectors), np.bool_)
     finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))

@@ -1,9 +1,9 @@
 """The self-check: some rows are encoded again and compared before they are served.
 
-Two things no key can see: wrong weights under the right name, in a pack that somebody else pushed; and an encoder of
-one's own that does not look like the one that made the rows (another `prefix`, another `max_tokens`). So at least one
-row of each pack that was never compared in this mirror is compared, and some rows of each encoder that looked
-otherwise.
+Keys cannot detect two problems: wrong weights under the right name, in a pack that somebody else pushed; and a local
+encoder whose appearance differs from that of the encoder that made the rows (another `prefix`, another `max_tokens`).
+So at least one row of each pack that was never compared in this mirror is compared, and some rows of each encoder with
+another appearance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from cas_cache.comparison import difference_of_kind, distances, max_distance
 from cas_cache.errors import SelfCheckFailed, SelfCheckTooLarge
 from cas_cache.mirror.verified import UNKNOWN
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_ROWS = 8
-"""Rows that are compared at least, where some have to be."""
+"""Minimum number of rows that are compared if any have to be."""
 
 CHUNK_ROWS = 8192
-"""Rows that are encoded in one call of the encoder at most."""
+"""Maximum number of rows that are encoded in one call of the encoder."""
 
 LARGE = 64
-"""A comparison of more rows than this is announced before it is paid for."""
+"""Number of rows above which a comparison is announced before it is paid for."""
 
 MAX_NAMED = 5
-"""Attributes or packs named in an error; more would bury what to do."""
+"""Maximum number of attributes or packs named in an error; more would bury the advice."""
 
 
 class ObservedEncoder:
-    """An encoder, and what it looks like before and after each call.
+    """An encoder whose appearance is observed before and after each call.
 
     Args:
         ns: The namespace that its vectors belong to.
-        encode: Given positions of items, returns one vector for each.
-        describe: Returns its appearance; None if nobody describes it.
-        dtype: What lists of Python numbers become.
+        encode: Encodes items, given by their positions; returns one vector per position.
+        describe: Returns the encoder's appearance; None if there is no description.
+        dtype: The dtype of vectors that come as lists of Python numbers.
     """
 
     def __init__(
@@ -79,17 +79,18 @@ class ObservedEncoder:
 
     @property
     def id(self) -> str | None:
-        """The id of its appearance, recorded under its namespace."""
+        """The id of the encoder's appearance, recorded under its namespace."""
         return None if self.appearance is None else self._appearances.record(self.appearance)
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Return what it makes of some items, as an array."""
+        """Return the vectors of some items as an array."""
         before = self.appearance
         if before is None or self._describe is None:
             return as_array(self._encode(positions), self._dtype)
         try:
             return as_array(self._encode(positions), self._dtype)
         finally:
+            # Also after an error: an attribute that changed during the call does not identify the encoder.
             self._appearances.observe(before, self._describe())
 
 
@@ -98,11 +99,11 @@ class SelfCheck:
     """Settings of the self-check.
 
     Attributes:
-        rows: How many rows are compared at least; 0 trusts everybody.
-        max_rows: How many rows one call may compare; None for any number.
-        chunk_rows: How many rows are encoded in one call of the encoder at most; None for `CHUNK_ROWS`.
-        location: What to name on the command line: the mirror and its remote.
-        note: Is called with the number of rows that were encoded and the seconds that it took.
+        rows: Minimum number of rows to compare; 0 trusts everybody.
+        max_rows: Maximum number of rows that one call may compare; None for no limit.
+        chunk_rows: Maximum number of rows to encode in one call of the encoder; None for `CHUNK_ROWS`.
+        location: Arguments of a suggested command: the mirror and its remote.
+        note: Called with the number of encoded rows and the seconds that they took.
     """
 
     rows: int
@@ -112,17 +113,18 @@ class SelfCheck:
     note: Callable[[int, float], object]
 
     def check(self, ns: Namespace, rows: Rows, encoder: ObservedEncoder, progress: bool | None) -> None:
-        """Compare some of the rows with what the encoder makes, if any of them is in doubt.
+        """Compare some of the rows with the encoder's vectors, if any of them is in doubt.
 
         Args:
-            ns: Where the rows are.
-            rows: (n,) int64, -1 for a missing row, or a slice, of the call's items.
-            encoder: Given positions in the call.
+            ns: The namespace that holds the rows.
+            rows: (n,) int64, -1 for a missing row, or a slice: the rows of the call's items.
+            encoder: Encodes items, given by their positions in the call.
             progress: Show a bar if there is much to compare.
 
         Raises:
-            SelfCheckFailed: If a row is not what the encoder makes. Packs of which all rows agree count as verified.
-            SelfCheckTooLarge: If more than `max_rows` would have to be compared.
+            SelfCheckFailed: If a row differs from the encoder's vector. Packs whose compared rows all match are
+                recorded as verified.
+            SelfCheckTooLarge: If more than `max_rows` rows would have to be compared.
         """
         if not self.rows:
             return
@@ -138,8 +140,8 @@ class SelfCheck:
         # An item that is requested twice is compared once.
         distinct, first = np.unique(at[doubted.positions], return_index=True)
         positions, numbers = doubted.positions[first], doubted.numbers[first]
-        wanted = np.array([self.rows if group.unit is None else 1 for group in doubted.groups], np.int64)
-        chosen = sample(numbers, self.rows, wanted)
+        minimum = np.array([self.rows if group.unit is None else 1 for group in doubted.groups], np.int64)
+        chosen = sample(numbers, self.rows, minimum)
         chosen = chosen[np.argsort(positions[chosen])]
         self._announce(len(chosen), len(at), ns)
         fresh = self._encoded(encoder, positions[chosen], progress)
@@ -147,7 +149,7 @@ class SelfCheck:
         _Comparison(ns, encoder, self.location).run(distinct[chosen], fresh, groups)
 
     def _announce(self, count: int, requested: int, ns: Namespace) -> None:
-        """Say what a comparison will cost, before it is paid."""
+        """Log the cost of a comparison, or raise an error if it is too large, before it is paid."""
         if not count:
             return
         if self.max_rows is not None and count > self.max_rows:
@@ -173,10 +175,10 @@ class SelfCheck:
         )
 
     def _encoded(self, encoder: ObservedEncoder, positions: NDArray[np.int64], progress: bool | None) -> NDArray[Any]:
-        """Encode items, in one call of the encoder unless they are very many."""
+        """Encode items, in one call of the encoder unless there are very many."""
         step = self.chunk_rows or CHUNK_ROWS
         parts = []
-        with counting("self-check", len(positions), progress if len(positions) > LARGE else False) as advance:
+        with progress_bar("self-check", len(positions), progress if len(positions) > LARGE else False) as advance:
             for start in range(0, len(positions), step):
                 part = positions[start : start + step]
                 began = time.perf_counter()
@@ -187,13 +189,13 @@ class SelfCheck:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def sample(groups: NDArray[np.int64], count: int, wanted: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Return which rows to compare, drawn at random.
+def sample(groups: NDArray[np.int64], count: int, minimum: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Return the rows to compare, drawn at random.
 
     Args:
         groups: (n,) int64, the group of each row.
-        count: How many rows to choose in all, at least; fewer if there are fewer.
-        wanted: For each group, how many rows of it to choose at least; None for one of each.
+        count: Minimum number of rows to choose in all; fewer if there are fewer.
+        minimum: Minimum number of rows to choose of each group; None for one each.
 
     Returns:
         Ascending positions in `groups`. Beyond the minimum, rows are from as many groups as possible.
@@ -202,21 +204,21 @@ def sample(groups: NDArray[np.int64], count: int, wanted: NDArray[np.int64] | No
     by_group = shuffled[np.argsort(groups[shuffled], kind="stable")]
     starts = np.flatnonzero(np.r_[True, np.diff(groups[by_group]) != 0])
     turn = np.arange(len(by_group)) - np.repeat(starts, np.diff(np.r_[starts, len(by_group)]))
-    needed = turn < (1 if wanted is None else wanted[groups[by_group]])
+    needed = turn < (1 if minimum is None else minimum[groups[by_group]])
     order = np.lexsort((turn, ~needed))
     return np.sort(by_group[order[: max(count, int(needed.sum()))]])
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """One comparison: what was compared with what, and what follows from it."""
+    """One comparison of stored rows with fresh vectors, and its consequences."""
 
     ns: Namespace
     encoder: ObservedEncoder
     location: tuple[str, ...]
 
     def run(self, rows: NDArray[np.int64], fresh: NDArray[Any], groups: list[RowGroup]) -> None:
-        """Compare rows with fresh vectors; record the groups that agree, raise if one does not."""
+        """Compare rows with fresh vectors; record the groups that match, raise an error if one does not."""
         stored = self.ns.take(rows)
         problem = difference_of_kind(stored, fresh)
         if problem is not None:
@@ -232,7 +234,7 @@ class _Comparison:
         worst = float(np.nan_to_num(apart[wrong], nan=np.inf).max())
         what = (
             f"{len(wrong)} of {len(rows)} vectors that were compared are not what the encoder makes for "
-            f"{named(self.ns.spec)}: the distance of row {rows[wrong[0]]} is {100 * apart[wrong[0]]:.3g} % of its "
+            f"{spec_label(self.ns.spec)}: the distance of row {rows[wrong[0]]} is {100 * apart[wrong[0]]:.3g} % of its "
             f"length, and at most {100 * limit:.3g} % is rounding."
         )
         self._fail(f"{what} {self._reason(failed)} {_OFF}", rows[wrong], failed, worst)
@@ -246,7 +248,7 @@ class _Comparison:
             self.ns.appearances.note_equal(appearance, {group.appearance for group in agreed if group.unit is None})
 
     def _reason(self, failed: list[RowGroup]) -> str:
-        """Say what is the likely reason, and what to do about it."""
+        """Return the likely reason, and advice."""
         own = self._own(failed)
         if own:
             return self._other_encoder(own[0].appearance)
@@ -263,15 +265,15 @@ class _Comparison:
         return (
             f"They came from {'the pack' if len(packs) == 1 else f'{len(packs)} packs,'} {names}{more}. Nothing was "
             "served. If your weights are not those that name and revision stand for, give yours a name of their own "
-            f"(model_id=, revision=). If whoever pushed a pack used other weights, `{command}` deletes it, here and in "
+            f"(model_id=, revision=). If a pack was pushed with other weights, `{command}` deletes it, here and in "
             "the repository, and its rows are encoded again."
         )
 
     def _other_encoder(self, made_by: str) -> str:
-        found = self.ns.appearances.differences(made_by, self.encoder.appearance or {})
-        shown = "; ".join(f"{path} was {was}, is {now}" for path, (was, now) in list(found.items())[:MAX_NAMED])
-        more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-        differs = f"does not look like this one: {shown}{more}" if found else "was not recorded"
+        differences = self.ns.appearances.differences(made_by, self.encoder.appearance or {})
+        shown = "; ".join(f"{path} was {was}, is {now}" for path, (was, now) in list(differences.items())[:MAX_NAMED])
+        more = f"; and {len(differences) - MAX_NAMED} more" if len(differences) > MAX_NAMED else ""
+        differs = f"does not look like this one: {shown}{more}" if differences else "was not recorded"
         return (
             f"The encoder that made them {differs}. Nothing was served. If both are right, tell the two apart by name: "
             "model_id=, revision=, or params= of the spec. If the rows in the cache are the wrong ones, drop the "
@@ -298,8 +300,8 @@ def wrong_rows(apart: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
     return np.flatnonzero(~(apart <= limit))
 
 
-def named(spec: EncoderSpec) -> str:
-    """Return what an error calls an encoder."""
+def spec_label(spec: EncoderSpec) -> str:
+    """Return the description of an encoder for an error."""
     prompt = f", prompt {spec.prompt!r}" if spec.prompt else ""
     role = f", role {spec.role}" if spec.role else ""
     return f"{spec.model} at {spec.revision}{prompt}{role} (namespace {spec.namespace})"

@@ -1,8 +1,8 @@
-"""Settings: the environment, and two files. The only reader of ``os.environ`` and of configuration in this package.
+"""Settings from the environment and two files. The only reader of ``os.environ`` and of configuration in this package.
 
-An argument wins over a setting; among settings, in this order: ``CAS_CACHE_*`` in the environment, ``[tool.cas_cache]``
+An argument overrides a setting. Among settings, the order is: ``CAS_CACHE_*`` in the environment, ``[tool.cas_cache]``
 of the nearest ``pyproject.toml`` above the working directory, ``config.toml`` in the user's configuration directory.
-Credentials are not ours: fsspec and the clouds' SDKs find their own.
+Credentials are not settings: fsspec and the clouds' SDKs find their own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS: Mapping[str, type] = {
     "trust": str,
     "signing_key": str,
 }
-"""Each setting, and what it is in a file. In the environment it is ``CAS_CACHE_`` and its name, but for the first."""
+"""Name of each setting, and its type in a file. Its variable is ``CAS_CACHE_`` and its name, except for the first."""
 
 VARIABLES = {name: f"CAS_CACHE_{name.upper()}" for name in KINDS} | {"directory": "CAS_CACHE_DIR"}
 
@@ -50,38 +50,39 @@ TABLES: Mapping[str, str] = {
     "remotes": 'URLs, such as team = "s3://bucket/prefix"',
     "trusted_keys": 'public keys, such as alice = "ed25519:..."',
 }
-"""Settings that are tables of texts by name, and of what."""
+"""Settings that are tables of texts by name, with a description of the texts."""
 
 TRUSTED_KEYS = "CAS_CACHE_TRUSTED_KEYS"
-"""The variable for `trusted_keys`: ``alice=ed25519:...,bob=ed25519:...`` instead of those of the files."""
+"""Variable for `trusted_keys`: ``alice=ed25519:...,bob=ed25519:...``. It replaces the keys of the files."""
 
 DEFAULT = "default"
 
-MOST_DIGITS = 18
-"""Of a whole number: no repository has more rows, and Python refuses to read thousands of digits."""
+MAX_DIGITS = 18
+"""Maximum number of digits of a number. No repository has more rows, and Python refuses to parse thousands of
+digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is in force.
+    """The settings in force.
 
     Attributes:
-        directory: Where mirrors are; by default the user's cache directory.
-        remote: The repository's URL or the name of one, or None.
-        offline: Never touch the network.
+        directory: Directory of mirrors; by default the user's cache directory.
+        remote: URL of the repository, or the name of a URL, or None.
+        offline: Never use the network.
         read_only: Never write to the repository.
         only_cached: Never encode.
-        lazy: Of vectors, pull only those that are asked for.
-        self_check: How many rows that others pushed are compared at least; None leaves the default.
-        max_self_check: How many rows one call may compare; None for any number.
+        lazy: Pull only requested vectors.
+        self_check: Minimum number of rows pushed by others to compare; None leaves the default.
+        max_self_check: Maximum number of rows that one call may compare; None for no limit.
         push_seconds: Maximum time that a row is pending before a background push starts; None leaves the default.
-        progress: Show progress bars; None leaves it to the terminal.
+        progress: Show progress bars; None shows them on a terminal only.
         trust: ``"any"`` or ``"signed-by"``; see `Trust`.
-        signing_key: The private key that signs what is written: its name, or its file; None for no signature.
+        signing_key: Private key that signs new packs: its name, or its file; None for no signature.
         remotes: URLs by name.
         trusted_keys: Public keys by name.
-        sources: For each of these but the last, where it was found: a variable, a file, or ``"default"``; for the two
-            tables under ``remotes.NAME`` and ``trusted_keys.NAME``.
+        sources: Source of each of these settings: a variable, a file, or ``"default"``. The two tables are listed as
+            ``remotes.NAME`` and ``trusted_keys.NAME``.
     """
 
     directory: Path
@@ -105,51 +106,51 @@ class Settings:
         """Read environment and files now.
 
         Raises:
-            ConfigurationError: If a value is not what the setting takes, or a file has a setting that is none.
+            ConfigurationError: If a value is not valid for its setting, or a file has an unknown setting.
         """
-        found: dict[str, tuple[Any, str]] = {}
+        values: dict[str, tuple[Any, str]] = {}
         tables: dict[str, dict[str, str]] = {name: {} for name in TABLES}
         for path, document in _files():
-            for name, value in _checked(path, document).items():
-                found[name] = value, str(path)
+            for name, value in _checked_settings(path, document).items():
+                values[name] = value, str(path)
             for table in TABLES:
                 for name, text in _table(path, document, table).items():
                     tables[table][name] = text
-                    found[f"{table}.{name}"] = text, str(path)
+                    values[f"{table}.{name}"] = text, str(path)
         for name, variable in VARIABLES.items():
             value = _of_environment(name, variable)
             if value is not None:
-                found[name] = value, variable
+                values[name] = value, variable
         keys = _keys_of_environment()
         if keys is not None:
-            found = {name: of for name, of in found.items() if not name.startswith("trusted_keys.")}
-            found |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
+            values = {name: source for name, source in values.items() if not name.startswith("trusted_keys.")}
+            values |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
             tables["trusted_keys"] = keys
-        directory, remote = found.get("directory"), found.get("remote")
+        directory, remote = values.get("directory"), values.get("remote")
         return cls(
             directory=expanded(directory[0]) if directory else _user_directory("cache"),
             remote=remote[0] if remote else None,
-            offline=bool(found.get("offline", (False,))[0]),
-            read_only=bool(found.get("read_only", (False,))[0]),
-            only_cached=bool(found.get("only_cached", (False,))[0]),
-            lazy=bool(found.get("lazy", (False,))[0]),
-            self_check=found.get("self_check", (None,))[0],
-            max_self_check=found.get("max_self_check", (None,))[0],
-            push_seconds=found.get("push_seconds", (None,))[0],
-            progress=found.get("progress", (None,))[0],
-            trust=found.get("trust", ("any",))[0],
-            signing_key=found.get("signing_key", (None,))[0],
+            offline=bool(values.get("offline", (False,))[0]),
+            read_only=bool(values.get("read_only", (False,))[0]),
+            only_cached=bool(values.get("only_cached", (False,))[0]),
+            lazy=bool(values.get("lazy", (False,))[0]),
+            self_check=values.get("self_check", (None,))[0],
+            max_self_check=values.get("max_self_check", (None,))[0],
+            push_seconds=values.get("push_seconds", (None,))[0],
+            progress=values.get("progress", (None,))[0],
+            trust=values.get("trust", ("any",))[0],
+            signing_key=values.get("signing_key", (None,))[0],
             remotes=tables["remotes"],
             trusted_keys=tables["trusted_keys"],
-            sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in found.items()}},
+            sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in values.items()}},
         )
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with the home directory in the place of ``~``.
+    """Return a path with ``~`` replaced by the home directory.
 
     Raises:
-        ConfigurationError: If there is no such home directory, or the path has characters that none can have.
+        ConfigurationError: If that home directory does not exist, or the path has characters that no path can have.
     """
     try:
         os.fsencode(path)
@@ -162,12 +163,12 @@ def expanded(path: str | Path) -> Path:
 
 
 def user_file() -> Path:
-    """Return where the user's settings are looked for."""
+    """Return the path of the user's settings."""
     return _user_directory("config") / "config.toml"
 
 
 def keys_folder() -> Path:
-    """Return where the user's signing keys are kept by name.
+    """Return the folder in which the user's signing keys are stored by name.
 
     Raises:
         ConfigurationError: If the user has no home directory.
@@ -178,7 +179,7 @@ def keys_folder() -> Path:
 def _user_directory(purpose: Literal["cache", "config"]) -> Path:
     """Return the user's directory for a purpose; below ``~``, which `expanded` refuses, if the user has no home.
 
-    A container often runs as a user id without an entry, and without HOME: there a directory is named instead.
+    A container often runs as a user id without an entry, and without HOME; a directory must then be named.
     """
     find = platformdirs.user_cache_dir if purpose == "cache" else platformdirs.user_config_dir
     try:
@@ -189,29 +190,29 @@ def _user_directory(purpose: Literal["cache", "config"]) -> Path:
 
 
 def _files() -> list[tuple[Path, dict[str, Any]]]:
-    """The files that there are, the strongest last."""
-    found = []
+    """Return the existing files, the strongest last."""
+    documents = []
     path = user_file()
-    if path.is_absolute() and _is_there(path):
-        found.append((path, _parsed(path)))
+    if path.is_absolute() and _exists(path):
+        documents.append((path, _parse_toml(path)))
     try:
         working = Path.cwd()
     except FileNotFoundError:
-        return found  # the working directory was deleted
+        return documents  # the working directory was deleted
     folders = (working, *working.parents)
-    project = next((f for folder in folders if _is_there(f := folder / "pyproject.toml")), None)
+    project = next((f for folder in folders if _exists(f := folder / "pyproject.toml")), None)
     if project is not None:
-        tool = _parsed(project).get("tool", {})
+        tool = _parse_toml(project).get("tool", {})
         table = tool.get("cas_cache") if isinstance(tool, dict) else None
         if table is not None and not isinstance(table, dict):
             raise ConfigurationError(f"{project}: tool.cas_cache must be a table, [tool.cas_cache].")
         if table is not None:
-            found.append((project, table))
-    return found
+            documents.append((project, table))
+    return documents
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a file, as far as this user may look: a service often has the home directory of another."""
+def _exists(path: Path) -> bool:
+    """Return True if a file exists and this user may look: a service often has the home directory of another user."""
     try:
         return path.is_file()
     except OSError as err:
@@ -219,22 +220,22 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parse_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as err:
         raise ConfigurationError(f"{path} cannot be read as TOML ({err}). Mend it, or move it away.") from err
 
 
-def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """The settings of one file."""
+def _checked_settings(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of one file, after checking their names and types."""
     settings = {name: value for name, value in document.items() if name not in TABLES}
     for name, value in settings.items():
         if name not in KINDS:
             near = difflib.get_close_matches(name, [*KINDS, *TABLES], n=1)
-            there = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
-            meant = f" Did you mean {near[0]}?" if near else there
-            raise ConfigurationError(f"{path} has a setting {name!r}, which is none.{meant}")
+            known = f" There are {', '.join(KINDS)}, and the tables {' and '.join(TABLES)}."
+            meant = f" Did you mean {near[0]}?" if near else known
+            raise ConfigurationError(f"{path} has an unknown setting {name!r}.{meant}")
         if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
             raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")
     return settings
@@ -248,7 +249,7 @@ def _table(path: Path, document: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def _keys_of_environment() -> dict[str, str] | None:
-    """The public keys of the variable by name, or None if it is not set."""
+    """Return the public keys of the variable by name; None if it is not set."""
     text = os.environ.get(TRUSTED_KEYS)
     if text is None:
         return None
@@ -259,7 +260,7 @@ def _keys_of_environment() -> dict[str, str] | None:
 
 
 def _of_environment(name: str, variable: str) -> Any:
-    """The value of a variable, or None if it is not set."""
+    """Return the value of a variable; None if it is not set."""
     text = os.environ.get(variable)
     if text is None:
         return None
@@ -272,7 +273,7 @@ def _of_environment(name: str, variable: str) -> Any:
         raise ConfigurationError(f"{variable}={os.environ[variable]!r} is neither on nor off. Set it to 1 or 0.")
     if not text:
         return None
-    if text.isdecimal() and len(text) <= MOST_DIGITS:
+    if text.isdecimal() and len(text) <= MAX_DIGITS:
         return int(text)
     raise ConfigurationError(f"{variable}={os.environ[variable]!r} is not a whole number. Set it to 0 or more.")
 
@@ -283,11 +284,11 @@ _CLOUD_SECRET = re.compile(
     r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|AZURE_.*(KEY|TOKEN|SECRET|PASSWORD|CONNECTION_STRING)"
     r"|FSSPEC_.*(KEY|SECRET|TOKEN|PASS|CREDENTIAL|CONNECTION_STRING).*"
 )
-_SHORTEST_SECRET = 6
-"""Shorter ones are placeholders such as "test", found in any text."""
+_MIN_SECRET_LENGTH = 6
+"""Minimum length of a secret. Shorter values are placeholders such as "test", found in any text."""
 
 
 def cloud_secrets() -> tuple[str, ...]:
-    """Return the values of the clouds' variables that must not be printed. They are read for nothing else."""
+    """Return the values of the clouds' variables that must not be printed. They are read for no other purpose."""
     values = (value for name, value in os.environ.items() if _CLOUD_SECRET.fullmatch(name))
-    return tuple(value for value in values if len(value) >= _SHORTEST_SECRET)
+    return tuple(value for value in values if len(value) >= _MIN_SECRET_LENGTH)

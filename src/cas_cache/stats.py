@@ -1,7 +1,7 @@
-"""Counts of what a cache did, for people and for programs.
+"""Statistics of a cache, for people and for programs.
 
-What it saved is an estimate, and only made where something was measured: a hit is worth the mean time that this
-namespace's encoder took for an item, over the items that it was given with this mirror, in this run or earlier ones.
+The saving is an estimate, made only where something was measured: a hit counts as the mean time per item that this
+namespace's encoder took with this mirror, in this run or earlier ones.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, duration, size
+from cas_cache.formatting import duration, pluralize, size
 
 if TYPE_CHECKING:
     from cas_cache.mirror.pace import Pace
 
-LEAST_ITEMS = 32
-"""Items from which on a pace is believed: fewer tell more about the first call's start than about the encoder."""
+MIN_ITEMS = 32
+"""Minimum number of items for an estimate: fewer measure the start of the first call rather than the encoder."""
 
 _lock = threading.Lock()
-"""One for all: counts come from threads that encode, and from the one that pushes."""
+"""One lock for all caches: threads that encode and threads that push add to the statistics."""
 
 
 def _renew_lock() -> None:
-    # A process that is forked while another thread counts would wait for that thread for ever.
+    # If another thread held the lock during a fork, the child would wait for that thread forever.
     global _lock  # noqa: PLW0603 - the lock of the parent is the parent's
     _lock = threading.Lock()
 
@@ -35,19 +35,19 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 @dataclass(slots=True)
 class Stats:
-    """What a cache did since it was opened.
+    """Statistics of a cache since it was opened.
 
     Attributes:
-        hits: Items answered from the mirror, pulled ones included.
-        misses: Items that were in neither mirror nor repository, repeats included.
-        encoded: Items that the encoder was given, each distinct one once.
-        checked: Items besides these that it was given to compare with what others have pushed.
+        hits: Number of items answered from the mirror, including items that were pulled first.
+        misses: Number of items that were in neither the mirror nor the repository, repeats included.
+        encoded: Number of items that the encoder received, each distinct item once.
+        checked: Number of additional items that the encoder received for the self-check.
         bytes_pushed: Bytes of content written to the repository.
         bytes_pulled: Bytes of content read from the repository.
-        bytes_served: Bytes of the stored vectors that answered the hits. Where a call asks for a smaller size or
-            precision, what it got is derived of them.
-        encoder_seconds: How long the encoder took for `encoded` and `checked`, its data loading included; of threads
-            that encode at the same time, the sum.
+        bytes_served: Bytes of the stored vectors that answered the hits. A call that requests a smaller size or
+            precision receives vectors derived from them.
+        encoder_seconds: Time that the encoder took for `encoded` and `checked`, including its data loading; the sum
+            over threads that encode at the same time.
     """
 
     hits: int = 0
@@ -78,36 +78,36 @@ class Stats:
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of items that were answered from the mirror; None before the first."""
+        """The share of items that were answered from the mirror; None before the first item."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else None
 
     @property
     def seconds_saved(self) -> float | None:
-        """About how long the encoder would have taken for the hits: hits times mean seconds an item, by namespace.
+        """Estimated seconds that the encoder would have taken for the hits: hits times mean seconds per item.
 
-        Hits of a namespace whose encoder was never given 32 items with this mirror count as nothing. None if that is so
-        of all.
+        Hits of a namespace whose encoder received fewer than 32 items with this mirror count as nothing. None if that
+        is true for all namespaces.
         """
         with _lock:
-            rated = [(self._hits[name], pace) for name, pace in self._paces.items() if pace.items >= LEAST_ITEMS]
+            rated = [(self._hits[name], pace) for name, pace in self._paces.items() if pace.items >= MIN_ITEMS]
         known = [hits * pace.seconds / pace.items for hits, pace in rated if hits]
         return sum(known) if known else None
 
     def add(self, **amounts: float) -> None:
-        """Add to counts, by their names."""
+        """Add to statistics, by their names."""
         with _lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
     def note_hits(self, namespace: str, hits: int, row_bytes: int, pace: Pace) -> None:
-        """Count items that were answered from what is kept.
+        """Count items that were answered from stored rows.
 
         Args:
-            namespace: Whose.
-            hits: How many.
-            row_bytes: Of the stored vector of each.
-            pace: The encoder's, so far as it is known.
+            namespace: The id of the namespace.
+            hits: Number of items.
+            row_bytes: Size of one stored vector.
+            pace: The encoder's speed, as far as it is known.
         """
         if not hits:
             return
@@ -117,12 +117,12 @@ class Stats:
             self._paces[namespace] = pace
 
     def note_encoded(self, namespace: str, measured: Pace, pace: Pace) -> None:
-        """Count items that the encoder was given.
+        """Count items that the encoder received.
 
         Args:
-            namespace: Whose.
-            measured: How many, and how long it took.
-            pace: The encoder's, with these.
+            namespace: The id of the namespace.
+            measured: Number of items, and the time that they took.
+            pace: The encoder's speed, including this measurement.
         """
         self.add(encoded=measured.items, encoder_seconds=measured.seconds)
         with _lock:
@@ -130,7 +130,7 @@ class Stats:
             self._paces[namespace] = pace
 
     def as_json(self) -> dict[str, Any]:
-        """Return the counts as plain JSON."""
+        """Return the statistics as plain JSON."""
         return {
             "hits": self.hits,
             "misses": self.misses,
@@ -145,7 +145,7 @@ class Stats:
         }
 
     def summary(self) -> str:
-        """Return what the cache did, and saved: two lines for people."""
+        """Return two lines for people: what the cache did, and what it saved."""
         asked, saved = self.hits + self.misses, self.seconds_saved
         rate = "" if self.hit_rate is None else f" ({self.hit_rate:.1%})"
         encoded = f"{self.encoded:,} encoded"
@@ -153,7 +153,7 @@ class Stats:
             encoded += f" in {duration(self.encoder_seconds)}"
         if self.checked:
             encoded += f" (with {self.checked:,} more to compare)"
-        first = f"{self.hits:,} of {counted(asked, 'item')} from the cache{rate}, {encoded}"
+        first = f"{self.hits:,} of {pluralize(asked, 'item')} from the cache{rate}, {encoded}"
         second = [
             *([] if saved is None else [f"about {duration(saved)} of encoding saved"]),
             f"{size(self.bytes_served)} of vectors served",

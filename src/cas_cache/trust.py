@@ -1,7 +1,7 @@
-"""Whose packs are read and who signs: what arguments and settings say, and the files of signing keys.
+"""Trusted keys and the signing key, from arguments and settings, and the files of signing keys.
 
-A signing key is a file in PEM that its owner alone may read, below the user's configuration directory or wherever a
-path says. Nothing of it is ever printed, and it goes nowhere.
+A signing key is a PEM file that only its owner may read, in the user's configuration directory or at a given path. Its
+content is never printed or transferred.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SUFFIX = ".pem"
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key that is kept here.
+    """A private key that is stored on this machine.
 
     Attributes:
-        name: What it is called.
-        file: Where it is.
-        public: Its public key, ``ed25519:`` and base64.
+        name: Name of the key.
+        file: Path of the file.
+        public: The public key, ``ed25519:`` and base64.
     """
 
     name: str
@@ -49,16 +49,16 @@ def trust_of(
     trusted_keys: Mapping[str, str] | None = None,
     signing_key: str | Path | None = None,
 ) -> tuple[Trust | None, Signer | None]:
-    """Return whose packs are read, None for everybody's, and who signs, None for nobody.
+    """Return the keys to trust, None for everybody, and the key to sign with, None for no signatures.
 
     Args:
-        settings: What is in force where an argument is None.
+        settings: The settings that apply where an argument is None.
         trust: ``"any"`` or ``"signed-by"``.
         trusted_keys: Public keys by name.
         signing_key: A name of `signing_keys`, or a file.
 
     Raises:
-        ConfigurationError: If one of them is none.
+        ConfigurationError: If one of them is not valid.
         MissingDependency: If cryptography is needed and not installed.
     """
     choice = settings.trust if trust is None else trust
@@ -70,20 +70,22 @@ def trust_of(
 
 
 def new_signing_key(name: str) -> SigningKey:
-    """Draw a signing key and keep it; only its owner may read the file.
+    """Generate a signing key and store it in a file that only its owner may read.
 
     Raises:
-        ConfigurationError: If the name is none, or taken.
+        ConfigurationError: If the name is not valid, or is taken.
         MissingDependency: If cryptography is not installed.
     """
     if not NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{name!r} is no name of a key: letters, digits, '.', '_' and '-', at most 64, the first a letter or digit."
+            f"{name!r} is not a name of a key: letters, digits, '.', '_' and '-', at most 64, the first a letter or "
+            "digit."
         )
     pem = new_private_key()
     file = keys_folder() / f"{name}{SUFFIX}"
     try:
         file.parent.mkdir(0o700, parents=True, exist_ok=True)
+        # Created with its mode, so that no other user can read it, not even for a moment.
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as opened:
             opened.write(pem)
@@ -101,8 +103,8 @@ def signing_keys() -> list[SigningKey]:
     """Return the signing keys of this user, by name.
 
     Raises:
-        ConfigurationError: If a file is no signing key.
-        MissingDependency: If there is one, and cryptography is not installed.
+        ConfigurationError: If a file is not a signing key.
+        MissingDependency: If a key exists and cryptography is not installed.
     """
     folder = keys_folder()
     if not folder.is_dir():
@@ -113,17 +115,17 @@ def signing_keys() -> list[SigningKey]:
 
 
 def _signer(key: str | Path) -> Signer:
-    """The signing key of a name or a file."""
+    """Return the signing key with a name or in a file."""
     is_name = isinstance(key, str) and NAME.fullmatch(key) and (keys_folder() / f"{key}{SUFFIX}").exists()
     file = keys_folder() / f"{key}{SUFFIX}" if is_name else Path(key).expanduser()
     try:
         pem = file.read_bytes()
     except OSError as err:
         raise ConfigurationError(
-            f"There is no signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
+            f"There is not a signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
             f"({err.strerror}). `cas-cache keys new` makes one, `cas-cache keys list` lists them."
         ) from err
     try:
         return Signer(pem)
     except ConfigurationError as err:
-        raise ConfigurationError(f"{file} is no signing key. {err} `cas-cache keys new` makes one.") from err
+        raise ConfigurationError(f"{file} is not a signing key. {err} `cas-cache keys new` makes one.") from err

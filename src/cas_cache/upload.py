@@ -1,6 +1,6 @@
-"""Pushing the pending rows of a mirror, and counting them, without the cache that they came from.
+"""Pushing and counting the pending rows of a mirror, independently of the cache that they came from.
 
-Every push opens the mirror by itself, so any thread may push, nothing stays open, and no cache is kept alive.
+Every push opens the mirror itself, so any thread may push, nothing stays open, and no cache is kept alive.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cas_cache.amounts import counted, size
 from cas_cache.errors import NotAMirror
+from cas_cache.formatting import pluralize, size
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.sync import push
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cas_cache.repository import Repository
 
 BESIDES = 40
-"""Bytes of a row besides its vector: key and digest."""
+"""Bytes of a row in addition to its vector: key and digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Waiting:
     """Pending rows of a mirror.
 
     Attributes:
-        rows: How many rows.
-        bytes: What they take on the wire.
-        where: The mirror.
-        command: What pushes them.
-        sent: Returns the bytes that were sent so far, by whatever push.
+        rows: Number of rows.
+        bytes: Bytes that a push of them transfers.
+        where: Path of the mirror.
+        command: Command that pushes the rows.
+        sent: Returns the bytes sent so far, by any push.
     """
 
     rows: int
@@ -44,21 +44,21 @@ class Waiting:
     sent: Callable[[], int]
 
     def __str__(self) -> str:
-        verb = "waits" if self.rows == 1 else "wait"
-        return f"{counted(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
+        verb = "is pending" if self.rows == 1 else "are pending"
+        return f"{pluralize(self.rows, 'row')} ({size(self.bytes)}) {verb} in the mirror {self.where}"
 
 
 @dataclass(slots=True)
 class Upload:
-    """Pushes a mirror's pending rows with handles of its own, so that any thread may call it and close leaves none.
+    """Pushes a mirror's pending rows with its own handles, so that any thread may call it and `close` leaves none open.
 
     It has no reference to the cache: a cache that is dropped is freed at once, and its rows are still pushed.
 
     Attributes:
         directory: The mirror.
-        repository: Where to; None for nowhere.
-        count: Is given the bytes that each push sent.
-        progress: Show a bar while a process waits for it; None where there is a terminal.
+        repository: The repository to push to; None without a remote.
+        count: Called with the bytes that each push sent.
+        progress: Show a bar while a process waits for a push; None shows it on a terminal only.
     """
 
     directory: Path
@@ -67,14 +67,14 @@ class Upload:
     progress: bool | None
 
     def run(self) -> None:
-        """Push all pending rows. A mirror that was deleted has none."""
+        """Push all pending rows; do nothing if the mirror was deleted."""
         mirror = self._mirror()
         if mirror is not None and self.repository is not None:
             with mirror:
                 self.count(push(mirror, self.repository, progress=False).bytes)
 
     def pending(self) -> Waiting | None:
-        """Return the pending rows; None without any, without a repository, or if the mirror was deleted."""
+        """Return the pending rows; None if there are none, without a repository, or if the mirror was deleted."""
         mirror, repository = self._mirror(), self.repository
         if mirror is None or repository is None:
             return None

@@ -13,9 +13,9 @@ import numpy as np
 
 from cas_cache import EmbeddingCache, sync
 from cas_cache.errors import ConfigurationError
-from cas_cache.exchange import import_mteb
-from cas_cache.exchange.exporting import export, select_namespace
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import import_mteb
+from cas_cache.interop.exporting import export, select_namespace
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.mirror.evict import evict

@@ -19,7 +19,7 @@ import pytest
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
 from cas_cache.repository import Storage
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -52,7 +52,7 @@ class Hooked:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         self._counted("put", path, lambda: self.inner.put(path, data, create_only=create_only))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         return self._counted("list", prefix, lambda: self.inner.list(prefix))
 
     def delete(self, path: str) -> None:
@@ -131,7 +131,7 @@ class Coarse(Hooked):
 
     def _call(self, number: int, verb: str, path: str, call: Callable[[], Any]) -> Any:
         result = call()
-        return [Listed(it.path, it.size, it.modified // 1) for it in result] if verb == "list" else result
+        return [ObjectInfo(it.path, it.size, it.modified // 1) for it in result] if verb == "list" else result
 
 
 class World:

@@ -13,7 +13,7 @@ import pytest
 
 from cas_cache import disk
 from cas_cache.repository import Repository, compact, layout, pack, prune, repository
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.marker import checked_marker, new_marker
 from cas_cache.sync import lazy, pulling
 
@@ -47,7 +47,7 @@ def no_grace(patches: pytest.MonkeyPatch) -> None:
 
 def stale_listing(patches: pytest.MonkeyPatch) -> None:
     """Prune believes a listing that was taken once, as fsspec's file systems keep them: nobody is asked by name."""
-    listings: dict[int, list[Listed]] = {}
+    listings: dict[int, list[ObjectInfo]] = {}
     opened: list[Repository] = []
 
     def wrong(repository: Repository, **options: Any) -> Any:
@@ -58,7 +58,7 @@ def stale_listing(patches: pytest.MonkeyPatch) -> None:
             url, traffic, capabilities = inner.url, inner.traffic, inner.capabilities
             get, put, delete = inner.get, inner.put, inner.delete
 
-            def list(self, prefix: str) -> Sequence[Listed]:
+            def list(self, prefix: str) -> Sequence[ObjectInfo]:
                 if prefix == layout.PROBES:
                     return inner.list(prefix)
                 kept = listings.setdefault(id(repository), []) or inner.list("")
@@ -106,17 +106,17 @@ def no_lock(patches: pytest.MonkeyPatch) -> None:
 
 def one_listing(patches: pytest.MonkeyPatch) -> None:
     """A pull does not list again when packs have gone since it listed."""
-    patches.setattr(pulling, "MOST_LISTINGS", 1)
+    patches.setattr(pulling, "MAX_LISTINGS", 1)
 
 
 def no_second_reading(patches: pytest.MonkeyPatch) -> None:
     """A lazy reader does not read its catalogue again when packs have gone."""
-    patches.setattr(lazy, "MOST_LISTINGS", 1)
+    patches.setattr(lazy, "MAX_LISTINGS", 1)
 
 
 def bold_compaction(patches: pytest.MonkeyPatch) -> None:
     """A compaction deletes what it has merged."""
-    run = compact._run
+    run = compact._run_merge
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         run(repository, merge, *rest)
@@ -124,7 +124,7 @@ def bold_compaction(patches: pytest.MonkeyPatch) -> None:
             repository.delete([it.path for it in repository.storage.list(layout.pack_prefix(source))])
             repository.delete([layout.manifest_path(merge.namespace, source)])
 
-    patches.setattr(compact, "_run", wrong)
+    patches.setattr(compact, "_run_merge", wrong)
 
 
 def objects_first(patches: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def no_hashes(patches: pytest.MonkeyPatch) -> None:
 
 def greedy_merge(patches: pytest.MonkeyPatch) -> None:
     """A merge names all packs that there are, whether it holds their rows or not."""
-    run, write = compact._run, Repository.write
+    run, write = compact._run_merge, Repository.write
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         every = tuple(name for _, name in repository.packs(merge.namespace))
@@ -184,7 +184,7 @@ def greedy_merge(patches: pytest.MonkeyPatch) -> None:
             inner.setattr(Repository, "write", greedy)
             run(repository, merge, *rest)
 
-    patches.setattr(compact, "_run", wrong)
+    patches.setattr(compact, "_run_merge", wrong)
 
 
 MUTANTS: dict[str, tuple[str, Patch]] = {

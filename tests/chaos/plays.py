@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cas_cache import sync
-from cas_cache.errors import RepositoryError, SuspiciousListing
+from cas_cache.errors import IncompleteListing, RepositoryError
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository, Storage
 from cas_cache.repository.check import check
@@ -101,7 +101,7 @@ class Stage:
             if dropped:
                 # A push that began before the drop ends with packs whose spec has gone: the next push writes it.
                 due[0] = []
-                assert all(isinstance(it, SuspiciousListing) or str(it).startswith("specs/") for it in problems)
+                assert all(isinstance(it, IncompleteListing) or str(it).startswith("specs/") for it in problems)
             else:
                 self.doubts += map(str, problems)
             assert_has(found_by(machine), due)
@@ -138,7 +138,7 @@ class Stage:
             for _ in range(times):
                 try:
                     prune(repository, **options)
-                except SuspiciousListing as err:
+                except IncompleteListing as err:
                     self.doubts.append(str(err))
 
         self._add(name, body)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cas_cache.errors import ConfigurationError, SuspiciousListing
+from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, Storage, layout, open_storage
 from cas_cache.repository.check import check
@@ -128,7 +128,7 @@ class Scene:
         """Return what tells repository, author and reader, but for times, from what they were."""
         mirrors = [Mirror(vars(self)[who]) for who in ("author", "reader") if who in vars(self)]
         states = [ns._table.state for mirror in mirrors for ns in mirror.namespaces()]
-        catalogues = [ns.catalogue.packs for mirror in mirrors for ns in mirror.namespaces()]
+        catalogues = [ns.remote_keys.packs for mirror in mirrors for ns in mirror.namespaces()]
         mine = tuple((it.rows, it.extents, it.complete, it.rewriting) for it in states)
         return contents_of(self.storage), mine, tuple(catalogues)
 
@@ -268,7 +268,7 @@ def push_finishes(scene: Scene) -> None:
     author = Machine(scene.author, scene.storage)
     author.push()
     mine = found_by(author)
-    assert all(ns.waiting_rows == 0 for ns in author.mirror.namespaces())
+    assert all(ns.pending_rows == 0 for ns in author.mirror.namespaces())
     kinds, found = scene.judged()
     assert found == pulled(scene.reader, scene.storage)
     assert_has(found, mine)
@@ -305,9 +305,9 @@ def partly_dropped(scene: Scene) -> None:
     reader = Machine(scene.reader, scene.storage)
     try:
         problems = reader.pull().problems
-        assert all(isinstance(it, SuspiciousListing) for it in problems)
+        assert all(isinstance(it, IncompleteListing) for it in problems)
         assert problems or there == scene.known
-    except SuspiciousListing:
+    except IncompleteListing:
         assert there[0] == []
     assert found_by(reader) == scene.known
 

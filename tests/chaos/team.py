@@ -133,16 +133,16 @@ class Team:
         self._does(LAZY, acts, fault)
 
     def evict(self, who: int, part: float) -> EvictReport:
-        """Evict; rows that wait to be pushed stay."""
+        """Evict; pending rows stay."""
         self.reopen(who)
         client = Machine(self.directories[who], self.memory)
-        waiting = sum(ns.waiting_rows for ns in client.mirror.namespaces())
+        waiting = sum(ns.pending_rows for ns in client.mirror.namespaces())
         whole = evict(client.mirror, 1 << 40, dry_run=True).before
         del client
         report = evict(Machine(self.directories[who], self.memory).mirror, int(whole * part))
         assert not report.in_use
         client = self.client(who)
-        assert waiting == sum(ns.waiting_rows for ns in client.mirror.namespaces())
+        assert waiting == sum(ns.pending_rows for ns in client.mirror.namespaces())
         self.mine[who] = [set(some) for some in found_by(client)]
         return report
 
@@ -234,7 +234,7 @@ class Team:
         said = [
             _said(lambda: Machine(self.mirrors.new(), self.memory).pull()),
             _said(lambda: Machine(self.directories[0], self.memory).push())
-            if Machine(self.directories[0], self.memory).mirror.get(SPECS[0].namespace).waiting_rows
+            if Machine(self.directories[0], self.memory).mirror.get(SPECS[0].namespace).pending_rows
             else None,
             _said(lambda: compact(Repository(self.memory))),
             _said(lambda: prune(Repository(self.memory))),

@@ -122,7 +122,7 @@ def test_writers_compactors_and_readers_that_are_killed(tmp_path: Path) -> None:
     for job in jobs[:KILLED_WRITERS]:
         author = job.machine(storage)
         assert author.push().rows == 0
-        assert all(ns.waiting_rows == 0 for ns in author.mirror.namespaces())
+        assert all(ns.pending_rows == 0 for ns in author.mirror.namespaces())
 
 
 def wanted(writers: int, rounds: int) -> list[list[str]]:

@@ -70,6 +70,7 @@ def test_a_damaged_merge_hides_none_of_its_sources(before: Scene, damage: Callab
 
 
 @damages
+@pytest.mark.verify
 def test_a_damaged_source_stays_what_it_was(before: Scene, damage: Callable[[MemoryStorage, str], None]) -> None:
     """Whichever object of it: no merge supersedes it, prune keeps it, and once it is mended its rows are back."""
     source, *others = manifests(before.storage)
@@ -125,7 +126,7 @@ def test_a_prune_whose_listing_lacks_something(tmp_path: Path, world: World, alw
         try:
             prune(Repository(Lacking(scene.storage, rule, always=always)))
             pruned += 1
-        except RepositoryError:  # SuspiciousListing; or where not even the probe of the clock is listed
+        except RepositoryError:  # IncompleteListing; or where not even the probe of the clock is listed
             refused += 1
             assert scene.storage.objects == before.storage.objects
         kinds, found = scene.judged()

@@ -33,7 +33,7 @@ from tiers import sampled
 SEEDS = 10 * SCALE
 """Schedules of each play."""
 
-MOST_SEEDS = 40
+MAX_SEEDS = 40
 """Within so many schedules each mutant is found; most are within 5."""
 
 Figure = Callable[[str, int], None]
@@ -56,7 +56,7 @@ def test_every_schedule_is_right(tmp_path: Path, figure: Figure, name: str) -> N
 def test_every_mutant_is_found(tmp_path: Path, figure: Figure, mutant: str) -> None:
     """A protection taken away shows within the schedules of CI, and again in each replay of the one that failed."""
     with Theatre(MUTANTS[mutant][0], tmp_path, mutant) as theatre:
-        outcome = explored(theatre, range(MOST_SEEDS)).outcome
+        outcome = explored(theatre, range(MAX_SEEDS)).outcome
         assert outcome is not None, f"nobody notices: {mutant}"
         assert outcome.failure is not None
         again = theatre.replay(parsed(told(outcome.choices)))

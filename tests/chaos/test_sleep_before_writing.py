@@ -60,7 +60,7 @@ def test_a_push_that_sleeps_between_its_plan_and_its_first_request(
         delete()
     ns = Mirror(tmp_path / "author").get(SPEC.namespace)
     assert ns is not None
-    assert ns.waiting_rows == 3
+    assert ns.pending_rows == 3
 
     monkeypatch.setattr(Namespace, "plan", plan)
     Machine(tmp_path / "author", memory).push()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache.errors import RepositoryError, SuspiciousListing
+from cas_cache.errors import IncompleteListing, RepositoryError
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, Storage, interface, layout, pack
 from cas_cache.repository.compact import compact
@@ -128,12 +128,12 @@ def test_a_pull_of_what_is_dropped_meanwhile(before: Scene, world: World) -> Non
         reader = Machine(scene.reader, storage)
         try:
             problems = reader.pull().problems
-        except SuspiciousListing:
+        except IncompleteListing:
             problems = []
             # One that knows packs of the namespace is told so, and still takes the others if it asks for them.
             assert storage.reached
             assert reader.pull([OTHER_SPEC.namespace]).problems == []
-        assert all(isinstance(it, SuspiciousListing) for it in problems), problems
+        assert all(isinstance(it, IncompleteListing) for it in problems), problems
         found = found_by(reader)
         assert found[1] == scene.known[1]
         assert set(found[0]) <= set(scene.known[0])
@@ -368,7 +368,7 @@ def test_a_manifest_that_comes_too_late_within_a_prune(waiting: Scene, world: Wo
         storage = Intruded(scene.storage, at, writer.wakes_up)
         try:
             prune(Repository(storage))
-        except SuspiciousListing:
+        except IncompleteListing:
             refused += 1  # it came between the listing and the question for it
         if not storage.reached:
             writer.wakes_up()

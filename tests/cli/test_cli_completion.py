@@ -13,6 +13,7 @@ from cas_cache.cli import cli
 from cas_cache.cli.commands import SUMMARIES
 from cli.places import DOCUMENTS, EMPTY, Places, made
 from repository.storages import OTHER_SPEC, SPEC
+from tiers import sampled
 
 HERE = {SPEC, OTHER_SPEC, EMPTY}
 
@@ -44,7 +45,7 @@ def test_remotes(places: Places, words: tuple[str, ...]) -> None:
     assert offered(*words, "--remote", incomplete="tea") == {"team": "s3://team/emb"}
 
 
-@pytest.mark.parametrize("command", ["info", "pull", "export", "search", "drop", "compact", "status"])
+@pytest.mark.parametrize("command", sampled(["info", "pull", "export", "search", "drop", "compact", "status"], keep=3))
 def test_namespaces(places: Places, command: str) -> None:
     """Those of the mirror that was named before, with model and role; of a mirror that does not exist, none."""
     assert set(offered(command, places.mirror, "-n")) == {spec.namespace[:12] for spec in HERE}

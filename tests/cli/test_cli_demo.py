@@ -54,6 +54,7 @@ def test_as_a_user_runs_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.verify
 def test_what_is_kept_can_be_looked_at(run: Any, tmp_path: Path) -> None:
     """Each command that it tells to try next works."""
     result = run("demo", "--keep", tmp_path / "my demo", "--json")
@@ -72,6 +73,7 @@ def test_what_is_kept_can_be_looked_at(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.verify
 def test_a_remote_is_used_and_left(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later demo encodes nothing, because somebody has; what the settings say of other caches does not count."""
     monkeypatch.setenv("CAS_CACHE_REMOTE", str(tmp_path / "mine"))

@@ -146,5 +146,5 @@ def test_a_damaged_manifest_is_told(run: Any, places: Places) -> None:
     for path in (places.remote / "manifests").rglob("*.json"):
         path.write_bytes(b"{}")
     result = run("pull", places.out / "new", "--remote", places.remote, "--dry-run")
-    assert (result.code, "passed over: " in result.err) == (1, True)
+    assert (result.code, "skipped: " in result.err) == (1, True)
     assert result.out.startswith("would pull 0 packs, 0 rows, ")

@@ -107,5 +107,5 @@ def test_ls_without_arguments_lists_all_mirrors(
     assert f"The mirror {home / 'empty'} is empty" in screen
     (home / "empty" / "cas-cache-mirror.json").write_text("{}")
     ended = run("ls")
-    assert (ended.code, "passed over: " in ended.err, f"mirror {home / 'local'}\n" in ended.out) == (1, True, True)
+    assert (ended.code, "skipped: " in ended.err, f"mirror {home / 'local'}\n" in ended.out) == (1, True, True)
     assert [one["error"] for one in json.loads(run("ls", "--json").out)["problems"]] == ["DamagedMirror"]

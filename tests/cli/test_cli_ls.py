@@ -31,16 +31,16 @@ def listed(run: Any, *words: object, code: int = 0) -> dict[str, dict[str, Any]]
 
 
 def test_ls_says_where_rows_are(run: Any, places: Places) -> None:
-    """Only here, also there, or some of them, as far as the mirror knows; null where there is none."""
+    """Only here, pushed, or some of them, as far as the mirror knows; null where there is none."""
     found = listed(run, places.mirror)
     assert {name: one["where"] for name, one in found.items()} == {
-        SPEC.namespace: "partly there", OTHER_SPEC.namespace: "only here", EMPTY.namespace: None,
+        SPEC.namespace: "partly pushed", OTHER_SPEC.namespace: "local only", EMPTY.namespace: None,
     }  # fmt: skip
     screen = run("ls", places.mirror).out
-    assert "23 rows  3 only here" in screen
+    assert "23 rows  3 local only" in screen
     run("push", places.mirror, "--remote", places.remote)
-    assert {one["where"] for one in listed(run, places.mirror).values()} == {"also there", None}
-    assert "also there" in run("ls", places.mirror).out
+    assert {one["where"] for one in listed(run, places.mirror).values()} == {"pushed", None}
+    assert "pushed" in run("ls", places.mirror).out
 
 
 def test_ls_shows_the_prompt(run: Any, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_ls_there_tells_what_it_cannot_read(run: Any, places: Places) -> None:
     assert (found[DOCUMENTS.namespace]["packs"], found[DOCUMENTS.namespace]["rows"]) == (1, 0)
     assert (found[SPEC.namespace]["spec"], found[SPEC.namespace]["rows"]) == (None, 20)
     result = run("ls", "--there", "--remote", places.remote)
-    assert (result.code, result.err.count("passed over: ")) == (1, 2)
+    assert (result.code, result.err.count("skipped: ")) == (1, 2)
     assert "(its spec cannot be read)" in result.out
 
 
@@ -124,7 +124,7 @@ def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -
     """None named is usage, a mistyped one an error; an empty one has its sentence."""
     Mirror(tmp_path / "new")
     assert run("ls", tmp_path / "new", "--there").code == 2
-    assert "nothing is there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
+    assert "nothing exists there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
     Repository(open_storage(str(tmp_path / "empty"), None)).create()
     result = run("ls", "--there", "--remote", tmp_path / "empty")
     assert (result.code, "is empty" in result.out) == (0, True)

@@ -79,6 +79,7 @@ def test_json_is_ascii(mirror: Path, monkeypatch: pytest.MonkeyPatch, encoding: 
     assert json.loads(out)["mirror"] == str(mirror)
 
 
+@pytest.mark.verify
 def test_the_demo_on_ascii(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A rich table, and the paths of what is kept."""
     code, out, err = printed(monkeypatch, "cp1252", "demo", "--keep", tmp_path / "dëmo-日")

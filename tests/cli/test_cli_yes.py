@@ -12,6 +12,7 @@ import pytest
 from cas_cache.cli import cli
 from cli.places import Places, leaves, made, tree
 from repository.storages import SPEC
+from tiers import sampled
 
 DELETE = {"drop", "prune", "evict"}
 OLD = 30 * 86_400
@@ -78,7 +79,7 @@ def on_a_terminal(words: list[str], answer: str) -> tuple[int, str]:
     return process.returncode, screen.decode()
 
 
-@pytest.mark.parametrize("name", sorted(DELETE))
+@pytest.mark.parametrize("name", sampled(sorted(DELETE), keep=4))
 def test_on_a_terminal_it_shows_the_plan_and_asks(places: Places, name: str) -> None:
     """No is exit code 1, and nothing was deleted; so is an answer of nothing; yes does it."""
     before = tree(places.mirror.parent)

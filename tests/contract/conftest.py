@@ -1,4 +1,4 @@
-"""The servers of the storage contract, one of each for the session."""
+"""Servers for the storage contract; each is started once per session."""
 
 import sys
 from collections.abc import Iterator

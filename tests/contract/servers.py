@@ -1,9 +1,11 @@
 """Servers for the storage contract: Azurite for Azure, gcp-storage-emulator for Google, rclone and SeaweedFS for S3.
 
-Adds: `azurite`, `google`, `rclone` and `seaweed`, context managers that yield a `Place` in a running server; `Place`,
-an opener that another process can be given. Each server listens on 127.0.0.1 only and is killed by what started it.
+Provides `azurite`, `google`, `rclone` and `seaweed`, context managers that yield a `Place` on a running server, and
+`Place`, an opener that can be sent to another process. Each server listens on 127.0.0.1 only and is killed by the
+process that started it.
 
-Azurite comes from npm, into `.azurite/` at the root of the checkout, once; the others are Python packages.
+Azurite comes from npm and is installed once, into `.azurite/` at the root of the checkout; the others are Python
+packages.
 """
 
 import fcntl
@@ -32,7 +34,7 @@ AZURITE_MAIN = "node_modules/azurite/dist/src/blob/main.js"
 
 KEY, SECRET = "AKIAEXAMPLEEXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
-# Public, the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+# Public, and the same in every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
@@ -41,7 +43,7 @@ class Place:
     """Opens a storage at a URL, also in another process.
 
     Attributes:
-        lacks: Capabilities that this server does not have, though services that speak its protocol do.
+        lacks: Capabilities that this server does not have, although services with its protocol do.
     """
 
     url: str
@@ -54,7 +56,7 @@ class Place:
         return storage
 
     def fresh(self) -> "Place":
-        """Return an empty place of one's own in the same bucket."""
+        """Return a new, empty place in the same bucket."""
         return replace(self, url=f"{self.url}/{uuid.uuid4().hex}/emb")
 
     def with_options(self, **options: Any) -> "Place":
@@ -64,7 +66,7 @@ class Place:
 
 @contextmanager
 def rclone(directory: Path) -> Iterator[Place]:
-    """Serve a directory as S3, with one key that is checked. It takes If-None-Match and pays no heed to it."""
+    """Serve a directory as S3, with one key that is checked. The server accepts If-None-Match but ignores it."""
     (directory / "data" / "team").mkdir(parents=True)
     with _free_port() as port:
         command = [_script("rclone"), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"{HOST}:{port}"]
@@ -99,7 +101,7 @@ def seaweed(directory: Path) -> Iterator[Place]:
 
 @contextmanager
 def google(directory: Path) -> Iterator[Place]:
-    """Run Google's storage in memory. It checks no credentials and overwrites what create-only should keep."""
+    """Run Google's storage in memory. It checks no credentials, and overwrites objects in spite of create-only."""
     with _free_port() as port:
         command = [_script("gcp-storage-emulator"), "start", f"--host={HOST}", f"--port={port}", "--in-memory"]
     with _running([*command, "--default-bucket=team"], port, directory):
@@ -128,7 +130,7 @@ def azure_connection(port: int, key: str) -> str:
 
 
 def install_azurite(home: Path = AZURITE_HOME) -> Path:
-    """Install Azurite unless it is there; several processes may ask at once. The stamp is written last."""
+    """Install Azurite unless it is installed. Several processes may try at once, so the stamp is written last."""
     stamp = home / "stamp"
     home.mkdir(exist_ok=True)
     with (home / "lock").open("w") as lock:
@@ -148,7 +150,7 @@ def install_azurite(home: Path = AZURITE_HOME) -> Path:
 
 
 def _create_bucket(options: dict[str, Any], name: str) -> None:
-    """Create a bucket in a server that answers before all of it is ready, and write an object to it."""
+    """Create a bucket in a server that answers before it is completely ready, and write an object to it."""
     from botocore.exceptions import BotoCoreError
     from s3fs import S3FileSystem
 

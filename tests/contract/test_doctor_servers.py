@@ -1,7 +1,7 @@
-"""The doctor at real servers: LocalStack, rclone, Google's emulator, Azurite; and its S3 policies, enforced.
+"""The doctor with real servers: LocalStack, rclone, Google's emulator, Azurite; and its S3 policies, enforced.
 
-LocalStack lets everybody do everything. `Gateway` stands before it and enforces a policy as S3 does, so that the
-policies that the doctor prints are used by real pushes and pulls, and are seen to be the least that works.
+LocalStack permits everything. `Gateway` stands in front of it and enforces a policy as S3 does, so that real pushes and
+pulls use the policies that the doctor prints and show that they are minimal.
 """
 
 import copy
@@ -22,7 +22,7 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.cli import main
 from cas_cache.doctor import Report, Role, Status, examine_remote, s3_policy
-from cas_cache.doctor.trial import Trial
+from cas_cache.doctor.probe import Probe
 from cas_cache.errors import AccessDenied, CasCacheError
 from cas_cache.repository import Repository, open_storage
 from cas_cache.testing import StorageContract
@@ -37,7 +37,7 @@ Policy = dict[str, Any]
 
 
 def allows(policy: Policy, action: str, resource: str, prefix: str | None = None) -> bool:
-    """Return whether a policy allows an action, as IAM decides."""
+    """Return True if a policy allows an action, by the rules of IAM."""
     for statement in policy["Statement"]:
         condition = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
         if (
@@ -52,11 +52,11 @@ def allows(policy: Policy, action: str, resource: str, prefix: str | None = None
 
 
 class Gateway(ThreadingHTTPServer):
-    """Lets through to an S3 server what a policy allows.
+    """Forwards requests to an S3 server if a policy allows them.
 
     Attributes:
-        policy: What is allowed; None is everything.
-        refused: (action, key or prefix) of what was not.
+        policy: The policy; None allows everything.
+        refused: (action, key or prefix) of each refused request.
     """
 
     daemon_threads = True
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
         policy = self.server.policy
-        # Who may not list does not learn what is there; S3 takes the name for the prefix.
+        # A client that may not list does not learn that a name is absent; S3 matches the name with s3:prefix.
         absent = answer.status == 404 and key and self.command in {"GET", "HEAD"}
         if absent and policy and not allows(policy, "s3:ListBucket", f"arn:aws:s3:::{bucket}", key):
             self.server.refused.append(("s3:ListBucket", key))
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = str(len(data))
         for name, value in headers:
             if name.lower() == "content-length":
-                size = value  # of a HEAD, the object's
+                size = value  # the response to a HEAD has the object's size
             elif name.lower() not in {"transfer-encoding", "connection", "date", "server"}:
                 self.send_header(name, value)
         self.send_header("Content-Length", size)
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway(localstack: Any, s3_remote: Any) -> Iterator[Gateway]:
-    """Run a gateway before LocalStack, which checks no signature, so that it may stand in between."""
+    """Run a gateway in front of LocalStack, which checks no signatures and therefore permits this."""
     with Gateway(s3_remote.storage_options["endpoint_url"]) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -194,7 +194,7 @@ def pull(place: Place, directory: Path) -> None:
 
 
 def test_the_policies_work(guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
-    """A writer makes the repository and pushes, a reader pulls, a maintainer is tried whole; nothing is refused."""
+    """A writer creates the repository and pushes, a reader pulls, a maintainer runs a trial; nothing is refused."""
     gateway.policy = s3_policy(guarded.url, Role.WRITER)
     push(guarded, tmp_path / "writer")
     gateway.policy = s3_policy(guarded.url, Role.READER)
@@ -220,7 +220,7 @@ def test_the_policy_of_a_whole_bucket_works(guarded: Place, gateway: Gateway, tm
 
 
 def lessened(policy: Policy) -> Iterator[Policy]:
-    """Yield the policy without one action, resource or prefix, for each of them."""
+    """Yield the policy without one of its actions, resources or prefixes, for each of them."""
     for i, statement in enumerate(policy["Statement"]):
         for name in ("Action", "Resource"):
             for k in range(len(statement[name])):
@@ -234,7 +234,7 @@ def lessened(policy: Policy) -> Iterator[Policy]:
 
 
 def test_the_policies_are_the_least(s3_remote: Any, guarded: Place, gateway: Gateway, tmp_path: Path) -> None:
-    """Without any one part, somebody in that role is refused something."""
+    """If any one part is missing, some request of that role is refused."""
     tried = 0
     for less in lessened(s3_policy(guarded.url, Role.MAINTAINER)):
         tried += 1
@@ -265,7 +265,7 @@ def test_the_policies_are_the_least(s3_remote: Any, guarded: Place, gateway: Gat
 def test_a_missing_permission_is_named(
     guarded: Place, gateway: Gateway, tmp_path: Path, action: str, role: Role, expected: dict[str, str]
 ) -> None:
-    """The action, and the policy that has it, for the root of the repository."""
+    """The doctor names the action and prints the policy that grants it, for the root of the repository."""
     push(guarded, tmp_path / "writer")
     policy = s3_policy(guarded.url, Role.MAINTAINER)
     for statement in policy["Statement"]:
@@ -281,7 +281,7 @@ def test_a_missing_permission_is_named(
 def test_missing_names_are_forbidden_to_who_lists_other_prefixes(
     guarded: Place, gateway: Gateway, tmp_path: Path
 ) -> None:
-    """S3 answers 403 to a GET of what is not there if the name is not in a prefix that may be listed."""
+    """S3 answers 403 to a GET of a missing name outside of the prefixes that may be listed."""
     push(guarded, tmp_path / "writer")
     policy = s3_policy(guarded.url, Role.READER)
     policy["Statement"][0]["Condition"]["StringLike"]["s3:prefix"] = ["emb/manifests/", "emb/doctor", "emb/doctor/"]
@@ -306,7 +306,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
 def test_localstack(
     s3_remote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command as a user has it, processes included: nothing warns, and the bucket is as it was."""
+    """The command works as users run it, including other processes: no warning, and the bucket is left unchanged."""
     monkeypatch.setenv("CAS_CACHE_DIR", str(tmp_path))
     options = [f"--storage-option={key}={value}" for key, value in s3_remote.storage_options.items()]
     code, out = run(monkeypatch, capsys, s3_remote.url, "--test-remote", *options)
@@ -319,14 +319,14 @@ def test_localstack(
 
 
 def test_a_bucket_that_is_not_there(s3_remote: Any) -> None:
-    """Nothing more is tried."""
+    """If the bucket is missing, nothing else is tried."""
     report = examined(Place("s3://no-such-bucket-of-ours/emb", s3_remote.storage_options))
     assert bad(report) == {"reach": "FAIL"}
     assert "Check its name and region" in told(report, "reach")
 
 
 def test_a_server_that_pays_no_heed_to_create_only(rclone_place: Place) -> None:
-    """Rclone takes If-None-Match and overwrites; s3:// declares that it does not."""
+    """Rclone accepts If-None-Match and overwrites; s3:// declares that the storage does not."""
     place = rclone_place.fresh()
     report = examined(functools.partial(open_storage, place.url, place.options))
     assert bad(report) == {"create-only": "warn"}
@@ -336,18 +336,18 @@ def test_a_server_that_pays_no_heed_to_create_only(rclone_place: Place) -> None:
 
 
 def test_seaweedfs(seaweed_place: Place) -> None:
-    """It keeps every promise, and nothing is left behind."""
+    """SeaweedFS keeps every guarantee, and nothing is left behind."""
     place = seaweed_place.fresh()
     assert bad(examined(place)) == {}
     assert place().list("") == []
 
 
 def test_wrong_credentials(rclone_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told from a permission that lacks, no policy is printed for them, and no secret is."""
+    """Wrong credentials are told apart from a missing permission; neither a policy nor a secret is printed."""
     wrong = "x" + SECRET
     report = examined(rclone_place.fresh().with_options(secret=wrong), mirror_repository="0" * 32)
     assert bad(report) == {"credentials": "FAIL"}
-    assert "no permission mends that" in told(report, "credentials")
+    assert "no permission changes that" in told(report, "credentials")
     assert report.policy == ""
     assert SECRET not in json.dumps(report.as_json())
     assert wrong not in json.dumps(report.as_json())
@@ -356,26 +356,26 @@ def test_wrong_credentials(rclone_place: Place, monkeypatch: pytest.MonkeyPatch)
 
 
 class FewObjects(StorageContract):
-    """The emulator rewrites its index at every PUT."""
+    """The contract with few objects, because the emulator rewrites its index at every PUT."""
 
     many = 300
 
 
 @RAW_BODIES
 def test_google(google_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The emulator keeps all but create-only."""
+    """The emulator keeps all guarantees but create-only."""
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     place = google_place.fresh()
     opener = functools.partial(open_storage, place.url, place.options)
     report = examined(opener, trial=False)
-    Trial(opener, report, marked=False).run(FewObjects())
+    Probe(opener, report, marked=False).run(FewObjects())
     assert bad(report) == {"create-only": "warn"}
     assert place().list("") == []
 
 
 @RAW_BODIES
 def test_azure(azure_place: Place) -> None:
-    """Azurite keeps everything; a wrong key is credentials, not a role."""
+    """Azurite keeps every guarantee; a wrong key is reported as credentials, not as a permission."""
     place = azure_place.fresh()
     assert bad(examined(place)) == {}
     assert place().list("") == []

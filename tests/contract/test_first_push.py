@@ -1,4 +1,4 @@
-"""First pushes of several processes to one new prefix, on a server that overwrites what create-only should keep."""
+"""First pushes of several processes to one new prefix, on a server that overwrites in spite of create-only."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ for number, url in enumerate(sys.stdin):
 
 @contextmanager
 def workers(directory: Path, options: dict[str, Any]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start processes that push their rows to the URLs that they are sent, each from a new mirror."""
+    """Start processes that push their rows to the URLs they receive, each from a new mirror."""
     processes = [
         subprocess.Popen(
             [
@@ -61,7 +61,7 @@ def workers(directory: Path, options: dict[str, Any]) -> Iterator[list[subproces
 
 
 def told(processes: list[subprocess.Popen[str]], line: str) -> list[str]:
-    """Send a line to all processes, and return what each answers."""
+    """Send a line to all processes, and return their answers."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{line}\n")
@@ -71,7 +71,7 @@ def told(processes: list[subprocess.Popen[str]], line: str) -> list[str]:
 
 @pytest.mark.parametrize("times", [2, *[12] * 4], ids=str)
 def test_eight_processes_push_first(rclone_place: Place, tmp_path: Path, times: int) -> None:
-    """Fifty times: no push fails, and a new mirror finds the rows of all."""
+    """In fifty rounds, no push fails, and a new mirror finds the rows of all processes."""
     everything = texts(WORKERS * ROWS)
     with workers(tmp_path, rclone_place.options) as processes:
         for number in range(times):

@@ -1,4 +1,4 @@
-"""The storages for tests count and fail as they say, and what services answer is told apart without them."""
+"""The storages for tests count and fail as documented, and answers of services are told apart without a server."""
 
 import datetime as dt
 import math
@@ -12,20 +12,21 @@ from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository import filesystems, listings, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
+from tiers import sampled
 
 
 def test_importing_testing_imports_no_pytest() -> None:
-    """The suite can be imported, and the wrappers used, where pytest and fsspec are not installed."""
+    """The suite can be imported, and the wrappers used, without pytest and fsspec."""
     code = "import sys, cas_cache.testing; print(*{'pytest', 'fsspec'} & set(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.split() == []
 
 
 def test_counting() -> None:
-    """Calls are counted by verb, failed ones as well, and taken in an order that threads do not change."""
+    """Calls are counted by verb, including failed ones, and are returned in an order that threads do not change."""
     storage = CountingStorage(MemoryStorage())
     storage.put("b", b"1")
     storage.put("a", b"1")
@@ -40,11 +41,11 @@ def test_counting() -> None:
 
 
 def test_failing_before_the_effect() -> None:
-    """The n-th call of the verb raises and does nothing; those before and after it work."""
+    """The n-th call of the verb raises without an effect; the calls before and after it work."""
     memory = MemoryStorage()
     storage = FlakyStorage(memory, "put", at=2)
     storage.put("1", b"")
-    assert storage.list("") == [Listed("1", 0)]
+    assert storage.list("") == [ObjectInfo("1", 0)]
     with pytest.raises(RemoteUnavailable, match="put 2: not done"):
         storage.put("2", b"")
     storage.put("3", b"")
@@ -52,7 +53,7 @@ def test_failing_before_the_effect() -> None:
 
 
 def test_failing_after_the_effect() -> None:
-    """The answer is lost and the work is done: for PUT and DELETE alike."""
+    """The call takes effect and its answer is lost, for PUT and DELETE alike."""
     memory = MemoryStorage()
     with pytest.raises(RemoteUnavailable, match="put a: done"):
         FlakyStorage(memory, "put", after=True).put("a", b"1")
@@ -63,7 +64,7 @@ def test_failing_after_the_effect() -> None:
 
 
 def test_failing_until_mended() -> None:
-    """Without a number of times, every call from the n-th on fails; of no verb in particular, all count."""
+    """Without a number of times, every call from the n-th on fails; without a verb, all calls count."""
     storage = FlakyStorage(MemoryStorage(), at=2, times=None)
     storage.put("a", b"1")
     for attempt in (lambda: storage.get("a", 0, 1), lambda: storage.list(""), lambda: storage.delete("a")):
@@ -81,9 +82,9 @@ def _ends() -> None:
     raise SystemExit(3)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", sampled(["fork", "spawn"], keep={"fork"}))
 def test_failures_of_another_process_are_failures_here(method: Any) -> None:
-    """What a child raises, its end included, is raised in the parent with the child's words."""
+    """An exception or the end of a child is raised in the parent, with the child's message."""
     with pytest.raises(AssertionError, match="ValueError: in the child"):
         in_process(method, _fails, "in the child")
     with pytest.raises(AssertionError, match="SystemExit: 3"):
@@ -92,7 +93,7 @@ def test_failures_of_another_process_are_failures_here(method: Any) -> None:
 
 
 def test_capabilities_are_declared() -> None:
-    """Clouds and local disks create in one step; memory does not leave its process; of others nothing is assumed."""
+    """Clouds and local disks create in one step; memory stays in its process; nothing is assumed of other storages."""
     assert open_storage("s3://team/emb", {"anon": True}).capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("some/directory").capabilities == {CREATE_ONLY, PROCESSES}
     assert open_storage("memory://x").capabilities == set()
@@ -108,18 +109,18 @@ def test_capabilities_are_declared() -> None:
         ({"updated": "1970-01-01T00:00:01.500Z", "mtime": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}, 1.5),
         ({"mtime": 12}, 12),
         ({"created": 1.25, "size": 3}, 1.25),
-        ({"mtime": dt.datetime(2000, 1, 1)}, math.nan),  # noqa: DTZ001 - nobody knows of which zone
+        ({"mtime": dt.datetime(2000, 1, 1)}, math.nan),  # noqa: DTZ001 - the time zone is unknown
         ({"mtime": None, "size": 3}, math.nan),
     ],
     ids=str,
 )
 def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
-    """Seconds since 1970 from whatever a file system calls it; what is not known for sure is not a number."""
+    """Times become seconds since 1970, whatever key a file system uses; uncertain ones become NaN."""
     found = listings.modified(info)
     assert found == modified or (math.isnan(found) and math.isnan(modified))
-    # Of unknown age: neither old nor new, whichever way it is asked.
-    assert not Listed("a", 1).modified < 1e12
-    assert not Listed("a", 1).modified > 0
+    # An unknown age is neither old nor new, whichever comparison is used.
+    assert not ObjectInfo("a", 1).modified < 1e12
+    assert not ObjectInfo("a", 1).modified > 0
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_times_in_listings(info: dict[str, Any], modified: float) -> None:
     ids=str,
 )
 def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -> None:
-    """A refusal is told from an outage in every verb, gcsfs's plain OSError of a 403 included."""
+    """A refusal is told apart from an outage in every verb, including gcsfs's plain OSError for a 403."""
     storage = open_storage("memory://refusals")
 
     class Refusing:
@@ -165,14 +166,14 @@ def test_what_file_systems_raise(raised: Exception, expected: type[Exception]) -
     ],
 )
 def test_times_of_s3_are_those_that_botocore_reads(text: Any) -> None:
-    """The quick way of one form, botocore's own of all others."""
+    """The fast path handles one form, and botocore's parser all others."""
     found = filesystems._time_of(text)
     assert found.tzinfo is not None
     assert found == botocore.utils.parse_timestamp(text)
 
 
 def test_s3_listings_are_read_the_quick_way() -> None:
-    """With the session that s3fs would make; one that was given stays as it is."""
+    """The fast path is set for the session that s3fs would make; a given session stays unchanged."""
     opened = open_storage("s3://bucket/emb", {"profile": "some"})._fs
     assert opened.session.profile == "some"
     parser = opened.session.get_component("response_parser_factory").create_parser("rest-xml")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
-MOST_SECONDS = 600
+MAX_SECONDS = 600
 """A test that never ends without the protection is one that notices nothing."""
 
 
@@ -74,7 +74,7 @@ def ran(tests: Iterable[str], off: Callable[[], None] | None, *, every: bool = F
         told, noted = io.StringIO(), Noted()
         began = time.process_time()
         code = 99
-        signal.alarm(MOST_SECONDS)
+        signal.alarm(MAX_SECONDS)
         try:
             with redirect_stdout(told), redirect_stderr(told):
                 if off is not None:

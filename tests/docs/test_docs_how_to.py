@@ -164,6 +164,7 @@ def test_share(play: Any, localstack: Any, bucket: str) -> None:
     assert status.strip()
 
 
+@pytest.mark.verify
 def test_sign(play: Any, tmp_path: Path) -> None:
     """A key, a push, and a reader who trusts it. The key that the page shows stands for the one that is made."""
     file = tmp_path / "config" / "cas_cache" / "keys" / "alice.pem"

@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", sampled(OURS, keep=6))
+@pytest.mark.parametrize("command", sampled(OURS, keep=12))
 def test_every_command_in_prose_runs(run: Any, folder: Path, command: str) -> None:
     """It ends with 0. What deletes runs with ``--dry-run``; placeholders stand for what is in the folder."""
     places = {"MIRROR": "my_mirror", "CACHE": "my_mirror", "NEW": str(folder / "new"), "ID": SPEC.namespace}

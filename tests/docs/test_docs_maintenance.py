@@ -16,6 +16,7 @@ from repository.storages import SPEC, texts, truth
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "maintenance.md").read_text("utf-8")
 
 
+@pytest.mark.verify
 def test_the_console_prints_what_is_printed(tmp_path: Path) -> None:
     """Each line after a $, in a folder with a repository named `shared`, where nobody can be asked."""
     with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "shared") as cache:

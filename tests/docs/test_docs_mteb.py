@@ -17,6 +17,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
 @pytest.mark.filterwarnings("ignore:Estimating quantization parameters:UserWarning")
+@pytest.mark.verify
 def test_every_python_block_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

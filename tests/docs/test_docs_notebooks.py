@@ -9,7 +9,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
-from cas_cache.stats import LEAST_ITEMS
+from cas_cache.stats import MIN_ITEMS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "notebooks-and-logs.md"
@@ -50,7 +50,7 @@ def test_every_block_runs(
             assert printed[3:] == [found.strip() for found in re.findall(r"\)  # (Stats.*|0\.5 .*)", block)]
     assert kinds == ["python", "python", "sh", "python"]
     assert "pushed 1 pack" in capsys.readouterr().out
-    assert EmbeddingCache("path_to_my_cache").mirror.namespaces()[0].waiting_rows == 0
+    assert EmbeddingCache("path_to_my_cache").mirror.namespaces()[0].pending_rows == 0
 
 
 def test_the_numbers_and_fields_of_the_page() -> None:
@@ -58,12 +58,12 @@ def test_the_numbers_and_fields_of_the_page() -> None:
     from cas_cache import background
     from cas_cache.stats import Stats
 
-    page = PAGE.read_text("utf-8")
+    page = " ".join(PAGE.read_text("utf-8").split())
     stats: dict[str, Any] = Stats().as_json()
     assert [name for name in stats if f"`{name}`" not in page] == []
-    assert f"Fewer than {LEAST_ITEMS} items" in page
+    assert f"Fewer than {MIN_ITEMS} items" in page
     assert f"after {background.LONG_PATIENCE:.0f} seconds" in page
-    assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors wait" in page
+    assert f"as soon as {background.ENOUGH_BYTES >> 20} MiB of vectors are pending" in page
     assert f"has been pending for {background.PUSH_SECONDS:.0f} seconds" in page
     assert "after a second a line" in page
     assert background.PATIENCE == 1.0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.exchange import export, select_namespace
+from cas_cache.interop import export, select_namespace
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

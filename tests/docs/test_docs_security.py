@@ -13,6 +13,7 @@ PAGE = ROOT / "docs" / "explanation" / "threat-model.md"
 
 
 @pytest.mark.skipif(find_spec("cryptography") is None, reason="cryptography is not installed")
+@pytest.mark.verify
 def test_the_page_is_what_happens(tmp_path: Path) -> None:
     """Every block runs, and prints what the page shows; the shared mirror has the mode that it is given."""
     page = PAGE.read_text("utf-8")

@@ -79,6 +79,7 @@ def test_every_page_with_blocks_is_run_by_a_test() -> None:
         assert Path(page).name in text or f"docs/{page.removesuffix('.md')}:" in text, f"{test} does not name {page}"
 
 
+@pytest.mark.verify
 def test_pictures_show_what_is_printed_now() -> None:
     """If this fails: `python docs/pictures/make.py`, and look at them. The demo's picture has README's table."""
     script = "import json, sys; sys.path.insert(0, 'docs/pictures'); import make; print(json.dumps(make.pictures()))"

@@ -143,7 +143,7 @@ def nothing_lost(scene: Scene) -> None:
 def all_pushed(scene: Scene) -> None:
     """Every row of the author's is in the repository."""
     author = Machine(scene.author, scene.storage)
-    assert all(ns.waiting_rows == 0 for ns in author.mirror.namespaces())
+    assert all(ns.pending_rows == 0 for ns in author.mirror.namespaces())
     assert_has(scene.judged()[1], found_by(author))
 
 

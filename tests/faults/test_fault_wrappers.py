@@ -9,7 +9,7 @@ import pytest
 
 from cas_cache.disk import write_atomically
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, LatencyStorage, MemoryStorage, failing_disk
 from cas_cache.testing.faults import KINDS, STORAGE_ONLY, WIRE_ONLY
 from cas_cache.testing.proxy import FaultProxy
@@ -30,7 +30,7 @@ def faulty(memory: MemoryStorage, kind: Any, **told: Any) -> FaultyStorage:
     return FaultyStorage(memory, [Fault(kind, **told)])
 
 
-def names(listed: list[Listed]) -> str:
+def names(listed: list[ObjectInfo]) -> str:
     return "".join(entry.path[-1] for entry in listed)
 
 
@@ -140,7 +140,7 @@ def test_a_stale_listing(memory: MemoryStorage) -> None:
     storage.list("")
     storage.delete("x/b")
     found = storage.list("x")
-    assert found == [Listed(f"x/{name}", 10) for name in "abc"]
+    assert found == [ObjectInfo(f"x/{name}", 10) for name in "abc"]
     assert names(storage.list("x")) == "ac"
 
 
@@ -182,7 +182,7 @@ def test_faults_that_make_no_sense() -> None:
     """Are refused when they are made."""
     with pytest.raises(ValueError, match="There is no fault 'nonsense'"):
         Fault("nonsense")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no fault of a put"):
+    with pytest.raises(ValueError, match="not a fault of a put"):
         Fault("flipped-bit", "put")
     with pytest.raises(ValueError, match="counted from 1"):
         Fault("error", at=0)

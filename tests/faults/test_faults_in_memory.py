@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cas_cache.repository import interface, layout, pack
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage
 from cas_cache.testing.faults import KINDS, WIRE_ONLY
 from chaos.faults import DAY, InOrder, World
@@ -77,14 +77,14 @@ def spread(most: int, first: bool) -> list[int]:
     return sorted({1 + round(i * (most - 1) / (POINTS - 1)) for i in range(POINTS)})
 
 
-def gone(storage: MemoryStorage) -> dict[str, Listed]:
+def gone(storage: MemoryStorage) -> dict[str, ObjectInfo]:
     """Return what a stale listing may still show: a pack whole, a manifest without its objects, a probe."""
     sizes = {f"packs/{'e' * 64}/{name}": 96 for name in ("zarr.json", "keys/c/0/0", "vectors/c/0/0", "digests/c/0")}
     namespaces = sorted({path.split("/")[1] for path in storage.objects if path.startswith("manifests/")})
     for namespace in namespaces:
         sizes |= {layout.manifest_path(namespace, one * 64): 800 for one in "ef"}
     sizes[layout.probe_path("f" * 32)] = 0
-    return {path: Listed(path, size, 0.0) for path, size in sizes.items()}
+    return {path: ObjectInfo(path, size, 0.0) for path, size in sizes.items()}
 
 
 @pytest.mark.parametrize("name", sampled(FLOWS, keep={"push"}))

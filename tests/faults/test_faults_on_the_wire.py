@@ -11,7 +11,7 @@ import pytest
 
 from cas_cache.errors import RemoteError
 from cas_cache.repository import Storage, layout, open_storage
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.testing import Fault, FaultProxy, MemoryStorage
 from cas_cache.testing.faults import KINDS, STORAGE_ONLY
 from cas_cache.testing.wrapper import Wrapper
@@ -64,7 +64,7 @@ class Below(Wrapper):
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         self.inner.put(f"{self.folder}/{path}", data, create_only=create_only)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         found = self.inner.list(f"{self.folder}/{prefix}".rstrip("/"))
         return [replace(it, path=it.path.removeprefix(f"{self.folder}/")) for it in found]
 

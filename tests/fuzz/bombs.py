@@ -2,7 +2,7 @@
 
 As a script, ``bombs.py FOLDER``: runs each in a process of its own, forked from one that has imported everything, and
 prints a line of JSON for each: its name, what came out, how much memory was needed beside that of the fork, and the
-seconds of processor time. What takes more than `MOST_MEMORY` gets no more from the system.
+seconds of processor time. What takes more than `MAX_MEMORY` gets no more from the system.
 """
 
 import io
@@ -24,8 +24,8 @@ import numpy as np
 from cas_cache import EncoderSpec, sync
 from cas_cache.cli import main as command_line
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import find_folders, plan_import
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
@@ -39,10 +39,10 @@ from fuzz import scenes
 from fuzz.mirror_targets import serve
 from repository.storages import SPEC, Machine, packs
 
-MOST_MEMORY = 600 << 20
+MAX_MEMORY = 600 << 20
 """More than what a test allows, so that it is seen what would have been taken."""
 
-MOST_SECONDS = 60
+MAX_SECONDS = 60
 
 DEEP = 100_000
 LONG = b'"' + b"x" * 10_000_000 + b'"'
@@ -389,9 +389,9 @@ def main(folder: Path) -> None:
 def _in_child(name: str, case: Callable[[Path], str], place: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    most = _status("VmSize") + MOST_MEMORY
+    most = _status("VmSize") + MAX_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
     began = sum(os.times()[:2])
     try:
         outcome = case(place)

@@ -37,7 +37,7 @@ LITERALS = (
 
 PARTS = (b"\0", b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\x1b[31m", b"\n", b'"', b"}", b"]", b",", b"{", b"PK\x03\x04")
 
-MOST_GROWTH = 1 << 20
+MAX_GROWTH = 1 << 20
 """Bytes that a mutation may add, so that executions stay quick; what is larger has a test of its own."""
 
 

@@ -121,7 +121,7 @@ def saved(folder: Path) -> Target:
     from cas_cache.search.design import design_of
 
     fast()
-    search_finder.approximate.LEAST_ROWS = 16
+    search_finder.approximate.MIN_ROWS = 16
     namespace = Mirror(folder / "mirror").namespace(EncoderSpec(model="org/found", revision="1"))
     names = [f"text {i}" for i in range(64)]
     namespace.append(keys_of_texts(names), truth(names))
@@ -155,7 +155,7 @@ def saved(folder: Path) -> Target:
 
 def imported(folder: Path) -> Target:
     """Old caches of mteb: an index, the length of a vector, and vectors, raw or FAISS's."""
-    from cas_cache.exchange import find_folders, plan_import
+    from cas_cache.interop import find_folders, plan_import
     from cas_cache.mirror import Mirror
 
     fast()

@@ -16,7 +16,7 @@ from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check, plan_check
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.inventory import inventory
 from cas_cache.repository.manifest import Manifest, pack_id
 from cas_cache.repository.storage import FsspecStorage
@@ -173,7 +173,7 @@ def listing(folder: Path) -> Target:
             assert len(found.what) < 5000
         with typed():
             inventory(Repository(memory))
-        plan = plan_check([Listed(name, choices.below(1 << 20), math.nan) for name in names], sample=1.0)
+        plan = plan_check([ObjectInfo(name, choices.below(1 << 20), math.nan) for name in names], sample=1.0)
         assert all(layout.pack_prefix(it) for _, it in plan.packs)
 
     return Target(run, [path.encode() for path in real[:6]])

@@ -41,7 +41,7 @@ def fast() -> None:
     """Leave out what only a crash of the machine would show; keep indexes and memos of a few rows."""
     os.fsync = lambda _: None  # type: ignore[assignment,misc]
     key_index.SAVE_ROWS = 4
-    batch.LEAST_ITEMS = 2
+    batch.MIN_ITEMS = 2
 
 
 @contextmanager
@@ -146,8 +146,8 @@ def judge(ns: Namespace) -> None:
     assert (ns.find(keys_of_texts(texts(5, 900))) == ABSENT).all()
     ns.doubted(rows, ns.appearances.trusted({"prefix": "'a'"}))
     ns.packs_by_use()
-    assert ns.catalogue.rows >= 0
-    located = ns.catalogue.locate(keys_of_texts(STRANGERS))
+    assert ns.remote_keys.rows >= 0
+    located = ns.remote_keys.locate(keys_of_texts(STRANGERS))
     assert all(len(it.at) for it in located)
     ns._repr_html_()
 

@@ -23,8 +23,8 @@ from cas_cache.errors import (
     RemoteUnavailable,
     printable,
 )
-from cas_cache.exchange import find_folders, plan_import
 from cas_cache.identity import canonical_json, keys_of_rows, keys_of_texts, parsed_json, quoted
+from cas_cache.interop import find_folders, plan_import
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.state import State
@@ -145,7 +145,7 @@ def test_notes_that_are_damaged(name: str, content: bytes, tmp_path: Path) -> No
         np.testing.assert_array_equal(cache.get(texts(3), SPEC)[0], truth(texts(3)))
         ns = cache.mirror.namespace(SPEC)
         assert ns.packs_by_use() == []
-        assert ns.catalogue.rows == 0
+        assert ns.remote_keys.rows == 0
 
 
 @pytest.mark.parametrize("change", [{"repository": 5}, {"url": []}, {"format": None}, {"version": None}], ids=str)
@@ -182,7 +182,7 @@ def test_a_repository_with_an_id_of_control_characters(name: str) -> None:
     ],
 )
 def test_a_listing_of_odd_numbers(info: dict[str, Any], modified: float | None) -> None:
-    """A time that is none is unknown, so nothing is old by it; a size that is none is no listing."""
+    """A time that is none is unknown, so nothing is old by it; a size that is none is not a listing."""
 
     class Odd:
         def find(self, folder: str, **_: Any) -> dict[str, Any]:

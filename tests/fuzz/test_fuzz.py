@@ -27,9 +27,9 @@ from tiers import sampled
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what targets set for speed end with the test."""
     monkeypatch.setattr(os, "fsync", os.fsync)
-    monkeypatch.setattr(batch, "LEAST_ITEMS", batch.LEAST_ITEMS)
+    monkeypatch.setattr(batch, "MIN_ITEMS", batch.MIN_ITEMS)
     monkeypatch.setattr(key_index, "SAVE_ROWS", key_index.SAVE_ROWS)
-    monkeypatch.setattr(approximate, "LEAST_ROWS", approximate.LEAST_ROWS)
+    monkeypatch.setattr(approximate, "MIN_ROWS", approximate.MIN_ROWS)
 
 
 @pytest.mark.verify

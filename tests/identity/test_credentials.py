@@ -157,6 +157,21 @@ def test_more_shapes_of_keys(value):
     refused(value, params={"note": value})
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"base_url": "https://example.org/v1?subscription-key=q8Zr3XvT7Lm2Kd9WfB4h"},
+        {"base_url": "https://example.org/v1#client_secret=q8Zr3XvT7Lm2Kd9WfB4h"},
+        {"arguments": "--api-key q8Zr3XvT7Lm2Kd9WfB4h"},
+        {"user_pass": "q8Zr3XvT7Lm2Kd9WfB4h"},
+        {"tokens": {"q8Zr3XvT7Lm2Kd9WfB4h"}},
+    ],
+)
+def test_keys_under_other_names_are_left_out(given):
+    """In URLs, arguments of a command, and sets."""
+    assert "q8Zr3XvT7Lm2Kd9WfB4h" not in repr(strip_credentials(given))
+
+
 def test_a_limit_in_tokens_is_no_credential():
     """It changes vectors, so it must not be left out of an identity either."""
     assert strip_credentials({"max_token": 5, "query_max_token": 6}) == {"max_token": 5, "query_max_token": 6}

@@ -75,7 +75,7 @@ COLUMNS: dict[str, Callable[[list[str]], Any]] = {
 def test_a_sequence_of_texts_has_the_vectors_of_its_list(kind, tmp_path, monkeypatch):
     """Cold and warm, with blocks that are smaller than the column, and by digest."""
     monkeypatch.setattr(texts, "BLOCK_ITEMS", 2)
-    monkeypatch.setattr(batch_module, "LEAST_ITEMS", 0)
+    monkeypatch.setattr(batch_module, "MIN_ITEMS", 0)
     make = COLUMNS[kind]
     assert batch_of_texts(make(WORDS)).digest == batch_of_texts(WORDS).digest
     expected = embed(WORDS)
@@ -214,7 +214,7 @@ class Lazy(str):
 
 def test_a_subclass_of_str_is_its_characters(tmp_path, monkeypatch):
     """Key, digest and encoder see the same ones."""
-    monkeypatch.setattr(batch_module, "LEAST_ITEMS", 0)
+    monkeypatch.setattr(batch_module, "MIN_ITEMS", 0)
     lazy = [Lazy("pear"), Lazy("plum!")]
     plain = ["pear", "plum!"]
     assert batch_of_texts(lazy).digest == batch_of_texts(plain).digest

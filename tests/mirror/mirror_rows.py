@@ -1,8 +1,8 @@
-"""Rows whose vector can be told from their key, and a process that appends them.
+"""Rows whose vector is a function of their key, and a process that appends them.
 
-A test that knows only a key can say what its vector must be, bit for bit; so a row that was lost, mixed up or torn
-is seen whoever wrote it. As a script: ``mirror_rows.py DIRECTORY SEED ITEMS ROUNDS`` appends random overlapping batches
-and prints a line after each commit; with ROUNDS 0 it reads instead, until its input is closed.
+A test that knows only a key can compute its vector, bit for bit. So a lost, mixed-up or torn row is detected, whichever
+process wrote it. As a script, ``mirror_rows.py DIRECTORY SEED ITEMS ROUNDS`` appends random overlapping batches and
+prints a line after each commit; with ROUNDS 0 it reads instead, until its input is closed.
 """
 
 import select
@@ -17,16 +17,16 @@ from cas_cache.mirror import Mirror, Namespace
 
 SPEC = EncoderSpec(model="org/model", revision="a1b2c3d")
 OTHER = EncoderSpec(model="org/model", revision="0000000")
-MOST_BATCH = 400
+MAX_BATCH = 400
 
 
 def keys_for(items: Iterable[int]) -> Any:
-    """(n, 32) uint8."""
+    """Return the keys of items, (n, 32) uint8."""
     return keys_of_texts([f"item {item}" for item in items])
 
 
 def vectors_for(keys: Any, dtype: str = "float32", shape: tuple[int, ...] = (24,)) -> Any:
-    """(n, *shape), a function of the key alone."""
+    """Return (n, *shape) vectors that depend on the keys alone."""
     count = int(np.prod(shape))
     numbers = np.tile(keys, (1, -(-count // 32)))[:, :count].astype(np.int64) + np.arange(count)
     if dtype == "bool":
@@ -47,7 +47,7 @@ def check_all(ns: Namespace) -> dict[bytes, int]:
 
 
 def read(directory: str) -> None:
-    """Check all rows again and again: they are right, and none that was seen goes or moves."""
+    """Check all rows repeatedly: they are right, and no known row disappears or moves."""
     ns = Mirror(directory).namespace(SPEC)
     print("ready", flush=True)
     seen: dict[bytes, int] = {}
@@ -65,7 +65,7 @@ def main(directory: str, seed: int, items: int, rounds: int) -> None:
     ns = Mirror(directory).namespace(SPEC)
     print("ready", flush=True)
     for _ in range(rounds):
-        batch = random.integers(0, items, random.integers(1, MOST_BATCH))
+        batch = random.integers(0, items, random.integers(1, MAX_BATCH))
         keys = keys_for(batch)
         ns.append(keys, vectors_for(keys))
         print(*np.unique(batch), flush=True)

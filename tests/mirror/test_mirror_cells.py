@@ -1,6 +1,6 @@
-"""Every file of a mirror x every damage x whoever reads it: none is served, searched, exported or pushed as a vector.
+"""Every file of a mirror x every damage x every reader: no damage is served, searched, exported or pushed as a vector.
 
-Where `mirror.test_mirror_damage` says what happens, this counts.
+`mirror.test_mirror_damage` states the outcomes; this module counts.
 """
 
 import os
@@ -15,8 +15,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, sync
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import export, select_namespace
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import export, select_namespace
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository import Repository
@@ -31,23 +31,23 @@ VIEW = View("task", SPEC.namespace, SPEC.model, SPEC.revision, "query", "default
 BY_KEY = {key.tobytes(): row for row, key in enumerate(keys_of_texts(TEXTS))}
 
 PRECIOUS = ("vectors.npy", "keys.npy", "digests.npy", "state.json", "spec.json")
-"""Files without which rows are not there; the others can be made again, or are of what was asked for."""
+"""Files without which rows do not exist; the others can be made again, or only record requests."""
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Indices are saved from sixteen rows on, and nothing crashes here."""
+    """Save indexes from sixteen rows on, and skip fsync."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(index, "SAVE_ROWS", 16)
 
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """A mirror with all that a mirror can have but a catalogue: two namespaces, an index, a memo, a view, faiss's."""
+    """Return a mirror with everything but a catalogue: two namespaces, an index, a memo, a view, a FAISS index."""
     directory = tmp_path / "whole"
     with opened(directory) as cache:
         for spec in (SPEC, OTHER_SPEC):
-            for _ in range(2):  # the second time it is remembered
+            for _ in range(2):  # the second time, the batch is remembered
                 cache.encode(TEXTS, spec, truth)
         cache.mirror.views.record(VIEW, keys_of_texts(TEXTS), None, [f"id {n}" for n in range(ROWS)])
         open_search(cache.mirror, SPEC, metric="l2", kind="hnsw")
@@ -59,9 +59,9 @@ def opened(directory: Path) -> EmbeddingCache:
 
 
 def in_its_place(keys: Any, vectors: Any) -> None:
-    """Each vector is that of its key, and each key one that was encoded."""
+    """Check that each vector belongs to its key, and that each key was encoded."""
     rows = [BY_KEY[np.asarray(key).tobytes()] for key in keys]
-    if rows:  # of a namespace without a row the shape is not known
+    if rows:  # without rows, the shape is not known
         np.testing.assert_array_equal(vectors, truth(TEXTS)[rows])
 
 
@@ -74,12 +74,12 @@ def get(directory: Path) -> None:
 
 
 def encode(directory: Path) -> None:
-    """Items of a remembered batch, too."""
+    """Encode items, including those of a remembered batch."""
     np.testing.assert_array_equal(opened(directory).encode(TEXTS, SPEC, truth), truth(TEXTS))
 
 
 def search(directory: Path) -> None:
-    """Among all rows and a view's, with a saved index and without one: each score is that of its key."""
+    """Search all rows and a view's, with and without a saved index: each score belongs to its key."""
     for kind in ("exact", "hnsw"):
         searcher = open_search(Mirror(directory), SPEC, metric="l2", kind=kind)
         queries = truth(TEXTS[:3])
@@ -104,7 +104,7 @@ def exported(directory: Path) -> None:
 
 
 def push(directory: Path) -> None:
-    """What reaches a repository is right, whatever stays behind."""
+    """Rows that reach a repository are right, whatever stays behind."""
     memory = MemoryStorage()
     with suppress(CasCacheError):
         sync.push(Mirror(directory), Repository(memory))
@@ -131,14 +131,14 @@ def damages(whole: Path, path: Path) -> dict[str, bytes | None]:
 
 
 def files(directory: Path) -> list[Path]:
-    """Return every file of the mirror itself and of one namespace, but those that are empty: they are locks."""
+    """Return every file of the mirror itself and of one namespace, except empty ones, which are locks."""
     other = directory / "namespaces" / OTHER_SPEC.namespace
     return [it for it in sorted(directory.rglob("*")) if it.is_file() and it.stat().st_size and other not in it.parents]
 
 
 @pytest.mark.verify
 def test_no_damage_is_served(tmp_path: Path, whole: Path, figure: Callable[[str, int], None]) -> None:
-    """Whoever reads gets what is right, an error of ours, or an honest miss; `check --mirror` tells what was lost."""
+    """Each reader gets right rows, a cas_cache error, or a miss; `check --mirror` reports what was lost."""
     cells = harmful = 0
     for path in files(whole):
         for name, changed in damages(whole, path).items():
@@ -163,7 +163,7 @@ def test_no_damage_is_served(tmp_path: Path, whole: Path, figure: Callable[[str,
 
 
 def _told(directory: Path) -> bool:
-    """Whether a check of the mirror finds something."""
+    """Return True if a check of the mirror finds something."""
     try:
         return not check_mirror(Mirror(directory)).clean
     except CasCacheError:
@@ -171,7 +171,7 @@ def _told(directory: Path) -> bool:
 
 
 def _misses(directory: Path) -> bool:
-    """Whether a row is not served."""
+    """Return True if a row is not served."""
     try:
         return not opened(directory).get(TEXTS, SPEC)[1].all()
     except CasCacheError:
@@ -182,7 +182,7 @@ def _misses(directory: Path) -> bool:
 def test_a_mirror_that_holds_a_wrong_vector_is_noticed(
     tmp_path: Path, whole: Path, reader: Callable[[Path], None]
 ) -> None:
-    """The same judgement of a mirror in which one vector is wrong and agrees with its digest."""
+    """The same judgement detects one wrong vector that matches its digest."""
     shutil.copytree(whole, tmp_path / "healthy")
     reader(tmp_path / "healthy")
     vectors = truth(TEXTS)

@@ -16,7 +16,7 @@ from repository.storages import OTHER_SPEC, SPEC, texts, truth
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A mirror with two namespaces of 100 rows."""
+    """Return a mirror with two namespaces of 100 rows."""
     mirror = Mirror(tmp_path / "mirror")
     for spec in (SPEC, OTHER_SPEC):
         mirror.namespace(spec).append(keys_of_texts(texts(100)), truth(texts(100)))
@@ -34,7 +34,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_a_healthy_mirror(directory: Path, tmp_path: Path) -> None:
-    """Nothing to say, about one without a row neither, and not one file changes."""
+    """Nothing is reported, also for a namespace without rows, and no file changes."""
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     report = check_mirror(Mirror(directory))
     assert (report.clean, report.namespaces, report.rows) == (True, 2, 200)
@@ -52,7 +52,7 @@ def test_a_healthy_mirror(directory: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["keys", "vectors", "digests"])
 def test_every_damaged_row_is_counted(directory: Path, column: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any column, in any block; the other namespace is checked all the same."""
+    """Damage is counted in any column and any block; the other namespace is still checked."""
     monkeypatch.setattr("cas_cache.mirror.check.ROWS_AT_ONCE", 7)
     path = directory / "namespaces" / SPEC.namespace / f"{column}.npy"
     width = np.load(path).nbytes // 100
@@ -62,7 +62,7 @@ def test_every_damaged_row_is_counted(directory: Path, column: str, monkeypatch:
 
 
 def test_what_does_not_open_is_damaged(directory: Path) -> None:
-    """A cut column, a state that is no JSON, a newer one: each namespace has its own finding."""
+    """A truncated column, an invalid state, a newer one: each namespace has its own finding."""
     folder = directory / "namespaces"
     (folder / SPEC.namespace / "vectors.npy").write_bytes(b"short")
     (folder / OTHER_SPEC.namespace / "state.json").write_text("{")
@@ -72,7 +72,7 @@ def test_what_does_not_open_is_damaged(directory: Path) -> None:
 
 
 def test_repeated_keys_are_told(directory: Path) -> None:
-    """A key that is there twice is space, and a bug of whoever wrote it."""
+    """A repeated key wastes space, and is a bug of its writer."""
     ns = Mirror(directory).namespace(SPEC)
     keys, vectors, digests = ns._table.keys[:3], ns._table.vectors[:3], ns._table.digests[:3]
     state = State(
@@ -83,7 +83,7 @@ def test_repeated_keys_are_told(directory: Path) -> None:
 
 
 def test_from_the_command_line(run: Any, directory: Path) -> None:
-    """Exit code 0, or 1 with a line for each finding."""
+    """The exit code is 0, or 1 with a line per finding."""
     assert run("check", directory, "--mirror") == (0, "checked 2 namespaces, 200 rows: 0 findings\n", "")
     flip(directory / "namespaces" / SPEC.namespace / "vectors.npy", -5)
     result = run("check", directory, "--mirror")

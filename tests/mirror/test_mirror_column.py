@@ -24,13 +24,13 @@ KINDS = [
 
 
 def filled(count: int, dtype: str, shape: tuple[int, ...], seed: int = 0) -> Any:
-    """Random rows."""
+    """Return random rows."""
     return np.random.default_rng(seed).integers(0, 2 if dtype == "bool" else 99, (count, *shape)).astype(dtype)
 
 
 @pytest.mark.parametrize(("dtype", "shape"), KINDS, ids=str)
 def test_opens_with_numpy_at_each_committed_moment(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """After every commit `np.load` maps exactly the committed rows, be their number of 1 digit or of 4."""
+    """After every commit, `np.load` maps exactly the committed rows, whether their number has 1 digit or 4."""
     column = Column(tmp_path / "c.npy", np.dtype(dtype), shape)
     rows = filled(1100, dtype, shape)
     done = 0
@@ -48,7 +48,7 @@ def test_opens_with_numpy_at_each_committed_moment(tmp_path: Path, dtype: str, s
 
 
 def test_written_rows_do_not_exist_before_the_header_says_so(tmp_path: Path) -> None:
-    """Between writing and committing, a reader sees the old rows; an old map never changes."""
+    """Between writing and committing, a reader sees the old rows; an earlier map never changes."""
     column = Column(tmp_path / "c.npy", np.dtype("f4"), (2,))
     column.write(0, filled(3, "f4", (2,)))
     column.set_rows(3)
@@ -62,7 +62,7 @@ def test_written_rows_do_not_exist_before_the_header_says_so(tmp_path: Path) -> 
 
 
 def test_what_was_written_and_not_committed_is_written_over(tmp_path: Path) -> None:
-    """A crash's leftovers, longer than what comes next, are no part of the column."""
+    """A crash's leftovers, longer than the next write, are not part of the column."""
     column = Column(tmp_path / "c.npy", np.dtype("f4"), (2,))
     column.write(0, filled(2, "f4", (2,)))
     column.set_rows(2)
@@ -75,7 +75,7 @@ def test_what_was_written_and_not_committed_is_written_over(tmp_path: Path) -> N
 
 
 def test_leftovers_of_another_kind_are_written_over(tmp_path: Path) -> None:
-    """A first append that crashed may have left a header of another dtype and shape."""
+    """A crashed first append may have left a header of another dtype and shape."""
     Column(tmp_path / "c.npy", np.dtype("f8"), tuple([1] * 60)).write(0, np.zeros((2, *[1] * 60)))
     column = Column(tmp_path / "c.npy", np.dtype("f2"), (3,))
     column.write(0, filled(2, "f2", (3,)))
@@ -84,7 +84,7 @@ def test_leftovers_of_another_kind_are_written_over(tmp_path: Path) -> None:
 
 
 def test_is_mapped_read_only(tmp_path: Path) -> None:
-    """Nobody who got a map can change what is stored."""
+    """A map cannot be used to change stored rows."""
     column = Column(tmp_path / "c.npy", np.dtype("f4"), (2,))
     column.write(0, filled(2, "f4", (2,)))
     column.set_rows(2)
@@ -94,7 +94,7 @@ def test_is_mapped_read_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "short", "header", "other dtype", "other shape", "not npy"])
 def test_damage_is_an_error(tmp_path: Path, damage: str) -> None:
-    """A file that is missing, cut, or another array's is never mapped."""
+    """A file that is missing, truncated, or another array's is never mapped."""
     column = Column(tmp_path / "c.npy", np.dtype("f4"), (4,))
     column.write(0, filled(5, "f4", (4,)))
     column.set_rows(5)
@@ -121,7 +121,7 @@ def test_damage_is_an_error(tmp_path: Path, damage: str) -> None:
 
 @given(st.integers(0, 10**18 - 1), st.sampled_from(KINDS))
 def test_header_keeps_its_length(rows: int, kind: tuple[str, tuple[int, ...]]) -> None:
-    """Whatever the number of rows, the header fits into the place that it has, so rows never move."""
+    """For any number of rows, the header fits into its space, so rows never move."""
     column = Column(Path("c.npy"), np.dtype(kind[0]), kind[1])
     header = column._header(rows)
     assert len(header) == column.header_bytes
@@ -130,7 +130,7 @@ def test_header_keeps_its_length(rows: int, kind: tuple[str, tuple[int, ...]]) -
 
 
 def test_header_met_while_it_is_written_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers take no lock, so one may see half of the old header and half of the new; that is no damage."""
+    """Readers take no lock, so they may see half of the old header and half of the new; that is not damage."""
     column = Column(tmp_path / "c.npy", np.dtype("f4"), (4,))
     column.write(0, filled(100, "f4", (4,)))
     column.set_rows(100)

@@ -1,4 +1,4 @@
-"""Damage: files changed after they were committed give an error or an honest miss, never a wrong vector."""
+"""Damage: files changed after they were committed cause an error or a miss, never a wrong vector."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ITEMS = 60
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder of a namespace of 60 rows, in a mirror with a second namespace of as many."""
+    """Return the folder of a namespace of 60 rows, in a mirror with a second namespace of the same size."""
     mirror = Mirror(tmp_path)
     for spec, items in ((SPEC, range(ITEMS)), (OTHER, range(1000, 1000 + ITEMS))):
         keys = keys_for(items)
@@ -30,12 +30,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(folder: Path) -> Namespace:
-    """The namespace, from a mirror opened anew."""
+    """Return the namespace, from a newly opened mirror."""
     return Mirror(folder.parent.parent).namespace(SPEC)
 
 
 def outcome(folder: Path) -> str:
-    """Ask for each item alone and for all at once; assert that nothing wrong is served, and say what happened."""
+    """Request each item alone and all at once; check that nothing wrong is served, and return the outcome."""
     keys = keys_for(range(ITEMS))
     seen = set()
     for wanted in (keys, *keys[:, None]):
@@ -61,7 +61,7 @@ def flipped(path: Path, at: int, mask: int = 0x40) -> None:
 
 
 def test_no_damage(folder: Path) -> None:
-    """Untouched, all is there."""
+    """Without damage, all rows are served."""
     assert outcome(folder) == "whole"
 
 
@@ -70,7 +70,7 @@ def test_no_damage(folder: Path) -> None:
 )
 @pytest.mark.parametrize("row", [0, 31, ITEMS - 1])
 def test_a_flipped_bit(folder: Path, name: str, expected: str, row: int) -> None:
-    """Of one row: its neighbours are still served, it is not."""
+    """The damaged row is not served, its neighbours still are."""
     path = folder / name
     width = (path.stat().st_size - 128) // ITEMS
     flipped(path, 128 + row * width + width // 2)
@@ -86,7 +86,7 @@ def test_a_flipped_bit(folder: Path, name: str, expected: str, row: int) -> None
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from([*COLUMNS, "state.json", "spec.json"]), data=st.data())
 def test_any_flipped_byte_anywhere(folder: Path, name: str, data: st.DataObject) -> None:
-    """In header, rows, state or spec: whatever byte becomes whatever else, nothing wrong is served."""
+    """Whichever byte of header, rows, state or spec changes, nothing wrong is served."""
     path = folder / name
     whole = path.read_bytes()
     try:
@@ -106,7 +106,7 @@ def test_any_flipped_byte_anywhere(folder: Path, name: str, data: st.DataObject)
 @pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("size", [0, 50, 128, 128 + 100, -1])
 def test_a_cut_column(folder: Path, name: str, size: int) -> None:
-    """A column that lost its end is noticed before a map could reach past it."""
+    """A truncated column is detected before a map could reach beyond it."""
     path = folder / name
     path.write_bytes(path.read_bytes()[:size])
     assert outcome(folder) == "damage"
@@ -116,7 +116,7 @@ def test_a_cut_column(folder: Path, name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_deleted_column(folder: Path, name: str) -> None:
-    """A column that is gone is damage, for readers and writers."""
+    """A missing column is damage, for readers and writers."""
     (folder / name).unlink()
     assert outcome(folder) == "damage"
     with pytest.raises(DamagedMirror):
@@ -125,7 +125,7 @@ def test_a_deleted_column(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_column_filled_with_zeros(folder: Path, name: str) -> None:
-    """The right length and header, and zeros for rows: what a file system does after a power cut."""
+    """The length and header are right but the rows are zeros, as some file systems leave them after a power failure."""
     path = folder / name
     path.write_bytes(path.read_bytes()[:128] + bytes(path.stat().st_size - 128))
     assert outcome(folder) == ("miss" if name == "keys.npy" else "damage")
@@ -133,7 +133,7 @@ def test_a_column_filled_with_zeros(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_column_of_another_namespace(folder: Path, name: str) -> None:
-    """Same dtype, same shape, same length, other rows."""
+    """The dtype, shape and length are the same, but the rows are others."""
     shutil.copy(Mirror(folder.parent.parent).namespace(OTHER).folder / name, folder / name)
     assert outcome(folder) == ("miss" if name == "keys.npy" else "damage")
 
@@ -158,7 +158,7 @@ def test_rows_that_changed_places(folder: Path, name: str) -> None:
 
 
 def test_keys_that_changed_places(folder: Path) -> None:
-    """Keys shifted by one lead to their neighbours' rows, and these do not agree."""
+    """Keys shifted by one find their neighbours' rows, whose digests do not match."""
     column = np.load(folder / "keys.npy", mmap_mode="r+")
     column[:] = np.roll(np.array(column), 1, axis=0)
     column.flush()
@@ -166,7 +166,7 @@ def test_keys_that_changed_places(folder: Path) -> None:
 
 
 def test_keys_and_vectors_that_changed_places_together_are_right(folder: Path) -> None:
-    """The digest covers key and vector, not the place: rows that moved as a whole are the rows they were."""
+    """The digest covers key and vector, not the position, so rows that moved as a whole are still right."""
     for name in COLUMNS:
         column = np.load(folder / name, mmap_mode="r+")
         column[:] = np.roll(np.array(column), 1, axis=0)
@@ -180,7 +180,7 @@ def test_keys_and_vectors_that_changed_places_together_are_right(folder: Path) -
     ids=repr,
 )
 def test_a_garbage_state(folder: Path, garbage: bytes) -> None:
-    """No state can be guessed from columns: the namespace is damaged, and its neighbour is not."""
+    """A state cannot be guessed from columns: the namespace is damaged, and its neighbour is not."""
     (folder / "state.json").write_bytes(garbage)
     assert outcome(folder) == "damage"
     other = Mirror(folder.parent.parent).namespace(OTHER)
@@ -189,14 +189,14 @@ def test_a_garbage_state(folder: Path, garbage: bytes) -> None:
 
 
 def test_a_state_that_says_more_than_there_is(folder: Path) -> None:
-    """Rows that the files do not hold are damage, not zeros."""
+    """Rows that the files do not have are damage, not zeros."""
     path = folder / "state.json"
     path.write_bytes(path.read_bytes().replace(b'"rows":60', b'"rows":61').replace(b"[0,60,", b"[0,61,"))
     assert outcome(folder) == "damage"
 
 
 def test_a_state_that_says_less_loses_rows_and_invents_none(folder: Path) -> None:
-    """An older state is an older mirror: its rows are right, the others are misses."""
+    """An older state is an older mirror: its rows are right, and the others are misses."""
     path = folder / "state.json"
     path.write_bytes(path.read_bytes().replace(b'"rows":60', b'"rows":20').replace(b"[0,60,", b"[0,20,"))
     assert outcome(folder) == "miss whole"
@@ -206,7 +206,7 @@ def test_a_state_that_says_less_loses_rows_and_invents_none(folder: Path) -> Non
     ("dtype", "shape"), [("int32", "[24]"), ("float32", "[6,4]"), ("float64", "[12]"), ("int8", "[96]")]
 )
 def test_a_state_of_another_kind(folder: Path, dtype: str, shape: str) -> None:
-    """The same bytes read as another dtype or shape would have agreeing digests; the column's header does not."""
+    """The same bytes read as another dtype or shape would match their digests, but the column's header does not."""
     path = folder / "state.json"
     text = path.read_text()
     path.write_text(text.replace('"float32"', f'"{dtype}"').replace("[24]", shape))
@@ -215,7 +215,7 @@ def test_a_state_of_another_kind(folder: Path, dtype: str, shape: str) -> None:
 
 
 def test_columns_and_state_of_another_namespace(folder: Path) -> None:
-    """All files but the spec, from another encoder over the same items: every digest agrees, no vector is right."""
+    """All files but the spec come from another encoder with the same items: digests match, but no vector is right."""
     other = Mirror(folder.parent.parent).namespace(OTHER)
     keys = keys_for(range(ITEMS))
     other.append(keys, vectors_for(keys) + 1)
@@ -225,7 +225,7 @@ def test_columns_and_state_of_another_namespace(folder: Path) -> None:
 
 
 def test_a_deleted_state_is_an_honest_miss(folder: Path) -> None:
-    """Nothing is committed without a state; appending starts anew."""
+    """Without a state nothing is committed, and appending starts from the beginning."""
     (folder / "state.json").unlink()
     assert outcome(folder) == "miss"
     keys = keys_for(range(5, ITEMS))
@@ -234,7 +234,7 @@ def test_a_deleted_state_is_an_honest_miss(folder: Path) -> None:
 
 
 def test_a_newer_state_is_refused(folder: Path) -> None:
-    """A newer version's rows are not read with this version's eyes."""
+    """Rows of a newer version are not read by this version."""
     path = folder / "state.json"
     path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
     with pytest.raises(UnsupportedFormat, match="Update"):
@@ -242,7 +242,7 @@ def test_a_newer_state_is_refused(folder: Path) -> None:
 
 
 def test_the_spec_of_another_namespace(folder: Path) -> None:
-    """A folder whose name is not its spec's id serves nothing."""
+    """A folder whose name is not the id of its spec serves nothing."""
     (folder / "spec.json").write_bytes(OTHER.canonical())
     with pytest.raises(DamagedMirror, match=OTHER.namespace):
         Mirror(folder.parent.parent).get(SPEC.namespace)
@@ -254,14 +254,14 @@ def test_the_spec_of_another_namespace(folder: Path) -> None:
 
 @pytest.mark.parametrize("garbage", [b"", b"{}", b"\xff", b"null", SPEC.canonical() + b"\n", SPEC.canonical()[:-1]])
 def test_a_garbage_spec(folder: Path, garbage: bytes) -> None:
-    """A spec that is not in canonical form is damage, not another namespace."""
+    """A spec that is not canonical is damage, not another namespace."""
     (folder / "spec.json").write_bytes(garbage)
     with pytest.raises(DamagedMirror, match=r"spec\.json"):
         Mirror(folder.parent.parent).get(SPEC.namespace)
 
 
 def test_a_renamed_folder(folder: Path) -> None:
-    """Rows cannot be given to another encoder by renaming their folder."""
+    """Renaming a folder cannot give its rows to another encoder."""
     other = EncoderSpec(model="org/third", revision="1")
     folder.rename(folder.parent / other.namespace)
     with pytest.raises(DamagedMirror):
@@ -270,7 +270,7 @@ def test_a_renamed_folder(folder: Path) -> None:
 
 
 def test_a_deleted_spec_is_written_again(folder: Path) -> None:
-    """The folder's name says whose rows they are: without the document they are not listed, with it they are back."""
+    """The folder's name identifies the rows: without the document they are not listed, with it they return."""
     (folder / "spec.json").unlink()
     mirror = Mirror(folder.parent.parent)
     assert mirror.get(SPEC.namespace) is None
@@ -282,7 +282,7 @@ def test_a_deleted_spec_is_written_again(folder: Path) -> None:
     "change", [lambda f: flipped(f / "vectors.npy", 200), lambda f: flipped(f / "digests.npy", 130)]
 )
 def test_damage_is_never_shared(folder: Path, change: Callable[[Path], None]) -> None:
-    """A row that does not agree with its digest is not read for a push either."""
+    """A row that does not match its digest is not read for a push either."""
     change(folder)
     ns = opened(folder)
     (plan,) = ns.plan(1000)
@@ -291,7 +291,7 @@ def test_damage_is_never_shared(folder: Path, change: Callable[[Path], None]) ->
 
 
 def test_the_error_names_the_rows_and_the_way_out(folder: Path) -> None:
-    """The message says how many rows, which, where, and what to do."""
+    """The message says how many rows are damaged, which, where, and what to do."""
     for row in (7, 9):
         flipped(folder / "vectors.npy", 128 + row * 96)
     ns = opened(folder)
@@ -303,17 +303,17 @@ def test_the_error_names_the_rows_and_the_way_out(folder: Path) -> None:
 
 
 def test_a_row_proved_once_is_not_proved_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proving costs one pass over a row's bytes, once in a process."""
-    from cas_cache.mirror import proof
+    """Verification reads a row's bytes once per process."""
+    from cas_cache.mirror import row_verifier
 
     digested: list[int] = []
-    original = proof.digest_rows
+    original = row_verifier.digest_rows
 
     def counting(keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         digested.append(len(keys))
         return original(keys, vectors)
 
-    monkeypatch.setattr(proof, "digest_rows", counting)
+    monkeypatch.setattr(row_verifier, "digest_rows", counting)
     ns = opened(folder)
     for rows in ([1, 2, 3], [3, 3, 2], [3, 4], list(range(ITEMS))):
         ns.take(np.array(rows))

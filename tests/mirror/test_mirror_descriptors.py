@@ -1,4 +1,4 @@
-"""Descriptors: a bounded number for any number of namespaces and answers, and nothing is lost or wrong for it."""
+"""Descriptors: their number is limited for any number of namespaces and answers, and no row is lost or wrong."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ from scale import SCALE
 
 ITEMS = 5
 BIG = 3000
-"""Rows of 384 bytes: an answer of 1.1 MB, which is a map."""
+"""Number of rows of 384 bytes: an answer of 1.1 MB, which is mapped."""
 
 
 def spec_of(number: int) -> EncoderSpec:
@@ -36,7 +36,7 @@ def spec_of(number: int) -> EncoderSpec:
 
 
 def fill(directory: Path, count: int) -> None:
-    """Make a mirror of many namespaces, each with the vectors of `ITEMS` items, without making each durable."""
+    """Create a mirror of many namespaces, each with the vectors of `ITEMS` items, without flushing each."""
     keys = keys_for(range(ITEMS))
     with Mirror(directory) as mirror:
         mirror.namespace(spec_of(0)).append(keys, vectors_for(keys))
@@ -57,7 +57,7 @@ def holds_right(ns: Namespace, items: int = ITEMS) -> bool:
 
 
 def open_files(directory: Path) -> list[str]:
-    """Return the files below a directory that this process has open; a map has its file open."""
+    """Return the files below a directory that this process has open; a mapped file counts as open."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -69,7 +69,7 @@ def open_files(directory: Path) -> list[str]:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The limit of descriptors for namespaces: two or three namespaces with all files mapped."""
+    """Set and return a limit of descriptors that fits two or three namespaces with all files mapped."""
     monkeypatch.setattr(descriptors, "MAX_OPEN", 12)
     return 12
 
@@ -82,7 +82,7 @@ def mirror(tmp_path: Path, few: int) -> Iterator[Mirror]:
 
 
 def use_others(mirror: Mirror) -> None:
-    """Use so many namespaces that the first one's files are closed."""
+    """Use enough namespaces that the files of the first one are closed."""
     for number in range(1, 10):
         assert holds_right(opened(mirror, number))
     assert not open_files(mirror.directory / "namespaces" / spec_of(0).namespace)
@@ -104,7 +104,7 @@ def evict_elsewhere(directory: Path) -> Any:
 
 
 def test_one_handle_serves_while_its_files_are_closed_and_opened(mirror: Mirror, few: int) -> None:
-    """Handles that were taken once stay usable, whichever namespaces were used since, and the number is bounded."""
+    """Handles stay usable, whichever namespaces were used since, and the number of open files is limited."""
     spaces = mirror.namespaces()
     for _ in range(3):
         for ns in spaces:
@@ -115,7 +115,7 @@ def test_one_handle_serves_while_its_files_are_closed_and_opened(mirror: Mirror,
 
 
 def test_pending_rows_of_a_closed_namespace_are_pushed(tmp_path: Path, few: int) -> None:
-    """Rows that were appended before the files were closed are found, added to and pushed."""
+    """Rows that were appended before the files were closed are found, extended and pushed."""
     memory = Memory()
     machine = Machine(tmp_path / "mirror", memory)
     specs = [spec_of(number) for number in range(10)]
@@ -123,7 +123,7 @@ def test_pending_rows_of_a_closed_namespace_are_pushed(tmp_path: Path, few: int)
     for part in (slice(0, 3), slice(2, 5)):
         for ns in spaces:
             ns.append(keys_of_texts(texts(5)[part]), truth(texts(5)[part]))
-    assert [ns.waiting_rows for ns in spaces] == [5] * 10
+    assert [ns.pending_rows for ns in spaces] == [5] * 10
     assert len(open_files(tmp_path)) <= few + 4
     assert machine.push().rows == 50
     other = Machine(tmp_path / "other", memory)
@@ -132,7 +132,7 @@ def test_pending_rows_of_a_closed_namespace_are_pushed(tmp_path: Path, few: int)
 
 
 def test_an_answer_outlives_the_files_of_its_namespace(tmp_path: Path, few: int) -> None:
-    """A map stays valid and private when its namespace is closed for want of descriptors, and evicted elsewhere."""
+    """A map stays valid and private when its namespace is closed to free descriptors, and evicted elsewhere."""
     memory = Memory()
     machine = Machine(tmp_path / "mirror", memory)
     wide = np.repeat(truth(texts(BIG)), 24, axis=1)
@@ -192,7 +192,7 @@ def test_a_writer_and_an_eviction_do_not_wait_for_each_other(tmp_path: Path) -> 
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    writer.join(0.2)  # time to take a lock that it should not have
+    writer.join(0.2)  # time to take a lock that it must not have yet
     assert writer.is_alive()
     eviction = threading.Thread(target=evicting.evict, args=(ns.packs,), daemon=True)
     eviction.start()
@@ -202,7 +202,7 @@ def test_a_writer_and_an_eviction_do_not_wait_for_each_other(tmp_path: Path) -> 
 
 
 def test_a_namespace_that_is_held_is_not_closed(mirror: Mirror) -> None:
-    """Its lock stays, so nobody evicts from it, however many others are used; afterwards it is closed."""
+    """Its lock stays, so nothing is evicted from it, however many others are used; afterwards it is closed."""
     with opened(mirror, 0).held() as ns:
         for number in range(1, 10):
             assert holds_right(opened(mirror, number))
@@ -215,7 +215,7 @@ def test_a_namespace_that_is_held_is_not_closed(mirror: Mirror) -> None:
 
 
 def test_an_encoder_that_uses_many_other_specs(tmp_path: Path, few: int) -> None:
-    """A call keeps its namespace open from the look-up to the answer, so rows cannot move while it encodes."""
+    """A call keeps its namespace open from the look-up to the result, so rows cannot move while it encodes."""
     with EmbeddingCache(tmp_path / "mirror") as cache:
 
         def encode(missing: list[str]) -> Any:
@@ -227,8 +227,9 @@ def test_an_encoder_that_uses_many_other_specs(tmp_path: Path, few: int) -> None
         assert np.array_equal(cache.encode(texts(8), spec_of(0), encode), truth(texts(8)))
 
 
+@pytest.mark.verify
 def test_threads_that_close_the_files_of_each_other(mirror: Mirror) -> None:
-    """Every answer is right, and no use meets a file that another thread closes."""
+    """Every answer is right, and no thread uses a file that another thread has closed."""
     random = np.random.default_rng(5)
 
     def work(seed: int) -> bool:
@@ -240,7 +241,7 @@ def test_threads_that_close_the_files_of_each_other(mirror: Mirror) -> None:
 
 
 def test_many_mirrors_share_the_limit(tmp_path: Path, few: int) -> None:
-    """Caches that nobody closed, each with a namespace, hold no more than one cache with many namespaces."""
+    """Unclosed caches with a namespace each hold no more descriptors than one cache with many namespaces."""
     fill(tmp_path / "mirror", 1)
     mirrors = [Mirror(tmp_path / "mirror") for _ in range(30)]
     for mirror in (*mirrors, *mirrors):
@@ -251,7 +252,7 @@ def test_many_mirrors_share_the_limit(tmp_path: Path, few: int) -> None:
 
 
 def test_an_eviction_does_not_hold_all_locks_at_once(tmp_path: Path, few: int) -> None:
-    """Of many namespaces, rows are evicted with the same number of descriptors; one in use is left out."""
+    """Rows of many namespaces are evicted with a constant number of descriptors; a namespace in use is skipped."""
     machine = Machine(tmp_path / "mirror", Memory())
     for number in range(10):
         machine.encode(texts(5), spec_of(number))
@@ -293,7 +294,7 @@ def opened_rows(mirror: Mirror, name: str) -> int:
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_an_answer_is_a_copy_where_no_map_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """The system refuses the map for want of descriptors, maps or memory: the answer is the same, in memory."""
+    """If the system refuses a map for lack of descriptors, maps or memory, the same answer is returned in memory."""
     wide = np.repeat(truth(texts(BIG)), 24, axis=1)
     ns = Mirror(tmp_path / "mirror").namespace(spec_of(0))
     ns.append(keys_of_texts(texts(BIG)), wide)
@@ -394,7 +395,7 @@ with EmbeddingCache(directory / "mirror") as cache:
     count_files()
 del spaces
 with Mirror(directory / "mirror") as mirror:
-    assert len(sync.standing_here(mirror)[0]) == count
+    assert len(sync.local_status(mirror)[0]) == count
     count_files()
     assert check_mirror(mirror).as_json()["rows"] == count * ITEMS + len(kept)
     count_files()
@@ -410,7 +411,7 @@ for name, pull in (("eager", sync.pull), ("lazy", sync.pull_keys)):
         count_files()
         assert pull(mirror, memory, progress=False).packs == 0
         count_files()
-        assert len(sync.standing(mirror, memory)[0]) == len(part)
+        assert len(sync.status_of(mirror, memory)[0]) == len(part)
         count_files()
 assert most < limit * 3 // 4, most
 """
@@ -436,7 +437,7 @@ def test_many_namespaces_with_few_descriptors(tmp_path: Path) -> None:
 
 @pytest.fixture
 def quick() -> Iterator[Path]:
-    """A folder in memory, if the system has one: thousands of namespaces are made durable one by one."""
+    """Yield a folder in memory, if the system has one, because thousands of namespaces are flushed one by one."""
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=place) as directory:
         yield Path(directory)

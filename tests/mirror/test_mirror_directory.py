@@ -1,4 +1,4 @@
-"""Mirror: the directory, what it is not, and whom it belongs to."""
+"""Mirror: its directory, other contents of a directory, and the repository that it belongs to."""
 
 import json
 import stat
@@ -21,7 +21,7 @@ MARKER = "cas-cache-mirror.json"
 
 
 def test_is_made_where_nothing_is(tmp_path: Path) -> None:
-    """A new directory, parents included, readable by its owner alone, with a marker that says what it is."""
+    """A new directory is created with its parents, readable by its owner only, with a marker that identifies it."""
     mirror = Mirror(tmp_path / "a" / "b")
     assert stat.S_IMODE(mirror.directory.stat().st_mode) == 0o700
     document = json.loads((mirror.directory / MARKER).read_bytes())
@@ -31,7 +31,7 @@ def test_is_made_where_nothing_is(tmp_path: Path) -> None:
 
 
 def test_opens_again(tmp_path: Path) -> None:
-    """A relative path, a string, and `create=False` all open what is there."""
+    """A relative path, a string, and `create=False` all open an existing mirror."""
     ns = Mirror(tmp_path).namespace(SPEC)
     ns.append(keys_for([1]), vectors_for(keys_for([1])))
     again = Mirror(str(tmp_path), create=False)
@@ -46,7 +46,7 @@ def test_the_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_dotfiles_do_not_make_a_directory_another_ones(tmp_path: Path) -> None:
-    """A directory with nothing but dotfiles (.gitignore, .DS_Store, .nfs0001) is taken."""
+    """A directory that has only dotfiles (.gitignore, .DS_Store, .nfs0001) can become a mirror."""
     for name in (".gitignore", ".DS_Store"):
         (tmp_path / name).touch()
     assert Mirror(tmp_path).namespaces() == []
@@ -55,7 +55,7 @@ def test_dotfiles_do_not_make_a_directory_another_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("create", [True, False])
 def test_what_holds_something_else_is_left_alone(tmp_path: Path, create: bool) -> None:
-    """An mteb cache folder, a repository, somebody's work: an error, and nothing is written."""
+    """An mteb cache folder, a repository or other files cause an error, and nothing is written."""
     (tmp_path / "NFCorpus").mkdir()
     (tmp_path / "NFCorpus" / "vectors.npy").write_bytes(b"old")
     with pytest.raises(NotAMirror, match="is not empty"):
@@ -64,14 +64,14 @@ def test_what_holds_something_else_is_left_alone(tmp_path: Path, create: bool) -
 
 
 def test_a_file_is_no_mirror(tmp_path: Path) -> None:
-    """A path that is a file is said to be one."""
+    """The error says that the path is a file."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotAMirror, match="is a file"):
         Mirror(tmp_path / "file")
 
 
 def test_nothing_is_made_without_create(tmp_path: Path) -> None:
-    """A typo in a path makes no directory."""
+    """A mistyped path creates no directory."""
     with pytest.raises(NotAMirror, match="no cas_cache mirror"):
         Mirror(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
@@ -79,7 +79,7 @@ def test_nothing_is_made_without_create(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b"\xff", b'{"format": "cas-cache-mirror"}'], ids=repr)
 def test_a_garbage_marker_is_damage(tmp_path: Path, content: bytes) -> None:
-    """A marker that says nothing is not overwritten."""
+    """An invalid marker is not overwritten."""
     (tmp_path / MARKER).write_bytes(content)
     with pytest.raises(DamagedMirror, match=MARKER):
         Mirror(tmp_path)
@@ -87,21 +87,21 @@ def test_a_garbage_marker_is_damage(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_marker_of_something_else(tmp_path: Path) -> None:
-    """Another program's file of that name is not ours."""
+    """Another program's file with the marker's name is not a mirror's marker."""
     (tmp_path / MARKER).write_text('{"format": "else", "version": 1}')
     with pytest.raises(NotAMirror):
         Mirror(tmp_path)
 
 
 def test_a_newer_mirror_is_refused(tmp_path: Path) -> None:
-    """A newer version's directory is not touched."""
+    """The directory of a newer version is not changed."""
     (tmp_path / MARKER).write_text('{"format": "cas-cache-mirror", "version": 2}')
     with pytest.raises(UnsupportedFormat, match="Update cas_cache"):
         Mirror(tmp_path)
 
 
 def test_a_marker_that_vanishes_is_damage(tmp_path: Path) -> None:
-    """A mirror deleted while it is open is our error, not the file system's."""
+    """If a mirror is deleted while it is open, the error is one of cas_cache's, not the file system's."""
     mirror = Mirror(tmp_path)
     (tmp_path / MARKER).unlink()
     with pytest.raises(DamagedMirror):
@@ -109,7 +109,7 @@ def test_a_marker_that_vanishes_is_damage(tmp_path: Path) -> None:
 
 
 def test_a_mirror_made_meanwhile_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process that makes the mirror between two of our looks does not make the directory a stranger's."""
+    """If another process creates the mirror between two checks, the directory still counts as a mirror."""
     exists, looks = Path.exists, []
 
     def late(self: Path) -> bool:
@@ -126,7 +126,7 @@ def test_a_mirror_made_meanwhile_is_opened(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_belongs_to_one_repository(tmp_path: Path) -> None:
-    """Binding is remembered, repeating it is fine, another repository is refused, from every handle."""
+    """Binding is stored and can be repeated; another repository is refused, by every handle."""
     one, two = Mirror(tmp_path), Mirror(tmp_path)
     one.bind("id-1", "s3://team/emb")
     one.bind("id-1", "s3://team/emb")
@@ -142,13 +142,13 @@ def test_belongs_to_one_repository(tmp_path: Path) -> None:
     "name", ["", "..", "x", "a" * 31, "A" * 32, "g" * 32, "a" * 33, "a" * 31 + "/", "../" + "a" * 29]
 )
 def test_only_ids_are_looked_up(tmp_path: Path, name: str) -> None:
-    """Nothing but an id becomes a path."""
+    """Only an id becomes a path."""
     with pytest.raises(ValueError, match="no namespace id"):
         Mirror(tmp_path).get(name)
 
 
 def test_foreign_entries_are_passed_over(tmp_path: Path) -> None:
-    """Whatever else lies among the namespaces, files with an id's name included, is no namespace."""
+    """Other entries among the namespaces, including files with an id as their name, are not namespaces."""
     mirror = Mirror(tmp_path)
     mirror.namespace(SPEC)
     root = tmp_path / "namespaces"
@@ -169,7 +169,7 @@ def test_namespaces_are_in_order_of_their_ids(tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_new_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full before the first row is our error too."""
+    """A disk that is full before the first row causes one of cas_cache's errors too."""
     mirror = Mirror(tmp_path)
 
     def refuse(*_: object) -> None:
@@ -184,7 +184,7 @@ def test_no_room_for_a_new_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_representations_show_the_place_and_no_contents(tmp_path: Path) -> None:
-    """What is printed in a log names places and counts."""
+    """A representation for logs names places and counts."""
     mirror = Mirror(tmp_path)
     ns = mirror.namespace(SPEC)
     assert repr(mirror) == f"Mirror({str(tmp_path)!r})"

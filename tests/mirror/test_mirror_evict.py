@@ -1,4 +1,4 @@
-"""Eviction: whole packs go, the longest unused first; what waits stays, and nobody is ever given another's row."""
+"""Eviction: whole packs, the longest unused first; pending rows stay, and no key ever finds another key's row."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def machine(memory: Memory, tmp_path: Path) -> Machine:
-    """A mirror with four packs of ten rows, used in this order, and five rows that wait."""
+    """Return a mirror with four packs of ten rows, used in this order, and five pending rows."""
     machine = Machine(tmp_path / "mirror", memory)
     for i in range(4):
         machine.encode(texts(10, i * 10))
@@ -44,24 +44,24 @@ def machine(memory: Memory, tmp_path: Path) -> Machine:
 
 
 def packs_of(directory: Path) -> list[str]:
-    """Packs in the order of their rows."""
+    """Return the packs in the order of their rows."""
     document = json.loads((directory / "namespaces" / SPEC.namespace / "state.json").read_bytes())
     return [pack for _, _, pack, _ in document["extents"] if pack]
 
 
 def close(machine: Machine) -> Path:
-    """Let go of the mirror; return where it is."""
+    """Close the mirror; return its directory."""
     machine.mirror._namespaces.clear()
     return machine.mirror.directory
 
 
 def held(directory: Path, count: int = 45) -> list[int]:
-    """Which of the texts are there, all of them right."""
+    """Return the texts that the mirror has, after checking that all of them are right."""
     ns = Mirror(directory).namespace(SPEC)
     rows = ns.find(keys_of_texts(texts(count)))
     there = np.flatnonzero(rows >= 0)
-    # Not `take`, which would note the use.
-    ns.prove(rows[there])
+    # Not `take`, which would record the use.
+    ns.verify(rows[there])
     np.testing.assert_array_equal(ns._table.vectors[rows[there]], truth([f"text {i}" for i in there]))
     assert ns.rows == len(there)
     assert np.load(ns.folder / "vectors.npy", mmap_mode="r").shape[0] == ns.rows if ns.rows else True
@@ -69,7 +69,7 @@ def held(directory: Path, count: int = 45) -> list[int]:
 
 
 def test_the_plan() -> None:
-    """The longest unused go first, no more than needed; ties are settled the same way each time."""
+    """The longest unused packs are evicted first, no more than needed; ties are always broken in the same way."""
     made = [Candidate("n", pack, 1, 10, used) for pack, used in (("a", 3.0), ("b", 1.0), ("c", 2.0), ("d", 1.0))]
     assert [it.pack for it in plan_evict(made, total=40, max_bytes=40)] == []
     assert [it.pack for it in plan_evict(made, total=40, max_bytes=39)] == ["b"]
@@ -79,7 +79,7 @@ def test_the_plan() -> None:
 
 @pytest.mark.parametrize(("packs", "left"), [(0, 45), (1, 35), (2, 25), (4, 5)])
 def test_the_longest_unused_go(machine: Machine, packs: int, left: int) -> None:
-    """Down to the size asked for; a dry run says the same and changes nothing; waiting rows stay."""
+    """Packs are evicted down to the requested size; a dry run reports the same without changes; pending rows stay."""
     directory = close(machine)
     most = left * ROW
     dry = evict(Mirror(directory), most, dry_run=True)
@@ -93,7 +93,7 @@ def test_the_longest_unused_go(machine: Machine, packs: int, left: int) -> None:
 
 
 def test_what_waits_stays_and_can_be_pushed(machine: Machine, memory: Memory, tmp_path: Path) -> None:
-    """Even if nothing may stay; a pull brings the rest back."""
+    """They stay even with a limit of zero; a pull brings the other rows back."""
     directory = close(machine)
     report = evict(Mirror(directory), 0)
     assert (report.after, report.waiting) == (5 * ROW, 5 * ROW)
@@ -106,8 +106,8 @@ def test_what_waits_stays_and_can_be_pushed(machine: Machine, memory: Memory, tm
 
 
 def test_use_counts(machine: Machine) -> None:
-    """A pack that was served lately stays, whether by a run of rows or by single ones."""
-    ns = Mirror(close(machine)).namespace(SPEC)  # a process notes each pack once
+    """A pack that was used recently stays, whether a run of rows or single rows were read."""
+    ns = Mirror(close(machine)).namespace(SPEC)  # a process records the use of each pack once
     ns.take(ns.find(keys_of_texts(["text 3"])))
     ns.take(slice(10, 12))
     directory = close(machine)
@@ -117,7 +117,7 @@ def test_use_counts(machine: Machine) -> None:
 
 
 def test_a_cache_goes_on_after_an_eviction(tmp_path: Path) -> None:
-    """What was evicted comes back from the repository when it is missed, and is not encoded again."""
+    """Evicted rows come back from the repository when they are missed, and are not encoded again."""
     encoder = Encoder()
     cache = EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo", push="manual")
     cache.encode(texts(3000), SPEC, encoder)
@@ -130,7 +130,7 @@ def test_a_cache_goes_on_after_an_eviction(tmp_path: Path) -> None:
 
 
 def test_memos_do_not_outlive_their_rows(tmp_path: Path) -> None:
-    """A batch that was remembered is looked up anew: its rows have moved."""
+    """A batch that was remembered is looked up again, because its rows have moved."""
     with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo", push="manual") as cache:
         for start in (0, 2000):
             cache.encode(texts(2000, start), SPEC, Encoder())
@@ -146,7 +146,7 @@ def test_memos_do_not_outlive_their_rows(tmp_path: Path) -> None:
 
 
 def test_a_namespace_in_use_is_left_as_it_is(machine: Machine) -> None:
-    """By another object of this process, or by another process; when they are gone it goes."""
+    """Another object or process that uses it prevents eviction; after that is gone, it is evicted."""
     directory = machine.mirror.directory
     report = evict(Mirror(directory), 0)
     assert (report.evicted, report.in_use) == ([], [SPEC.namespace])
@@ -172,7 +172,7 @@ sys.stdin.read()
 
 
 def test_others_go_where_one_is_in_use(machine: Machine, memory: Memory) -> None:
-    """What cannot go because it is in use does not keep the next candidate from going."""
+    """Packs that cannot be evicted because they are in use do not prevent the eviction of the next candidate."""
     machine.encode(texts(40), OTHER_SPEC)
     machine.push()
     directory = close(machine)
@@ -184,7 +184,7 @@ def test_others_go_where_one_is_in_use(machine: Machine, memory: Memory) -> None
 
 
 def test_what_was_pushed_last_does_not_go_first(machine: Machine, memory: Memory) -> None:
-    """A pack that was just published, or pulled, counts as used."""
+    """A pack that was just published or pulled counts as used."""
     machine.push()
     directory = close(machine)
     evict(Mirror(directory), 5 * ROW)
@@ -192,7 +192,7 @@ def test_what_was_pushed_last_does_not_go_first(machine: Machine, memory: Memory
 
 
 def test_a_handle_that_was_evicted_from_says_so(machine: Machine) -> None:
-    """It answers nothing more, by rows that have moved least of all."""
+    """It answers no more requests, in particular none by row numbers that have changed."""
     directory = close(machine)
     mirror = Mirror(directory)
     ns = mirror.namespace(SPEC)
@@ -219,7 +219,7 @@ def test_a_folder_that_is_made_anew_is_another_one(tmp_path: Path) -> None:
 
 
 def test_a_map_is_of_the_file_that_was_proved(tmp_path: Path) -> None:
-    """A file that took the name meanwhile is not handed out."""
+    """A file that has taken the name in the meantime is not returned."""
     ns = Mirror(tmp_path).namespace(SPEC)
     ns.append(keys_of_texts(texts(1000)), truth(texts(1000), width=32).repeat(12, axis=1))
     ns.take(slice(0, 1000))
@@ -234,7 +234,7 @@ def test_a_map_is_of_the_file_that_was_proved(tmp_path: Path) -> None:
 
 
 def test_other_namespaces_are_not_touched(machine: Machine, memory: Memory) -> None:
-    """One that others have open does not keep the rest from going."""
+    """A namespace that is open elsewhere does not prevent eviction from the rest."""
     machine.encode(texts(10), OTHER_SPEC)
     machine.push()
     directory = close(machine)
@@ -247,11 +247,11 @@ def test_other_namespaces_are_not_touched(machine: Machine, memory: Memory) -> N
 
 @pytest.mark.parametrize("most", sampled([0, 15 * ROW, 25 * ROW], keep={15 * ROW}))
 def test_a_crash_at_every_step(machine: Machine, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the commit all rows are there; after it those that stay; each one right, and the next open mends it."""
+    """Before the commit all rows exist, after it those that stay; each is right, and the next opening finishes."""
     directory = close(machine)
 
     class Crash(BaseException):
-        """No handler takes it for an error."""
+        """A BaseException, so that no handler treats it as an error."""
 
     steps = 0
     for at in range(1, 100):
@@ -292,7 +292,7 @@ def hooked(real: Any, step: Any) -> Any:
 
 
 def test_a_full_disk_changes_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says so; all rows are there, and it works again when there is room."""
+    """The error says so; all rows exist, and eviction works again when there is room."""
     directory = close(machine)
     before = held(directory)
 
@@ -309,7 +309,7 @@ def test_a_full_disk_changes_nothing(machine: Machine, monkeypatch: pytest.Monke
 
 
 def test_an_eviction_that_is_not_finished(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens it first finishes it; until then every key still leads to its own row."""
+    """The process that opens it first finishes it; until then every key still finds its own row."""
     directory = close(machine)
     with monkeypatch.context() as patch:
         patch.setattr(Table, "finish_rewrite", lambda _: None)
@@ -322,8 +322,9 @@ def test_an_eviction_that_is_not_finished(machine: Machine, monkeypatch: pytest.
     assert held(directory) == list(range(20, 45))
 
 
+@pytest.mark.verify
 def test_opening_waits_while_somebody_evicts(machine: Machine) -> None:
-    """A process that opens the mirror meanwhile sees it before or after, never between."""
+    """A process that opens the mirror meanwhile sees the state before or after the eviction, never between."""
     directory = close(machine)
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:

@@ -38,17 +38,17 @@ def never(_):
 
 
 def no_links(patches, code):
-    """Let no file get a second name, as on Google Drive, exFAT or CIFS."""
+    """Prevent a second name for any file, as on Google Drive, exFAT or CIFS."""
     patches.setattr(os, "link", refusing(code))
 
 
 def no_locks(patches, code):
-    """Let no file be locked, as on Lustre, or NFS without its lock daemon."""
+    """Prevent locks on any file, as on Lustre, or NFS without its lock daemon."""
     patches.setattr(fcntl, "flock", refusing(code))
 
 
 def no_maps(patches, code):
-    """Let no file be mapped, as on FUSE with direct_io."""
+    """Prevent maps of any file, as on FUSE with direct_io."""
 
     class Refusing(mmap.mmap):
         def __new__(cls, *_, **__):
@@ -58,7 +58,7 @@ def no_maps(patches, code):
 
 
 def no_folder_fsync(patches, code):
-    """Let no folder be flushed, as on CIFS."""
+    """Prevent flushes of folders, as on CIFS."""
     real = os.fsync
 
     def fsync(descriptor):
@@ -70,11 +70,11 @@ def no_folder_fsync(patches, code):
 
 
 def no_folder_open(patches, code):
-    """Let no folder be opened."""
+    """Prevent opening of folders."""
     real = os.open
 
     def opened(path, *args, **options):
-        if os.path.isdir(path):  # noqa: PTH112 - it may be a string
+        if os.path.isdir(path):  # noqa: PTH112 - the path may be a string
             raise OSError(code, os.strerror(code), str(path))
         return real(path, *args, **options)
 
@@ -82,7 +82,7 @@ def no_folder_open(patches, code):
 
 
 def refusing(code):
-    """Return a call of the system that fails."""
+    """Return a system call that fails."""
 
     def call(*_, **__):
         raise OSError(code, os.strerror(code))
@@ -110,7 +110,7 @@ def test_a_file_system_that_lacks_it_works(tmp_path, monkeypatch, lack, code):
         cache.encode(TEXTS[100:], SPEC, encode)
     with EmbeddingCache(tmp_path / "a", only_cached=True) as cache:
         assert (cache.encode(TEXTS, SPEC, never) == VECTORS).all()
-        assert (cache.encode(TEXTS, SPEC, never) == VECTORS).all()  # by the memo
+        assert (cache.encode(TEXTS, SPEC, never) == VECTORS).all()  # from the memo
         kept[:] = 0
         assert (cache.encode(TEXTS[::-1], SPEC, never) == VECTORS[::-1]).all()
     for lazy in (False, True):
@@ -140,7 +140,7 @@ def test_a_mirror_keeps_the_kind_of_lock_that_it_was_made_with(tmp_path, monkeyp
 
 
 def test_locks_that_are_gone_are_refused_before_anything_is_encoded(tmp_path, monkeypatch):
-    """Others may lock the mirror where this process cannot. What is there can be read."""
+    """Other processes may lock the mirror although this one cannot. Existing rows can be read."""
     with EmbeddingCache(tmp_path) as cache:
         cache.put(TEXTS[:5], VECTORS[:5], SPEC)
     for code in (errno.ENOSYS, errno.ENOLCK):
@@ -153,7 +153,7 @@ def test_locks_that_are_gone_are_refused_before_anything_is_encoded(tmp_path, mo
 
 
 def test_a_mirror_that_cannot_be_written_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
-    """A file system that was mounted read-only, for example."""
+    """An example is a file system that is mounted read-only."""
     with EmbeddingCache(tmp_path) as cache:
         cache.put(TEXTS[:5], VECTORS[:5], SPEC)
     real = os.open
@@ -171,7 +171,7 @@ def test_a_mirror_that_cannot_be_written_is_refused_before_anything_is_encoded(t
 
 
 def test_without_locks_nothing_is_evicted_and_the_message_says_why(tmp_path, monkeypatch):
-    """It is not known whether another process reads the rows that would move."""
+    """It is unknown if another process reads the rows that would move."""
     no_locks(monkeypatch, errno.ENOSYS)
     with EmbeddingCache(tmp_path) as cache:
         cache.put(TEXTS[:5], VECTORS[:5], SPEC)
@@ -180,7 +180,7 @@ def test_without_locks_nothing_is_evicted_and_the_message_says_why(tmp_path, mon
 
 
 def no_rename(patches, folder, code):
-    """Let no file below a folder be renamed, as with Mountpoint for S3."""
+    """Prevent renames below a folder, as with Mountpoint for S3."""
     real = os.replace
 
     def replace(source, target, **options):
@@ -194,7 +194,7 @@ def no_rename(patches, folder, code):
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EPERM])
 def test_a_mirror_that_cannot_rename_is_not_made(tmp_path, monkeypatch, code):
-    """The message names what the file system lacks; nothing is left behind."""
+    """The message names the missing feature of the file system; nothing is left behind."""
     no_rename(monkeypatch, tmp_path, code)
     with pytest.raises(MirrorWriteError, match=r"cannot rename a file over another .*local disk"):
         EmbeddingCache(tmp_path / "mirror")
@@ -202,7 +202,7 @@ def test_a_mirror_that_cannot_rename_is_not_made(tmp_path, monkeypatch, code):
 
 
 def test_a_mirror_that_cannot_write_in_the_middle_of_a_file_is_not_made(tmp_path, monkeypatch):
-    """As with DBFS, whose files only grow."""
+    """An example is DBFS, whose files can only grow."""
     with monkeypatch.context() as patches:
         patches.setattr(os, "lseek", refusing(errno.ENOTSUP))
         with pytest.raises(MirrorWriteError, match="cannot write in the middle of a file"):
@@ -214,14 +214,14 @@ def test_a_mirror_that_cannot_write_in_the_middle_of_a_file_is_not_made(tmp_path
 
 
 def test_a_mirror_whose_files_cannot_be_made_durable_is_not_made(tmp_path, monkeypatch):
-    """What was committed would be lost with the power."""
+    """Committed rows would be lost in a power failure."""
     monkeypatch.setattr(os, "fsync", refusing(errno.EINVAL))
     with pytest.raises(MirrorWriteError, match="cannot make a file durable"):
         EmbeddingCache(tmp_path / "mirror")
 
 
 def test_a_repository_that_cannot_be_made_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
-    """What is cached is still served, and a cache that pushes by hand goes on."""
+    """Cached vectors are still served, and a cache that pushes manually still works."""
     with EmbeddingCache(tmp_path / "mirror") as cache:
         cache.put(TEXTS[:5], VECTORS[:5], SPEC)
     (tmp_path / "place").mkdir()
@@ -241,7 +241,7 @@ def test_a_repository_that_cannot_be_made_is_refused_before_anything_is_encoded(
 
 
 def test_without_links_one_of_many_writers_makes_a_file(tmp_path, monkeypatch):
-    """Create-only is decided by the file system, links or not."""
+    """The file system decides which create-only write wins, with or without links."""
     no_links(monkeypatch, errno.EPERM)
     for turn in range(5):
         path = tmp_path / str(turn)
@@ -253,13 +253,13 @@ def test_without_links_one_of_many_writers_makes_a_file(tmp_path, monkeypatch):
 
 
 def test_an_exclusive_lock_excludes(tmp_path):
-    """Threads take turns."""
+    """Threads hold the lock one at a time."""
     path, inside, most = tmp_path / "held", [], []
 
     def work(n):
         with ExclusiveLock(path):
             inside.append(n)
-            time.sleep(0.005)  # others would come in
+            time.sleep(0.005)  # without the lock, other threads would enter
             most.append(len(inside))
             inside.remove(n)
 
@@ -271,7 +271,7 @@ def test_an_exclusive_lock_excludes(tmp_path):
 
 @pytest.mark.parametrize("holder", ["{node} {gone} 00", "{node} {self} 00"])
 def test_the_lock_of_a_process_that_has_ended_is_broken(tmp_path, holder):
-    """A killed process, and one whose number this process has now, hold nothing."""
+    """A killed process, and one whose number this process now has, hold no lock."""
     pid = os.fork()
     if not pid:
         os._exit(0)
@@ -288,7 +288,7 @@ OTHERS = ["elsewhere 1 00", f"{platform.node()}pid:[1] 1 00", "", "no holder at 
 
 @pytest.mark.parametrize("holder", OTHERS)
 def test_the_lock_of_a_process_that_may_live_is_waited_for_and_named(tmp_path, monkeypatch, holder):
-    """A process on another machine, or one that runs here: never broken, and never waited for without end."""
+    """The lock of a remote or a running local process is never broken, and the wait for it ends."""
     monkeypatch.setattr(exclusive, "PATIENCE", 0.2)
     path = tmp_path / "held"
     path.write_text(holder)
@@ -299,7 +299,7 @@ def test_the_lock_of_a_process_that_may_live_is_waited_for_and_named(tmp_path, m
 
 
 def test_a_lock_that_is_never_released_is_an_error_of_the_mirror(tmp_path, monkeypatch):
-    """Before anything is encoded."""
+    """The error is raised before anything is encoded."""
     no_locks(monkeypatch, errno.ENOSYS)
     monkeypatch.setattr(exclusive, "PATIENCE", 0.2)
     with EmbeddingCache(tmp_path) as cache:

@@ -1,4 +1,4 @@
-"""A full disk: eviction works, a write that fails gives its room back, and reading needs none."""
+"""A full disk: eviction works, a failed write frees its room, and reading needs none."""
 
 import errno
 import os
@@ -23,11 +23,11 @@ OTHER = EncoderSpec(model="org/model", revision="def5678")
 TEXTS = [f"text {i}" for i in range(5000)]
 VECTORS = np.arange(5000 * 64, dtype=np.float32).reshape(5000, 64)
 ALL = None
-"""Every write fails."""
+"""Means that every write fails."""
 
 
 def filled(root, pushed, pending=0, packs=2):
-    """Return a mirror with packs that were pushed, and pending rows."""
+    """Return a mirror with packs that were pushed, and with pending rows."""
     with EmbeddingCache(root / "mirror", remote=root / "repository", push="manual") as cache:
         for first in range(0, pushed, pushed // packs):
             part = slice(first, first + pushed // packs)
@@ -38,7 +38,7 @@ def filled(root, pushed, pending=0, packs=2):
 
 
 def held(directory):
-    """Return how many rows a new process would find, each of them right."""
+    """Return the number of rows that a new process would find, after checking that each is right."""
     with EmbeddingCache(directory, offline=True, read_only=True) as cache:
         vectors, found = cache.get(TEXTS, SPEC)
         assert not found.any() or (vectors[found] == VECTORS[found]).all()
@@ -51,7 +51,7 @@ def sizes(directory):
 
 
 def test_all_rows_are_evicted_without_a_byte_to_write(tmp_path):
-    """A namespace that keeps no row needs no room; a pull brings all of it back."""
+    """A namespace that keeps no rows needs no room; a pull brings all of them back."""
     directory = filled(tmp_path, 5000)
     with failing_disk("write", directory, times=ALL) as disk:
         report = evict(Mirror(directory), 0)
@@ -65,7 +65,7 @@ def test_all_rows_are_evicted_without_a_byte_to_write(tmp_path):
 
 
 def test_a_limit_of_the_size_of_files_is_like_a_full_disk(tmp_path):
-    """Not a byte can be written to any file."""
+    """Nothing can be written to any file."""
     directory = filled(tmp_path, 5000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -78,7 +78,7 @@ def test_a_limit_of_the_size_of_files_is_like_a_full_disk(tmp_path):
 
 
 def test_more_is_evicted_where_the_rest_cannot_be_written_again(tmp_path):
-    """Rows that should stay and cannot be written again are in the repository: they go, and the report says so."""
+    """Rows that cannot be rewritten, but are in the repository, are evicted too, and the report says so."""
     directory = filled(tmp_path, 5000)
     size = evict(Mirror(directory), 10**9, dry_run=True).before
     with failing_disk("write", directory, times=1):
@@ -88,7 +88,7 @@ def test_more_is_evicted_where_the_rest_cannot_be_written_again(tmp_path):
 
 
 def test_pending_rows_stay_and_the_message_is_true(tmp_path):
-    """Pending rows are nowhere else: all rows stay, and the message says how many, and what to do."""
+    """Pending rows exist nowhere else: all rows stay, and the message says how many, and what to do."""
     directory = filled(tmp_path, 3000, pending=2000)
     before = sizes(directory)
     with failing_disk("write", directory, times=ALL), pytest.raises(MirrorWriteError) as caught:
@@ -100,26 +100,26 @@ def test_pending_rows_stay_and_the_message_is_true(tmp_path):
 
 
 def test_a_push_makes_pending_rows_fit_for_eviction(tmp_path):
-    """A push on a full disk takes the room of files that are hints only."""
+    """A push on a full disk uses the room of files that only hold hints."""
     directory = filled(tmp_path, 3000, pending=2000)
     with EmbeddingCache(directory, remote=tmp_path / "repository", push="manual") as cache:
         for _ in range(3):  # each commit of the push fails once
             with failing_disk("write", directory, times=1) as disk:
                 cache.push()
-            assert disk.fired or not cache.mirror.namespace(SPEC).waiting_rows
+            assert disk.fired or not cache.mirror.namespace(SPEC).pending_rows
     evict(Mirror(directory), 0)
     assert held(directory) == 0
 
 
 def test_the_namespace_with_the_fewest_rows_to_keep_is_first():
-    """Each namespace makes room for the next."""
+    """Each namespace makes room for the next one."""
     chosen = [Candidate("a", "1", 1, 10, 0.0), Candidate("b", "2", 1, 10, 0.0), Candidate("b", "3", 1, 10, 0.0)]
     assert smallest_rewrite_first(chosen, {"a": 100, "b": 20}) == ["b", "a"]
     assert smallest_rewrite_first(chosen, {"a": 10, "b": 200}) == ["a", "b"]
 
 
 def test_an_array_that_was_returned_outlives_an_unfinished_eviction(tmp_path, monkeypatch):
-    """Columns that an eviction could not remove are replaced, never written over: they may be mapped."""
+    """Columns that an eviction could not remove are replaced, never overwritten, because they may be mapped."""
     directory = filled(tmp_path, 5000)
     with EmbeddingCache(directory, offline=True) as cache:
         kept = cache.encode(TEXTS, SPEC, None)  # a map of the file
@@ -146,7 +146,7 @@ FAULTS = [(operation, code) for operation in ("write", "fsync", "rename") for co
 
 @pytest.mark.parametrize(("operation", "code"), sampled(FAULTS, keep={("write", errno.ENOSPC)}))
 def test_a_write_that_fails_gives_its_room_back(tmp_path, operation, code):
-    """Whatever fails: the files have the committed rows and no more, and the same again goes on."""
+    """Whichever write fails, the files hold only the committed rows, and a retry succeeds."""
     for at in range(1, 30):
         directory = tmp_path / str(at)
         with EmbeddingCache(directory) as cache:
@@ -167,7 +167,7 @@ def test_a_write_that_fails_gives_its_room_back(tmp_path, operation, code):
 
 
 def test_a_first_write_that_fails_leaves_no_column(tmp_path):
-    """The same of a namespace without rows."""
+    """The same holds for a namespace without rows."""
     with EmbeddingCache(tmp_path) as cache:
         with failing_disk("write", cache.mirror.namespace(SPEC).folder, at=4), pytest.raises(MirrorWriteError):
             cache.put(TEXTS[:100], VECTORS[:100], SPEC)
@@ -176,7 +176,7 @@ def test_a_first_write_that_fails_leaves_no_column(tmp_path):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_failed_pull_gives_back_what_it_wrote(tmp_path, lazy):
-    """A disk that fills up during a pull has as much room as before it."""
+    """A disk that fills up during a pull has as much room as before the pull."""
     filled(tmp_path, 1000)
     for at in range(1, 60, 2):
         directory = tmp_path / f"{lazy}-{at}"
@@ -194,7 +194,7 @@ def test_a_failed_pull_gives_back_what_it_wrote(tmp_path, lazy):
 
 
 def test_reading_needs_no_room(tmp_path):
-    """An offline cache on a full disk finds what it has; what it has not is a miss, of an unknown spec as well."""
+    """An offline cache on a full disk finds its rows; missing rows are misses, also for an unknown spec."""
     directory = filled(tmp_path, 5000)
     before = sorted(directory.rglob("*"))
     with failing_disk("write", directory, times=ALL):
@@ -229,7 +229,7 @@ def small_disk(tmp_path):
 
 
 def fill(place):
-    """Leave not a byte free."""
+    """Fill the disk to the last byte."""
     with (place / "filler").open("ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -237,7 +237,7 @@ def fill(place):
 
 
 def test_a_disk_that_is_really_full(small_disk, tmp_path):
-    """Read, push and evict with 0 bytes free; then a pull that runs out of room, and gives it back."""
+    """Read, push and evict with 0 bytes free; then a pull runs out of room, and frees it again."""
     directory = filled(small_disk, 3000, pending=2000)
     shutil.move(small_disk / "repository", tmp_path / "repository")
     fill(small_disk)

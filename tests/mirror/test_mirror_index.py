@@ -16,14 +16,14 @@ LISTS = st.lists(SMALL | st.binary(min_size=32, max_size=32), max_size=25)
 
 
 def column(keys: list[bytes]) -> Any:
-    """(n, 32) uint8."""
+    """Return keys as (n, 32) uint8."""
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
 
 @settings(max_examples=200)
 @given(LISTS, LISTS, st.lists(st.integers(1, 6), max_size=12))
 def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps: list[int]) -> None:
-    """However the column grew, each distinct key leads to its one row and every other key nowhere."""
+    """However the column grew, each distinct key finds its one row, and every other key finds none."""
     stored = list(dict.fromkeys(stored))
     index, at = KeyIndex(), 0
     for step in [*steps, len(stored)]:
@@ -38,7 +38,7 @@ def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps:
 @settings(max_examples=200)
 @given(LISTS)
 def test_first_of_each_is_what_a_dict_says(keys: list[bytes]) -> None:
-    """Distinct keys stand in order of first appearance, and each key knows its distinct one."""
+    """Distinct keys are in order of first appearance, and each key has the position of its distinct one."""
     seen: dict[bytes, int] = {}
     which = [seen.setdefault(key, len(seen)) for key in keys]
     first, inverse = first_of_each(column(keys))
@@ -47,7 +47,7 @@ def test_first_of_each_is_what_a_dict_says(keys: list[bytes]) -> None:
 
 
 def test_many_keys_with_one_prefix() -> None:
-    """A thousand keys with the same first 8 bytes are told apart, in whatever runs they are."""
+    """A thousand keys with the same first 8 bytes are told apart, in any division into runs."""
     tails = np.random.default_rng(0).permutation(1000).astype(">u4")
     keys = np.zeros((1000, 32), np.uint8)
     keys[:, 28:] = tails.view(np.uint8).reshape(-1, 4)
@@ -74,7 +74,7 @@ def test_extreme_prefixes() -> None:
 
 
 def test_empty() -> None:
-    """Nothing is found in nothing, and nothing asked is nothing found."""
+    """An empty index finds nothing, and an empty batch returns nothing."""
     index = KeyIndex()
     none = column([])
     index.extend(none)

@@ -1,4 +1,4 @@
-"""The files of the key index: whatever becomes of them, every key leads to its row and every other key nowhere."""
+"""The files of the key index: whatever happens to them, every key finds its row and every other key finds none."""
 
 import errno
 import hashlib
@@ -31,7 +31,7 @@ KEY = st.builds(lambda head, tail: bytes([head] * 8 + [tail] * 24), st.integers(
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files from 8 rows on, blocks of 64 bytes, slices and searches of a few rows: all seams, with few rows."""
+    """Use files from 8 rows on, blocks of 64 bytes, and small slices: few rows cross all boundaries."""
     monkeypatch.setattr(index, "SAVE_ROWS", SAVE_ROWS)
     monkeypatch.setattr(index, "SEARCHED_AT_ONCE", 16)
     monkeypatch.setattr(index_file, "SLICE_ROWS", 7)
@@ -40,12 +40,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def random_keys(count: int, seed: int = 0) -> Any:
-    """(count, 32) uint8."""
+    """Return random keys, (count, 32) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8)
 
 
 def grown(folder: Path, keys: Any, step: int = SAVE_ROWS) -> KeyIndex:
-    """An index that was saved after every `step` rows."""
+    """Return an index that was saved after every `step` rows."""
     found = KeyIndex(folder)
     for stop in [*range(step, len(keys), step), len(keys)]:
         found.extend(keys[:stop])
@@ -54,12 +54,12 @@ def grown(folder: Path, keys: Any, step: int = SAVE_ROWS) -> KeyIndex:
 
 
 def names(folder: Path) -> list[str]:
-    """The files of the index, by their first row."""
+    """Return the files of the index, by their first row."""
     return [path.name for _, path in sorted(index_file.files_in(folder).items())]
 
 
 def check(found: KeyIndex, keys: Any, strangers: Any = None) -> None:
-    """Assert what a dict would say, of all keys at once and each alone."""
+    """Check that the index finds what a dict would, for all keys at once and for each alone."""
     strangers = random_keys(20, 99) if strangers is None else strangers
     found.extend(keys)
     assert found.rows == len(keys)
@@ -71,7 +71,7 @@ def check(found: KeyIndex, keys: Any, strangers: Any = None) -> None:
 
 
 def anew(folder: Path, keys: Any) -> KeyIndex:
-    """Assert that an index opened in this folder is right, whatever it is asked first; return one."""
+    """Check that an index opened in this folder is right, whichever look-up comes first; return one."""
     for first in (keys[:1], keys[len(keys) // 2 :][:1], keys[-1:], random_keys(1, 98)):
         opened = KeyIndex(folder)
         opened.extend(keys)
@@ -81,12 +81,12 @@ def anew(folder: Path, keys: Any) -> KeyIndex:
 
 
 def forbid_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be indexed in memory from now on."""
+    """Make the test fail if anything is indexed in memory from now on."""
 
     def sort(*_: Any) -> Run:
         raise AssertionError("the key column was read")
 
-    monkeypatch.setattr(Run, "of", sort)
+    monkeypatch.setattr(Run, "from_keys", sort)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -98,7 +98,7 @@ def forbid_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     ),
 )
 def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps: list[tuple[int, str]]) -> None:
-    """However it grew, was saved, opened anew, lost files and was put back, with keys that share prefixes."""
+    """However it grew, was saved, reopened, lost files and was restored, with keys that share prefixes."""
     column = np.frombuffer(b"".join(stored), np.uint8).reshape(-1, 32)
     wanted = np.frombuffer(b"".join([*asked, *stored]), np.uint8).reshape(-1, 32)
     with tempfile.TemporaryDirectory() as name:
@@ -106,7 +106,7 @@ def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps:
         found = KeyIndex(folder)
         for step, then in [*steps, (60, "save"), (60, "open")]:
             if then == "back":
-                # As a writer does that finds fewer rows: nothing may be left that covers more.
+                # Like a writer that finds fewer rows: no file may remain that covers more.
                 at = max(at - step, 0)
                 found = KeyIndex(folder)
                 found.prune(at)
@@ -127,7 +127,7 @@ def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps:
 
 @pytest.mark.parametrize("shared", [8, 31])
 def test_keys_that_share_their_beginning(tmp_path: Path, shared: int) -> None:
-    """In one run and across runs and blocks, keys are told apart by what differs, be it the last byte."""
+    """Keys that share a prefix are told apart, even by the last byte, in one run and across runs and blocks."""
     keys = np.full((60, 32), 7, np.uint8)
     keys[:, shared] = np.arange(60)
     strangers = keys[:30].copy()
@@ -137,7 +137,7 @@ def test_keys_that_share_their_beginning(tmp_path: Path, shared: int) -> None:
 
 
 def test_an_opened_index_reads_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved is mapped: nothing is sorted, neither to open it nor to look a key up."""
+    """A saved index is mapped: nothing is sorted, neither to open it nor to look a key up."""
     keys = random_keys(ROWS)
     grown(tmp_path, keys)
     forbid_sorting(monkeypatch)
@@ -146,14 +146,16 @@ def test_an_opened_index_reads_no_keys(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_only_what_no_file_covers_is_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tail of fewer rows than are worth a file."""
+    """A tail with too few rows for a file is sorted."""
     keys = random_keys(ROWS + 5)
     grown(tmp_path, keys)
     covered = int(names(tmp_path)[-1].partition("-")[2])
     assert covered == ROWS
     sorted_rows: list[tuple[int, int]] = []
-    original = Run.of
-    monkeypatch.setattr(Run, "of", lambda k, start, stop: sorted_rows.append((start, stop)) or original(k, start, stop))
+    original = Run.from_keys
+    monkeypatch.setattr(
+        Run, "from_keys", lambda k, start, stop: sorted_rows.append((start, stop)) or original(k, start, stop)
+    )
     opened = KeyIndex(tmp_path)
     opened.extend(keys)
     check(opened, keys)
@@ -161,7 +163,7 @@ def test_only_what_no_file_covers_is_sorted(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_new_process_finds_all(tmp_path: Path) -> None:
-    """With the sizes that are in use, through the mirror: 70,000 rows, of which 65,536 are in files."""
+    """With the real sizes, through the mirror: 70,000 rows, of which 65,536 are in files."""
     script = (
         "import sys, numpy as np\n"
         "from cas_cache.mirror import Mirror\n"
@@ -185,7 +187,7 @@ def test_a_new_process_finds_all(tmp_path: Path) -> None:
 
 
 def test_few_files_and_no_others(tmp_path: Path) -> None:
-    """Each file has 4 times the rows of the next, they lie end to end, and what was merged is gone."""
+    """Each file has 4 times the rows of the next, they are adjacent, and merged files are removed."""
     keys = random_keys(1000)
     found = KeyIndex(tmp_path)
     for stop in range(SAVE_ROWS, 1001, SAVE_ROWS):
@@ -202,7 +204,7 @@ def test_few_files_and_no_others(tmp_path: Path) -> None:
 
 
 def test_runs_in_memory_become_one_file(tmp_path: Path) -> None:
-    """A tail that came in commits of unlike size."""
+    """The tail came in commits of different sizes."""
     keys = random_keys(ROWS)
     found = KeyIndex(tmp_path)
     for stop in (6, 7):
@@ -214,7 +216,7 @@ def test_runs_in_memory_become_one_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_index(tmp_path: Path) -> None:
-    """All of it, or any one file: what they covered is read from the keys, and the writer saves it again."""
+    """If all or any one of the files is missing, its rows are read from the keys, and the writer saves it again."""
     keys = random_keys(252)
     grown(tmp_path, keys)
     whole = names(tmp_path)
@@ -236,7 +238,7 @@ def test_a_missing_index(tmp_path: Path) -> None:
 
 
 def test_a_stale_index(tmp_path: Path) -> None:
-    """Files of when the column was shorter, and files that overlap them."""
+    """Files from a shorter column, and files that overlap them, are handled."""
     keys = random_keys(400)
     grown(tmp_path / "", keys[:100])
     old = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
@@ -248,7 +250,7 @@ def test_a_stale_index(tmp_path: Path) -> None:
 
 
 def test_the_index_of_another_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied in from a namespace of as many rows: it is not this column's."""
+    """An index that was copied from a namespace with as many rows does not belong to this column."""
     monkeypatch.setattr(index_file, "SAMPLES", 3)
     keys, others = random_keys(ROWS), random_keys(ROWS, 1)
     (tmp_path / "other").mkdir()
@@ -263,7 +265,7 @@ def test_the_index_of_another_column(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_index_of_a_column_that_differs_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the rows compared differs: rejected. Another: seen by the first look-up that meets it."""
+    """If a compared row differs, the file is rejected; otherwise the first look-up that reads the row detects it."""
     monkeypatch.setattr(index_file, "SAMPLES", 2)
     keys = random_keys(ROWS)
     for row, rejected in ((ROWS - 1, True), (5, False)):
@@ -275,13 +277,13 @@ def test_the_index_of_a_column_that_differs_in_a_row(tmp_path: Path, monkeypatch
         opened = KeyIndex(tmp_path)
         opened.extend(keys)
         assert [run.saved for run in opened._runs] == [not rejected]
-        # A batch that has the replaced key too rests on its entry, and all of the batch is found.
+        # A batch with the replaced key also depends on its entry, and still all of the batch is found.
         assert opened.find(np.concatenate([keys, others[row : row + 1]]), keys).tolist() == [*range(ROWS), ABSENT]
         assert [run.saved for run in opened._runs] == [False]
 
 
 def test_a_file_under_another_name(tmp_path: Path) -> None:
-    """The head says which rows it covers; names that are no name of ours are passed over."""
+    """The head says which rows a file covers; foreign names are skipped."""
     keys = np.tile(random_keys(8), (5, 1))
     keys[:, 31] = np.arange(40)
     grown(tmp_path, keys[:8])
@@ -308,9 +310,9 @@ def test_a_file_under_another_name(tmp_path: Path) -> None:
 @pytest.mark.verify
 @pytest.mark.parametrize(("shared", "mask"), sampled([(0, 0x80), (8, 0x02)], keep=2))
 def test_any_flipped_byte(tmp_path: Path, shared: int, mask: int) -> None:
-    """Each byte of the file changed: every key is found with its row, by batches and by single look-ups."""
+    """With each byte of the file changed, every key finds its row, in batches and in single look-ups."""
     keys = random_keys(ROWS)
-    # Half of the keys have one prefix, so look-ups go on from entry to entry, through more than one block.
+    # Half of the keys share a prefix, so look-ups continue from entry to entry, through more than one block.
     keys[::2, :shared] = keys[0, :shared]
     grown(tmp_path, keys, ROWS)
     path = tmp_path / f"index.0-{ROWS}"
@@ -336,7 +338,7 @@ def test_any_flipped_byte(tmp_path: Path, shared: int, mask: int) -> None:
 
 
 def test_a_file_of_no_rows(tmp_path: Path) -> None:
-    """A run that ends where it starts would be gone through for ever."""
+    """A run that ends where it starts would be searched forever."""
     keys = random_keys(ROWS)
     head = index_file._head(0, 0, keys)
     (tmp_path / "index.0-0").write_bytes((head + hashlib.sha256(head).digest()).ljust(128))
@@ -345,7 +347,7 @@ def test_a_file_of_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", sampled([20, 21, 30, 9], keep=4))
 def test_a_search_that_is_led_astray(tmp_path: Path, entry: int) -> None:
-    """A prefix changed where searches pass: every pair of keys is found that first rests on whole blocks, or not."""
+    """With a prefix changed on the path of searches, every pair of keys is found in any order."""
     keys = random_keys(ROWS)
     grown(tmp_path, keys, ROWS)
     path = tmp_path / f"index.0-{ROWS}"
@@ -364,7 +366,7 @@ def test_a_search_that_is_led_astray(tmp_path: Path, entry: int) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage(data: st.DataObject) -> None:
-    """Bytes overwritten, blocks swapped, zeroed, cut or added, while the rest is as it was."""
+    """Bytes are overwritten, and blocks swapped, zeroed, cut or added, while the rest is unchanged."""
     keys = random_keys(ROWS)
     with tempfile.TemporaryDirectory() as name:
         grown(Path(name), keys, ROWS)
@@ -395,16 +397,16 @@ def test_any_damage(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, ROWS, 10**9])
 def test_a_row_that_is_none(tmp_path: Path, wrong: int) -> None:
-    """An entry that agrees with its digest and names no row of its run is no entry."""
+    """An entry that matches its digest, but names a row outside its run, is ignored."""
     keys = random_keys(ROWS)
-    run = Run.of(keys, 0, ROWS)
+    run = Run.from_keys(keys, 0, ROWS)
     run.rows[3] = wrong
     index_file.write_run(tmp_path, [run], keys)
     anew(tmp_path, keys)
 
 
 def test_damage_is_not_merged_and_is_repaired(tmp_path: Path) -> None:
-    """The writer proves a run before it merges it, and writes anew what a look-up found damaged."""
+    """The writer verifies a run before it merges it, and rewrites a run that a look-up found damaged."""
     keys = random_keys(ROWS)
     for at in range(index_file._body_offset(24), index_file._body_offset(24) + 16 * 24, 13):
         grown(tmp_path, keys[:24], 24)
@@ -429,7 +431,7 @@ def test_damage_is_not_merged_and_is_repaired(tmp_path: Path) -> None:
 
 
 def test_a_column_put_back_and_grown_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State and columns of a backup beside a newer index, then other rows, alike in all rows that are compared."""
+    """A backup's state and columns meet a newer index, then other rows that are equal in all compared rows."""
     monkeypatch.setattr(index_file, "SAMPLES", 2)
     keys = keys_for(range(ROWS))
     ns = Mirror(tmp_path).namespace(SPEC)
@@ -441,7 +443,7 @@ def test_a_column_put_back_and_grown_otherwise(tmp_path: Path, monkeypatch: pyte
         (ns.folder / name).write_bytes(data)
     other = np.concatenate([keys_for(range(1000, 1029)), keys[-1:]])
     writer = Mirror(tmp_path).namespace(SPEC)
-    # It dies before it can save its index.
+    # The process dies before it can save its index.
     monkeypatch.setattr(KeyIndex, "save", lambda *_: None)
     writer.append(other, vectors_for(other))
     assert len(check_all(Mirror(tmp_path).namespace(SPEC))) == ROWS
@@ -449,7 +451,7 @@ def test_a_column_put_back_and_grown_otherwise(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("first", [True, False])
 def test_rows_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
-    """An eviction that left the index behind: rows are where they are now, and what went can come back."""
+    """An eviction left an old index behind: rows are found at their new places, and evicted rows can come back."""
     monkeypatch.setattr(index_file, "SAMPLES", 2)
     keys = keys_for(range(48))
     ns = Mirror(tmp_path).namespace(SPEC)
@@ -477,7 +479,7 @@ def test_rows_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first:
 
 
 def test_readers_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an index that is missing, stale or damaged, in a directory that refuses everything."""
+    """The index is missing, stale or damaged, in a directory that refuses every write."""
     keys = keys_for(range(ROWS))
     Mirror(tmp_path).namespace(SPEC).append(keys, vectors_for(keys))
     folder = Mirror(tmp_path).namespace(SPEC).folder
@@ -505,7 +507,7 @@ def test_readers_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_disk_that_refuses_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows are committed all the same, nothing is left behind, and the next commit saves all."""
+    """The rows are committed nevertheless, nothing is left behind, and the next commit saves everything."""
     ns = Mirror(tmp_path).namespace(SPEC)
     original = index_file._write_at
     full = True
@@ -528,11 +530,11 @@ def test_a_disk_that_refuses_the_index(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class Died(BaseException):
-    """The process is no more."""
+    """Stands for the death of the process."""
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> list[str]:
-    """Die at the n-th operation on the disk, before or after its effect; return what was done."""
+    """Die at the n-th disk operation, before or after its effect; return the operations."""
     done: list[str] = []
 
     def hooked(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -555,7 +557,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> list[str]
 
 @pytest.mark.parametrize("after", sampled([False, True], keep={False}))
 def test_a_crash_anywhere(tmp_path: Path, after: bool) -> None:
-    """Between any two operations of commits that save and merge: no row is lost, doubled or wrong, here or later."""
+    """Between any two operations of commits that save and merge, no row is lost, doubled or wrong, now or later."""
     keys = keys_for(range(100))
     at, deaths = 0, 0
     while True:
@@ -584,7 +586,7 @@ def test_a_crash_anywhere(tmp_path: Path, after: bool) -> None:
 
 
 def test_files_that_vanish_between_listing_and_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader looks again; after five times it reads the keys."""
+    """The reader lists the files again; after five attempts it reads the keys."""
     keys = random_keys(ROWS)
     grown(tmp_path, keys, ROWS)
     real = index_file.files_in
@@ -602,7 +604,7 @@ def test_files_that_vanish_between_listing_and_opening(tmp_path: Path, monkeypat
 
 
 def test_a_reader_keeps_what_a_writer_removes_and_takes_what_it_makes(tmp_path: Path) -> None:
-    """Mapped files outlive their names; a reader whose tail has grown maps the new ones and sorts only the rest."""
+    """Mapped files outlive their names; a reader whose tail has grown maps the new files and sorts only the rest."""
     keys = random_keys(400)
     writer, reader = KeyIndex(tmp_path), KeyIndex(tmp_path)
     for stop in range(4, 401, 4):
@@ -627,13 +629,13 @@ mirror_rows.main(sys.argv[1], *map(int, sys.argv[2:]))
 
 
 def writer_process(directory: Path, seed: int, items: int, rounds: int, stdout: Any = subprocess.PIPE) -> Any:
-    """A process that appends, and saves its index often."""
+    """Start a process that appends, and saves its index often."""
     arguments = [str(Path(__file__).parent.parent), str(directory), str(seed), str(items), str(rounds)]
     return subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdout=stdout, text=True)
 
 
 def namespace_of(directory: Path) -> Namespace:
-    """The namespace, from a mirror opened anew."""
+    """Return the namespace, from a newly opened mirror."""
     ns = Mirror(directory, create=False).get(SPEC.namespace)
     assert ns is not None
     return ns
@@ -641,7 +643,7 @@ def namespace_of(directory: Path) -> Namespace:
 
 @pytest.mark.verify
 def test_a_reader_beside_two_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old handles and new ones, while files are made, merged and removed under them."""
+    """Old and new handles work while files are created, merged and removed."""
     monkeypatch.setattr(index, "SAVE_ROWS", 64)
     outputs = [tmp_path / f"{seed}.txt" for seed in range(2)]
     processes = []
@@ -672,7 +674,7 @@ def test_a_reader_beside_two_writers(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.verify
 def test_writers_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At random moments of commits that save: each time all that was acknowledged is found, by way of the files."""
+    """At random moments of commits that save: all acknowledged rows are found each time, through the files."""
     monkeypatch.setattr(index, "SAVE_ROWS", 64)
     random = np.random.default_rng(4)
     for seed in range(12):
@@ -688,7 +690,7 @@ def test_writers_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_look_up_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the sizes that are in use: the index is mapped, and a batch takes less than 50 bytes a key besides."""
+    """With the real sizes: the index is mapped, and a batch takes less than 50 bytes a key in addition."""
     monkeypatch.undo()
     keys = random_keys(300_000)
     grown(tmp_path, keys, 100_000)

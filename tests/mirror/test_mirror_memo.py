@@ -22,14 +22,14 @@ DIGEST = b"d" * 32
 
 @pytest.fixture
 def ns(tmp_path: Path) -> Namespace:
-    """A namespace of 3,000 rows."""
+    """Return a namespace of 3,000 rows."""
     ns = Mirror(tmp_path / "mirror").namespace(SPEC)
     ns.append(keys_of_texts(texts(MANY)), truth(texts(MANY)))
     return ns
 
 
 def opened(ns: Namespace) -> Namespace:
-    """The same namespace in new objects."""
+    """Return the same namespace in new objects."""
     return Mirror(ns.folder.parents[1]).namespace(SPEC)
 
 
@@ -58,7 +58,7 @@ def memo_file(ns: Namespace) -> Path:
     ],
 )
 def test_runs(rows: list[int], expected: Any) -> None:
-    """One ascending run becomes a slice; anything else stays."""
+    """One ascending run becomes a slice; other rows stay an array."""
     found = as_rows(np.array(rows, np.int64))
     assert found == expected if isinstance(expected, slice) else list(found) == expected
     assert count_of(found) == len(rows)
@@ -66,7 +66,7 @@ def test_runs(rows: list[int], expected: Any) -> None:
 
 @pytest.mark.parametrize("rows", [np.arange(2000), np.arange(2000)[::-1], np.zeros(2000, np.int64)])
 def test_a_batch_is_remembered_by_new_objects(ns: Namespace, rows: Any) -> None:
-    """In this process and from the file."""
+    """The memo is found in this process and read from its file."""
     assert ns.remembered(batch(2000)) is None
     ns.remember(batch(2000), rows.astype(np.int64))
     for namespace in (ns, opened(ns)):
@@ -80,7 +80,7 @@ def test_a_batch_is_remembered_by_new_objects(ns: Namespace, rows: Any) -> None:
 
 @pytest.mark.parametrize("rows", [np.arange(2000), np.arange(2000)[::-1].copy()])
 def test_every_flipped_bit_is_noticed(ns: Namespace, rows: Any) -> None:
-    """A damaged memo answers nothing; it never answers other rows."""
+    """A damaged memo is never used, so it never returns other rows."""
     ns.remember(batch(2000), rows)
     path = memo_file(ns)
     good = path.read_bytes()
@@ -96,7 +96,7 @@ def test_every_flipped_bit_is_noticed(ns: Namespace, rows: Any) -> None:
 
 
 def test_rows_that_hold_other_keys_now_are_not_believed(tmp_path: Path, ns: Namespace) -> None:
-    """A memo of a folder that was filled again, or of another namespace, is of other rows."""
+    """A memo of a folder that was filled again, or of another namespace, refers to other rows."""
     ns.remember(batch(2000), np.arange(2000))
     good, name = memo_file(ns).read_bytes(), memo_file(ns).name
     again = Mirror(tmp_path / "again").namespace(SPEC)
@@ -111,7 +111,7 @@ def test_rows_that_hold_other_keys_now_are_not_believed(tmp_path: Path, ns: Name
 
 
 def test_a_memo_of_rows_that_are_not_there_yet(ns: Namespace) -> None:
-    """Rows beyond the committed ones, or below none, are no answer."""
+    """A memo with rows beyond the committed ones, or with negative rows, is ignored."""
     memo = Memo(ns.folder, SPEC.namespace)
     for rows in (slice(2999, 3001), slice(-1, 1), np.array([0, 3000]), np.array([-1, 0])):
         memo._keep(DIGEST, rows)
@@ -119,7 +119,7 @@ def test_a_memo_of_rows_that_are_not_there_yet(ns: Namespace) -> None:
 
 
 def test_where_nothing_can_be_written_it_is_kept_in_memory(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only mirror answers as fast, in this process."""
+    """A read-only mirror answers as fast within one process."""
 
     def refuses(*_: Any, **__: Any) -> None:
         raise PermissionError("read-only")
@@ -131,8 +131,8 @@ def test_where_nothing_can_be_written_it_is_kept_in_memory(ns: Namespace, monkey
 
 
 def test_memory_is_bounded(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was used longest ago goes first, and comes back from its file."""
-    monkeypatch.setattr(module, "MOST_BYTES", 40_000)
+    """The longest unused memo is removed from memory first, and is read again from its file."""
+    monkeypatch.setattr(module, "MAX_BYTES", 40_000)
     memo = Memo(ns.folder, SPEC.namespace)
     rows = np.arange(2000)[::-1].copy()
     for i in range(5):
@@ -147,7 +147,7 @@ def test_memory_is_bounded(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_cache_asks_for_no_key_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time, and in the next process, a list costs one hash; what is counted is the same."""
+    """The second time, and in the next process, a list costs one hash; the statistics are the same."""
     encoder = Encoder()
     cache = EmbeddingCache(tmp_path / "mirror")
     first = cache.encode(texts(MANY), SPEC, encoder)
@@ -179,11 +179,11 @@ def test_vectors_that_may_not_be_stored_are_not_remembered(tmp_path: Path) -> No
 
 
 class TestMapped:
-    """Long runs are handed out as copy-on-write maps."""
+    """Long runs are returned as copy-on-write maps."""
 
     @pytest.fixture
     def big(self, tmp_path: Path) -> Namespace:
-        """1.5 MB of vectors."""
+        """Return a namespace with 1.5 MB of vectors."""
         ns = Mirror(tmp_path / "big").namespace(SPEC)
         ns.append(keys_of_texts(texts(1000)), truth(texts(1000), width=32).repeat(12, axis=1))
         assert ns.rows * ns.row_bytes > module_limit()
@@ -204,7 +204,7 @@ class TestMapped:
         assert np.array_equal(opened(big).take(np.arange(1000)), right)
 
     def test_an_answer_outlives_what_the_mirror_does(self, big: Namespace) -> None:
-        """Rows that are added, and files that are deleted, do not change it."""
+        """Added rows and deleted files do not change it."""
         right = np.array(big.take(np.arange(1000)))
         answer = big.take(slice(0, 1000))
         big.append(keys_of_texts(texts(1000, 1000)), np.zeros_like(right) + 9)
@@ -215,7 +215,7 @@ class TestMapped:
         assert np.array_equal(answer, right)
 
     def test_damage_is_met_before_it_is_handed_out(self, big: Namespace) -> None:
-        """A mapped row is proved like any other."""
+        """A mapped row is verified like any other."""
         from cas_cache.errors import DamagedMirror
 
         path = big.folder / "vectors.npy"
@@ -226,7 +226,7 @@ class TestMapped:
             opened(big).take(slice(0, 1000))
 
     def test_it_costs_no_memory(self, big: Namespace, tmp_path: Path) -> None:
-        """A thousand answers of a hundred megabytes are no anonymous memory until they are written to."""
+        """A thousand answers of a hundred megabytes use no anonymous memory until they are written to."""
         ns = Mirror(tmp_path / "huge").namespace(OTHER_SPEC)
         ns.append(keys_of_texts(texts(20_000)), np.ones((20_000, 1280), np.float32))
         script = """
@@ -252,6 +252,6 @@ print(anonymous() - before)
 
 
 def module_limit() -> int:
-    from cas_cache.mirror.namespace import LEAST_MAPPED_BYTES
+    from cas_cache.mirror.namespace import MIN_MAPPED_BYTES
 
-    return LEAST_MAPPED_BYTES
+    return MIN_MAPPED_BYTES

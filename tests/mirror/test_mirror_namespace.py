@@ -1,4 +1,4 @@
-"""Namespace: rows by key, that survive this process and are seen by others."""
+"""Namespace: rows by key, which survive the process and are visible to others."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ KINDS = [
 
 
 def in_new_process(script: str, *arguments: str) -> str:
-    """What a script prints."""
+    """Return the output of a script."""
     places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     return subprocess.run(
@@ -61,7 +61,7 @@ def in_new_process(script: str, *arguments: str) -> str:
 def test_a_large_gather_is_shared_by_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    """Each thread fills its part: the answer is that of one gather, repeats and a short last part included."""
+    """Each thread fills its part: the result equals that of one gather, including repeats and a short last part."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(40))
     ns.append(keys, vectors_for(keys))
@@ -75,7 +75,7 @@ def test_a_large_gather_is_shared_by_threads(
 
 @pytest.mark.parametrize(("dtype", "shape"), KINDS, ids=str)
 def test_what_goes_in_comes_out(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """Bit for bit, in dtype and shape, from this handle and from a new one."""
+    """Rows are equal bit for bit, in dtype and shape, from this handle and from a new one."""
     keys = keys_for(range(50))
     vectors = vectors_for(keys, dtype, shape)
     ns = Mirror(tmp_path).namespace(SPEC)
@@ -92,7 +92,7 @@ def test_what_goes_in_comes_out(tmp_path: Path, dtype: str, shape: tuple[int, ..
 
 
 def test_a_new_process_reads_the_same_bits(tmp_path: Path) -> None:
-    """Nothing of the answer lives in this process."""
+    """A new process has none of this one's memory."""
     keys = keys_for(range(30))
     Mirror(tmp_path).namespace(SPEC).append(keys, vectors_for(keys))
     expected = f"30 float32 (24,) {vectors_for(keys).tobytes().hex()}"
@@ -100,7 +100,7 @@ def test_a_new_process_reads_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_columns_open_with_numpy_after_each_commit(tmp_path: Path) -> None:
-    """The three files are arrays that any tool can read, at every moment."""
+    """The three files are arrays that any tool can read, at any time."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(120))
     vectors = vectors_for(keys)
@@ -121,7 +121,7 @@ def test_special_values_keep_their_bits(tmp_path: Path) -> None:
 
 
 def test_the_first_vector_of_a_key_wins(tmp_path: Path) -> None:
-    """A committed row never changes, whatever is offered later."""
+    """A committed row never changes, whatever vectors are offered later."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(3))
     ns.append(keys, vectors_for(keys))
@@ -132,7 +132,7 @@ def test_the_first_vector_of_a_key_wins(tmp_path: Path) -> None:
 
 
 def test_duplicates_within_a_batch_are_stored_once(tmp_path: Path) -> None:
-    """The first of them counts."""
+    """The first of them is stored."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for([5, 6, 5, 7, 6, 5])
     vectors = np.arange(6, dtype=np.float32).reshape(6, 1)
@@ -142,7 +142,7 @@ def test_duplicates_within_a_batch_are_stored_once(tmp_path: Path) -> None:
 
 
 def test_rows_may_be_asked_for_in_any_order_and_often(tmp_path: Path) -> None:
-    """`take` follows the caller's order, repeats included, and gives each caller an array of its own."""
+    """`take` follows the caller's order, including repeats, and returns a new array to each caller."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(10))
     ns.append(keys, vectors_for(keys))
@@ -155,7 +155,7 @@ def test_rows_may_be_asked_for_in_any_order_and_often(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [[-1], [3], [0, 99], [ABSENT]])
 def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, rows: list[int]) -> None:
-    """A miss that is taken for a row is never answered with the last row or the nearest."""
+    """A miss used as a row number never returns the last row or the nearest."""
     ns = Mirror(tmp_path).namespace(SPEC)
     ns.append(keys_for(range(3)), vectors_for(keys_for(range(3))))
     with pytest.raises(IndexError):
@@ -165,12 +165,12 @@ def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, rows: list[int]) ->
 
 
 def test_an_empty_namespace_answers(tmp_path: Path) -> None:
-    """Before the first row there is nothing to find, and asking for nothing is fine."""
+    """Without rows, every key is a miss, and an empty request works."""
     ns = Mirror(tmp_path).namespace(SPEC)
     assert ns.find(keys_for(range(3))).tolist() == [ABSENT] * 3
     assert ns.take(np.array([], np.int64)).shape == (0,)
     assert ns.append(keys_for([]), np.empty((0, 4), np.float32)) == 0
-    assert (ns.rows, ns.dtype, ns.shape, ns.row_bytes, ns.waiting_rows) == (0, None, (), 0, 0)
+    assert (ns.rows, ns.dtype, ns.shape, ns.row_bytes, ns.pending_rows) == (0, None, (), 0, 0)
     assert ns.plan(10) == []
 
 
@@ -179,7 +179,7 @@ def test_an_empty_namespace_answers(tmp_path: Path) -> None:
     [("float64", (24,)), ("float16", (24,)), ("int32", (24,)), ("float32", (25,)), ("float32", (24, 1))],
 )
 def test_another_dtype_or_shape_is_refused(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """One spec has one kind of vector; a refused batch stores none of its rows, from no handle and no process."""
+    """A spec has one dtype and shape; no row of a refused batch is stored, by any handle or process."""
     ns, other = Mirror(tmp_path).namespace(SPEC), Mirror(tmp_path).namespace(SPEC)
     ns.append(keys_for(range(3)), vectors_for(keys_for(range(3))))
     for handle in (ns, other, Mirror(tmp_path).namespace(SPEC)):
@@ -190,7 +190,7 @@ def test_another_dtype_or_shape_is_refused(tmp_path: Path, dtype: str, shape: tu
 
 
 def test_namespaces_do_not_share_rows(tmp_path: Path) -> None:
-    """The same keys under another spec are other rows."""
+    """The same keys with another spec have other rows."""
     mirror = Mirror(tmp_path)
     keys = keys_for(range(4))
     mirror.namespace(SPEC).append(keys, vectors_for(keys))
@@ -202,7 +202,7 @@ def test_namespaces_do_not_share_rows(tmp_path: Path) -> None:
 
 
 def test_a_second_handle_sees_commits_without_reopening(tmp_path: Path) -> None:
-    """Handles share nothing but the files, and see each other's rows at the next look."""
+    """Handles share only the files, and see each other's rows at the next look-up."""
     one, two = Mirror(tmp_path).namespace(SPEC), Mirror(tmp_path).namespace(SPEC)
     for item in range(20):
         writer, reader = (one, two) if item % 2 else (two, one)
@@ -215,13 +215,13 @@ def test_a_second_handle_sees_commits_without_reopening(tmp_path: Path) -> None:
 
 
 def test_a_writer_does_not_trust_the_stamp_of_the_state(tmp_path: Path) -> None:
-    """Inodes are used again and the clock of a file system stands still for milliseconds: no commit is written over."""
+    """Inodes are reused and a file system's clock stands still for milliseconds: still, no commit is overwritten."""
     one, two = Mirror(tmp_path).namespace(SPEC), Mirror(tmp_path).namespace(SPEC)
     one.append(keys_for([0]), vectors_for(keys_for([0])))
     path = one.folder / "state.json"
     before = path.stat()
     two.append(keys_for([1]), vectors_for(keys_for([1])))
-    # The second commit's state under the first one's inode, time and size, as a lucky allocation would have it.
+    # Give the second commit's state the inode, time and size of the first, as can happen by chance.
     stamp = path.stat()
     one._table._stamp = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
     assert before.st_size == stamp.st_size
@@ -232,13 +232,13 @@ def test_a_writer_does_not_trust_the_stamp_of_the_state(tmp_path: Path) -> None:
 
 
 def test_bytes_past_the_commit_point_do_not_exist(tmp_path: Path) -> None:
-    """What a crash wrote and did not commit is not found, and the next append writes over it."""
+    """Rows that a crash left uncommitted are not found, and the next append overwrites them."""
     keys = keys_for(range(6))
     ns = Mirror(tmp_path).namespace(SPEC)
     ns.append(keys[:2], vectors_for(keys[:2]))
     state = (ns.folder / "state.json").read_bytes()
     ns.append(keys[2:5], vectors_for(keys[2:5]) * 0 + 9)
-    # As if the process had died just before its commit: all columns are written, headers too.
+    # As if the process had died just before its commit: all columns are written, including headers.
     (ns.folder / "state.json").write_bytes(state)
     again = Mirror(tmp_path).namespace(SPEC)
     assert again.rows == 2
@@ -250,7 +250,7 @@ def test_bytes_past_the_commit_point_do_not_exist(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", range(1, 9))
 def test_a_crash_at_any_step_of_an_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Whatever the last thing on disk was, the mirror opens with the old rows or with all of the new ones."""
+    """Whatever was the last write to the disk, the mirror opens with the old rows or with all of the new ones."""
     from cas_cache.mirror import column, table
 
     class Crash(BaseException):
@@ -286,7 +286,7 @@ def test_a_crash_at_any_step_of_an_append(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_threads_that_share_a_handle(tmp_path: Path) -> None:
-    """Readers and writers on one handle at once see no wrong row, no false damage and no row twice."""
+    """Readers and writers that share a handle see no wrong row, no false damage and no row twice."""
     ns = Mirror(tmp_path).namespace(SPEC)
     ns.append(keys_for([0]), vectors_for(keys_for([0])))
     done = threading.Event()
@@ -327,7 +327,7 @@ def test_a_map_is_never_older_than_the_state(tmp_path: Path) -> None:
 
 
 def test_a_pack_is_read_in_parts(tmp_path: Path) -> None:
-    """Progress within a pack survives, and rows that were here already count as read."""
+    """Progress within a pack survives, and rows that the mirror already had count as read."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(6))
     ns.append(keys[1:2], vectors_for(keys[1:2]))
@@ -337,13 +337,13 @@ def test_a_pack_is_read_in_parts(tmp_path: Path) -> None:
     assert again.append(keys[4:], vectors_for(keys[4:]), pack="p", upto=(6, 6)) == 2
     assert (again.applied_rows("p"), again.packs) == (6, {"p"})
     assert again.applied_rows("unknown") == 0
-    assert again.waiting_rows == 1
+    assert again.pending_rows == 1
     assert len(check_all(again)) == 6
 
 
 @pytest.mark.parametrize("rows", [0, 4])
 def test_a_pack_of_nothing_new_is_known_afterwards(tmp_path: Path, rows: int) -> None:
-    """Two writers that pushed the same rows: the second pack is read once, not at every pull."""
+    """If two writers pushed the same rows, the second pack is read once, not at every pull."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(4))
     ns.append(keys, vectors_for(keys), pack="p", upto=(4, 4))
@@ -354,7 +354,7 @@ def test_a_pack_of_nothing_new_is_known_afterwards(tmp_path: Path, rows: int) ->
 
 
 def test_plans_are_kept_until_published(tmp_path: Path) -> None:
-    """A retry in another process gets the same rows under the same nonces; published rows wait no more."""
+    """A retry in another process gets the same rows with the same nonces; published rows are no longer pending."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(25))
     ns.append(keys[:10], vectors_for(keys[:10]))
@@ -374,7 +374,7 @@ def test_plans_are_kept_until_published(tmp_path: Path) -> None:
     again.published(plans[1], "q")
     assert again.packs == {"p", "q"}
     assert ns.plan(8) == [plans[0], plans[2]]
-    assert ns.waiting_rows == 12
+    assert ns.pending_rows == 12
     new = keys_for([99])
     ns.append(new, vectors_for(new))
     assert [plan.rows for plan in ns.plan(8)] == [8, 4, 1]
@@ -382,7 +382,7 @@ def test_plans_are_kept_until_published(tmp_path: Path) -> None:
 
 
 def _limited(directory: Path) -> str:
-    """Append under a file size limit until it bites, then report what is left, and go on without the limit."""
+    """Append under a file size limit until it takes effect, report the rows that are left, and continue without it."""
     script = f"""
 import resource, signal
 import numpy as np
@@ -414,7 +414,7 @@ print("fine")
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When the file system takes no more, committed rows stay, the error says so, and later appends go on."""
+    """When the file system is full, committed rows stay, the error says so, and later appends work."""
     assert _limited(tmp_path).strip() == "fine"
 
 
@@ -422,7 +422,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     "place", ["cas_cache.mirror.column.os.fsync", "cas_cache.disk.os.fsync", "pathlib.Path.replace"]
 )
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Refusal while flushing or renaming is our error, and nothing committed is touched."""
+    """A refused flush or rename raises one of cas_cache's errors, and committed rows are not touched."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(9))
     ns.append(keys[:4], vectors_for(keys[:4]))
@@ -443,7 +443,7 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pl
 
 
 def test_a_folder_that_is_replaced_while_in_use(tmp_path: Path) -> None:
-    """Deleting a namespace under a running process, as our own messages advise, gives an error and no wrong row."""
+    """Deleting a namespace under a running process, as our messages advise, causes an error and no wrong row."""
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(9))
     ns.append(keys, vectors_for(keys))
@@ -462,7 +462,7 @@ KEYS = st.builds(lambda head, tail: bytes([head] * 8 + [tail] * 24), st.integers
 
 
 class AgainstADict(RuleBasedStateMachine):
-    """Two handles, reopening, crashes, packs and plans: what is found is always what a dict would give."""
+    """Two handles, reopening, crashes, packs and plans: look-ups always return what a dict would."""
 
     @initialize()
     def begin(self) -> None:
@@ -534,7 +534,7 @@ class AgainstADict(RuleBasedStateMachine):
             ns.refresh()
             assert ns.rows == len(self.model)
             assert {key.tobytes() for key in ns.keys} == set(self.model)
-            assert ns.waiting_rows == len(self.model) - len(self.pushed)
+            assert ns.pending_rows == len(self.model) - len(self.pushed)
 
 
 AgainstADict.TestCase.settings = settings(

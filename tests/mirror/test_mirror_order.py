@@ -1,4 +1,4 @@
-"""The order in which an append reaches the disk, and that one append waits for another."""
+"""The order in which an append reaches the disk; one append waits for another."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from repository.storages import SPEC, texts, truth
 
 
 def test_columns_are_durable_before_the_state_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each column is flushed after its last write and before `state.json` takes its name: no power cut loses a row."""
+    """Each column is flushed after its last write and before `state.json` is renamed: no power failure loses a row."""
     ns = Mirror(tmp_path / "mirror").namespace(SPEC)
     ns.append(keys_of_texts(texts(2)), truth(texts(2)))
     steps: list[str] = []
@@ -36,7 +36,7 @@ def test_columns_are_durable_before_the_state_says_so(tmp_path: Path, monkeypatc
 
 
 def test_an_append_waits_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process' append in the middle of one's own would write over its rows: it comes after it."""
+    """Another process's append in the middle of this one would overwrite its rows, so it comes after it."""
     mine, theirs = (Mirror(tmp_path / "mirror").namespace(SPEC) for _ in range(2))
     mine.append(keys_of_texts(texts(1)), truth(texts(1)))
     append, others = Table.append, threading.Thread(target=lambda: theirs.append(*rows_of(2, 10)), daemon=True)

@@ -1,4 +1,4 @@
-"""Several processes, and processes that are killed: committed rows are neither lost nor mixed up."""
+"""Several processes, and killed processes: committed rows are neither lost nor mixed up."""
 
 import os
 import subprocess
@@ -15,20 +15,20 @@ from cas_cache.mirror.check import check_mirror
 from mirror.mirror_rows import SPEC, check_all, keys_for, vectors_for
 
 STRESS = int(os.environ.get("STRESS", "1"))
-"""How many times as much these tests do: with 10, 200 kills, and about a minute of eight writers and four readers."""
+"""Multiple of the usual work: 10 means 200 kills, and about a minute of eight writers and four readers."""
 
 SCRIPT = Path(__file__).with_name("mirror_rows.py")
 
 
 def appender(directory: Path, seed: int, items: int, rounds: int) -> Any:
-    """A process that appends overlapping batches of deterministic rows."""
+    """Start a process that appends overlapping batches of deterministic rows."""
     arguments = [str(directory), str(seed), str(items), str(rounds)]
     return subprocess.Popen([sys.executable, str(SCRIPT), *arguments], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.verify
 def test_killed_in_a_loop_of_appends(tmp_path: Path) -> None:
-    """After each kill at random moments the mirror opens, and holds every acknowledged row, bit-equal."""
+    """After each kill at a random moment the mirror opens, and has every acknowledged row, bit for bit."""
     random = np.random.default_rng(20)
     committed: dict[bytes, int] = {}
     for seed in range(20 * STRESS):
@@ -52,7 +52,7 @@ def test_killed_in_a_loop_of_appends(tmp_path: Path) -> None:
 
 @pytest.mark.verify
 def test_eight_processes_append_while_four_read(tmp_path: Path) -> None:
-    """Overlapping batches into one mirror that is not there at first: no row is lost, wrong, doubled, or moves."""
+    """Overlapping batches go to a mirror that does not exist at first: no row is lost, wrong, doubled, or moves."""
     directory = tmp_path / "mirror"
     rounds = 25 * STRESS
     writers = [appender(directory, seed, 3_000 * STRESS, rounds) for seed in range(8)]
@@ -73,7 +73,7 @@ def test_eight_processes_append_while_four_read(tmp_path: Path) -> None:
 
 
 def test_many_processes_make_one_mirror(tmp_path: Path) -> None:
-    """However many start at once on a new directory, each gets the same mirror, none is refused."""
+    """However many processes start at once on a new directory, each gets the same mirror and none is refused."""
     script = (
         "import sys, time; from pathlib import Path; from cas_cache.mirror import Mirror\n"
         "sys.path.insert(0, sys.argv[2]); from mirror.mirror_rows import SPEC\n"

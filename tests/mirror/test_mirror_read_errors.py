@@ -1,4 +1,4 @@
-"""Errors of the system while a healthy mirror is read: "try again", and never damage or a lost row."""
+"""System errors while a healthy mirror is read: "try again", and never damage or a lost row."""
 
 import errno
 import io
@@ -17,7 +17,7 @@ from tiers import sampled
 
 SPEC = EncoderSpec(model="org/model", revision="abc1234")
 TEXTS = [f"text {i}" for i in range(400)]
-VECTORS = np.arange(400 * 800, dtype=np.float32).reshape(400, 800)  # 1.3 MB: handed out as a map
+VECTORS = np.arange(400 * 800, dtype=np.float32).reshape(400, 800)  # 1.3 MB: returned as a map
 PASSING = (
     errno.EMFILE,
     errno.ENFILE,
@@ -32,7 +32,7 @@ PASSING = (
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
-    """Return a mirror with rows that were pushed, rows that are pending, and a view."""
+    """Return a mirror with pushed rows, pending rows, and a view."""
     root = tmp_path_factory.mktemp("healthy")
     with EmbeddingCache(root / "mirror", remote=root / "repository", push="manual") as cache:
         cache.put(TEXTS[:200], VECTORS[:200], SPEC)
@@ -45,7 +45,7 @@ def healthy(tmp_path_factory):
 
 
 class Faults:
-    """Lets the nth call of an operation below a folder fail."""
+    """Makes the nth call of an operation below a folder fail."""
 
     def __init__(self, patches, folder, code):
         self.folder, self.code, self.at, self.calls, self.path = str(folder), code, 0, 0, ""
@@ -76,7 +76,7 @@ class Faults:
         patches.setattr(np, "memmap", memmap)
 
     def count(self, path):
-        """Count a call, and fail if it is its turn."""
+        """Count a call, and fail if it is the chosen one."""
         if isinstance(path, int) or not os.fspath(path).startswith(self.folder):
             return
         self.calls += 1
@@ -85,12 +85,12 @@ class Faults:
             raise OSError(self.code, os.strerror(self.code), str(path))
 
     def start(self, at):
-        """Let the nth call from now on fail."""
+        """Make the nth call from now on fail."""
         self.at, self.calls, self.path = at, 0, ""
 
 
 def read_all(folder):
-    """Read everything that a mirror has, as people do."""
+    """Read all contents of a mirror, as users do."""
     with EmbeddingCache(folder, only_cached=True) as cache:
         assert (cache.encode(TEXTS, SPEC, lambda _: None) == VECTORS).all()
         assert cache.get(["never encoded"], SPEC)[1].tolist() == [False]
@@ -102,7 +102,7 @@ def read_all(folder):
 
 @pytest.mark.parametrize("code", sampled([errno.errorcode[code] for code in PASSING], keep={"EMFILE"}))
 def test_a_healthy_mirror_is_never_called_damaged(healthy, monkeypatch, code):
-    """Each call of the system fails once: the answer is right or the error says "try again", and a retry is right."""
+    """Each system call fails once: the answer is right or the error says "try again", and a retry is right."""
     code = getattr(errno, code)
     with monkeypatch.context() as patches:
         faults = Faults(patches, healthy, code)
@@ -123,7 +123,7 @@ def test_a_healthy_mirror_is_never_called_damaged(healthy, monkeypatch, code):
 
 
 def test_a_cache_that_met_an_error_is_used_again(healthy, monkeypatch):
-    """The same object goes on where the system refused a read."""
+    """The same object can be used after the system refused a read."""
     with EmbeddingCache(healthy, only_cached=True) as cache, monkeypatch.context() as patches:
         faults = Faults(patches, healthy, errno.EMFILE)
         for at in range(1, 100):
@@ -141,7 +141,7 @@ def test_a_cache_that_met_an_error_is_used_again(healthy, monkeypatch):
 
 @pytest.mark.parametrize("code", sampled([errno.errorcode[code] for code in PASSING], keep={"EMFILE"}))
 def test_a_healthy_repository_in_a_directory_is_never_called_damaged(healthy, tmp_path, monkeypatch, code):
-    """Each call of the system fails once: a pull stops with a remote's error, or leaves out an unreadable pack."""
+    """Each system call fails once: a pull stops with a remote's error, or skips an unreadable pack."""
     code = getattr(errno, code)
     repository = healthy.parent / "repository"
     with monkeypatch.context() as patches:
@@ -164,7 +164,7 @@ def test_a_healthy_repository_in_a_directory_is_never_called_damaged(healthy, tm
 
 @pytest.mark.parametrize(("code", "works"), [(errno.EMFILE, False), (errno.EIO, False), (errno.EROFS, True)])
 def test_a_namespace_is_not_read_without_its_lock_because_of_an_error_that_passes(healthy, monkeypatch, code, works):
-    """Rows could be evicted under the reader. Where the lock's file cannot be made at all, nobody evicts."""
+    """Rows could be evicted during the read. If the lock's file cannot be created at all, no process evicts."""
     real = os.open
 
     def opened(path, *args, **options):
@@ -195,7 +195,7 @@ def test_the_message_says_why_and_what_to_do(healthy, monkeypatch):
 
 
 def test_no_message_about_damage_advises_to_delete_a_folder(tmp_path):
-    """Rows that were not pushed are nowhere else: a damaged folder is moved away and kept."""
+    """Rows that were not pushed exist nowhere else: a damaged folder is moved away and kept."""
     with EmbeddingCache(tmp_path) as cache:
         cache.put(TEXTS[:5], VECTORS[:5], SPEC)
         folder = cache.mirror.namespace(SPEC).folder

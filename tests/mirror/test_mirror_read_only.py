@@ -1,4 +1,4 @@
-"""A mirror that may not be written opens and answers, and says so where something would have to be stored."""
+"""A mirror without write permission opens and answers, and raises an error where it would have to store."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A mirror of 3,000 rows that this process may read and not write, root or not."""
+    """Yield a mirror of 3,000 rows that this process, even as root, can read but not write."""
     directory = tmp_path_factory.mktemp("shared") / "mirror"
     EmbeddingCache(directory).encode(texts(3000), SPEC, Encoder())
     above = [path for path in directory.parents if path.stat().st_uid == os.geteuid() and path != Path("/")]
@@ -47,7 +47,7 @@ def as_nobody(function: Any, *arguments: Any) -> Any:
 
 
 def test_it_answers(directory: Path) -> None:
-    """In order, in another order, again, and one by one."""
+    """It answers in order, in another order, again, and one by one."""
 
     def ask() -> None:
         cache = EmbeddingCache(directory)
@@ -64,7 +64,7 @@ def test_it_answers(directory: Path) -> None:
 
 
 def test_it_says_that_it_cannot_store(directory: Path) -> None:
-    """A miss is encoded and cannot be kept: an error that names the directory, and what was there is as it was."""
+    """A miss is encoded but cannot be stored: the error names the directory, and existing rows are unchanged."""
 
     def ask() -> None:
         with pytest.raises(MirrorWriteError, match="cannot be written"):
@@ -75,7 +75,7 @@ def test_it_says_that_it_cannot_store(directory: Path) -> None:
 
 
 def test_a_directory_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    """Not an empty cache."""
+    """An unreadable directory is an error, not an empty cache."""
     EmbeddingCache(tmp_path / "mirror").encode(texts(3), SPEC, Encoder())
     (tmp_path / "mirror").chmod(0)
 

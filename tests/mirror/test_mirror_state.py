@@ -1,4 +1,4 @@
-"""State: what is committed, and what waits for which pack."""
+"""State: the committed rows, and the pending rows of each planned pack."""
 
 import json
 from itertools import count
@@ -16,7 +16,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([None, None, "p1"
 
 
 def built(steps: list[tuple[int, str | None]]) -> State:
-    """A state after appends."""
+    """Return a state after appends."""
     state = State(dtype="float32", shape=(4,))
     for rows, pack in steps:
         state = state.appended([(None, rows)], pack)
@@ -24,12 +24,12 @@ def built(steps: list[tuple[int, str | None]]) -> State:
 
 
 def nonces() -> Any:
-    """As many names as anybody wants."""
+    """Return an endless iterator of nonces."""
     return (f"n{i}" for i in count())
 
 
 def covered(state: State) -> dict[str, list[int]]:
-    """Rows by plan."""
+    """Return the rows of each plan."""
     plans: dict[str, list[int]] = {}
     for extent in state.waiting:
         plans.setdefault(extent.nonce or "", []).extend(range(extent.start, extent.stop))
@@ -38,7 +38,7 @@ def covered(state: State) -> dict[str, list[int]]:
 
 @given(STEPS, st.integers(1, 20))
 def test_plans_cover_exactly_the_waiting_rows(steps: list[tuple[int, str | None]], most: int) -> None:
-    """Each waiting row is in exactly one plan, no plan is too large, and all but the last are full."""
+    """Each pending row is in exactly one plan, no plan is too large, and all but the last are full."""
     state = built(steps)
     planned = state.planned(most, nonces())
     plans = covered(planned)
@@ -55,7 +55,7 @@ def test_plans_cover_exactly_the_waiting_rows(steps: list[tuple[int, str | None]
 def test_planning_again_keeps_plans(
     steps: list[tuple[int, str | None]], more: list[tuple[int, str | None]], most: int, other: int
 ) -> None:
-    """A retry, also after more rows came and with another limit, publishes the same rows under the same nonces."""
+    """A retry, even after more rows and with another limit, publishes the same rows with the same nonces."""
     first = built(steps).planned(most, nonces())
     again = first
     for rows, pack in more:
@@ -69,7 +69,7 @@ def test_planning_again_keeps_plans(
 
 @given(STEPS, st.integers(1, 20))
 def test_publishing_empties_the_waiting_list(steps: list[tuple[int, str | None]], most: int) -> None:
-    """Published plan by plan, nothing waits, every pack is known with all its rows, and no row moved."""
+    """When all plans are published, nothing is pending, every pack is known with all its rows, and no row moved."""
     state = built(steps).planned(most, nonces())
     for nonce, rows in covered(state).items():
         before = state
@@ -84,7 +84,7 @@ def test_publishing_empties_the_waiting_list(steps: list[tuple[int, str | None]]
 
 
 class Growth(RuleBasedStateMachine):
-    """Appends, plans and publications in any order keep every promise of the state."""
+    """Appends, plans and publications in any order keep every guarantee of the state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ TestGrowth = Growth.TestCase
 
 
 def test_appending_nothing_is_the_same_state() -> None:
-    """No rows, no change: the caller can tell by identity."""
+    """Without rows there is no change, and the caller can see that by identity."""
     state = built([(3, None)])
     assert state.appended([(None, 0)], None) is state
     assert state.appended([(None, 0)], "p") is state
@@ -141,7 +141,7 @@ def test_neighbours_of_one_source_are_one_extent() -> None:
 
 
 def test_reading_a_pack_never_goes_back() -> None:
-    """Of two processes that read one pack, the slower one takes nothing back from the faster."""
+    """Of two processes that read one pack, the slower one does not undo the progress of the faster."""
     state = State().read("p", 100, complete=False).read("p", 50, complete=False)
     assert state.applied["p"] == 100
     state = state.read("p", 120, complete=True).read("p", 60, complete=False)
@@ -168,7 +168,7 @@ GOOD: dict[str, Any] = {
 
 
 def test_format_is_fixed() -> None:
-    """This document is on people's disks."""
+    """This document exists on users' disks."""
     state = State.from_bytes(json.dumps(GOOD).encode(), "state.json")
     assert state == State(
         5,
@@ -229,13 +229,13 @@ def test_format_is_fixed() -> None:
     ids=repr,
 )
 def test_what_does_not_add_up_is_damage(change: dict[str, Any]) -> None:
-    """A state that contradicts itself is never acted on."""
+    """An inconsistent state is never used."""
     with pytest.raises(DamagedMirror, match=r"state\.json"):
         State.from_bytes(json.dumps({**GOOD, **change}).encode(), "state.json")
 
 
 def test_what_is_evicted() -> None:
-    """Rows of other packs and waiting ones stay in order; packs whose rows may be lacking now are forgotten."""
+    """Rows of other packs and pending rows stay in order; packs that may lack rows now are forgotten."""
     extents = (Extent(0, 3, "a"), Extent(3, 2), Extent(5, 1, "b"), Extent(6, 4, "a"), Extent(10, 2, "c"))
     extents += (Extent(12, 1, None, "n"),)
     state = State(13, "float32", (4,), extents, namespace="n1", planned_at={"n": 1.0})
@@ -251,7 +251,7 @@ def test_what_is_evicted() -> None:
 
 
 def test_only_superseded_packs_are_forgotten() -> None:
-    """A pack that no other has the rows of stays known, and its rows stay as they are."""
+    """A pack whose rows no other pack has stays known, and its rows stay unchanged."""
     state = State(rows=2, dtype="float32", shape=(4,), extents=(Extent(0, 1, "p"), Extent(1, 1, "q")))
     state = state.read("p", 1, complete=True).read("q", 1, complete=True).read("m", 2, complete=True)
     state = state.superseding(["p"])
@@ -270,7 +270,7 @@ LATER = {"superseded", "planned_at", "generation", "rewriting", "incarnation", "
 
 @pytest.mark.parametrize("name", sorted(LATER))
 def test_states_from_before_have_less(name: str) -> None:
-    """A state that was written before a part existed is read as if it were empty; nothing is lost by an update."""
+    """A state from before a part existed is read as if the part were empty; an update loses nothing."""
     document = {key: value for key, value in GOOD.items() if key != name}
     state = State.from_bytes(json.dumps(document).encode(), "state.json")
     assert not getattr(state, name)
@@ -287,7 +287,7 @@ def test_every_part_is_needed(name: str) -> None:
 
 @given(st.binary(max_size=40))
 def test_garbage_is_damage(data: bytes) -> None:
-    """Whatever the bytes, the error is ours."""
+    """Any bytes raise one of cas_cache's errors."""
     with pytest.raises(DamagedMirror):
         State.from_bytes(data, "state.json")
 
@@ -301,13 +301,13 @@ def test_other_json_is_damage(data: bytes) -> None:
 
 @given(st.integers(0, len(json.dumps(GOOD)) - 1))
 def test_a_cut_state_is_damage(length: int) -> None:
-    """No prefix of a state is a state."""
+    """A truncated state is not a valid state."""
     with pytest.raises(DamagedMirror):
         State.from_bytes(json.dumps(GOOD).encode()[:length], "state.json")
 
 
 @pytest.mark.parametrize("version", [2, 99])
 def test_a_newer_version_is_refused(version: int) -> None:
-    """What a newer cas_cache wrote is not guessed at, whatever else is in it."""
+    """A newer state is not interpreted, whatever else it contains."""
     with pytest.raises(UnsupportedFormat, match="Update cas_cache"):
         State.from_bytes(json.dumps({"version": version, "news": 1}).encode(), "state.json")

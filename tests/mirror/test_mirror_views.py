@@ -1,4 +1,4 @@
-"""Views: the ordered rows that a task asked for."""
+"""Views: the ordered rows that a task requested."""
 
 import json
 import shutil
@@ -43,12 +43,12 @@ ODD += [
 
 @pytest.fixture
 def views(tmp_path: Path) -> Views:
-    """The views of a new mirror."""
+    """Return the views of a new mirror."""
     return Mirror(tmp_path).views
 
 
 def noted(views: Views, view: View = VIEW) -> Any:
-    """A view's keys."""
+    """Return a view's keys."""
     return keys_in(views.folder(view.task), view)[0]
 
 
@@ -58,7 +58,7 @@ def test_the_id_of_a_view_is_fixed() -> None:
 
 
 def test_keeps_the_order_of_calls(views: Views) -> None:
-    """Batches stand one after another, repeats within and across batches included."""
+    """Batches follow each other, including repeats within and across batches."""
     batches = [keys_for([3, 1, 2, 1]), keys_for([9]), keys_for([1, 9])]
     for batch in batches:
         views.record(VIEW, batch, batch)
@@ -68,7 +68,7 @@ def test_keeps_the_order_of_calls(views: Views) -> None:
 
 
 def test_a_batch_is_noted_once(views: Views) -> None:
-    """A second evaluation asks for the same batches and changes nothing, in whatever order they come."""
+    """A second evaluation requests the same batches, in any order, and changes nothing."""
     batches = [keys_for(range(start, start + 5)) for start in range(0, 20, 5)]
     for batch in batches:
         views.record(VIEW, batch, None)
@@ -82,7 +82,7 @@ def test_a_batch_is_noted_once(views: Views) -> None:
 
 
 def test_a_task_that_grows(views: Views, tmp_path: Path) -> None:
-    """New batches are added behind the old ones, from another process's handle too."""
+    """New batches are appended, also by another process's handle."""
     views.record(VIEW, keys_for([1, 2]), None)
     Mirror(tmp_path).views.record(VIEW, keys_for([3]), None)
     views.record(VIEW, keys_for([4, 5]), None)
@@ -90,7 +90,7 @@ def test_a_task_that_grows(views: Views, tmp_path: Path) -> None:
 
 
 def test_views_of_a_task_are_apart(views: Views) -> None:
-    """Role, subset, split, namespace: each has its own rows, listed in the order of first use."""
+    """Each role, subset, split and namespace has its own rows, listed in the order of first use."""
     others = [
         VIEW,
         replace(VIEW, role="query"),
@@ -110,7 +110,7 @@ def test_views_of_a_task_are_apart(views: Views) -> None:
 
 
 def test_texts_stand_beside_their_rows(views: Views) -> None:
-    """Rows that hold more than text remember the keys of their texts alone."""
+    """Rows of more than text also have the keys of their texts alone."""
     views.record(VIEW, keys_for([1, 2]), keys_for([101, 102]))
     views.record(VIEW, keys_for([3]), keys_for([103]))
     keys, texts = keys_in(views.folder("NFCorpus"), VIEW)
@@ -124,7 +124,7 @@ def test_texts_stand_beside_their_rows(views: Views) -> None:
 
 @pytest.mark.parametrize("first_has_text", [True, False])
 def test_batches_with_and_without_texts(views: Views, first_has_text: bool) -> None:
-    """Texts stay beside their own rows; a row without one has a key that no text has."""
+    """Texts stay with their own rows; a row without one has a key that no text has."""
     batches = [(keys_for([1, 2]), keys_for([101, 102])), (keys_for([3]), None), (keys_for([4]), keys_for([104]))]
     for keys, texts in batches if first_has_text else [batches[1], batches[0], batches[2]]:
         views.record(VIEW, keys, texts)
@@ -136,21 +136,21 @@ def test_batches_with_and_without_texts(views: Views, first_has_text: bool) -> N
 
 
 def test_an_empty_batch(views: Views) -> None:
-    """Asking for nothing is noted without rows."""
+    """An empty request is recorded without rows."""
     views.record(VIEW, keys_for([]), None)
     views.record(VIEW, keys_for([1]), None)
     assert np.array_equal(noted(views), keys_for([1]))
 
 
 def test_a_task_nobody_asked_for(views: Views) -> None:
-    """No folder, no views."""
+    """An unknown task has no folder and no views."""
     assert views.of("never") == []
     assert views_in(views.folder("never")) == []
 
 
 @pytest.mark.parametrize("task", ODD, ids=ascii)
 def test_odd_names_stay_inside_the_directory(views: Views, tmp_path: Path, task: str) -> None:
-    """Whatever a task is called, its folder is one plain folder in the mirror, and none of ours."""
+    """Whatever a task is called, its folder is one plain folder in the mirror, and not one of ours."""
     view = replace(VIEW, task=task)
     views.record(view, keys_for([1]), None)
     assert views.of(task) == [view]
@@ -181,12 +181,12 @@ def test_no_two_names_meet(tasks: list[str]) -> None:
 
 @pytest.mark.parametrize("task", ["NFCorpus", "MTEB(eng, v2)", "Banking77Classification.v2", "STS17 (en-de)"])
 def test_plain_names_are_themselves(task: str) -> None:
-    """A task's folder has the task's name wherever that is a plain name."""
+    """A task's folder has the task's name if that is a plain name."""
     assert folder_name(task) == task
 
 
 def test_what_a_crash_left_is_written_over(views: Views) -> None:
-    """Keys past what view.json says do not exist."""
+    """Keys beyond the number in view.json do not exist."""
     views.record(VIEW, keys_for([1, 2]), keys_for([1, 2]))
     place = views.folder("NFCorpus") / VIEW.id
     before = (place / "view.json").read_bytes()
@@ -211,7 +211,7 @@ def test_what_a_crash_left_is_written_over(views: Views) -> None:
     ids=repr,
 )
 def test_a_damaged_view(views: Views, change: dict[str, Any]) -> None:
-    """What does not add up is an error that says what to delete."""
+    """An inconsistent view is an error that says what to delete."""
     views.record(VIEW, keys_for([1, 2]), None)
     path = views.folder("NFCorpus") / VIEW.id / "view.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
@@ -222,7 +222,7 @@ def test_a_damaged_view(views: Views, change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b"\xff"], ids=repr)
 def test_a_garbage_view(views: Views, content: bytes) -> None:
-    """Whatever the bytes, the error is ours."""
+    """Any bytes raise one of cas_cache's errors."""
     views.record(VIEW, keys_for([1, 2]), None)
     (views.folder("NFCorpus") / VIEW.id / "view.json").write_bytes(content)
     with pytest.raises(DamagedMirror):
@@ -230,7 +230,7 @@ def test_a_garbage_view(views: Views, content: bytes) -> None:
 
 
 def test_a_cut_view(views: Views) -> None:
-    """Keys that are not there any more are damage."""
+    """Missing keys are damage."""
     views.record(VIEW, keys_for([1, 2]), None)
     path = views.folder("NFCorpus") / VIEW.id / "keys.npy"
     path.write_bytes(path.read_bytes()[:-1])
@@ -239,7 +239,7 @@ def test_a_cut_view(views: Views) -> None:
 
 
 def test_a_disk_that_refuses(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view that cannot be written is our error, and what was noted stays."""
+    """A view that cannot be written raises one of cas_cache's errors, and recorded batches stay."""
     views.record(VIEW, keys_for([1, 2]), None)
 
     def refuse(*_: object) -> None:
@@ -255,7 +255,7 @@ def test_a_disk_that_refuses(views: Views, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_foreign_folders_are_passed_over(views: Views) -> None:
-    """Files and folders that people put there are no views."""
+    """Other files and folders are not views."""
     views.record(VIEW, keys_for([1]), None)
     folder = views.folder("NFCorpus")
     (folder / "notes.txt").write_text("x")
@@ -264,20 +264,20 @@ def test_foreign_folders_are_passed_over(views: Views) -> None:
 
 
 class TestIds:
-    """Ids stand beside the keys, in the order asked for."""
+    """Ids are stored beside the keys, in the requested order."""
 
     def ids(self, views: Views, view: View = VIEW) -> Any:
         return ids_in(Views(views._directory).folder(view.task), view)
 
     def test_ids_of_calls_are_joined(self, views: Views) -> None:
-        """Repeats included; a batch that is there already adds nothing."""
+        """Repeats are included; a batch that is recorded already adds nothing."""
         views.record(VIEW, keys_for(range(3)), None, ["a", "b", "a"])
         views.record(VIEW, keys_for(range(3, 5)), None, ["c", "\n\u2028\U0001f600'\""])
         views.record(VIEW, keys_for(range(3)), None, ["x", "y", "z"])
         assert self.ids(views) == ["a", "b", "a", "c", "\n\u2028\U0001f600'\""]
 
     def test_calls_without_ids(self, views: Views) -> None:
-        """Their rows have none, before and after calls that have."""
+        """Their rows have no ids, before and after calls that have."""
         views.record(VIEW, keys_for(range(2)), None)
         assert self.ids(views) is None
         views.record(VIEW, keys_for(range(2, 4)), None, ["c", "d"])
@@ -301,7 +301,7 @@ class TestIds:
 
     @pytest.mark.parametrize("damage", [b"", b'"a"\n', b'"a"\nx"b"\n', b'"a"\n"b'])
     def test_damage_is_told(self, views: Views, damage: bytes) -> None:
-        """Too few, cut, or not JSON."""
+        """Ids that are too few, truncated, or not JSON are reported."""
         views.record(VIEW, keys_for(range(2)), None, ["a", "b"])
         (views.folder(VIEW.task) / VIEW.id / "ids.jsonl").write_bytes(damage)
         with pytest.raises(DamagedMirror, match=r"ids\.jsonl"):
@@ -309,11 +309,11 @@ class TestIds:
 
 
 class TestViewRows:
-    """`Mirror.view`: keys, vectors and ids of what a task asked for."""
+    """`Mirror.view`: keys, vectors and ids that a task requested."""
 
     @pytest.fixture
     def mirror(self, tmp_path: Path) -> Mirror:
-        """Four documents, one asked for twice and one that was never stored, and two queries."""
+        """Return a mirror with four documents, one requested twice and one never stored, and two queries."""
         mirror = Mirror(tmp_path)
         mirror.namespace(SPEC).append(keys_for(range(6)), np.arange(12, dtype=np.float32).reshape(6, 2))
         documents = keys_for(range(4))[[0, 1, 2, 3, 1]]
@@ -322,7 +322,7 @@ class TestViewRows:
         return mirror
 
     def test_rows_in_order(self, mirror: Mirror) -> None:
-        """Repeats stay, each with its own id; what is not there is left out and counted."""
+        """Repeats stay, each with its own id; missing rows are skipped and counted."""
         found = Mirror(mirror.directory).view("NFCorpus", role="document")
         assert (found.ids, found.missing, found.view) == (list("abcde"), 1, VIEW)
         assert found.vectors.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [2, 3]]
@@ -331,7 +331,7 @@ class TestViewRows:
         assert (queries.ids, queries.vectors.tolist()) == (None, [[8, 9], [10, 11]])
 
     def test_one_view_must_be_named(self, mirror: Mirror) -> None:
-        """Several, none, no such task: each error says what there is."""
+        """Several views, none, or no such task: each error lists the existing ones."""
         with pytest.raises(ConfigurationError, match=r"2 views: role='document'.*role='query'"):
             mirror.view("NFCorpus")
         with pytest.raises(MirrorError, match=r"no such view. It has: role='document'"):
@@ -340,7 +340,7 @@ class TestViewRows:
             mirror.view("SciFact")
 
     def test_a_namespace_that_has_gone(self, mirror: Mirror) -> None:
-        """It is told, not an empty answer."""
+        """The error reports it, in place of an empty answer."""
         shutil.rmtree(mirror.directory / "namespaces")
         with pytest.raises(MirrorError, match="not in the mirror"):
             Mirror(mirror.directory).view("NFCorpus", role="query")

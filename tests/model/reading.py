@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from model.world import COMPLETE_PULLS, GRACE, THINKS, WHOLE_ROWS, Broken, Move, Rules, World, bits, superseded
 
-MOST_LISTINGS = 3
-"""`pulling.MOST_LISTINGS`."""
+MAX_LISTINGS = 3
+"""`pulling.MAX_LISTINGS`."""
 
 # disk = (packs known here, rows here). local = (listing of this pull, packs listed, manifests read, packs to read,
 # rows that were acknowledged when the listing began, when that was, whether a pack has gone, rows of packs that met a
@@ -35,7 +35,7 @@ def reader(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C901
         if world.hidden and known:
             after = world._replace(hidden=world.hidden - 1)
             if rules.refuses_empty_listings:
-                # pulling._check_listing: SuspiciousListing.
+                # pulling._check_listing: IncompleteListing.
                 yield "lists nothing and refuses to believe it", None, ended(after)
             else:
                 fresh["listed"] = 0
@@ -92,7 +92,7 @@ def _reads(  # noqa: C901
     turn, listed, read, todo, wanted, _, gone, excused, hand = actor.local
     todo &= ~known
     if not todo:
-        if gone and turn < MOST_LISTINGS and rules.lists_again:
+        if gone and turn < MAX_LISTINGS and rules.lists_again:
             yield "lists again", THINKS, then("begin")
             return
         if not (gone and rules.lists_again) and wanted & ~have & ~excused:
@@ -114,7 +114,7 @@ def _reads(  # noqa: C901
             op = ("get", "object", at)
             rest = {"todo": todo & ~(1 << at), "hand": 0}
             if bad:
-                # pack._read_chunk: another SHA-256; the pack is passed over.
+                # pack._read_chunk: another SHA-256; the pack is skipped.
                 fails = {**rest, "excused": _excused(world, at, listed, excused)}
                 kept = (known, have) if rules.reads_sources_of_a_broken_merge else (done[0], have)
                 yield f"reads other bytes for object {which} of {at}", op, then("read", after, disk=kept, **fails)

@@ -3,7 +3,7 @@
 A pack is two objects and a manifest: two are enough for "some are there and some are not". Rows are bits. A listing is
 of two pages, each of which shows the state of its own moment; a pack's id, a hash, decides on which page it is.
 
-Time goes by in ticks of `MOST_SECONDS`, 12 hours. The grace period is 3 ticks: longer than the day for which a name may
+Time goes by in ticks of `MAX_SECONDS`, 12 hours. The grace period is 3 ticks: longer than the day for which a name may
 be in use, and shorter than the 7 days by default. What holds for a shorter grace period holds for a longer one.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MOST = 1
-"""Ticks: `repository.MOST_SECONDS`, for which a plan is kept, and within which a pack is written and revealed."""
+"""Ticks: `repository.MAX_SECONDS`, for which a plan is kept, and within which a pack is written and revealed."""
 
 GRACE = 3
 """Ticks: `prune.GRACE`."""

@@ -56,7 +56,7 @@ def _drawn(world: World, page: int, rows: int, merged: int) -> tuple[int, World]
 
 
 def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C901, PLR0912, PLR0915
-    """`Repository.write` and `Repository.reveal`, and what their callers do next: of a push and of a compaction."""
+    """`Repository.write` and `Repository.commit`, and what their callers do next: of a push and of a compaction."""
     actor = world.actors[me]
     pack, began = actor.local[:2]
     step = actor.at
@@ -73,7 +73,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
             then = then.with_actor(me, actor._replace(local=(*actor.local[:-1], _is_stale(world, pack))))
         yield f"puts object {which} of {pack}", ("put", "object", pack), _at(then, me, after)
     elif step == "check":
-        # Repository.reveal: _in_time before the PUT.
+        # Repository.commit: _in_time before the PUT.
         in_time = world.time - began <= MOST or not rules.gives_up_before_the_manifest
         if in_time and actor.program == "writer" and not rules.acknowledged_after_manifest:
             yield "notes that it is published, too early", None, _at(_noted(world, me), me, "manifest")
@@ -89,7 +89,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
         if not rules.objects_before_manifest and actor.program == "writer":
             return
     elif step == "look":
-        # Repository.reveal: _in_time after the PUT.
+        # Repository.commit: _in_time after the PUT.
         if not rules.objects_before_manifest and actor.program == "writer":
             yield "goes on", THINKS, _at(world, me, "put 0")
         elif world.time - began <= MOST or not rules.looks_again_after_the_manifest:
@@ -97,7 +97,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
         else:
             yield "finds that it took too long in the end", None, _at(world, me, "list")
     elif step == "list":
-        # Repository.reveal: a listing of the pack alone.
+        # Repository.commit: a listing of the pack alone.
         whole = world.packs[pack].whole
         then = world.with_actor(me, actor.ended()) if whole else _at(world, me, "undo")
         yield f"lists the objects of {pack}", ("list", "pack", pack), then
@@ -149,7 +149,7 @@ def compactor(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C
         found = listed | world.listed(1)
         yield "lists page 1", ("list", "manifests", 1), then("manifests", listed=found)
     elif step == "manifests":
-        # Repository.manifests; what has gone is passed over (has_gone).
+        # Repository.manifests; what has gone is skipped (has_gone).
         for at in bits(listed & ~read):
             there = world.packs[at].manifest >= 0
             changes = {"read": read | 1 << at} if there else {"listed": listed & ~(1 << at)}

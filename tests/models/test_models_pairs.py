@@ -8,19 +8,22 @@ would fail.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
-from tokenizers import normalizers
-from transformers import Qwen2Model
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerBase, Qwen2Model
+from transformers.models.bert import modeling_bert as bert
 
-from cas_cache.models import describe, description, hooks, modules, weights_fingerprint
+from cas_cache.models import describe, description, functions, hooks, modules, tokenizers, weights_fingerprint
 from cas_cache.models.functions import CodeReader
 from cas_cache.models.names import class_name, is_library
 from models.tiny_models import (
@@ -41,6 +44,7 @@ from models.tiny_models import (
 from tiers import sampled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,11 +58,13 @@ class Pair:
         one: Makes the first model.
         other: Makes the second one.
         blind: Pairs of an object and the name of its member that is to see nothing.
+        items: What both encode.
     """
 
     one: Any
     other: Any
     blind: tuple[tuple[Any, str], ...]
+    items: list[Any] = field(default_factory=lambda: TEXTS)
 
 
 CONFIG = (modules, "describe_config")
@@ -74,6 +80,9 @@ SETTINGS = (modules.st, "config_of")
 FUNCTIONS = (modules, "is_function")
 ATTRIBUTES = (modules.ModuleReader, "_attributes")
 BUFFERS = (modules.ModuleReader, "_buffers")
+CODE = (functions, "code_hash")
+CLOSURE = (CodeReader, "_captured")
+GLOBALS = (CodeReader, "_globals")
 WEIGHTS = (description, "_sample")
 PARTS = (description, "_parts_of")
 
@@ -201,6 +210,139 @@ class Scaled(torch.nn.Module):
         return features
 
 
+class Doubled(torch.nn.Module):
+    """Wraps a layer and has no tensors of its own."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any) -> Any:
+        return 2 * self.inner(*args)
+
+
+def wrapped_layer(built: Any) -> None:
+    layer = built[0].auto_model.encoder.layer[1].output
+    layer.dense = Doubled(layer.dense)
+
+
+def replaced_tensor(built: Any) -> None:
+    layer = built[0].auto_model.encoder.layer[1].output.dense
+    layer.weight = torch.nn.Parameter(layer.weight.detach().flip(0))
+
+
+def from_source(source: str, **names: Any) -> Any:
+    """Return what a source defines as ``made``, in a module of its own."""
+    space: dict[str, Any] = {"__name__": "code_of_a_user", **names}
+    exec(source, space)
+    return space["made"]
+
+
+def hooked(source: str, **names: Any) -> Any:
+    """Return a change that registers a forward hook on a model's pooling."""
+    return lambda built: built[1].register_forward_hook(from_source(source, **names))
+
+
+HOOK = """
+def made(module, args, output, power={default}):
+    output["sentence_embedding"] = abs(output["sentence_embedding"]) ** power {operation}
+"""
+
+HOOK_WITH_GLOBAL = """
+def made(module, args, output):
+    output["sentence_embedding"] = abs(output["sentence_embedding"]) ** POWER
+"""
+
+
+def repeated(times: int) -> Any:
+    """Return a change that replaces a pooling's forward by a function that captures a number."""
+
+    def change(built: Any) -> None:
+        usual = built[1].forward
+
+        def forward(features: Any, **kwargs: Any) -> Any:
+            features = usual(features, **kwargs)
+            features["sentence_embedding"] = features["sentence_embedding"].roll(times, -1)
+            return features
+
+        built[1].forward = forward
+
+    return change
+
+
+OWN_MODULE = """
+import torch
+
+class made(torch.nn.Module):
+    def forward(self, features):
+        features["sentence_embedding"] = features["sentence_embedding"] {operation}
+        return features
+"""
+
+
+def own_source(operation: str) -> Any:
+    return lambda: sequence(static(), from_source(OWN_MODULE.format(operation=operation))())
+
+
+class Adjusted(torch.nn.Module):
+    """A module of one's own whose attributes decide what it computes."""
+
+    def __init__(self, name: str = "flip", function: Any = torch.relu, shift: float = 0.0, axes: Any = (-1,)) -> None:
+        super().__init__()
+        self.name, self.function, self.axes = name, function, axes
+        self.shift = torch.linspace(0, shift, SIZE)  # a tensor that is not a buffer
+
+    def forward(self, features: Any) -> Any:
+        vector = self.function(features["sentence_embedding"]) + self.shift
+        features["sentence_embedding"] = vector.flip(*self.axes) if self.name == "flip" else vector
+        return features
+
+
+def adjusted(**settings: Any) -> Any:
+    return lambda: sequence(static(), Adjusted(**settings))
+
+
+def dense(activation: Any) -> Any:
+    return seeded(lambda: st.Dense(SIZE, SIZE, activation_function=activation))
+
+
+def routed(query: Any, document: Any) -> Any:
+    routes = {"query": [static(), dense(query)], "document": [static(), dense(document)]}
+    return lambda: sequence(st.Router(routes, default_route="document"))
+
+
+def tokenizing(**steps: Any) -> Any:
+    """Return a change of a fast tokenizer's steps."""
+
+    def change(built: Any) -> None:
+        for name, step in steps.items():
+            setattr(built.tokenizer.backend_tokenizer, name, step)
+
+    return change
+
+
+def merging(*merges: tuple[str, str]) -> Any:
+    """Return a model of letters and two syllables, which the merges make."""
+    vocabulary = {token: number for number, token in enumerate([*"apersn dt,", "pe", "ea"])}
+    built = static()
+    built.tokenizer = Tokenizer(BPE(vocabulary, list(merges)))
+    return lambda: sequence(built)
+
+
+def quantized() -> Any:
+    return torch.ao.quantization.quantize_dynamic(model(), {torch.nn.Linear}, torch.qint8)
+
+
+def darker(built: Any) -> None:
+    built[0].processor.image_processor.image_mean = [0.9, 0.1, 0.5]
+
+
+def pictures() -> list[Any]:
+    from PIL import Image
+
+    return [Image.new("RGB", (32, 32), color) for color in ("red", "olive")]
+
+
 def own(**settings: Any) -> Any:
     return lambda: sequence(static(), Scaled(**settings))
 
@@ -269,7 +411,10 @@ PAIRS = {
     "pooling": Pair(model, lambda: sequence(transformer(), st.Pooling(SIZE, pooling_mode="cls")), (SETTINGS,)),
     "pooling in a router": Pair(router, lambda: router("cls"), (SETTINGS,)),
     "the default route": Pair(router, lambda: router(default="query"), (SETTINGS,)),
-    "a normalising layer": Pair(model, lambda: sequence(transformer(), st.Pooling(SIZE), st.Normalize()), ()),
+    "a normalising layer": Pair(
+        lambda: sequence(transformer(), st.Pooling(SIZE), torch.nn.Identity()),
+        lambda: sequence(transformer(), st.Pooling(SIZE), st.Normalize()), (CLASS, PARTS),
+    ),
     "activation of a dense layer": Pair(
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8))),
         lambda: sequence(static(), seeded(lambda: st.Dense(SIZE, 8, activation_function=torch.nn.ReLU()))), (CLASS,),
@@ -285,6 +430,45 @@ PAIRS = {
         lambda: sequence(words(), st.Pooling(SIZE)), lambda: sequence(_without_stop_words(), st.Pooling(SIZE)),
         (TOKENIZER,),
     ),
+    "order of two layers": Pair(
+        lambda: sequence(static(), dense(torch.nn.ReLU()), dense(torch.nn.Tanh())),
+        lambda: sequence(static(), dense(torch.nn.Tanh()), dense(torch.nn.ReLU())), (CLASS,),
+    ),
+    "what a route holds": Pair(
+        routed(torch.nn.ReLU(), torch.nn.Tanh()), routed(torch.nn.Tanh(), torch.nn.ReLU()), (CLASS,)
+    ),
+    "a wrapped layer": Pair(model, changed(wrapped_layer), (DIFFERENCES,)),
+    "the source of a hook": Pair(
+        changed(hooked(HOOK.format(default=1, operation=""))), changed(hooked(HOOK.format(default=1, operation="+ 1"))),
+        (CODE,),
+    ),
+    "the defaults of a hook": Pair(
+        changed(hooked(HOOK.format(default=1, operation=""))), changed(hooked(HOOK.format(default=3, operation=""))),
+        (HOOKS,),
+    ),
+    "a global that a hook reads": Pair(
+        changed(hooked(HOOK_WITH_GLOBAL, POWER=1)), changed(hooked(HOOK_WITH_GLOBAL, POWER=3)), (GLOBALS,)
+    ),
+    "what a replaced forward captures": Pair(changed(repeated(1)), changed(repeated(2)), (CLOSURE,)),
+    "the source of a module of one's own": Pair(own_source("+ 1"), own_source("- 1"), (CLASS,)),
+    "a text in a module of one's own": Pair(adjusted(), adjusted(name="as it is"), (ATTRIBUTES,)),
+    "a function in a module of one's own": Pair(adjusted(), adjusted(function=torch.sin), (ATTRIBUTES,)),
+    "a tensor in a module of one's own": Pair(adjusted(), adjusted(shift=4.0), (ATTRIBUTES,)),
+    "a tuple in a module of one's own": Pair(adjusted(), adjusted(axes=(0, -1)), (ATTRIBUTES,)),
+    "the pre-tokenizer": Pair(
+        model, changed(tokenizing(pre_tokenizer=pre_tokenizers.Split("e", "isolated"))), (TOKENIZER,)
+    ),
+    "the post-processor": Pair(
+        model,
+        changed(tokenizing(post_processor=processors.BertProcessing(("[CLS]", 101), ("[CLS]", 101)))), (TOKENIZER,),
+    ),
+    "the merges": Pair(merging(("p", "e")), merging(("e", "a")), (TOKENIZER,)),
+    "the image processor": Pair(
+        lambda: sequence(st.CLIPModel(clip())), lambda: _changed(sequence(st.CLIPModel(clip())), darker), (TOKENIZER,),
+        pictures(),
+    ),
+    "dynamic quantization": Pair(model, quantized, (DIFFERENCES, WEIGHTS, PARTS)),
+    "a replaced tensor": Pair(model, changed(replaced_tensor), (WEIGHTS,)),
     "a number in a module of one's own": Pair(own(), own(scale=-2.0), (ATTRIBUTES,)),
     "a buffer that is not saved": Pair(own(), own(shift=4.0), (BUFFERS,)),
 }  # fmt: skip
@@ -293,6 +477,11 @@ PAIRS = {
 def _lowered(module: Any) -> Any:
     module.tokenizer.normalizer = normalizers.Replace("e", "a")
     return module
+
+
+def _changed(built: Any, change: Any) -> Any:
+    change(built)
+    return built
 
 
 def _shortened(module: Any) -> Any:
@@ -322,7 +511,7 @@ def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> N
     """Two models that make other vectors have two descriptions, before and after they encoded, and two fingerprints."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
     before = identity(one), identity(other)
-    first, second = encoded(one), encoded(other)
+    first, second = encoded(one, PAIRS[name].items), encoded(other, PAIRS[name].items)
     assert first.shape != second.shape or not torch.allclose(first, second, atol=1e-4), "the vectors do not differ"
     if first.shape == second.shape:
         cosine = torch.nn.functional.cosine_similarity(first, second).min().item()
@@ -331,6 +520,46 @@ def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> N
     assert (identity(one), identity(other)) == before
     assert identity(PAIRS[name].other()) == before[1]
     assert weights_fingerprint(one) != weights_fingerprint(other)
+
+
+CHANGES = [name for name, pair in PAIRS.items() if getattr(pair.other, "func", None) is model and pair.other.args[1]]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_after_a_description_is_seen(name: str) -> None:
+    """What a description remembers of a model never hides what is done to the model later."""
+    kind, change = PAIRS[name].other.args
+    built = model(kind)
+    before = identity(built)
+    change(built)
+    assert identity(built) == identity(PAIRS[name].other()) != before
+
+
+LATER = {
+    "a hook": lambda layer: layer.register_forward_hook(lambda module, args, output: -output),
+    "a pre-hook": lambda layer: layer.register_forward_pre_hook(lambda module, args: (-args[0],)),
+    "a replaced method": lambda layer: setattr(layer, "forward", lambda *args: None),
+    "a class": lambda layer: setattr(layer, "__class__", Louder),
+    "a number": lambda layer: setattr(layer, "in_features", 7),
+    "an attribute": lambda layer: setattr(layer, "scale", 7),
+    "a replaced tensor": lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight.detach().flip(0))),
+    "no tensor": lambda layer: setattr(layer, "bias", None),
+    "a buffer": lambda layer: layer.register_buffer("mask", torch.ones(1)),
+    "a buffer that is not saved": lambda layer: layer.register_buffer("mask", torch.full((1,), 0.5), persistent=False),
+    "a module inside": lambda layer: setattr(layer, "inner", torch.nn.Linear(2, 2)),
+    "a parametrization": torch.nn.utils.parametrizations.weight_norm,
+    "a tensor in another order": lambda layer: layer.weight.requires_grad_(False).t_(),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_layer_that_was_described_is_looked_at_again(name: str) -> None:
+    """Whatever is put on a layer that was known to be as the library builds it."""
+    built = model()
+    before = identity(built)
+    assert identity(built) == before
+    LATER[name](built[0].auto_model.encoder.layer[1].attention.self.query)
+    assert identity(built) != before
 
 
 @pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=4))
@@ -347,28 +576,116 @@ BLIND = {
     "_sample": lambda *args: "",
     "_parts_of": lambda built: (),
     "attention_of": lambda config: None,
+    "code_hash": lambda code: "",
 }
 
 
-def test_global_hooks_are_seen() -> None:
-    """A hook that torch runs on every module is part of what a model computes."""
-    before = identity(model())
-    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+@contextlib.contextmanager
+def everywhere(register: Any, hook: Any) -> Iterator[None]:
+    """Have torch run a hook on every module."""
+    handle = register(hook)
     try:
-        assert identity(model()) != before
+        yield
     finally:
         handle.remove()
-    assert identity(model()) == before
 
 
-def test_a_patched_class_of_a_library_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method that other code put on a class of a library counts for every model of that class."""
-    before = identity(model())
-    usual = st.Pooling.forward
-    monkeypatch.setattr(st.Pooling, "forward", lambda self, features, **kwargs: usual(self, features))
-    assert identity(model()) != before
-    monkeypatch.undo()
-    assert identity(model()) == before
+@contextlib.contextmanager
+def patched(cls: type, name: str, make: Any) -> Iterator[None]:
+    """Put another method on a class of a library."""
+    usual = getattr(cls, name)
+    setattr(cls, name, make(usual))
+    try:
+        yield
+    finally:
+        setattr(cls, name, usual)
+
+
+def _first_token(given: dict[str, Any]) -> Any:
+    length = given["inputs_embeds"].shape[1]
+    return (torch.arange(length) == 0).expand(len(given["inputs_embeds"]), 1, length, length)
+
+
+def _louder_norm(module: Any, args: Any, output: Any = None) -> Any:
+    if isinstance(module, torch.nn.LayerNorm):
+        return args[0] ** 3 if output is None else output**3
+    return None
+
+
+IN_FORCE = {
+    "a hook on all modules": (
+        lambda: everywhere(torch.nn.modules.module.register_module_forward_hook, _louder_norm), GLOBAL_HOOKS,
+    ),
+    "a pre-hook on all modules": (
+        lambda: everywhere(torch.nn.modules.module.register_module_forward_pre_hook, _louder_norm), GLOBAL_HOOKS,
+    ),
+    "a patched class of sentence-transformers": (
+        lambda: patched(
+            st.Pooling, "forward",
+            lambda usual: lambda self, features: usual(self, {**features, "token_embeddings":
+                                                             features["token_embeddings"] ** 3}),
+        ),
+        PATCHED,
+    ),
+    "a patched class of torch": (
+        lambda: patched(torch.nn.LayerNorm, "forward", lambda usual: lambda self, inputs: usual(self, inputs) ** 3),
+        PATCHED,
+    ),
+    "a patched function of torch": (
+        lambda: patched(torch.nn.functional, "layer_norm", lambda usual: lambda *args: usual(*args) ** 3),
+        (description, "foreign_functions"),
+    ),
+    "a patched function of transformers": (
+        lambda: patched(bert, "create_bidirectional_mask", lambda usual: lambda *args, **kwargs: _first_token(kwargs)),
+        PATCHED,
+    ),
+    "a patched class of tokenizers": (
+        lambda: patched(
+            PreTrainedTokenizerBase, "__call__",
+            lambda usual: lambda self, text, *args, **kwargs: usual(self, [t[:3] for t in text], *args, **kwargs),
+        ),
+        (tokenizers, "foreign_methods"),
+    ),
+}  # fmt: skip
+"""Changes of a library itself: a context in which they are in force, and what sees them."""
+
+
+@pytest.mark.parametrize("name", IN_FORCE)
+def test_what_is_in_force_for_every_model_is_in_the_description(
+    name: str, monkeypatch: pytest.MonkeyPatch, figure: Any
+) -> None:
+    """A hook on all modules or a patched class changes a model that is loaded already; undone, it is gone."""
+    context, (owner, member) = IN_FORCE[name]
+    built = model()
+    usual, before = encoded(built), identity(built)
+    with context():
+        now = encoded(built)
+        assert not torch.allclose(usual, now, atol=1e-4), "the vectors do not differ"
+        cosine = torch.nn.functional.cosine_similarity(usual, now).min().item()
+        figure(f"cosine of what would be served, in thousandths: {name}", round(1000 * cosine))
+        assert identity(built) != before
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, member, lambda *args: {})
+            assert identity(built) == before
+    assert identity(built) == before
+
+
+def test_the_chat_template_is_in_the_description() -> None:
+    """It makes texts of the messages of a chat."""
+    built = model()
+    before = identity(built)
+    built.tokenizer.chat_template = "{{ messages }}"
+    assert identity(built) != before
+
+
+def test_a_few_rows_of_a_large_table_are_in_the_fingerprint_alone() -> None:
+    """A description samples 64 values of a tensor, so a row that was changed by hand needs another revision."""
+    one, other = model(), model()
+    table = other[0].auto_model.embeddings.word_embeddings.weight
+    table.data[other.tokenizer("sea", add_special_tokens=False)["input_ids"]] *= -1
+    assert not torch.allclose(encoded(one), encoded(other), atol=1e-3)
+    assert identity(one) == identity(other)
+    assert weights_fingerprint(one) != weights_fingerprint(other)
 
 
 def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:

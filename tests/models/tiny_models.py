@@ -138,7 +138,7 @@ def every_kind() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def encoded(built: SentenceTransformer) -> Any:
+def encoded(built: SentenceTransformer, items: list[Any] = TEXTS) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.as_tensor(built.encode(TEXTS)).float()
+        return torch.as_tensor(built.encode(items)).float()

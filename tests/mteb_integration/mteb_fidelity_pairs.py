@@ -13,7 +13,7 @@ from mteb.types import PromptType
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from cas_cache.mteb import loaders, specs
+from cas_cache.mteb import dataset_adapter, specs
 from mteb_integration.mteb_encoders import NEUTRAL
 from mteb_integration.mteb_encoders import HashEncoder as Hashes
 from mteb_integration.mteb_fidelity_encoders import MediaEncoder, bare, instruct, sentence_transformer
@@ -95,12 +95,12 @@ def _without(values: dict[str, Any], path: list[str]) -> dict[str, Any]:
 
 def no_key(same: Callable[[Any], Any]) -> Callable[[Any], None]:
     """Key every value of a row by what `same` makes of it."""
-    keys_of_rows = loaders.keys_of_rows
+    keys_of_rows = dataset_adapter.keys_of_rows
 
     def blinded(columns: Any, *args: Any) -> Any:
         return keys_of_rows({name: [same(value) for value in values] for name, values in columns.items()}, *args)
 
-    return lambda monkeypatch: monkeypatch.setattr(loaders, "keys_of_rows", blinded)
+    return lambda monkeypatch: monkeypatch.setattr(dataset_adapter, "keys_of_rows", blinded)
 
 
 def _ordered(value: Any) -> Any:

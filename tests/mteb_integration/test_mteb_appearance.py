@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cas_cache.errors import SelfCheckFailed
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.mteb.internals import appearance
+from cas_cache.mteb.compat import appearance
 
 TASK = mocks.MockRetrievalTask().metadata
 TEXTS = ["one", "two words", "three"]

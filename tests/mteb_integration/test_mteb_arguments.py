@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from cas_cache.errors import IdentityError, InvalidItem, MissingDependency
-from cas_cache.mteb import CachedEmbeddingWrapper, internals, spec_of
+from cas_cache.mteb import CachedEmbeddingWrapper, compat, spec_of
 from cas_cache.mteb.binding import backend
 from mteb_integration.mteb_encoders import HashEncoder
 from mteb_integration.mteb_tasks import loader, metadata
@@ -82,8 +82,8 @@ def test_what_a_known_model_was_loaded_with_shows_in_the_model():
     assert namespace(model(**dtype)) == namespace(model(backend="torch")) == plain
     assert namespace(model(lambda built: built.half(), **dtype)) != plain
     assert namespace(model(), output_value="sentence_embedding", precision="float32") == plain
-    assert internals.appearance(model(**dtype)) != internals.appearance(model())
-    assert SECRET not in str(internals.appearance(model(token=SECRET)))
+    assert compat.appearance(model(**dtype)) != compat.appearance(model())
+    assert SECRET not in str(compat.appearance(model(token=SECRET)))
 
 
 def test_what_changes_vectors_changes_the_identity():
@@ -229,22 +229,22 @@ def test_texts_are_not_a_loader(tmp_path):
 
 def test_an_older_mteb_is_refused_by_name(monkeypatch):
     """With the oldest that was run."""
-    monkeypatch.setattr(internals, "version", lambda _: "1.39.7")
-    monkeypatch.setattr(internals, "requires", lambda _: ['mteb>=2.8; extra == "mteb"'])
+    monkeypatch.setattr(compat, "version", lambda _: "1.39.7")
+    monkeypatch.setattr(compat, "requires", lambda _: ['mteb>=2.8; extra == "mteb"'])
     with pytest.raises(MissingDependency, match=r"mteb 1\.39\.7 is older than mteb 2\.8"):
-        internals.require_mteb()
+        compat.require_mteb()
 
 
 def test_an_mteb_whose_import_fails_is_not_missing(monkeypatch):
     """The error names what failed."""
     monkeypatch.setitem(sys.modules, "mteb", None)
     with pytest.raises(MissingDependency, match=r"is installed, but importing it fails .*mteb") as caught:
-        internals.require_mteb()
+        compat.require_mteb()
     assert "not installed" not in str(caught.value)
 
     def missing(_):
         raise importlib.metadata.PackageNotFoundError
 
-    monkeypatch.setattr(internals, "version", missing)
+    monkeypatch.setattr(compat, "version", missing)
     with pytest.raises(MissingDependency, match="not installed"):
-        internals.require_mteb()
+        compat.require_mteb()

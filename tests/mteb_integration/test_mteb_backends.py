@@ -24,15 +24,15 @@ from cas_cache.errors import (
     DamagedMirror,
     DataWarning,
     IdentityError,
+    InvalidEncoderOutput,
     MissingDependency,
     NotAMirror,
     ShapeMismatch,
     UnpinnedModel,
-    WrongAnswer,
 )
 from cas_cache.identity import keys_of_texts
 from cas_cache.mteb import CachedEmbeddingWrapper, FaissCache, MirrorCache, backend
-from cas_cache.mteb.folders import Folder, folder_of
+from cas_cache.mteb.cache_paths import Folder, folder_of
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_fidelity_encoders import instruct, sentence_transformer
@@ -311,9 +311,9 @@ def test_what_cannot_be_stored(tmp_path):
         one.add(items("b"), np.ones((1, 3), np.float32))
     with pytest.raises(ShapeMismatch):
         one.add(items("b"), vectors(1, dtype="float16"))
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         one.add(items("b", "c"), vectors(1))
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         one.add(items("b"), np.ones((1, 2, 2), np.float32))
     with pytest.warns(DataWarning, match="NaN"):
         one.add(items("b", "c"), vectors(float("nan"), 3))

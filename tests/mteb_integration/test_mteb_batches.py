@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cas_cache.errors import DataWarning, MirrorWriteError
 from cas_cache.identity import keys_of_rows
-from cas_cache.mteb import CachedEmbeddingWrapper, loaders
+from cas_cache.mteb import CachedEmbeddingWrapper, dataset_adapter
 from mteb_integration.mteb_encoders import TitleBodyEncoder
 from mteb_integration.mteb_tasks import metadata
 
@@ -23,11 +23,11 @@ META = metadata("A")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "LEAST_ITEMS", 0)
+    monkeypatch.setattr(dataset_adapter, "MIN_ITEMS", 0)
 
 
 def digest(dataset: Dataset, fields: tuple[str, ...] = ("text",)) -> bytes | None:
-    return loaders.batch_of_dataset(dataset, fields).digest
+    return dataset_adapter.batch_of_dataset(dataset, fields).digest
 
 
 def of(*texts: str, **columns: Any) -> Dataset:
@@ -66,12 +66,12 @@ def test_what_is_not_plain_strings_in_a_plain_table_has_no_digest() -> None:
     assert digest(of("a", "b").with_format("numpy")) is None
     assert digest(of("a").with_transform(lambda rows: {"text": [t.upper() for t in rows["text"]]})) is None
     assert digest(of("a"), ("image",)) is None
-    assert loaders.batch_of_dataset([{"text": "a"}], ("text",)).digest is None
+    assert dataset_adapter.batch_of_dataset([{"text": "a"}], ("text",)).digest is None
 
 
 def test_few_rows_have_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost less than it saves."""
-    monkeypatch.setattr(loaders, "LEAST_ITEMS", 3)
+    monkeypatch.setattr(dataset_adapter, "MIN_ITEMS", 3)
     assert digest(of("a", "b")) is None
     assert digest(of("a", "b", "c")) is not None
 
@@ -105,7 +105,7 @@ def test_the_wrapper_answers_a_batch_it_knows_from_the_memo(tmp_path: Path, monk
     backwards = {name: values[::-1] for name, values in rows.items()}
     np.testing.assert_array_equal(ask(wrapper, backwards), first[::-1])
     with monkeypatch.context() as patch:
-        patch.setattr(loaders, "_keys_of_dataset", lambda *_: pytest.fail("keys were made"))
+        patch.setattr(dataset_adapter, "_keys_of_dataset", lambda *_: pytest.fail("keys were made"))
         np.testing.assert_array_equal(ask(wrapper, rows), first)
         np.testing.assert_array_equal(ask(wrapper, backwards), first[::-1])
     again = CachedEmbeddingWrapper(TitleBodyEncoder(), tmp_path / "cache")

@@ -209,6 +209,7 @@ def test_truncated_vectors_of_ones_own_are_not_put_among_whole_ones(model):
     assert spec(truncate_dim=FULL) == specs[0]
 
 
+@pytest.mark.verify
 def test_the_embedding_size_that_mteb_loads_with_is_derived(tmp_path, monkeypatch):
     """`mteb.get_model(..., embed_dim=64)` shares the vectors of the whole model; its other experiments do not."""
     (tmp_path / "org").mkdir()
@@ -243,6 +244,7 @@ def test_the_embedding_size_that_mteb_loads_with_is_derived(tmp_path, monkeypatc
     assert spec.params["experiment"] == {"embed_dim": 64, "fps": 2.0}
 
 
+@pytest.mark.verify
 def test_quantized_tensors_are_what_mteb_makes_of_them(model, tmp_path):
     """Of tensors mteb's own wrapper makes float32: the cached run gives the same values in the same dtype."""
     wrapped = cached(model, tmp_path)
@@ -256,6 +258,7 @@ def test_quantized_tensors_are_what_mteb_makes_of_them(model, tmp_path):
     assert wrapped.stats.encoded == len(TEXTS)
 
 
+@pytest.mark.verify
 def test_modules_after_the_pooling_see_all_dimensions(tmp_path):
     """A dense layer is computed before truncation, and its answer is what is truncated."""
     torch.manual_seed(1)

@@ -224,7 +224,7 @@ def test_a_backend_that_lies_is_found_out(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [NumpyCache, OneFile])
 def test_what_was_changed_since_is_not_served(kind, tmp_path):
-    """Rows that were swapped in the backend's file: encoded anew, with a warning; an answer is never another's."""
+    """Rows that were swapped in the backend's file: encoded again, with a warning; an answer is never another's."""
     encoder = HashEncoder()
     encoded_anew(encoder, tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))
@@ -404,6 +404,7 @@ def test_counts(tmp_path):
         assert (model.stats.hits, model.stats.misses, model.stats.encoded) == (20, 12, 8)
 
 
+@pytest.mark.verify
 def test_faiss_answers_for_the_mirror(tmp_path):
     """Ours keeps the vectors in the mirror: they are pushed, views work, and an index file lies in the mirror."""
     encoder, task = HashEncoder(), tasks.odd_texts()
@@ -467,7 +468,7 @@ def test_progress_bars(kind, tmp_path, capsys, monkeypatch):
 
 def test_a_look_up_of_images_tells_of_each(tmp_path, capsys, monkeypatch):
     """Rows that are decoded one by one are counted one by one."""
-    from cas_cache.mteb.loaders import batch_of_dataset
+    from cas_cache.mteb.dataset_adapter import batch_of_dataset
 
     task = IMAGE_TASKS["MockAny2AnyRetrievalI2TTask"]
     task.load_data()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cas_cache.errors import DataWarning, ShapeMismatch, WrongAnswer
+from cas_cache.errors import DataWarning, InvalidEncoderOutput, ShapeMismatch
 from cas_cache.mteb import CachedEmbeddingWrapper
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder
@@ -141,14 +141,14 @@ def interrupted(_):
 WRONG = {
     "raises": (out_of_memory, RuntimeError),
     "is interrupted": (interrupted, KeyboardInterrupt),
-    "one too few": (lambda vectors: vectors[:-1], WrongAnswer),
-    "one too many": (lambda vectors: np.concatenate([vectors, vectors[:1]]), WrongAnswer),
+    "one too few": (lambda vectors: vectors[:-1], InvalidEncoderOutput),
+    "one too many": (lambda vectors: np.concatenate([vectors, vectors[:1]]), InvalidEncoderOutput),
     "other width": (lambda vectors: vectors[:, :7], ShapeMismatch),
     "other dtype": (lambda vectors: vectors.astype(np.float64), ShapeMismatch),
-    "one dimension": (lambda vectors: vectors.sum(axis=1), WrongAnswer),
-    "all in one": (lambda vectors: vectors.reshape(1, -1), WrongAnswer),
-    "nothing": (lambda _: None, WrongAnswer),
-    "strings": (lambda vectors: [["a"]] * len(vectors), WrongAnswer),
+    "one dimension": (lambda vectors: vectors.sum(axis=1), InvalidEncoderOutput),
+    "all in one": (lambda vectors: vectors.reshape(1, -1), InvalidEncoderOutput),
+    "nothing": (lambda _: None, InvalidEncoderOutput),
+    "strings": (lambda vectors: [["a"]] * len(vectors), InvalidEncoderOutput),
 }
 
 

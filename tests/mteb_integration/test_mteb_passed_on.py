@@ -12,7 +12,7 @@ from mteb.models.model_implementations.cde_models import CDEWrapper
 from mteb.models.model_meta import ModelMeta
 
 from cas_cache.errors import ConfigurationError, DataWarning, MissingDependency
-from cas_cache.mteb import CachedEmbeddingWrapper, internals
+from cas_cache.mteb import CachedEmbeddingWrapper, compat
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder
 
@@ -125,7 +125,7 @@ def test_a_version_whose_parts_moved_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, part: str, names: tuple[str, ...]
 ) -> None:
     """By a message that names part and versions, before anything is cached."""
-    monkeypatch.setattr(internals, "RELIED_ON", (*internals.RELIED_ON, (where, part, names)))
+    monkeypatch.setattr(compat, "RELIED_ON", (*compat.RELIED_ON, (where, part, names)))
     with pytest.raises(MissingDependency, match=rf"mteb {mteb.__version__} is not one .*{part}"):
         CachedEmbeddingWrapper(HashEncoder(), tmp_path / "mirror")
     assert not (tmp_path / "mirror").exists()
@@ -133,8 +133,8 @@ def test_a_version_whose_parts_moved_is_refused(
 
 def test_the_parts_of_this_version_are_there() -> None:
     """What is relied on is what is imported."""
-    internals.require_mteb()
-    assert {where.partition(".")[0] for where, _, _ in internals.RELIED_ON} == {
+    compat.require_mteb()
+    assert {where.partition(".")[0] for where, _, _ in compat.RELIED_ON} == {
         "mteb",
         "sentence_transformers",
         "datasets",

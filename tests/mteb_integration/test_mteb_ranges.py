@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from cas_cache import EncoderSpec
 from cas_cache.errors import ConfigurationError, DamagedMirror, IdentityError, MirrorWriteError
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.mteb import ranges as ranges_module
-from cas_cache.mteb.ranges import LEAST_ROWS, StoredRanges
+from cas_cache.mteb import calibration as ranges_module
+from cas_cache.mteb.calibration import MIN_ROWS, StoredRanges
 from mteb_integration.mteb_tasks import loader, metadata
 
 pytestmark = [
@@ -79,6 +79,7 @@ def test_queries_and_documents_go_by_the_same_ranges(model, tmp_path):
     assert files(tmp_path) == ["ranges-384.npy"]
 
 
+@pytest.mark.verify
 def test_each_size_and_normalisation_has_its_own(model, tmp_path):
     """Ranges of other vectors are not taken for them."""
     wrapped = cached(model, tmp_path)
@@ -94,7 +95,7 @@ def test_too_few_rows_are_refused_before_they_are_encoded(model, tmp_path):
     """The error says what to do; with ranges given, a batch of one is answered."""
     wrapped = cached(model, tmp_path)
     with pytest.raises(ConfigurationError, match=r"at least 100 in one call.*calibration=ranges"):
-        wrapped.encode(loader(TEXTS[: LEAST_ROWS - 1]), **CALL, precision="int8")
+        wrapped.encode(loader(TEXTS[: MIN_ROWS - 1]), **CALL, precision="int8")
     assert wrapped.stats.encoded == 0
     assert wrapped.encode(loader(TEXTS[:2]), **CALL, precision="binary").shape == (2, 48)
     assert len(wrapped.encode(loader([]), **CALL, precision="int8")) == 0
@@ -146,7 +147,7 @@ def test_another_process_goes_by_what_is_kept(tmp_path):
 import numpy as np
 from pathlib import Path
 from cas_cache import EncoderSpec
-from cas_cache.mteb.ranges import StoredRanges
+from cas_cache.mteb.calibration import StoredRanges
 spec = EncoderSpec(model="org/m", revision="1", prompt="passage: ", role="document")
 ranges = StoredRanges().of(Path({str(tmp_path)!r}), spec, np.zeros((1, 8), np.float32), normalized=False)
 print(ranges.tobytes().hex())
@@ -181,13 +182,13 @@ def test_another_model_has_its_own(tmp_path):
 
 def test_rows_that_are_not_finite_give_no_ranges(tmp_path):
     """NaN and infinity would make every vector NaN; too few finite rows are too few."""
-    vectors = some_vectors(LEAST_ROWS + 2)
+    vectors = some_vectors(MIN_ROWS + 2)
     vectors[3, 1], vectors[7, 0] = np.nan, np.inf
     found = of(StoredRanges(), tmp_path, vectors)
     rest = np.delete(vectors, [3, 7], axis=0)
     np.testing.assert_array_equal(found, np.stack([rest.min(axis=0), rest.max(axis=0)]))
     with pytest.raises(ConfigurationError, match="99 rows are too few"):
-        of(StoredRanges(), tmp_path, vectors[: LEAST_ROWS + 1], normalized=True)
+        of(StoredRanges(), tmp_path, vectors[: MIN_ROWS + 1], normalized=True)
 
 
 def test_a_dimension_that_is_constant_has_a_range(tmp_path):
@@ -264,7 +265,7 @@ def npy(array):
     ],
 )
 def test_damaged_ranges_are_an_error(damage, tmp_path):
-    """Never guessed at, never replaced by themselves; deleted, they are taken anew."""
+    """Never guessed at, never replaced by themselves; deleted, they are computed again."""
     of(StoredRanges(GIVEN), tmp_path, some_vectors())
     (path,) = (tmp_path / "calibration").glob("*/*.npy")
     path.write_bytes(damage(path.read_bytes()))

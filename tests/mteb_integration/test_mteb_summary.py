@@ -11,12 +11,12 @@ from mteb.models.cache_wrappers.cache_backends.numpy_cache import NumpyCache
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import RemoteWarning
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.stats import LEAST_ITEMS
+from cas_cache.stats import MIN_ITEMS
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder
 from mteb_integration.test_mteb_wrapper import CALL, TEXTS, loader
 
-MANY = [f"text number {n}" for n in range(LEAST_ITEMS)]
+MANY = [f"text number {n}" for n in range(MIN_ITEMS)]
 
 
 class Terminal(io.StringIO):
@@ -56,7 +56,7 @@ def test_the_summary_is_shown_where_bars_are(stderr, asked, told, tmp_path, monk
         shown = evaluated(tmp_path, monkeypatch, stderr(), asked[0], **asked[1])
     lines = [line for line in shown.splitlines() if line.startswith("cas_cache: ")]
     assert (len(lines) == 2) is told
-    assert (f"0 of {LEAST_ITEMS} items from the cache (0.0%), {LEAST_ITEMS} encoded in" in shown) is told
+    assert (f"0 of {MIN_ITEMS} items from the cache (0.0%), {MIN_ITEMS} encoded in" in shown) is told
     assert "items from the cache" in caplog.text
 
 
@@ -80,7 +80,7 @@ def test_what_a_backend_saves(backend, tmp_path):
         with CachedEmbeddingWrapper(encoder, tmp_path, cache_backend=backend) as model:
             model.encode(loader(MANY), **CALL)
             model.encode(loader(MANY), **CALL)
-        assert model.stats.hits == LEAST_ITEMS * (1 + run)
+        assert model.stats.hits == MIN_ITEMS * (1 + run)
         assert model.stats.bytes_served == model.stats.hits * 64 * 4
         assert model.stats.seconds_saved > 0
         assert (model.stats.encoder_seconds > 0) is (run == 0)

@@ -8,7 +8,7 @@ from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, 
 from mteb.types import OutputDType
 
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.mteb.loaders import rows_of_loader
+from cas_cache.mteb.dataset_adapter import rows_of_loader
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_tasks import loader, metadata

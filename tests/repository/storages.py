@@ -1,7 +1,7 @@
-"""Storages, encoders and damage for tests: policy is a wrapper, so faults and counts compose.
+"""Storages, encoders and damage for tests. Each policy is a wrapper, so faults and counts can be combined.
 
-Adds to `cas_cache.testing`: `Flaky`, a storage that fails from the n-th call on; `Machine`, a mirror at a repository;
-and `truth`, the one right vector of every text, against which every answer can be judged.
+Adds to `cas_cache.testing`: `Flaky`, a storage that fails from the n-th call on; `Machine`, a mirror connected to a
+repository; and `truth`, the one right vector of every text, with which every answer can be compared.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Manifest, Repository, Storage, layout
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.manifest import ObjectRecord, pack_id
 from cas_cache.testing import CountingStorage, MemoryStorage
 
@@ -31,7 +31,7 @@ OTHER_SPEC = EncoderSpec(model="org/other", revision="a1b2c3d")
 
 
 class Flaky:
-    """Fails from the n-th call of a verb on, until mended; with `lost`, the call is done and its answer is lost."""
+    """Fails from the n-th call of a verb until `mend`; with `lost`, the call takes effect and its answer is lost."""
 
     def __init__(self, inner: Storage, verb: str = "", at: int = 1, *, lost: bool = False) -> None:
         self.inner = inner
@@ -44,7 +44,7 @@ class Flaky:
         self.verb, self.failed = "", False
 
     def _count(self, verb: str) -> bool:
-        """Whether this call fails."""
+        """Return True if this call fails."""
         if verb == self.verb:
             self.left -= 1
             self.failed = self.failed or self.left <= 0
@@ -65,21 +65,21 @@ class Flaky:
         if fails:
             raise RemoteUnavailable(f"no answer to put {path}")
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         if self._count("list"):
             raise RemoteUnavailable(f"no answer to list {prefix}")
         return self.inner.list(prefix)
 
 
 class Machine:
-    """A mirror of its own at a repository that others share."""
+    """A mirror of a repository that other machines share."""
 
     def __init__(self, directory: Path, storage: Storage, **signing: Any) -> None:
         self.mirror = Mirror(directory)
         self.repository = Repository(storage, **signing)
 
     def encode(self, texts: list[str], spec: EncoderSpec = SPEC, dtype: str = "float32") -> int:
-        """Store the right vectors of texts; return how many were new."""
+        """Store the right vectors of texts; return the number of new ones."""
         return self.mirror.namespace(spec).append(keys_of_texts(texts), truth(texts, dtype))
 
     def push(self) -> sync.Report:
@@ -89,7 +89,7 @@ class Machine:
         return sync.pull(self.mirror, self.repository, namespaces)
 
     def found(self, texts: list[str], spec: EncoderSpec = SPEC) -> list[str]:
-        """Return those of the texts that are here, after judging their vectors."""
+        """Return the texts that the mirror has, after checking their vectors."""
         ns = self.mirror.get(spec.namespace)
         if ns is None:
             return []
@@ -101,7 +101,7 @@ class Machine:
 
 
 class Slow:
-    """A storage in which the PUT of an object of a pack takes so many seconds, until mended."""
+    """A storage in which the PUT of an object of a pack takes some seconds longer, until `mend`."""
 
     def __init__(self, inner: Storage, seconds: float) -> None:
         self.inner = inner
@@ -136,7 +136,7 @@ def truth(texts: list[str], dtype: str = "float32", width: int = 4) -> NDArray[A
 
 
 class Encoder:
-    """Answers with the truth and notes what it was asked."""
+    """Returns the right vectors and records the requested texts."""
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = dtype
@@ -148,7 +148,7 @@ class Encoder:
 
     @property
     def asked(self) -> list[str]:
-        """All texts, in order."""
+        """All requested texts, in order."""
         return [text for call in self.calls for text in call]
 
 
@@ -167,7 +167,7 @@ def manifest_of(memory: Memory, namespace: str, pack: str) -> Manifest:
 
 
 def reseal(memory: Memory, namespace: str, pack: str) -> str:
-    """Rewrite a pack's manifest so that every object verifies as it now is; return the pack's new id."""
+    """Rewrite a pack's manifest so that every object verifies in its current state; return the pack's new id."""
     path = layout.manifest_path(namespace, pack)
     document = json.loads(memory.objects.pop(path))
     contents = {}

@@ -1,6 +1,6 @@
-"""What servers other than Amazon's answer is understood, or is told with the setting that helps.
+"""Answers of servers other than Amazon's are understood, or reported with the setting that helps.
 
-The servers of this file answer as the named ones do; where one runs here, a test beside uses it (rclone).
+The servers of this file answer as the named ones do. Where a real one runs locally (rclone), another test uses it.
 """
 
 import ssl
@@ -39,7 +39,7 @@ def at(endpoint: str, **options: Any) -> Storage:
     [(412, "PreconditionFailed"), (412, ""), (409, "OperationAborted"), (409, "ConditionalRequestConflict")],
 )
 def test_the_loser_of_a_first_push_goes_on(status: int, code: str) -> None:
-    """SeaweedFS and others say PreconditionFailed without the detail that s3fs looks for; another writer was first."""
+    """SeaweedFS and others say PreconditionFailed without the detail that s3fs looks for: another writer was first."""
     objects: dict[str, bytes] = {}
     listing = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 
@@ -74,7 +74,7 @@ def test_the_loser_of_a_first_push_goes_on(status: int, code: str) -> None:
 def test_an_empty_answer_to_a_delete_is_no_page(
     status: int, headers: dict[str, str], body: bytes, *, deleted: bool
 ) -> None:
-    """Moto declares HTML and sends 204 without a body; a login page has one."""
+    """Moto declares HTML and sends 204 without a body; a login page has a body."""
     with serving(lambda *_: (status, {"Content-Type": "text/html; charset=utf-8", **headers}, body)) as endpoint:
         storage = at(endpoint)
         if deleted:
@@ -98,7 +98,7 @@ def test_an_empty_answer_to_a_delete_is_no_page(
     ],
 )
 def test_a_server_that_refuses_checksums_names_the_setting(status: int, code: str, message: str) -> None:
-    """Of rclone, Cloudflare, Backblaze, Ceph and MinIO."""
+    """The messages of rclone, Cloudflare, Backblaze, Ceph and MinIO are recognised."""
     with serving(lambda *_: error(status, code, message)) as endpoint:
         storage = at(endpoint)
         for create_only in (False, True):
@@ -107,7 +107,7 @@ def test_a_server_that_refuses_checksums_names_the_setting(status: int, code: st
 
 
 def test_a_wrong_checksum_of_an_answer_names_the_setting() -> None:
-    """A checksum of the whole object that comes with a part of it."""
+    """The setting is named if the checksum of the whole object comes with a part of it."""
     headers = {"ETag": '"e"', "x-amz-checksum-crc32": "AAAAAA==", "Content-Range": "bytes 0-3/9"}
     with serving(lambda *_: (206, headers, b"part")) as endpoint:
         with pytest.raises(RemoteUnavailable, match="set AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"):
@@ -121,7 +121,7 @@ def test_a_wrong_checksum_of_an_answer_names_the_setting() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file with a certificate that it signs itself, and its key."""
+    """Return a file with a self-signed certificate and its key."""
     import datetime as dt
     import ipaddress
 
@@ -188,7 +188,7 @@ def test_a_certificate_that_is_not_trusted(over_tls: str, certificate: Path, mon
 
 
 def test_a_missing_file_of_authorities_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the variable, in the options and in the AWS configuration, when the remote is opened."""
+    """A missing file in the variable, the options or the AWS configuration is an error when the remote is opened."""
     missing, empty = tmp_path / "ca.pem", tmp_path / "empty.pem"
     empty.write_text("")
     for file in (missing, empty):
@@ -206,7 +206,7 @@ def test_a_missing_file_of_authorities_is_an_error_at_once(tmp_path: Path, monke
 
 
 def test_errors_of_tls_of_other_services() -> None:
-    """Those of aiohttp are ValueErrors, and are no mistake in the URL."""
+    """TLS errors of aiohttp are ValueErrors, but they do not mean a mistake in the URL."""
     import aiohttp
     from aiohttp.client_reqrep import ConnectionKey
 
@@ -220,7 +220,7 @@ def test_errors_of_tls_of_other_services() -> None:
 
 
 def test_a_missing_file_of_this_machine_is_no_missing_object(tmp_path: Path) -> None:
-    """A token file that is gone must not read as a repository that is not there."""
+    """A missing token file must not look like a missing repository."""
     err = FileNotFoundError(2, "No such file or directory", str(tmp_path / "token"))
     told = error_of(err, (), url=REMOTE, path="cas-cache.json", doing="read", service="s3")
     assert isinstance(told, RemoteUnavailable)
@@ -235,7 +235,7 @@ def test_a_missing_file_of_this_machine_is_no_missing_object(tmp_path: Path) -> 
     [("SignatureDoesNotMatch", -3600, "behind"), ("AccessDenied", -3600, "behind"), ("", 3600, "ahead of")],
 )
 def test_a_wrong_clock_is_told_as_a_clock(code: str, ahead: int, said: str) -> None:
-    """Whatever the service calls it: its own time is in its answer."""
+    """Whatever code the service uses, the service's own time is in its answer."""
     told = rf"because of the time.*Set this machine's clock: it is 3,\d+ s {said}"
     with (
         serving(lambda *_: error(403, code), date=time.time() - ahead) as endpoint,

@@ -1,6 +1,6 @@
-"""An object that is larger than a server or a proxy takes: the error tells its size, and the limit if that is known.
+"""An object larger than a server or a proxy accepts: the error states its size, and the limit if that is known.
 
-The server is a real one as far as HTTP goes; what it does with a PUT is the fault.
+The server is real as far as HTTP is concerned; its response to a PUT is the fault.
 """
 
 import threading
@@ -24,7 +24,7 @@ AMAZON = (
 
 @contextmanager
 def answering(status: int, kind: str, body: bytes) -> Iterator[dict[str, Any]]:
-    """Serve an answer to every PUT; without a status the connection is closed in the middle of the body."""
+    """Serve one response to every PUT; without a status, the connection is closed in the middle of the body."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -59,7 +59,7 @@ def answering(status: int, kind: str, body: bytes) -> Iterator[dict[str, Any]]:
     ],
 )
 def test_an_object_that_is_too_large(answer: tuple[int, str, bytes], count: int, words: str) -> None:
-    """The size, the limit, the object's name, and what to do."""
+    """The error states the size, the limit, the object's name, and what to do."""
     with answering(*answer) as options:
         storage = open_storage("s3://team/emb", options)
         with pytest.raises(RemoteUnavailable, match=words) as caught:
@@ -69,8 +69,9 @@ def test_an_object_that_is_too_large(answer: tuple[int, str, bytes], count: int,
     assert "doctor --test-remote" in str(caught.value)
 
 
+@pytest.mark.verify
 def test_a_small_object_that_breaks_off_is_no_limit() -> None:
-    """Its size is not the reason: the error is the storage's own."""
+    """The size of a small object is not the reason, so the error is the storage's own."""
     with answering(0, "", b"") as options:
         storage = open_storage("s3://team/emb", options)
         with pytest.raises(RemoteUnavailable) as caught:

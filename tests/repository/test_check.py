@@ -1,4 +1,4 @@
-"""Check: silent where all is well, frugal, harmless, and not fooled by others at work."""
+"""Check: silent about healthy repositories, frugal, read-only, and not confused by concurrent clients."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from cas_cache.repository import Repository, check_pack, layout, open_storage, p
 from cas_cache.repository.check import check, plan_check
 from cas_cache.repository.check_pack import KeyCount
 from cas_cache.repository.findings import KINDS, CheckReport, Severity
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from chaos.faults import DAY, World
 from repository.storages import (
     OTHER_SPEC,
@@ -45,7 +45,7 @@ def kinds(report: CheckReport) -> list[str]:
 
 
 def filled(directory: Path, storage: Any, counts: tuple[int, ...] = (10, 10)) -> None:
-    """Push packs of so many rows."""
+    """Push packs with these numbers of rows."""
     machine, start = Machine(directory, storage), 0
     for count in counts:
         machine.encode(texts(count, start))
@@ -55,13 +55,13 @@ def filled(directory: Path, storage: Any, counts: tuple[int, ...] = (10, 10)) ->
 
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing crashes here."""
+    """Skip fsync, because these tests crash nothing."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Two packs of 10 rows in chunks of 96 bytes."""
+    """Return two packs of 10 rows in chunks of 96 bytes."""
     memory = Memory()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pack, "CHUNK_BYTES", 96)
@@ -88,7 +88,7 @@ def memory(whole: dict[str, bytes]) -> Memory:
 def test_a_healthy_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, shape: tuple[int, ...], read_data: bool
 ) -> None:
-    """No finding, whatever the rows are made of, however the chunks of the arrays fall; nothing is written."""
+    """There are no findings, for any dtype and shape and any division into chunks; nothing is written."""
     monkeypatch.setattr(pack, "CHUNK_BYTES", 200)
     memory = Counting(Memory())
     machine = Machine(tmp_path / "author", memory)
@@ -106,7 +106,7 @@ def test_a_healthy_repository(
 
 
 def test_a_repository_without_packs(tmp_path: Path) -> None:
-    """A repository just made is clean; a place where nothing is, is not one."""
+    """A new repository is clean; an empty place is not a repository."""
     memory = Memory()
     assert kinds(check(Repository(memory))) == ["nothing-there"]
     Repository(memory).create()
@@ -115,7 +115,7 @@ def test_a_repository_without_packs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_data", [False, True])
 def test_the_golden_repository(read_data: bool) -> None:
-    """The golden repository holds one orphan, one foreign file, and a merge of two packs that are still there."""
+    """The golden repository holds one orphan, one foreign file, and a merge of two packs that still exist."""
     report = check(Repository(open_storage(str(GOLDEN))), read_data=read_data)
     assert sorted(kinds(report)) == ["foreign", "orphan", "superseded"]
     assert (report.packs, report.rows) == (5, 39)
@@ -124,7 +124,7 @@ def test_the_golden_repository(read_data: bool) -> None:
 
 
 def test_the_budget(memory: Memory) -> None:
-    """One marker, one listing, one GET a manifest, one a spec; the data is one GET an object."""
+    """Check reads one marker, one listing, one GET per manifest, one per spec; the data is one GET per object."""
     counting = Counting(memory)
     documents = [("get", layout.MARKER), ("get", layout.spec_path(SPEC.namespace)), ("list", "")]
     documents += [("get", layout.manifest_path(*name)) for name in packs(memory)]
@@ -137,7 +137,7 @@ def test_the_budget(memory: Memory) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pack of 16 chunks is read while a few are held."""
+    """A pack of 16 chunks is read while only a few are held in memory."""
     monkeypatch.setattr(pack, "CHUNK_BYTES", 2 << 20)
 
     class Fresh(Memory):
@@ -157,7 +157,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Some 6 chunks of 2 MiB, and the blocks of 4 MiB in which rows are digested, widened to 64 bits.
+    # About 6 chunks of 2 MiB, and the blocks of 4 MiB in which rows are digested, widened to 64 bits.
     assert peak < 28 << 20
 
 
@@ -165,7 +165,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_packs_of_two_kinds(tmp_path: Path) -> None:
-    """Two dtypes under one name: the rows of the smaller kind are those at stake."""
+    """With two dtypes in one namespace, the rows of the rarer dtype are reported."""
     memory = Memory()
     filled(tmp_path / "author", memory)
     author = Machine(tmp_path / "other", memory)
@@ -179,7 +179,7 @@ def test_packs_of_two_kinds(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_twice(tmp_path: Path) -> None:
-    """Rows that two writers pushed are a note, and only for who reads the keys."""
+    """Rows that two writers pushed are a note, which needs the keys to be read."""
     memory = Memory()
     filled(tmp_path / "one", memory, (10,))
     filled(tmp_path / "two", memory, (12,))
@@ -191,8 +191,8 @@ def test_the_same_rows_twice(tmp_path: Path) -> None:
 
 
 def test_duplicates_are_estimated_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a part of the keys stands for all."""
-    monkeypatch.setattr(check_pack, "MOST_KEYS", 3000)
+    """Beyond the limit, the number is estimated from a part of the keys."""
+    monkeypatch.setattr(check_pack, "MAX_KEYS", 3000)
     keys = np.random.default_rng(0).integers(0, 256, (40_000, 32), np.uint8)
     count = KeyCount()
     for start in range(0, 40_000, 1000):
@@ -205,7 +205,7 @@ def test_duplicates_are_estimated_in_bounded_memory(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("array", ["keys", "vectors"])
 def test_wrong_rows_are_counted_beside_damage(memory: Memory, array: str) -> None:
-    """Wrong digests are counted over all chunks, and a chunk that does not verify hides no other."""
+    """Wrong digests are counted over all chunks, and a damaged chunk hides no other."""
     name = packs(memory)[0][1]
     for chunk in manifest_of(memory, SPEC.namespace, name).chunks("digests"):
         path = layout.object_path(name, chunk[0])
@@ -223,7 +223,7 @@ def test_wrong_rows_are_counted_beside_damage(memory: Memory, array: str) -> Non
     found = {found.kind: found for found in check(Repository(memory), read_data=True).findings}
     assert set(found) == {"row-digest", "object-content"}
     assert found["row-digest"].what.startswith("2 rows" if array == "keys" else "1 rows")
-    # Pull takes whole chunks: rows 0 to 4, then 5 to 9.
+    # Pull reads complete chunks: rows 0 to 4, then 5 to 9.
     assert found["row-digest"].rows == (10 if array == "keys" else 5)
 
 
@@ -245,7 +245,7 @@ EDITS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_zarr_metadata_that_says_other_than_the_manifest(memory: Memory, edit: str) -> None:
-    """Hashes are right, and a Zarr reader would see other rows: the array is named."""
+    """The hashes are right, but a Zarr reader would see other rows: the array is named."""
     array, change = EDITS[edit]
     name = packs(memory)[0][1]
     path = f"packs/{name}/{array}/zarr.json"
@@ -256,7 +256,7 @@ def test_zarr_metadata_that_says_other_than_the_manifest(memory: Memory, edit: s
 
 
 def test_a_manifest_without_metadata(memory: Memory) -> None:
-    """A pack whose manifest names no zarr.json is none for Zarr: seen without reading, and the object is no one's."""
+    """A pack whose manifest names no zarr.json cannot be opened by Zarr. This is seen without reading the data."""
     name = packs(memory)[0][1]
     path = layout.manifest_path(SPEC.namespace, name)
     document = json.loads(memory.objects[path])
@@ -284,13 +284,13 @@ def test_a_manifest_without_metadata(memory: Memory) -> None:
     ],
 )
 def test_names_that_are_not_ours(memory: Memory, path: str, expected: list[str]) -> None:
-    """Below our folders foreign names are noted; elsewhere they are nobody's business."""
+    """Foreign names below our folders are noted; elsewhere they are ignored."""
     memory.objects[path] = b"x"
     assert kinds(check(Repository(memory))) == expected
 
 
 def test_every_finding_is_explained() -> None:
-    """What it costs and how it is mended; docs/reference/check.md names every kind with its severity."""
+    """Each kind has a cost and a repair, and docs/reference/check.md lists it with its severity."""
     for _, cost, repair in KINDS.values():
         assert cost.endswith(".")
         assert repair.endswith(".")
@@ -300,7 +300,7 @@ def test_every_finding_is_explained() -> None:
 
 
 def test_a_newer_repository_is_left_alone(memory: Memory) -> None:
-    """What this version may not read, it does not judge."""
+    """A version that cannot read the repository reports nothing about it."""
     document = json.loads(memory.objects[layout.MARKER])
     memory.objects[layout.MARKER] = canonical_json({**document, "version": 2})
     counting = Counting(memory)
@@ -313,7 +313,7 @@ def test_a_newer_repository_is_left_alone(memory: Memory) -> None:
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_who_writes_a_lost_spec(tmp_path: Path, memory: Memory, by_hand: bool) -> None:
-    """As the repair says: whoever pushes next, though it knew the packs; or a copy of a mirror's document."""
+    """The repair works: the next push writes the spec although it knew the packs, or a mirror's copy is put back."""
     machine = Machine(tmp_path / "mirror", memory)
     machine.pull()
     machine = Machine(tmp_path / "mirror", memory)
@@ -333,9 +333,9 @@ def test_who_writes_a_lost_spec(tmp_path: Path, memory: Memory, by_hand: bool) -
 
 
 def test_a_sample_is_the_same_each_time() -> None:
-    """By pack id alone, about as large as asked for, a smaller one within a larger, and never none."""
+    """It depends on the pack id alone, has about the requested size, contains smaller samples, and is never empty."""
     ids = [f"{word:016x}" + "0" * 48 for word in np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64).tolist()]
-    listed = [Listed(layout.manifest_path("a" * 32, name), 1) for name in ids]
+    listed = [ObjectInfo(layout.manifest_path("a" * 32, name), 1) for name in ids]
     chosen = [plan_check(listed, sample=part).to_read for part in (0.0, 1e-9, 0.01, 0.1, 1.0)]
     assert [len(some) for some in chosen[:2]] == [0, 1]
     assert 2 <= len(chosen[2]) <= 25
@@ -346,7 +346,7 @@ def test_a_sample_is_the_same_each_time() -> None:
 
 
 def test_a_sample_reads_its_packs_only(memory: Memory) -> None:
-    """Sizes and manifests are checked for all, data for the sample."""
+    """Sizes and manifests are checked for all packs, data only for the sample."""
     counting = Counting(memory)
     report = check(Repository(counting), read_data=True, sample=1e-9)
     first = min(name for _, name in packs(memory))
@@ -358,7 +358,7 @@ def test_a_sample_reads_its_packs_only(memory: Memory) -> None:
 
 
 class Then:
-    """After the first call of a verb on a path that begins so, something happens."""
+    """Runs an action after the first call of a verb on a path with a prefix."""
 
     def __init__(self, inner: Memory, verb: str, prefix: str, act: Callable[[], None]) -> None:
         self.inner, self.url, self.traffic = inner, inner.url, inner.traffic
@@ -375,7 +375,7 @@ class Then:
         finally:
             self._after("get", path)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         listed = self.inner.list(prefix)
         self._after("list", prefix)
         return listed
@@ -393,7 +393,7 @@ def remove(memory: Memory, *prefixes: str) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("moment", ["list ", "get specs/", "get manifests/{0}/{1}", "get packs/{1}"])
 def test_a_prune_meanwhile(memory: Memory, moment: str, which: int, read_data: bool) -> None:
-    """A pack that goes, manifest first, after any of the requests: no damage."""
+    """If a pack is deleted, manifest first, after any of the requests, no damage is reported."""
     namespace, name = sorted(packs(memory))[which]
     verb, prefix = moment.format(namespace, name).split(" ")
     storage = Then(memory, verb, prefix, lambda: remove(memory, f"manifests/{namespace}/{name}", f"packs/{name}"))
@@ -401,7 +401,7 @@ def test_a_prune_meanwhile(memory: Memory, moment: str, which: int, read_data: b
 
 
 def test_half_of_a_prune_before_the_listing(memory: Memory) -> None:
-    """Its manifest gone and its data going: not an orphan if all is gone at the second look, else one."""
+    """The manifest is gone and the data is going: an orphan only if objects remain at the second look."""
     namespace, name = packs(memory)[0]
     remove(memory, f"manifests/{namespace}/{name}")
     assert kinds(check(Repository(memory))) == ["orphan"]
@@ -410,7 +410,7 @@ def test_half_of_a_prune_before_the_listing(memory: Memory) -> None:
 
 
 def test_a_writer_at_work_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Objects that nothing names are a note in their first day; after it, they want to be looked after."""
+    """Objects without a manifest are a note on their first day, and need attention afterwards."""
     world, memory = World(monkeypatch), Memory()
     repository = Repository(memory)
     repository.create()
@@ -424,13 +424,13 @@ def test_a_writer_at_work_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("read_data", [False, True])
 def test_a_namespace_dropped_meanwhile(memory: Memory, read_data: bool) -> None:
-    """All of a namespace, spec included, goes after the listing."""
+    """A whole namespace, including its spec, is deleted after the listing."""
     storage = Then(memory, "list", "", lambda: remove(memory, "manifests/", "packs/", "specs/"))
     assert check(Repository(storage), read_data=read_data).findings == []
 
 
 def test_a_push_meanwhile(tmp_path: Path, memory: Memory) -> None:
-    """Objects that were listed without their manifest, or in part: no finding once the manifest is there."""
+    """Objects that were listed without their manifest, or in part, are not reported once the manifest exists."""
     namespace, name = packs(memory)[0]
     path = layout.manifest_path(namespace, name)
     manifest = memory.objects.pop(path)
@@ -439,7 +439,7 @@ def test_a_push_meanwhile(tmp_path: Path, memory: Memory) -> None:
 
 
 def test_a_listing_that_was_behind(memory: Memory) -> None:
-    """A manifest listed without an object that is there at the second look: listings are no snapshots."""
+    """A manifest was listed without an object that exists at the second look: listings are not snapshots."""
     path = f"packs/{packs(memory)[0][1]}/vectors/c/0/0"
     whole = memory.objects.pop(path)
     storage = Then(memory, "list", "", lambda: memory.objects.update({path: whole}))
@@ -448,7 +448,7 @@ def test_a_listing_that_was_behind(memory: Memory) -> None:
 
 @pytest.mark.parametrize("part", ["vectors/c/0/0", "keys/zarr.json", None, "spec", "marker"])
 def test_an_answer_cut_short_once(memory: Memory, part: str | None) -> None:
-    """What verifies the second time was never damaged."""
+    """An object that verifies at the second read was never damaged."""
     namespace, name = packs(memory)[0]
     paths = {None: layout.manifest_path(namespace, name), "spec": layout.spec_path(namespace), "marker": layout.MARKER}
     path = paths.get(part) or layout.object_path(name, str(part))
@@ -464,14 +464,14 @@ def test_an_answer_cut_short_once(memory: Memory, part: str | None) -> None:
 
 
 def test_a_repository_made_meanwhile(memory: Memory) -> None:
-    """A marker that appears after it was asked for."""
+    """The marker appears after the request for it."""
     marker = memory.objects.pop(layout.MARKER)
     storage = Then(memory, "get", layout.MARKER, lambda: memory.objects.update({layout.MARKER: marker}))
     assert check(Repository(storage)).findings == []
 
 
 def test_a_listing_that_shows_nothing(memory: Memory) -> None:
-    """A marker that can be read and an empty listing: said, never taken for an empty repository."""
+    """A readable marker with an empty listing is reported, and never taken for an empty repository."""
     memory.list = lambda prefix: []  # type: ignore[method-assign]
     report = check(Repository(memory), read_data=True)
     assert kinds(report) == ["listing-incomplete"]
@@ -480,7 +480,7 @@ def test_a_listing_that_shows_nothing(memory: Memory) -> None:
 
 @pytest.mark.parametrize(("verb", "at"), [("get", 1), ("get", 2), ("get", 4), ("list", 1)])
 def test_a_remote_that_fails_is_an_error(memory: Memory, verb: str, at: int) -> None:
-    """No verdict without all answers."""
+    """There is no verdict unless every request was answered."""
     with pytest.raises(RemoteUnavailable):
         check(Repository(Flaky(memory, verb, at)))
 
@@ -518,7 +518,7 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_the_command_makes_and_changes_nothing(run: Any, tmp_path: Path, remote: Path) -> None:
-    """Named in any way, a clean repository is one line and code 0, and nothing is made anywhere."""
+    """However it is named, a clean repository gives one line and code 0, and nothing is created anywhere."""
     before = tree(tmp_path)
     for arguments in ([tmp_path / "mirror", "--remote", remote], ["--remote", remote], [f"file://{remote}"]):
         for options in ([], ["--read-data"], ["--read-data", "--sample", "1%"]):
@@ -530,7 +530,7 @@ def test_the_command_makes_and_changes_nothing(run: Any, tmp_path: Path, remote:
 
 
 def test_the_command_tells_findings(run: Any, remote: Path) -> None:
-    """One line a finding, the worst first, then the counts; code 1."""
+    """The output has one line per finding, the worst first, then the counts; the code is 1."""
     victim = min((remote / "packs").glob("*/vectors/c/0/0"))
     victim.write_bytes(b"")
     (remote / "manifests" / "notes.txt").write_text("x")
@@ -556,7 +556,7 @@ def test_the_command_tells_findings(run: Any, remote: Path) -> None:
 
 
 def test_notes_are_clean(run: Any, remote: Path) -> None:
-    """Notes alone end with 0."""
+    """With notes alone, the exit code is 0."""
     (remote / "manifests" / "notes.txt").write_text("x")
     code, out, _ = run("--remote", remote)
     assert (code, out.count("\n")) == (0, 2)
@@ -564,13 +564,13 @@ def test_notes_are_clean(run: Any, remote: Path) -> None:
 
 @pytest.mark.parametrize("part", ["0", "0%", "101%", "1.5", "-1", "nan", "x", "", "1e-3", "%"])
 def test_parts_that_are_none(run: Any, tmp_path: Path, part: str) -> None:
-    """A part is above 0 and at most all."""
+    """A sample must be above 0 and at most everything."""
     code, _, err = run("--remote", tmp_path, "--read-data", "--sample", part)
     assert (code, "--sample" in err) == (2, True)
 
 
 def test_usage(run: Any, tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a repository, or with a sample of nothing, it is usage; offline and absent places are failures."""
+    """A missing repository argument or an empty sample is a usage error; offline and missing places are failures."""
     assert run("--remote", remote, "--sample", "1%")[0] == 2
     assert run(tmp_path)[0] == 2
     assert run()[0] == 2
@@ -583,7 +583,7 @@ def test_usage(run: Any, tmp_path: Path, remote: Path, monkeypatch: pytest.Monke
 
 
 def test_severities_are_ordered() -> None:
-    """The worst first, as they are printed."""
+    """The worst severity comes first, as printed."""
     assert list(Severity) == ["loss", "repair", "note"]
 
 
@@ -599,7 +599,7 @@ def test_other_encoders_are_other_namespaces(tmp_path: Path) -> None:
 
 
 def test_a_bucket(run: Any, tmp_path: Path, s3_remote: Any) -> None:
-    """The same in a bucket: clean, then one object less; `--storage-option` reaches the file system."""
+    """A bucket is checked in the same way: clean, then one object less; `--storage-option` reaches the file system."""
     storage = open_storage(s3_remote.url, s3_remote.storage_options)
     filled(tmp_path / "author", storage, (10,))
     assert check(Repository(storage), read_data=True).findings == []

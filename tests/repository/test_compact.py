@@ -11,7 +11,7 @@ from cas_cache.errors import AccessDenied, DamagedPack, NotARepository, RemoteUn
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
-from cas_cache.repository.compact import MOST_SOURCES, CompactReport, compact, plan_compact
+from cas_cache.repository.compact import MAX_SOURCES, CompactReport, compact, plan_compact
 from cas_cache.repository.manifest import Manifest, pack_id
 from cas_cache.repository.pack import most_rows_of_a_pack
 from cas_cache.testing import FlakyStorage
@@ -21,7 +21,7 @@ NAMESPACE = "0" * 32
 
 
 def manifest(rows: int, *, shape: int = 4, dtype: str = "float32", supersedes: tuple[str, ...] = ()) -> Manifest:
-    """Return a manifest for planning: its objects do not matter."""
+    """Return a manifest for planning; its objects are not used."""
     return Manifest(
         namespace=NAMESPACE,
         rows=rows,
@@ -48,12 +48,12 @@ def small_packs(tmp_path: Path, memory: Any, count: int, rows: int = 10) -> Mach
 
 
 def test_neighbours_are_merged_in_the_order_given() -> None:
-    """The order of the manifests is the order of time, whatever their names."""
+    """The order of the manifests is the order of time, independent of their names."""
     assert planned({"c": manifest(1), "a": manifest(2), "b": manifest(3)}) == [("c", "a", "b")]
 
 
 def test_a_merge_waits_for_enough_packs() -> None:
-    """Fewer than `at_least` stay, unless they fill half a pack."""
+    """Fewer than `at_least` packs stay, unless they fill half a pack."""
     some = {f"p{i}": manifest(1) for i in range(15)}
     assert plan_compact(some) == []
     assert planned(some, 16) == []
@@ -67,7 +67,7 @@ def test_a_merge_waits_for_enough_packs() -> None:
 
 
 def test_what_is_no_candidate() -> None:
-    """Merges, superseded packs and packs that are half full are passed over; small ones around them are neighbours."""
+    """Merges, superseded packs and half-full packs are skipped; the small packs around them count as neighbours."""
     width = 1 << 16
     half = -(-most_rows_of_a_pack(4 * width) // 2)
     manifests = {
@@ -81,14 +81,14 @@ def test_what_is_no_candidate() -> None:
 
 
 def test_a_merge_is_no_larger_than_a_pack() -> None:
-    """Groups end where the next pack would not fit, and none of them is joined with itself or twice."""
+    """Groups end where the next pack would not fit, and no group is merged with itself or twice."""
     width = 1 << 16
     most = most_rows_of_a_pack(4 * width)
     third = {f"p{i}": manifest(most // 3, shape=width) for i in range(7)}
     groups = planned(third)
     assert groups == [("p0", "p1", "p2"), ("p3", "p4", "p5")], "what is left over alone stays"
-    many = {f"p{i}": manifest(1) for i in range(MOST_SOURCES + 2)}
-    assert [len(group) for group in planned(many)] == [MOST_SOURCES, 2]
+    many = {f"p{i}": manifest(1) for i in range(MAX_SOURCES + 2)}
+    assert [len(group) for group in planned(many)] == [MAX_SOURCES, 2]
 
 
 def test_kinds_do_not_mix() -> None:
@@ -104,7 +104,7 @@ def test_kinds_do_not_mix() -> None:
 
 
 def test_a_merge_has_the_rows_of_its_packs_in_their_order(tmp_path: Path) -> None:
-    """Bit for bit, in order of time; the sources stay, and check has nothing but a note."""
+    """Rows are equal bit for bit and in order of time; the sources stay, and check reports only a note."""
     memory = Memory()
     small_packs(tmp_path, memory, 20)
     before = dict(memory.objects)
@@ -124,7 +124,7 @@ def test_a_merge_has_the_rows_of_its_packs_in_their_order(tmp_path: Path) -> Non
 
 
 def test_a_second_compaction_finds_nothing_to_do(tmp_path: Path) -> None:
-    """A merge is final: what is merged once is never read again for it, by anyone."""
+    """A merge is final: no client ever reads it again to merge it."""
     memory = Memory()
     machine = small_packs(tmp_path, memory, 4)
     assert len(compact(Repository(memory), at_least=2).written) == 1
@@ -143,7 +143,7 @@ def test_a_second_compaction_finds_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_each_key_counts_once(tmp_path: Path) -> None:
-    """Rows that several machines pushed are in the merge once, where they came first."""
+    """Rows that several machines pushed are in the merge once, at their first position."""
     memory = Memory()
     for name, start in (("a", 0), ("b", 5), ("c", 0)):
         machine = Machine(tmp_path / name, memory)
@@ -178,7 +178,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_only_the_namespaces_asked_for(tmp_path: Path) -> None:
-    """Others are not even looked at."""
+    """Other namespaces are not read."""
     memory = Memory()
     machine = Machine(tmp_path / "m", memory)
     for i in range(3):
@@ -193,7 +193,7 @@ def test_only_the_namespaces_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("object_", ["keys/c/0/0", "digests/c/0", "vectors/c/0/0"])
 @pytest.mark.parametrize("damage", ["flip", "gone"])
 def test_a_damaged_pack_is_left_out(tmp_path: Path, object_: str, damage: str) -> None:
-    """It is named, not superseded, and stays as it is; the others are merged."""
+    """The damaged pack is named, not superseded, and unchanged; the others are merged."""
     memory = Memory()
     small_packs(tmp_path, memory, 5)
     victim = Repository(memory)
@@ -216,7 +216,7 @@ def test_a_damaged_pack_is_left_out(tmp_path: Path, object_: str, damage: str) -
 
 
 def test_damage_in_a_later_chunk_takes_nothing_of_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that were spooled before the damage was met are taken back: the others keep their own vectors."""
+    """Rows that were spooled before the damage was found are removed: the others keep their own vectors."""
     monkeypatch.setattr("cas_cache.repository.pack.CHUNK_BYTES", 64)
     memory = Memory()
     small_packs(tmp_path, memory, 3)
@@ -231,7 +231,7 @@ def test_damage_in_a_later_chunk_takes_nothing_of_the_pack(tmp_path: Path, monke
 
 
 def test_damage_that_leaves_one_pack_makes_no_merge(tmp_path: Path) -> None:
-    """One pack alone is as good as a merge of it."""
+    """A merge of one pack alone would have no use."""
     memory = Memory()
     small_packs(tmp_path, memory, 2)
     del memory.objects[layout.object_path(Repository(memory).packs()[0][1], "vectors/c/0/0")]
@@ -242,7 +242,7 @@ def test_damage_that_leaves_one_pack_makes_no_merge(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_does_not_verify_is_a_problem(tmp_path: Path) -> None:
-    """It is told, and no pack of it is merged."""
+    """It is reported, and its pack is not merged."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
     namespace, pack = Repository(memory).packs()[0]
@@ -253,7 +253,7 @@ def test_a_manifest_that_does_not_verify_is_a_problem(tmp_path: Path) -> None:
 
 
 class Behind(Counting):
-    """Another compaction is done while the first one writes."""
+    """Runs another compaction while the first one writes."""
 
     done = False
 
@@ -265,7 +265,7 @@ class Behind(Counting):
 
 
 def test_somebody_else_was_faster(tmp_path: Path) -> None:
-    """A merge of packs that were merged meanwhile is taken back, objects and all; the other's stays."""
+    """A merge of packs that were merged meanwhile is withdrawn with its objects; the other merge stays."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
 
@@ -276,7 +276,7 @@ def test_somebody_else_was_faster(tmp_path: Path) -> None:
 
 
 def test_who_may_not_delete_can_compact(tmp_path: Path) -> None:
-    """A merge that cannot be taken back is left to prune; it is not visible."""
+    """A merge that cannot be withdrawn is left to prune; it is not visible."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
 
@@ -286,7 +286,7 @@ def test_who_may_not_delete_can_compact(tmp_path: Path) -> None:
 
 
 def test_a_dropped_source_is_not_brought_back(tmp_path: Path) -> None:
-    """If a source has gone when the merge is written, the merge is taken back."""
+    """If a source is gone when the merge is written, the merge is withdrawn."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
 
@@ -304,7 +304,7 @@ def test_a_dropped_source_is_not_brought_back(tmp_path: Path) -> None:
 @pytest.mark.verify
 @pytest.mark.parametrize("after", [False, True])
 def test_a_compaction_that_broke_off_is_done_by_the_next(tmp_path: Path, *, after: bool) -> None:
-    """Whatever request fails, the next run makes the merge; what the first left is an orphan at most."""
+    """Whichever request fails, the next run makes the merge; the first leaves at most an orphan."""
     at = 0
     while True:
         at += 1
@@ -325,7 +325,7 @@ def test_a_compaction_that_broke_off_is_done_by_the_next(tmp_path: Path, *, afte
 
 
 def test_no_repository_is_not_made(tmp_path: Path) -> None:
-    """There is nothing to compact where nothing is."""
+    """A place without a repository has nothing to compact, and stays empty."""
     memory = Memory()
     with pytest.raises(NotARepository, match="no repository"):
         compact(Repository(memory))
@@ -333,7 +333,7 @@ def test_no_repository_is_not_made(tmp_path: Path) -> None:
 
 
 def test_a_newer_repository_is_not_written(tmp_path: Path) -> None:
-    """An unknown writer feature stops it before it reads or writes; planning goes on."""
+    """An unknown writer feature stops compaction before it reads or writes; planning still works."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
     memory.objects[layout.MARKER] = memory.objects[layout.MARKER].replace(
@@ -349,7 +349,7 @@ def test_a_newer_repository_is_not_written(tmp_path: Path) -> None:
 
 
 def test_packs_of_newer_features_are_not_merged(tmp_path: Path) -> None:
-    """They are told, and left to who knows them."""
+    """They are reported and left to newer versions."""
     memory = Memory()
     small_packs(tmp_path, memory, 3)
     namespace, pack = Repository(memory).packs()[0]
@@ -362,7 +362,7 @@ def test_packs_of_newer_features_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_spool_files_are_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Temporary files do not outlive the merge, also one that failed."""
+    """Temporary files do not outlive a merge, even a failed one."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     memory = Memory()

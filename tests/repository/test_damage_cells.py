@@ -1,7 +1,7 @@
-"""Every kind of object x every damage x whoever reads it: check finds all damage, and none is served as a vector.
+"""Every kind of object x every damage x every reader: check finds all damage, and none is served as a vector.
 
-Where `repository.test_damage_matrix` says what the verdicts are, this counts: CAS_CACHE_TEST_SCALE above 1 damages
-every object of a repository, not one of each kind.
+`repository.test_damage_matrix` states the verdicts; this module counts. With CAS_CACHE_TEST_SCALE above 1, every object
+of a repository is damaged, not one of each kind.
 """
 
 import os
@@ -28,7 +28,7 @@ TEXTS = {SPEC: texts(20), OTHER_SPEC: texts(7, start=20)}
 
 
 def _bit(at: float) -> Callable[[bytes], bytes]:
-    """Flip a bit of the byte that is so far from the beginning."""
+    """Return a function that flips a bit of the byte at a relative position."""
 
     def flip(data: bytes) -> bytes:
         where = round(at * (len(data) - 1))
@@ -51,15 +51,15 @@ CHANGES: dict[str, Callable[[bytes], bytes | None]] = {
     "reversed": lambda data: data[::-1],
     "deleted": lambda _: None,
 }
-"""What becomes of the bytes of one object."""
+"""Functions that damage the bytes of one object."""
 
 WITH_ANOTHER = ("swapped", "replaced", "copied")
-"""Damages in which another valid object, or another name, has a part."""
+"""Damages that involve another valid object or another name."""
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks of everything in a pack of ten rows; nothing crashes here, and nothing runs beside."""
+    """Use several chunks per array in a pack of ten rows, without fsync and without background work."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
@@ -68,7 +68,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> dict[str, bytes]:
-    """Two packs of one namespace and one of another."""
+    """Return two packs of one namespace and one of another."""
     memory = MemoryStorage()
     machine = Machine(tmp_path / "author", memory)
     for batch, spec in ((texts(10), SPEC), (texts(10, start=10), SPEC), (TEXTS[OTHER_SPEC], OTHER_SPEC)):
@@ -78,7 +78,7 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
 
 
 def siblings(whole: dict[str, bytes], path: str) -> list[str]:
-    """Return the objects that could be taken for one: of the same kind, those of the same size first."""
+    """Return the objects that could be mistaken for one: of the same kind, those of the same size first."""
     folder, _, _ = path.partition("/")
     array = path.split("/")[2:3]
     others = [it for it in sorted(whole) if it != path]
@@ -88,7 +88,7 @@ def siblings(whole: dict[str, bytes], path: str) -> list[str]:
 
 
 def damaged(whole: dict[str, bytes], path: str) -> dict[str, dict[str, bytes]]:
-    """Return all that can become of a repository by damage to one object, by the name of the damage."""
+    """Return every damaged version of a repository, with damage to one object, by the name of the damage."""
     found: dict[str, dict[str, bytes]] = {}
     for name, change in CHANGES.items():
         changed = change(whole[path])
@@ -100,7 +100,7 @@ def damaged(whole: dict[str, bytes], path: str) -> dict[str, dict[str, bytes]]:
     folder, _, name = path.rpartition("/")
     found["copied"] = whole | {f"{folder}/{'f' * 64}.json" if "." in name else f"{folder}/99": whole[path]}
     if path == layout.MARKER:
-        # Its id proves nothing, as `test_damage_matrix` says; and beside it may lie what likes.
+        # No hash covers the marker's id, as `test_damage_matrix` says; and other files may lie beside the marker.
         del found["middle byte flipped"], found["copied"]
     return {name: objects for name, objects in found.items() if objects != whole}
 
@@ -129,7 +129,7 @@ def pulled(mirror: Path, memory: MemoryStorage) -> None:
 
 
 def read_lazily(mirror: Path, memory: MemoryStorage) -> None:
-    """The keys first, then of the vectors what is asked for."""
+    """Read the keys first, then the requested vectors only."""
     machine = Machine(mirror, memory)
     sync.pull_keys(machine.mirror, machine.repository)
     for spec, some in TEXTS.items():
@@ -137,7 +137,7 @@ def read_lazily(mirror: Path, memory: MemoryStorage) -> None:
 
 
 def compacted(mirror: Path, memory: MemoryStorage) -> None:
-    """Merged first: no damage gets into a merge."""
+    """Merge first: no damage gets into a merge."""
     compact(Repository(memory), at_least=2)
     pulled(mirror, memory)
 
@@ -149,7 +149,7 @@ READERS = {"pull": pulled, "lazy pull": read_lazily, "compact": compacted}
 def test_no_damage_is_missed_or_served(
     tmp_path: Path, whole: dict[str, bytes], figure: Callable[[str, int], None]
 ) -> None:
-    """`check --read-data` finds each; a check of names and sizes those that these show; no reader serves one."""
+    """`check --read-data` finds all; a check of names and sizes finds what these show; no reader serves damage."""
     cells = found = 0
     for number, path in enumerate(victims(whole)):
         for name, objects in damaged(whole, path).items():
@@ -172,7 +172,7 @@ def test_no_damage_is_missed_or_served(
 
 
 def right(directory: Path, what: str) -> None:
-    """Judge every vector of a mirror, and its digests; and no row is one that nobody encoded."""
+    """Check every vector and digest of a mirror; every row must be one that was encoded."""
     machine = Machine(directory, MemoryStorage())
     for spec, some in TEXTS.items():
         ns = machine.mirror.get(spec.namespace)
@@ -182,7 +182,7 @@ def right(directory: Path, what: str) -> None:
 
 @pytest.mark.parametrize("lie", ["vector", "row"])
 def test_a_reader_that_serves_damage_is_noticed(tmp_path: Path, lie: str) -> None:
-    """The same judgement of a mirror with one wrong vector, and with a row that nobody encoded."""
+    """The same check fails for a mirror with one wrong vector, and for a row that was never encoded."""
     namespace = Machine(tmp_path / "reader", MemoryStorage()).mirror.namespace(SPEC)
     right(tmp_path / "reader", "nothing")
     vectors = truth(texts(2))

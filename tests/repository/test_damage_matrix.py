@@ -1,8 +1,8 @@
-"""Every kind of object, damaged in every way: what check finds, what pull says, and never a wrong vector.
+"""Every kind of object, damaged in every way: the findings of check, the result of a pull, and never a wrong vector.
 
-The table is the claim. A cell: what is damaged, how; the findings of a check of listing and manifests; those of a check
-that reads the data; and what a pull into a new mirror does: "clean" (all rows), "miss" (no problem told, rows missing),
-"problem" (a pack passed over and told), "error" (the repository refused).
+The table states the expected results. A cell has: the damaged object and the damage; the findings of a check of listing
+and manifests; those of a check that reads the data; and the result of a pull into a new mirror: "clean" (all rows),
+"miss" (rows missing, no problem reported), "problem" (a pack skipped and reported), "error" (the repository refused).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ROWS = 27
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Two packs of one namespace and one of another, in chunks of 96 bytes: 4 of keys, 2 of vectors, 1 of digests."""
+    """Return packs of two namespaces (2 and 1) in 96-byte chunks: 4 of keys, 2 of vectors, 1 of digests."""
     memory = Memory()
     machine = Machine(tmp_path_factory.mktemp("author"), memory)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def memory(whole: dict[str, bytes]) -> Memory:
 
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing crashes here, and a mirror is made for each cell."""
+    """Skip fsync, because nothing crashes and each cell makes a mirror."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -106,7 +106,7 @@ def swap(memory: Memory, path: str, sibling: str) -> None:
 
 
 def copy(memory: Memory, path: str, sibling: str) -> None:
-    """The same bytes under another name that an object could have."""
+    """Store the same bytes under another name that an object could have."""
     folder = path.rpartition("/")[0]
     names = {"": "copy.json", "specs": f"specs/{'f' * 32}.json", "manifests": f"{folder}/{'f' * 64}.json"}
     pack_folder = "/".join(path.split("/")[:2])
@@ -130,13 +130,13 @@ def writer_feature(memory: Memory, path: str, sibling: str) -> None:
 
 
 def member(memory: Memory, path: str, sibling: str) -> None:
-    """A spec with a member that this version does not know, under its right name."""
+    """Add a member that this version does not know to a spec, under the right name."""
     data = canonical_json({**json.loads(memory.objects[path]), "later": 1})
     memory.objects[layout.spec_path(hashlib.sha256(data).hexdigest()[:32])] = data
 
 
 def reseal_flip(memory: Memory, path: str, sibling: str) -> None:
-    """A wrong byte that was there when the manifest was made: all hashes are right."""
+    """Flip a byte before the manifest is made, so that all hashes are right."""
     flip(memory, path, sibling)
     reseal(memory, SPEC.namespace, path.split("/")[1])
 
@@ -152,7 +152,7 @@ def reseal_swap(memory: Memory, path: str, sibling: str) -> None:
 
 
 def reseal_padding(memory: Memory, path: str, sibling: str) -> None:
-    """Bytes after the last row that are not zero: 10 rows in 4 chunks of 3 keys leave 2 rows of padding."""
+    """Write nonzero bytes after the last row: 10 rows in 4 chunks of 3 keys leave 2 rows of padding."""
     memory.objects[path.replace("c/1", "c/3")] = memory.objects[path.replace("c/1", "c/3")][:-1] + b"\x01"
     reseal(memory, SPEC.namespace, path.split("/")[1])
 
@@ -162,7 +162,7 @@ def _edit_marker(memory: Memory, path: str, name: str, value: Any) -> None:
 
 
 def _edit(memory: Memory, path: str, name: str, value: Any) -> None:
-    """Change a member; a manifest then gets the name and the objects that go with it."""
+    """Change a member; a manifest then gets the matching name and objects."""
     _edit_marker(memory, path, name, value)
     named = layout.parse_manifest_path(path)
     if named:
@@ -274,12 +274,12 @@ def kinds(memory: Memory, *, read_data: bool) -> list[str]:
 
 
 def served(machine: Machine) -> dict[str, list[str]]:
-    """Return the texts that are here, by namespace, after judging their vectors."""
+    """Return the texts that the mirror has, by namespace, after checking their vectors."""
     return {spec.namespace: machine.found(batch, spec) for spec, batch in ((SPEC, FIRST + SECOND), (OTHER_SPEC, OTHER))}
 
 
 def pulled(machine: Machine) -> str:
-    """Pull and say how it went; every row that came is judged."""
+    """Pull and return the result; every row that arrived is checked."""
     try:
         problems = machine.pull().problems
     except CasCacheError:
@@ -292,7 +292,7 @@ def pulled(machine: Machine) -> str:
 
 @pytest.mark.parametrize("cell", sampled(CELLS, keep=5), ids="-".join)
 def test_the_verdicts(tmp_path: Path, memory: Memory, cell: list[str]) -> None:
-    """Check and pull say what the table says, and whatever happened, each vector served is the right one."""
+    """Check and pull give the results in the table, and each served vector is always the right one."""
     victim, damage, listing, data, pull = cell
     DAMAGES[damage](memory, *victims(memory)[victim])
     before = dict(memory.objects)
@@ -312,17 +312,17 @@ def test_the_verdicts(tmp_path: Path, memory: Memory, cell: list[str]) -> None:
 
 
 def _check_severity(report: CheckReport, damage: str, *, lost: bool) -> None:
-    """What costs a new mirror a row is more than a note, and what is called a loss costs one."""
+    """Damage that costs a new mirror a row is more than a note, and a finding called a loss does cost one."""
     if lost and report.clean:
-        # These rows are not lost: they wait for an update.
+        # These rows are not lost: an update makes them readable.
         assert {found.kind for found in report.findings} == {"pack-newer"}
     if report.count(Severity.LOSS) and not lost:
-        # Bytes after the right ones, and a manifest that nothing belongs to: check cannot know, and says so.
+        # Extra bytes after the right ones, and a manifest without its pack: check cannot know, and says so.
         assert damage in ("append", "copy")
 
 
 def test_the_table_is_whole() -> None:
-    """Every kind of object meets every plain damage."""
+    """The table has every kind of object with every plain damage."""
     cells = {(victim, damage) for victim, damage, *_ in CELLS}
     for victim in ("marker", "spec", "manifest", "group", "array", "keys", "vectors", "digests"):
         for damage in ("flip", "truncate", "append", "empty", "delete", "zero", "swap", "copy"):
@@ -331,7 +331,7 @@ def test_the_table_is_whole() -> None:
 
 
 def test_every_byte_counts(memory: Memory) -> None:
-    """A bit flipped at either end or in the middle of any object is found, but in the marker: nothing proves its id."""
+    """A bit flipped at either end or in the middle of any object is found; only the marker has no hash."""
     assert kinds(memory, read_data=True) == []
     for path in sorted(memory.objects.keys() - {layout.MARKER}):
         whole = memory.objects[path]
@@ -342,7 +342,7 @@ def test_every_byte_counts(memory: Memory) -> None:
 
 
 def test_another_id_is_noticed_by_who_knew_it(tmp_path: Path, memory: Memory) -> None:
-    """The one cell that no check sees: mirrors that knew the repository refuse it."""
+    """The one cell that no check sees: mirrors that know the repository refuse it."""
     machine = Machine(tmp_path / "reader", memory)
     machine.pull()
     other_id(memory, layout.MARKER, "")
@@ -351,7 +351,7 @@ def test_another_id_is_noticed_by_who_knew_it(tmp_path: Path, memory: Memory) ->
 
 
 def test_rows_that_are_said_to_be_lost_are(tmp_path: Path, memory: Memory) -> None:
-    """The rows that a finding counts are those that a new mirror misses."""
+    """A finding counts exactly the rows that a new mirror lacks."""
     name = first_pack(memory)
     manifest = manifest_of(memory, SPEC.namespace, name)
     for array in ("keys", "vectors", "digests"):

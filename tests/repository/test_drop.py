@@ -1,15 +1,15 @@
-"""Drop deletes one namespace: manifests first, then spec and objects; the others are not touched."""
+"""Drop deletes one namespace: manifests first, then spec and objects; other namespaces are not touched."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from cas_cache.errors import ConfigurationError, NotARepository, RemoteUnavailable, SuspiciousListing, UnsupportedFormat
+from cas_cache.errors import ConfigurationError, IncompleteListing, NotARepository, RemoteUnavailable, UnsupportedFormat
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
 from cas_cache.repository.drop import QUIET_SECONDS, drop, plan_drop
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.prune import prune
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts
@@ -19,7 +19,7 @@ MINE, OTHERS = SPEC.namespace, OTHER_SPEC.namespace
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Memory:
-    """Two namespaces, two packs each, written two days ago."""
+    """Return two namespaces with two packs each, written two days ago."""
     memory = Memory()
     machine = Machine(tmp_path / "writer", memory)
     for i in range(2):
@@ -32,7 +32,7 @@ def memory(tmp_path: Path) -> Memory:
 
 
 def test_drop(memory: Memory, tmp_path: Path) -> None:
-    """All of the namespace goes, nothing else does, and the repository is clean."""
+    """The whole namespace is deleted, nothing else is, and the repository is clean."""
     mine = {pack for namespace, pack in packs(memory) if namespace == MINE}
     kept = {path: data for path, data in memory.objects.items() if MINE not in path and path.split("/")[1:2] != []}
     kept = {path: data for path, data in kept.items() if path.split("/")[1] not in mine}
@@ -47,7 +47,7 @@ def test_drop(memory: Memory, tmp_path: Path) -> None:
 
 
 def test_order(memory: Memory) -> None:
-    """Manifests go before the spec, and that before any object."""
+    """Manifests are deleted before the spec, and the spec before any object."""
     counting = Counting(memory)
     report = drop(Repository(counting), MINE)
     deleted = [path for verb, path in counting.calls if verb == "delete"][1:]
@@ -83,16 +83,16 @@ def test_what_is_in_use_must_be_forced(memory: Memory, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_an_unknown_time_is_not_quiet(position: int) -> None:
-    """Wherever it stands among the manifests."""
+    """Its position among the manifests does not matter."""
     times = [0.0, 0.0, 0.0]
     times[position] = math.nan
-    listed = [Listed(f"manifests/{MINE}/{i:064x}.json", 1, time) for i, time in enumerate(times)]
+    listed = [ObjectInfo(f"manifests/{MINE}/{i:064x}.json", 1, time) for i, time in enumerate(times)]
     assert not plan_drop(listed, MINE, now=1e9).idle >= QUIET_SECONDS
     assert plan_drop(listed[:position], MINE, now=1e9).idle >= QUIET_SECONDS
 
 
 def test_no_such_namespace(memory: Memory) -> None:
-    """It is an error that says so, not a success."""
+    """An unknown namespace is an error that says so, not a success."""
     with pytest.raises(ConfigurationError, match="There is no namespace"):
         drop(Repository(memory), "0" * 32)
     with pytest.raises(ValueError, match="no namespace id"):
@@ -102,14 +102,14 @@ def test_no_such_namespace(memory: Memory) -> None:
 
 
 def test_a_listing_without_the_marker_deletes_nothing(memory: Memory) -> None:
-    """It lacks what is there."""
+    """Such a listing is incomplete."""
 
     class Blind(Counting):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             return [] if not prefix else super().list(prefix)
 
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing):
+    with pytest.raises(IncompleteListing):
         drop(Repository(Blind(memory)), MINE)
     assert memory.objects == before
 
@@ -126,7 +126,7 @@ def test_a_newer_repository_is_not_written(memory: Memory) -> None:
 
 
 def test_a_pack_that_appears_meanwhile_stays_with_its_spec(memory: Memory, tmp_path: Path) -> None:
-    """Who pushes while a namespace is dropped loses nothing."""
+    """A client that pushes while a namespace is dropped loses nothing."""
     machine = Machine(tmp_path / "late", memory)
     machine.encode(texts(3, 50))
 
@@ -147,7 +147,7 @@ def test_a_pack_that_appears_meanwhile_stays_with_its_spec(memory: Memory, tmp_p
 
 
 def test_a_drop_that_broke_off(memory: Memory, tmp_path: Path) -> None:
-    """After each deletion: rows are there and right or not there; the same call and a prune finish."""
+    """After each deletion, rows are right or missing; the same call and a prune finish the work."""
     objects, modified = dict(memory.objects), dict(memory._modified)
     for at in range(2, 2 + 17):
         memory.objects, memory._modified = dict(objects), dict(modified)

@@ -1,7 +1,7 @@
-"""File systems of fsspec beside the clouds': those that need folders work, those that cannot list or write are refused.
+"""File systems of fsspec other than clouds: those that need folders work, those that cannot list or write are refused.
 
-A stand-in on a directory behaves as SFTP's and SMB's do: no folder is made by a write, and no method is asynchronous.
-Real servers of WebDAV and SFTP were tried by hand; `docs/how-to/storage.md` says which.
+A stand-in on a directory behaves like SFTP and SMB: a write creates no folder, and no method is asynchronous. Real
+WebDAV and SFTP servers were tried by hand; `docs/how-to/storage.md` names them.
 """
 
 import shutil
@@ -22,14 +22,14 @@ from repository.storages import SPEC, Encoder, texts, truth
 
 
 class Folders(fsspec.AbstractFileSystem):
-    """A directory, as a file system that needs folders and allows one call at a time."""
+    """A directory, as a file system that needs folders and allows only one call at a time."""
 
     protocol = ("folders", "sftp")
 
     def __init__(self, root: str = "/", **options: Any) -> None:
         super().__init__()
         if options:
-            raise TypeError(f"connect() got an unexpected keyword argument {next(iter(options))!r}")  # as paramiko does
+            raise TypeError(f"connect() got an unexpected keyword argument {next(iter(options))!r}")  # like paramiko
         self.root = Path(root)
         self.busy = threading.Lock()
 
@@ -83,7 +83,7 @@ class Folders(fsspec.AbstractFileSystem):
 
 @pytest.fixture(params=["folders", "sftp"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a URL of such a file system; one under sftp's name replaces files by renaming."""
+    """Return a URL of such a file system; the one under sftp's name replaces files by renaming."""
     monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, request.param, Folders)  # type: ignore[attr-defined]
     return f"{request.param}://team/emb"
 
@@ -93,7 +93,7 @@ def opened(url: str, root: Path) -> Storage:
 
 
 def test_a_repository_where_folders_are_needed(tmp_path: Path, url: str) -> None:
-    """Two writers into a path that does not exist, a pull, a check; no half-written file is left or listed."""
+    """Two writers start in a path that does not exist, then pull and check; no partial file is left or listed."""
     options = {"root": str(tmp_path / "server")}
     (tmp_path / "server").mkdir()
     for name, first in (("a", 0), ("b", 20)):
@@ -109,7 +109,7 @@ def test_a_repository_where_folders_are_needed(tmp_path: Path, url: str) -> None
 
 
 def test_the_verbs(tmp_path: Path, url: str) -> None:
-    """What is missing is not there, create-only keeps the first, ranges end with the file."""
+    """A missing file is not found, create-only keeps the first, ranges end with the file."""
     storage = opened(url, tmp_path)
     assert storage.list("") == []
     with pytest.raises(ObjectNotFound):
@@ -127,7 +127,7 @@ def test_the_verbs(tmp_path: Path, url: str) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However deep: fsspec's own listing passes over such a folder, and the packs in it would be missing."""
+    """At any depth: fsspec's own listing skips such a folder, and the packs in it would be missing."""
     storage = opened(url, tmp_path)
     storage.put("manifests/a/1.json", b"1")
     storage.put("manifests/b/2.json", b"2")
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, url: str, mo
 def test_errors_of_other_packages_are_ours(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[Exception]
 ) -> None:
-    """Packages behind fsspec have errors of their own, which are no bugs of this one."""
+    """Packages behind fsspec have errors of their own, which are not bugs of cas_cache."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise raised
@@ -172,7 +172,7 @@ def test_errors_of_other_packages_are_ours(
 def test_a_file_system_that_cannot_hold_a_repository_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """By name, when it is opened, for readers too: a page without links would read as an empty repository."""
+    """It is refused by name when opened, even by readers: a page without links would look like an empty repository."""
 
     class ReadOnly(fsspec.AbstractFileSystem):
         protocol = "readonly"

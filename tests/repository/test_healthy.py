@@ -1,9 +1,10 @@
-"""Check has no false alarm: repositories and mirrors that came about by right use, of many shapes and histories.
+"""Check raises no false alarm: repositories and mirrors after correct use, of many shapes and histories.
 
-Each is made by a seed: some namespaces, of some dtype and shape; packs of some size; two writers; merges, prunes and
-drops; writers that died on the way, or are at work still; a storage whose clock is off. Every tenth is written and read
-by two mirrors, which are checked as well; the others by writers that need no disk. What a dead writer leaves is told
-(`orphan`: nobody knows whose it is), and is no loss. CAS_CACHE_TEST_SCALE=n makes n times as many.
+Each is made from a seed: some namespaces, of some dtype and shape; packs of some size; two writers; merges, prunes and
+drops; writers that died on the way or are still writing; a storage whose clock is off. Every tenth is written and read
+by two mirrors, which are checked as well; the others by writers that need no disk. Objects of a dead writer are
+reported (as `orphan`, because their owner is unknown), but are not a loss. CAS_CACHE_TEST_SCALE=n makes n times as
+many.
 """
 
 import os
@@ -31,7 +32,7 @@ from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.findings import Severity
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.prune import prune
 from cas_cache.rows import digest_rows
 from cas_cache.testing import MemoryStorage
@@ -46,20 +47,20 @@ EACH_BY_COMMAND = 200
 
 KINDS = [("float32", (1,)), ("float32", (4,)), ("float16", (3,)), ("float64", (2, 3)), ("int8", (33,)), ("uint8", (1,))]
 RIGHT = {"superseded", "duplicate-keys", "orphan"}
-"""Kinds of findings that right use leads to."""
+"""Kinds of findings that correct use leads to."""
 
 
 class OffClock(MemoryStorage):
-    """A storage whose clock is off, and that may tell whole seconds only."""
+    """A storage whose clock is off, and that may report whole seconds only."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self.off = chance.choice([0.0, 0.0, -10 * DAY, 10 * DAY])
         self.whole = chance.random() < 0.5
 
-    def list(self, prefix: str) -> list[Listed]:
-        found = [Listed(it.path, it.size, it.modified + self.off) for it in super().list(prefix)]
-        return [Listed(it.path, it.size, it.modified // 1) for it in found] if self.whole else found
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        found = [ObjectInfo(it.path, it.size, it.modified + self.off) for it in super().list(prefix)]
+        return [ObjectInfo(it.path, it.size, it.modified // 1) for it in found] if self.whole else found
 
 
 class Rows:
@@ -74,7 +75,7 @@ class Rows:
 
 
 class Writer:
-    """Publishes without a mirror what waits in memory."""
+    """Publishes pending rows from memory, without a mirror."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -94,10 +95,10 @@ class Writer:
             self.waiting.pop(0)
 
     def pull(self) -> None:
-        """Nothing is read here but by check."""
+        """Do nothing: only check reads this repository."""
 
     def forget(self, namespace: str) -> None:
-        """Nothing is kept here."""
+        """Do nothing: this writer keeps no rows."""
 
 
 class Owner(Machine):
@@ -113,22 +114,22 @@ class Owner(Machine):
         assert super().pull().problems == []
 
     def forget(self, namespace: str) -> None:
-        """Who has a namespace that was dropped starts anew."""
+        """Delete a dropped namespace from the mirror, and reopen the mirror."""
         shutil.rmtree(self.mirror.directory / "namespaces" / namespace, ignore_errors=True)
         self.mirror = Mirror(self.mirror.directory)
 
 
 @dataclass
 class Healthy:
-    """A repository in the making.
+    """A repository that is being made.
 
     Attributes:
-        chance: Decides.
-        world: Its time.
-        storage: Where it is.
-        users: Who writes it.
-        kinds: dtype and shape of each namespace.
-        done: How often each thing was done.
+        chance: Source of random decisions.
+        world: The simulated time.
+        storage: The storage of the repository.
+        users: The writers.
+        kinds: The dtype and shape of each namespace.
+        done: The number of times that each action was done.
     """
 
     chance: random.Random
@@ -139,7 +140,7 @@ class Healthy:
     done: Counter[str] = field(default_factory=Counter)
 
     def live(self) -> None:
-        """Do some of what people do."""
+        """Do some random actions of its users."""
         while not Repository(self.storage).open():
             self.push()
         acts = [self.encode, self.push, self.push, self.die, self.pull, self.merge, self.sweep, self.leave, self.wait]
@@ -164,7 +165,7 @@ class Healthy:
         self.who().push(self.storage)
 
     def die(self) -> None:
-        """Be killed while pushing, or while merging."""
+        """Simulate a kill during a push or a merge."""
         storage = Deadly(self.storage, self.chance.randrange(1, 14), after=self.chance.random() < 0.5)
         with suppress(Died):
             if self.chance.random() < 0.7:
@@ -185,7 +186,7 @@ class Healthy:
             prune(Repository(self.storage))
 
     def leave(self) -> None:
-        """Drop a namespace, if there are others."""
+        """Drop a namespace, if there are other namespaces."""
         there = sorted({namespace for namespace, _ in Repository(self.storage).packs()})
         if len(there) > 1:
             gone = self.chance.choice(there)
@@ -199,7 +200,7 @@ class Healthy:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """Nothing crashes here but on purpose, and nothing runs beside: what a seed gives is always the same."""
+    """Only planned crashes occur and no threads run, so a seed always gives the same result."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
     return World(monkeypatch)
@@ -220,7 +221,7 @@ def made(seed: int, folder: Path, world: World, monkeypatch: pytest.MonkeyPatch)
 
 
 def alarms(storage: Storage, users: Iterable[Any]) -> tuple[list[str], bool]:
-    """Check quickly, with all data, and the mirrors; return what is false alarm, and whether somebody left objects."""
+    """Check quickly, with all data, and the mirrors; return the false alarms, and True if objects were left behind."""
     reports = [check(Repository(storage), read_data=read_data) for read_data in (False, True)]
     findings = [it for report in reports for it in report.findings]
     wrong = [f"{it.kind}: {it.what}" for it in findings if it.kind not in RIGHT or it.severity is Severity.LOSS]
@@ -240,7 +241,7 @@ def on_disk(storage: MemoryStorage, folder: Path) -> Path:
 def test_check_has_no_false_alarm(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], run: Any
 ) -> None:
-    """Not one finding but what right use leads to; the exit code is 1 only where somebody left objects unnamed."""
+    """There are only findings that correct use leads to; the exit code is 1 only if orphaned objects exist."""
     false: list[str] = []
     done, rows = Counter[str](), 0
     for seed in range(REPOSITORIES):
@@ -262,12 +263,12 @@ def test_check_has_no_false_alarm(
     figure("rows of healthy repositories", rows)
     figure("false alarms of check", len(false))
     assert false == []
-    # They are of many shapes, or this proves little.
+    # The repositories must differ in shape, or this would prove little.
     assert all(done[what] > REPOSITORIES // 10 for what in ("die", "merge", "sweep", "leave", "pull", "orphans")), done
 
 
 def test_a_check_that_cries_wolf_is_noticed(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same judgement over a check that compares wrongly: it is heard."""
+    """The same judgement detects a check that compares wrongly."""
     healthy = made(1, tmp_path, world, monkeypatch)
     assert alarms(healthy.storage, healthy.users)[0] == []
     right = reading.digest_rows
@@ -278,7 +279,7 @@ def test_a_check_that_cries_wolf_is_noticed(tmp_path: Path, world: World, monkey
 
 
 def test_what_right_use_never_leads_to_is_found(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same judgement over the same repositories, each with one object less: it is not silence that is tested."""
+    """The same judgement detects one missing object in each repository, so silence is not what is tested."""
     for seed in range(20):
         healthy = made(seed, tmp_path, world, monkeypatch)
         objects = [path for path in healthy.storage.objects if layout.parse_object_path(path)]

@@ -1,4 +1,4 @@
-"""Paths: what is built is parsed back, and nothing else parses or escapes."""
+"""Paths: every built path parses back, and nothing else parses or escapes the root."""
 
 import posixpath
 
@@ -26,7 +26,7 @@ FOREIGN = st.one_of(
 
 @given(NAMESPACES, PACKS)
 def test_manifest_paths_parse_back(namespace: str, pack: str) -> None:
-    """A manifest's path gives back the two ids it was built from."""
+    """A manifest's path parses back to the two ids that it was built from."""
     path = layout.manifest_path(namespace, pack)
     assert layout.parse_manifest_path(path) == (namespace, pack)
     assert path.startswith(layout.manifests_prefix(namespace) + "/")
@@ -35,7 +35,7 @@ def test_manifest_paths_parse_back(namespace: str, pack: str) -> None:
 
 @given(NAMESPACES, PACKS, OBJECTS)
 def test_built_paths_are_distinct_and_plain(namespace: str, pack: str, name: str) -> None:
-    """Every path is below the root, in normal form, and unlike every other kind of path."""
+    """Every path is below the root, in normal form, and different from every other kind of path."""
     paths = [
         layout.MARKER,
         layout.spec_path(namespace),
@@ -52,11 +52,11 @@ def test_built_paths_are_distinct_and_plain(namespace: str, pack: str, name: str
 
 @given(FOREIGN, NAMESPACES, PACKS)
 def test_foreign_names_never_become_paths(name: str, namespace: str, pack: str) -> None:
-    """What is no id and no object name is refused by every builder, and no foreign path parses."""
+    """Every builder refuses names that are not ids or object names, and no foreign path parses."""
     for wrong in (name, name + namespace, pack + name, namespace.upper() + name, "../" + pack):
         if wrong not in (namespace, pack) and not (len(wrong) in (32, 64) and set(wrong) <= set("0123456789abcdef")):
             for build in (layout.spec_path, layout.manifests_prefix):
-                with pytest.raises(ValueError, match="is no namespace id"):
+                with pytest.raises(ValueError, match="is not a namespace id"):
                     build(wrong)
             with pytest.raises(ValueError, match="is no pack id"):
                 layout.object_path(wrong, "zarr.json")
@@ -67,7 +67,7 @@ def test_foreign_names_never_become_paths(name: str, namespace: str, pack: str) 
 
 @given(FOREIGN, PACKS)
 def test_object_names_cannot_leave_their_pack(name: str, pack: str) -> None:
-    """A name either is an object's and stays below the pack, or is refused."""
+    """A name is either an object's and stays below the pack, or it is refused."""
     if layout.is_object_name(name):
         assert posixpath.normpath(layout.object_path(pack, name)).startswith(f"packs/{pack}/")
     else:
@@ -76,7 +76,7 @@ def test_object_names_cannot_leave_their_pack(name: str, pack: str) -> None:
 
 
 def test_paths_of_manifests_need_their_exact_form() -> None:
-    """Neighbours of a manifest's path are foreign: upper case, more folders, other endings, a newline."""
+    """Paths similar to a manifest's are foreign: upper case, more folders, other endings, a newline."""
     path = layout.manifest_path("0" * 32, "a" * 64)
     for foreign in (path + "\n", path.upper(), "x/" + path, path + ".tmp", path.replace("/", "//", 1), "/" + path):
         assert layout.parse_manifest_path(foreign) is None

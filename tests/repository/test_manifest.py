@@ -1,4 +1,4 @@
-"""Manifests: they come back as they were written, and nothing else is taken for one."""
+"""Manifests: they read back as written, and nothing else is accepted as one."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ def test_chunks_cover_the_rows_once(manifest: Manifest) -> None:
 
 @given(manifests(), JUNK, st.data())
 def test_a_changed_value_is_refused_or_harmless(manifest: Manifest, junk: Any, data: st.DataObject) -> None:
-    """Whatever one value becomes, reading ends in a manifest that holds together, or in one of the two errors."""
+    """Whatever one value becomes, reading returns a consistent manifest or raises one of the two errors."""
     document = json.loads(manifest.to_bytes())
     path = data.draw(st.sampled_from(places(document)))
     try:
@@ -104,7 +104,7 @@ def test_a_changed_value_is_refused_or_harmless(manifest: Manifest, junk: Any, d
 
 @given(manifests(), st.data())
 def test_a_missing_field_is_refused(manifest: Manifest, data: st.DataObject) -> None:
-    """No field has a default but the list of features."""
+    """No field has a default, except the list of features."""
     document = json.loads(manifest.to_bytes())
     field = data.draw(st.sampled_from(sorted(set(document) - {"features"})))
     del document[field]
@@ -114,7 +114,7 @@ def test_a_missing_field_is_refused(manifest: Manifest, data: st.DataObject) -> 
 
 @given(manifests(), st.data())
 def test_a_missing_chunk_is_refused(manifest: Manifest, data: st.DataObject) -> None:
-    """A manifest that names fewer chunks than its rows need is no manifest."""
+    """A manifest that names fewer chunks than its rows need is invalid."""
     document = json.loads(manifest.to_bytes())
     chunks = [name for name in document["objects"] if not name.endswith("zarr.json")]
     del document["objects"][data.draw(st.sampled_from(chunks))]
@@ -127,7 +127,7 @@ def test_object_names_that_are_paths_elsewhere_are_refused(manifest: Manifest, n
     """No name in a manifest can lead a reader out of the pack."""
     document = json.loads(manifest.to_bytes())
     document["objects"][name] = {"size": 1, "sha256": SHA}
-    with pytest.raises(ValueError, match="is no object of a pack"):
+    with pytest.raises(ValueError, match="is not an object of a pack"):
         Manifest.from_bytes(json.dumps(document).encode())
 
 
@@ -163,7 +163,7 @@ def test_huge_row_counts_cost_nothing(rows: int) -> None:
     ids=range(11),
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
-    """Bytes that are no JSON object of ours, however deep, are a ValueError."""
+    """Bytes that are not one of our JSON objects, however deep, are a ValueError."""
     with pytest.raises(ValueError, match=r".+"):
         Manifest.from_bytes(data)
 
@@ -181,7 +181,7 @@ def test_many_dimensions_are_refused_at_once() -> None:
 
 @given(manifests(), st.sampled_from([0, 2, "1", None, 2**70]))
 def test_other_versions_are_unsupported(manifest: Manifest, version: Any) -> None:
-    """Another version is told apart from damage, whatever else the document holds."""
+    """Another version is told apart from damage, whatever else the document has."""
     data = changed(json.loads(manifest.to_bytes()), ("version",), version)
     with pytest.raises(UnsupportedFormat, match="Update cas_cache"):
         Manifest.from_bytes(data)
@@ -199,7 +199,7 @@ def test_unknown_features_are_unsupported(manifest: Manifest) -> None:
 
 @given(manifests())
 def test_unguarded_new_fields_are_passed_over(manifest: Manifest) -> None:
-    """A later version may add fields without a feature; they change nothing here."""
+    """A later version may add fields without a feature; this version ignores them."""
     assert Manifest.from_bytes(changed(json.loads(manifest.to_bytes()), ("made_by",), "x")) == manifest
 
 

@@ -1,4 +1,4 @@
-"""Packs: any Zarr reader opens them, and nothing damaged is ever read."""
+"""Packs: any Zarr reader opens them, and damaged data is never read."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def read_all(memory: Memory, namespace: str, name: str, first: int = 0) -> tuple
 
 @pytest.mark.usefixtures("small_chunks")
 def test_zarr_and_dask_read_a_local_pack(tmp_path: Any) -> None:
-    """A pack opens with plain zarr and dask, several padded chunks included, and holds the same numbers."""
+    """A pack opens with plain zarr and dask, including several padded chunks, and has the same numbers."""
     name = published(open_storage(str(tmp_path)))
     group = zarr.open_group(str(tmp_path / "packs" / name), mode="r")
     assert group.attrs["namespace"] == SPEC.namespace
@@ -68,7 +68,7 @@ def test_zarr_and_dask_read_a_local_pack(tmp_path: Any) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_zarr_and_dask_read_a_pack_on_s3(s3_remote: Any) -> None:
-    """The same from a bucket."""
+    """The same works with a bucket."""
     name = published(open_storage(s3_remote.url, s3_remote.storage_options))
     where = {"store": f"{s3_remote.url}/packs/{name}", "storage_options": s3_remote.storage_options}
     np.testing.assert_array_equal(zarr.open_group(**where, mode="r")["vectors"][:], truth(texts(10)))
@@ -82,7 +82,7 @@ def test_zarr_and_dask_read_a_pack_on_s3(s3_remote: Any) -> None:
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 3)])
 def test_every_dtype_and_shape_comes_back(dtype: str, shape: tuple[int, ...]) -> None:
-    """What is published is read back bit for bit, by us and by zarr."""
+    """Published rows read back bit for bit, with cas_cache and with zarr."""
     memory = Memory()
     vectors = np.random.default_rng(1).integers(0, 2, (7, *shape)).astype(dtype)
     Repository(memory).publish(SPEC.namespace, Rows(texts(7), vectors), NONCE)
@@ -98,7 +98,7 @@ def test_every_dtype_and_shape_comes_back(dtype: str, shape: tuple[int, ...]) ->
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("first", range(11))
 def test_reading_goes_on_at_any_row(first: int) -> None:
-    """From row n on, the rows from n on are yielded, and no chunk before them is fetched."""
+    """Reading from row n yields the rows from n on, and fetches no earlier chunk."""
     memory = Memory()
     name = published(memory)
     keys, vectors = np.zeros((0, 32)), np.zeros((0, 4))
@@ -109,7 +109,7 @@ def test_reading_goes_on_at_any_row(first: int) -> None:
 
 
 def test_same_rows_and_nonce_make_the_same_pack() -> None:
-    """A pack is a function of its rows and its nonce, byte for byte."""
+    """The rows and the nonce determine a pack, byte for byte."""
     one, two, three = Memory(), Memory(), Memory()
     assert published(one) == published(two)
     one.objects.pop(layout.MARKER)
@@ -123,7 +123,7 @@ def test_same_rows_and_nonce_make_the_same_pack() -> None:
 @pytest.mark.parametrize("bytes_of_a_row", [1, 16, 95, 96, 97, 10_000])
 @pytest.mark.usefixtures("small_chunks")
 def test_chunks_are_even_and_bounded(rows: int, bytes_of_a_row: int) -> None:
-    """Chunks hold at most CHUNK_BYTES (or one row), and their padding is less than one row a chunk."""
+    """Chunks hold at most CHUNK_BYTES (or one row), and padding is less than one row per chunk."""
     step = pack.rows_of_a_chunk(rows, bytes_of_a_row)
     chunks = -(-rows // step)
     assert step == 1 or step * bytes_of_a_row <= 96
@@ -132,7 +132,7 @@ def test_chunks_are_even_and_bounded(rows: int, bytes_of_a_row: int) -> None:
 
 
 def test_the_last_chunk_is_padded_with_zeros(small_chunks: None) -> None:
-    """Every object is a whole chunk, as Zarr wants it, and the manifest says so."""
+    """Every object is a complete chunk, as Zarr requires, and the manifest says so."""
     memory = Memory()
     name = published(memory, 9)
     manifest = manifest_of(memory, SPEC.namespace, name)
@@ -146,7 +146,7 @@ def test_the_last_chunk_is_padded_with_zeros(small_chunks: None) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest() -> None:
-    """Two rows swapped, every object hash put right: the digests are what is left, and they notice."""
+    """With two rows swapped and every object hash corrected, only the row digests are left, and they detect it."""
     memory = Memory()
     name = published(memory)
     chunk = f"packs/{name}/vectors/c/1/0"
@@ -168,7 +168,7 @@ def test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest() -> None:
 
 @pytest.mark.parametrize("array", ["keys", "digests", "vectors"])
 def test_a_missing_object_is_said_to_be_missing(array: str) -> None:
-    """Nothing is filled in for what is not there."""
+    """A missing object is an error: nothing is filled in for it."""
     memory = Memory()
     name = published(memory)
     for path in [p for p in memory.objects if p.startswith(f"packs/{name}/{array}/c")]:
@@ -179,7 +179,7 @@ def test_a_missing_object_is_said_to_be_missing(array: str) -> None:
 
 @pytest.mark.parametrize("array", ["keys", "digests", "vectors"])
 def test_zeros_under_a_new_manifest_are_noticed(array: str) -> None:
-    """A zero fill of any array never passes for vectors, even where all object hashes are right."""
+    """An array filled with zeros never passes as vectors, even if all object hashes are right."""
     memory = Memory()
     name = published(memory)
     for path in [p for p in memory.objects if p.startswith(f"packs/{name}/{array}/c")]:
@@ -193,7 +193,7 @@ def test_zeros_under_a_new_manifest_are_noticed(array: str) -> None:
 
 
 def some_rows(memory: Memory, name: str, rows: list[int]) -> NDArray[Any]:
-    """Return rows of a pack of `texts`, by ranges."""
+    """Return rows of a pack of `texts`, read by ranges."""
     asked, manifest = np.array(rows, np.int64), manifest_of(memory, SPEC.namespace, name)
     repository = Repository(memory)
     digests = repository.digests(name, manifest)[asked]
@@ -205,7 +205,7 @@ def some_rows(memory: Memory, name: str, rows: list[int]) -> NDArray[Any]:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("rows", [[0], [9], [4, 5], [0, 2, 9], list(range(10))])
 def test_some_rows(rows: list[int]) -> None:
-    """They are read by ranges of chunks, and are the rows that were asked for."""
+    """The rows are read by ranges of chunks, and are the requested ones."""
     memory = Memory()
     name = published(memory)
     np.testing.assert_array_equal(some_rows(memory, name, rows), truth([f"text {row}" for row in rows]))
@@ -214,7 +214,7 @@ def test_some_rows(rows: list[int]) -> None:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("data", [b"", b"\0" * 95, b"\0" * 96])
 def test_rows_of_a_damaged_object_are_refused(data: bytes) -> None:
-    """Cut or filled with zeros, and whatever its manifest said."""
+    """Truncated or zero-filled objects are refused, whatever the manifest says."""
     memory = Memory()
     name = published(memory)
     memory.objects[f"packs/{name}/vectors/c/0/0"] = data
@@ -229,7 +229,7 @@ def test_rows_of_a_damaged_object_are_refused(data: bytes) -> None:
     width=st.integers(1, 4000),
 )
 def test_ranges_cover_what_was_asked_for(rows: set[int], of_chunk: int, width: int) -> None:
-    """Each row is in exactly one range, ranges lie within a chunk and do not overlap; gaps and lengths are bounded."""
+    """Each row is in exactly one range; ranges lie within a chunk and do not overlap; gaps and lengths are limited."""
     manifest = Manifest(
         namespace="0" * 32,
         rows=5000,

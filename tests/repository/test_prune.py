@@ -1,4 +1,4 @@
-"""Prune deletes superseded packs and orphans that are old by the storage's clock, and nothing else, ever."""
+"""Prune deletes superseded packs and orphans that are old by the storage's clock, and never anything else."""
 
 import math
 import time
@@ -10,16 +10,16 @@ import pytest
 from cas_cache.errors import (
     AccessDenied,
     ConfigurationError,
+    IncompleteListing,
     NotARepository,
     RemoteUnavailable,
     RepositoryError,
-    SuspiciousListing,
     UnsupportedFormat,
 )
 from cas_cache.repository import Repository, layout
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.manifest import Manifest, ObjectRecord
 from cas_cache.repository.prune import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
 from cas_cache.testing import FlakyStorage
@@ -31,7 +31,7 @@ A, B, C, D = (letter * 64 for letter in "abcd")
 
 
 class Aging(Memory):
-    """A storage whose clock can be moved: what is there gets older."""
+    """A storage whose clock can be moved, which makes its objects older."""
 
     def age(self, days: float, under: str = "") -> None:
         for path in self._modified:
@@ -52,11 +52,11 @@ def manifest(*supersedes: str, namespace: str = NAMESPACE) -> Manifest:
     )
 
 
-def listing(pack: str, days: float, *, namespace: str = NAMESPACE, named: bool = True) -> list[Listed]:
-    """Return the objects of a whole pack of that age."""
+def listing(pack: str, days: float, *, namespace: str = NAMESPACE, named: bool = True) -> list[ObjectInfo]:
+    """Return the objects of a complete pack of this age."""
     at = NOW - days * DAY
-    found = [Listed(f"packs/{pack}/vectors/c/0/0", 4, at), Listed(f"packs/{pack}/zarr.json", 9, at)]
-    return [Listed(f"manifests/{namespace}/{pack}.json", 100, at), *found] if named else found
+    found = [ObjectInfo(f"packs/{pack}/vectors/c/0/0", 4, at), ObjectInfo(f"packs/{pack}/zarr.json", 9, at)]
+    return [ObjectInfo(f"manifests/{namespace}/{pack}.json", 100, at), *found] if named else found
 
 
 def gone(report: PruneReport) -> list[tuple[str, str]]:
@@ -64,13 +64,13 @@ def gone(report: PruneReport) -> list[tuple[str, str]]:
 
 
 def test_nothing_goes_that_is_named() -> None:
-    """Packs with a manifest stay, however old, whether it verifies or not."""
+    """Packs with a manifest stay at any age, even if they do not verify."""
     listed = [*listing(A, 1000), *listing(B, 1000)]
     assert plan_prune(listed, {A: manifest()}, now=NOW, grace=0) == PruneReport()
 
 
 def test_superseded_packs_go_when_the_merge_is_old() -> None:
-    """The age that counts is that of the merge's manifest; the manifest is deleted first."""
+    """The age of the merge's manifest counts; a source's manifest is deleted first."""
     listed = [*listing(A, 100), *listing(B, 100), *listing(C, 7)]
     manifests = {A: manifest(), B: manifest(), C: manifest(A, B)}
     report = plan_prune(listed, manifests, now=NOW)
@@ -83,54 +83,54 @@ def test_superseded_packs_go_when_the_merge_is_old() -> None:
 
 @pytest.mark.parametrize("lacking", [f"packs/{C}/zarr.json", f"packs/{C}/vectors/c/0/0"])
 def test_a_merge_that_is_not_whole_supersedes_nothing(lacking: str) -> None:
-    """An object that is not listed, or has another size, keeps the sources."""
+    """If an object is not listed, or has another size, the sources stay."""
     whole = [*listing(A, 100), *listing(C, 100)]
     manifests = {A: manifest(), C: manifest(A)}
     assert gone(plan_prune(whole, manifests, now=NOW)) == [("superseded", "a")]
     assert plan_prune([it for it in whole if it.path != lacking], manifests, now=NOW) == PruneReport(young=1)
-    cut = [Listed(it.path, it.size - (it.path == lacking), it.modified) for it in whole]
+    cut = [ObjectInfo(it.path, it.size - (it.path == lacking), it.modified) for it in whole]
     assert plan_prune(cut, manifests, now=NOW) == PruneReport(young=1)
 
 
 def test_a_merge_that_does_not_verify_supersedes_nothing() -> None:
-    """It is listed, and not among the manifests."""
+    """Such a merge is listed, but is not among the verified manifests."""
     listed = [*listing(A, 100), *listing(C, 100)]
     assert plan_prune(listed, {A: manifest()}, now=NOW) == PruneReport()
 
 
 def test_a_merge_of_another_namespace_supersedes_nothing() -> None:
-    """Rows of another encoder are no rows of this one."""
+    """A merge does not supersede packs of another encoder."""
     listed = [*listing(A, 100), *listing(C, 100, namespace=OTHER)]
     manifests = {A: manifest(), C: manifest(A, namespace=OTHER)}
     assert plan_prune(listed, manifests, now=NOW) == PruneReport(young=1)
 
 
 def test_the_older_of_two_merges_counts() -> None:
-    """A pack in two merges goes when one of them is whole and old, whatever the other is."""
+    """A pack in two merges is deleted when one of them is complete and old, whatever the other is."""
     listed = [*listing(A, 100), *listing(C, 1), *listing(D, 8)]
     manifests = {A: manifest(), C: manifest(A), D: manifest(A)}
     assert gone(plan_prune(listed, manifests, now=NOW)) == [("superseded", "a")]
-    unknown = [Listed(it.path, it.size) if C in it.path else it for it in listed]
+    unknown = [ObjectInfo(it.path, it.size) if C in it.path else it for it in listed]
     assert gone(plan_prune(unknown, manifests, now=NOW)) == [("superseded", "a")]
 
 
 def test_orphans_go_when_their_youngest_object_is_old() -> None:
-    """A writer that began long ago and still writes keeps all it wrote."""
+    """A writer that began long ago and still writes keeps all its objects."""
     listed = listing(A, 8, named=False)
     report = plan_prune(listed, {}, now=NOW)
     assert gone(report) == [("orphan", "a")]
     assert report.deletions[0].paths == tuple(it.path for it in listed)
-    still = [listed[0], Listed(listed[1].path, 9, NOW - 6 * DAY)]
+    still = [listed[0], ObjectInfo(listed[1].path, 9, NOW - 6 * DAY)]
     assert plan_prune(still, {}, now=NOW) == PruneReport(young=1)
 
 
 @pytest.mark.parametrize("position", [0, 1])
 def test_what_has_no_time_is_young(position: int) -> None:
-    """NaN is not more than any grace, not even none."""
+    """NaN is not greater than any grace period, not even zero."""
     listed = listing(A, 1000, named=False)
-    listed[position] = Listed(listed[position].path, listed[position].size, math.nan)
+    listed[position] = ObjectInfo(listed[position].path, listed[position].size, math.nan)
     assert plan_prune(listed, {}, now=NOW, grace=0) == PruneReport(young=1)
-    merged = [*listing(A, 1000), *(Listed(it.path, it.size) for it in listing(C, 0))]
+    merged = [*listing(A, 1000), *(ObjectInfo(it.path, it.size) for it in listing(C, 0))]
     assert plan_prune(merged, {A: manifest(), C: manifest(A)}, now=NOW, grace=0) == PruneReport(young=1)
 
 
@@ -140,21 +140,21 @@ def test_a_clock_that_went_back_makes_young() -> None:
 
 
 def test_what_is_not_ours_stays() -> None:
-    """Foreign names anywhere are never chosen."""
+    """Foreign names are never chosen, anywhere."""
     names = ["README", "packs/x/y", f"packs/{A}/evil/../x", f"packs/{A[:-1]}/zarr.json", "probes/x", f"probes/{A}"]
-    assert plan_prune([Listed(name, 1, 0.0) for name in names], {}, now=NOW, grace=0) == PruneReport()
+    assert plan_prune([ObjectInfo(name, 1, 0.0) for name in names], {}, now=NOW, grace=0) == PruneReport()
 
 
 def test_probes_of_the_dead_go() -> None:
-    """A probe that somebody could not delete is deleted when it is old."""
+    """A probe that its client could not delete is deleted when it is old."""
     probe = f"probes/{'0' * 32}"
-    report = plan_prune([Listed(probe, 0, NOW - 8 * DAY), Listed(f"probes/{'1' * 32}", 0, NOW)], {}, now=NOW)
+    report = plan_prune([ObjectInfo(probe, 0, NOW - 8 * DAY), ObjectInfo(f"probes/{'1' * 32}", 0, NOW)], {}, now=NOW)
     assert report.deletions == [Deletion("probe", "", probe, (probe,), 0, 8 * DAY)]
     assert report.young == 1
 
 
 def test_no_run_deletes_more_than_it_may() -> None:
-    """The oldest go first, the rest at the next run."""
+    """The oldest are deleted first, the rest at the next run."""
     listed = [*listing(A, 10, named=False), *listing(B, 12, named=False), *listing(C, 11, named=False)]
     report = plan_prune(listed, {}, now=NOW, most_packs=2)
     assert gone(report) == [("orphan", "b"), ("orphan", "c")]
@@ -163,7 +163,7 @@ def test_no_run_deletes_more_than_it_may() -> None:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Aging:
-    """A repository with two namespaces: six packs of one are merged, one is not; and an orphan."""
+    """Return a repository with two namespaces, one of six merged packs and one of one pack, and an orphan."""
     memory = Aging()
     machine = Machine(tmp_path / "writer", memory)
     for i in range(6):
@@ -178,7 +178,7 @@ def memory(tmp_path: Path) -> Aging:
 
 
 def is_intact(memory: Aging, tmp_path: Path) -> None:
-    """Every row is found by a new mirror, and check has nothing to say but notes."""
+    """Check that a new mirror finds every row, and that check reports only notes."""
     reader = Machine(tmp_path / "reader", memory)
     report = reader.pull()
     assert report.problems == []
@@ -188,7 +188,7 @@ def is_intact(memory: Aging, tmp_path: Path) -> None:
 
 
 def test_prune(memory: Aging, tmp_path: Path) -> None:
-    """What is old and referred to by nothing goes, with all its objects; the rows stay."""
+    """Old, unreferenced packs are deleted with all their objects; the rows stay."""
     memory.age(7.01)
     report = prune(Repository(memory))
     assert sorted(deletion.reason for deletion in report.deletions) == ["orphan", *["superseded"] * 6]
@@ -205,7 +205,7 @@ def test_prune(memory: Aging, tmp_path: Path) -> None:
 
 
 def test_nothing_young_goes(memory: Aging) -> None:
-    """One second before the grace period is over, all is there."""
+    """One minute before the grace period ends, everything still exists."""
     memory.age(7 - 60 / DAY)
     before = dict(memory.objects)
     report = prune(Repository(memory))
@@ -214,7 +214,7 @@ def test_nothing_young_goes(memory: Aging) -> None:
 
 
 def test_dry_run_writes_nothing(memory: Aging) -> None:
-    """Neither a deletion nor a probe of the clock, so who may only read sees the plan; it is that of the run."""
+    """No deletion and no probe of the clock, so a read-only client sees the plan; it equals that of the run."""
     memory.age(8)
     before, counting = dict(memory.objects), Counting(memory)
     dry = prune(Repository(counting), dry_run=True)
@@ -226,9 +226,9 @@ def test_dry_run_writes_nothing(memory: Aging) -> None:
 
 
 def test_requests(memory: Aging) -> None:
-    """1 marker, 3 for the clock, 2 listings, a GET a manifest, a DELETE an object; for an orphan 5 GETs at most here.
+    """1 marker, 3 for the clock, 2 listings, a GET per manifest, a DELETE per object; at most 5 GETs for the orphan.
 
-    That is its zarr.json, and before and after its objects go one for each namespace that it may be of.
+    These are its zarr.json and, before and after its objects are deleted, one for each namespace it may belong to.
     """
     memory.age(8)
     visible = len(packs(memory))
@@ -240,7 +240,7 @@ def test_requests(memory: Aging) -> None:
 
 
 def test_a_short_grace_must_be_forced(memory: Aging) -> None:
-    """Less than a day could hit a writer; nothing is asked of the storage before that is clear."""
+    """Less than a day could affect an active writer; the storage gets no request before that is decided."""
     counting = Counting(memory)
     for grace in (0.0, DAY - 1, -1.0, math.nan):
         with pytest.raises(ConfigurationError, match="grace period"):
@@ -253,13 +253,13 @@ def test_a_short_grace_must_be_forced(memory: Aging) -> None:
 
 
 class Lacking(Counting):
-    """Does not list what it is told to hide, from the n-th listing of a prefix on."""
+    """Omits given entries from listings, from the n-th listing of a prefix on."""
 
     def __init__(self, inner: Any, hide: str, *, always: bool = True) -> None:
         super().__init__(inner)
         self.hide, self.always, self.listings = hide, always, 0
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         found = super().list(prefix)
         self.listings += prefix != layout.PROBES
         if prefix != layout.PROBES and (self.always or self.listings == 1):
@@ -270,41 +270,41 @@ class Lacking(Counting):
 @pytest.mark.parametrize("always", [True, False])
 @pytest.mark.parametrize("hide", ["", "cas-cache.json", "manifests", "manifests/{ns}", "manifests/{ns}/{merge}"])
 def test_a_listing_that_lacks_what_is_there_deletes_nothing(memory: Aging, hide: str, *, always: bool) -> None:
-    """Empty, without the marker, without all, a namespace's or one of the manifests: refused, nothing is deleted."""
+    """Empty, without the marker, or without all, a namespace's or one manifest: refused, and nothing is deleted."""
     memory.age(100)
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
     storage = Lacking(memory, hide.format(ns=SPEC.namespace, merge=merge), always=always)
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="Nothing was deleted"):
+    with pytest.raises(IncompleteListing, match="Nothing was deleted"):
         prune(Repository(storage))
     assert memory.objects == before
     if hide not in ("", "cas-cache.json"):
-        with pytest.raises(SuspiciousListing):
+        with pytest.raises(IncompleteListing):
             prune(Repository(Lacking(memory, storage.hide, always=always)), grace=0, force=True)
     assert memory.objects == before
 
 
 def test_two_listings_that_differ_delete_nothing(memory: Aging) -> None:
-    """A page that was lost takes a pack's manifest and its objects: nothing looks wrong in that listing alone."""
+    """A lost page hides a pack's manifest and its objects: that listing alone looks right."""
     memory.age(100)
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
 
     class LostPage(Lacking):
-        def list(self, prefix: str) -> list[Listed]:
+        def list(self, prefix: str) -> list[ObjectInfo]:
             found = super().list(prefix)
             return [entry for entry in found if merge not in entry.path] if not prefix else found
 
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="at one time and not at another"):
+    with pytest.raises(IncompleteListing, match="at one time and not at another"):
         prune(Repository(LostPage(memory, "nothing")))
     assert memory.objects == before
 
 
 def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
-    """What the caller knows to be there is the last word on a listing."""
+    """A listing is incomplete if it lacks packs that the caller knows."""
     memory.age(100)
     before = dict(memory.objects)
-    with pytest.raises(SuspiciousListing, match="1 packs that are known"):
+    with pytest.raises(IncompleteListing, match="1 packs that are known"):
         prune(Repository(memory), known={A: SPEC.namespace})
     assert memory.objects == before
     known = {pack: namespace for namespace, pack in packs(memory)}
@@ -312,12 +312,12 @@ def test_packs_that_a_mirror_knows_must_be_listed(memory: Aging) -> None:
 
 
 def test_an_orphan_whose_zarr_json_is_unreadable_is_asked_for_in_every_namespace(memory: Aging) -> None:
-    """The manifest of a pack is looked for by name even if its metadata does not tell the namespace."""
+    """The manifest of a pack is looked up by name even if its metadata does not name the namespace."""
     memory.age(100)
     merge = Repository(memory).packs(SPEC.namespace)[-1][1]
     memory.objects[layout.object_path(merge, "zarr.json")] = b"\xff"
     storage = Lacking(memory, f"manifests/{SPEC.namespace}/{merge}")
-    with pytest.raises(SuspiciousListing, match=merge):
+    with pytest.raises(IncompleteListing, match=merge):
         prune(Repository(storage))
 
 
@@ -326,13 +326,13 @@ def test_a_repository_of_orphans_alone_must_be_forced(memory: Aging) -> None:
     memory.age(100)
     for path in [path for path in memory.objects if path.startswith("manifests/")]:
         del memory.objects[path]
-    with pytest.raises(SuspiciousListing, match="not one manifest"):
+    with pytest.raises(IncompleteListing, match="not one manifest"):
         prune(Repository(memory))
     assert len(prune(Repository(memory), force=True).deletions) == 9
 
 
 def test_a_failed_listing_deletes_nothing(memory: Aging) -> None:
-    """Nor does any other request that fails before the deletions; the probe is taken away."""
+    """The same holds for any other request that fails before the deletions; the probe is removed."""
     memory.age(100)
     before = dict(memory.objects)
     for verb, count in (("list", 3), ("get", 1 + 8 + 2)):
@@ -343,11 +343,11 @@ def test_a_failed_listing_deletes_nothing(memory: Aging) -> None:
 
 
 def test_a_storage_without_times_deletes_nothing(memory: Aging) -> None:
-    """Where nothing has an age, nothing is old."""
+    """Without times, no object has an age, so none is old."""
 
     class Timeless(Counting):
-        def list(self, prefix: str) -> list[Listed]:
-            return [Listed(entry.path, entry.size) for entry in super().list(prefix)]
+        def list(self, prefix: str) -> list[ObjectInfo]:
+            return [ObjectInfo(entry.path, entry.size) for entry in super().list(prefix)]
 
     before = dict(memory.objects)
     with pytest.raises(RepositoryError, match="does not tell when"):
@@ -356,11 +356,11 @@ def test_a_storage_without_times_deletes_nothing(memory: Aging) -> None:
 
 
 def test_the_clock_of_this_machine_does_not_count(memory: Aging, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that lives in another year deletes nothing before its time, and nothing late."""
+    """A client whose clock is years off deletes nothing too early or too late."""
     real = time.time
 
     class Elsewhere(Counting):
-        """Ages are of the storage: it is asked for the time."""
+        """Returns times of the storage's clock, which prune reads."""
 
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
             with monkeypatch.context() as patch:
@@ -374,8 +374,9 @@ def test_the_clock_of_this_machine_does_not_count(memory: Aging, monkeypatch: py
     assert len(prune(Repository(Elsewhere(memory))).deletions) == 7
 
 
+@pytest.mark.verify
 def test_a_prune_that_broke_off_is_done_by_the_next(memory: Aging, tmp_path: Path) -> None:
-    """After each of its deletions: no row is lost, and the next run finishes."""
+    """After each of its deletions, no row is lost, and the next run completes the prune."""
     memory.age(8)
     objects, modified = dict(memory.objects), dict(memory._modified)
     total = sum(len(deletion.paths) for deletion in prune(Repository(memory), dry_run=True).deletions)
@@ -391,7 +392,7 @@ def test_a_prune_that_broke_off_is_done_by_the_next(memory: Aging, tmp_path: Pat
 
 
 def test_who_may_not_delete_is_told(memory: Aging) -> None:
-    """The error of the storage comes through; nothing is lost."""
+    """The storage's error is raised; nothing is lost."""
     memory.age(8)
     with pytest.raises(AccessDenied):
         prune(Repository(FlakyStorage(memory, "delete", times=None, error=AccessDenied)))
@@ -399,7 +400,7 @@ def test_who_may_not_delete_is_told(memory: Aging) -> None:
 
 
 def test_no_repository_and_newer_ones(memory: Aging) -> None:
-    """Where nothing is, nothing is made; what asks for more than this version knows is not written."""
+    """A place without a repository stays empty; a repository with unknown features is not written."""
     empty = Memory()
     with pytest.raises(NotARepository):
         prune(Repository(empty))

@@ -1,4 +1,4 @@
-"""The repository: one marker that all agree on, manifests and specs that are what their names say."""
+"""The repository: one marker that all clients agree on, and manifests and specs that match their names."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ print(repository.id, flush=True)
 
 
 def race(url: str, options: dict[str, Any] | None) -> set[str]:
-    """Let two processes create a repository at once and return the ids that they, and a third, then see."""
+    """Let two processes create a repository at once; return the ids that they, and a third process, then see."""
     command = [sys.executable, "-c", CREATE, json.dumps([url, options])]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
@@ -58,18 +58,19 @@ def race(url: str, options: dict[str, Any] | None) -> set[str]:
 
 
 def test_two_processes_create_one_local_repository(tmp_path: Path) -> None:
-    """Of two creators at once on a local disk one wins, and both use its repository."""
+    """Of two simultaneous creators on a local disk one wins, and both use its repository."""
     assert len(race(str(tmp_path / "repo"), None)) == 1
 
 
+@pytest.mark.verify
 def test_two_processes_create_one_s3_repository(s3_remote: Any) -> None:
-    """The same in a bucket."""
+    """The same holds for a bucket."""
     assert len(race(s3_remote.url, s3_remote.storage_options)) == 1
 
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_many_threads_create_one_repository(tmp_path: Path, attempt: int) -> None:
-    """Eight creators at once end with one id."""
+    """Eight simultaneous creators end with one id."""
     barrier = threading.Barrier(8)
 
     def create(_: int) -> str:
@@ -83,7 +84,7 @@ def test_many_threads_create_one_repository(tmp_path: Path, attempt: int) -> Non
 
 
 def test_the_loser_of_a_race_uses_the_winners_repository() -> None:
-    """A creator whose marker lands second reads back the first, and says its id."""
+    """A creator whose marker is written second reads back the first, and uses its id."""
     memory = Memory()
 
     class Late(Counting):
@@ -98,7 +99,7 @@ def test_the_loser_of_a_race_uses_the_winners_repository() -> None:
 
 
 def test_a_repository_made_between_two_requests_is_found() -> None:
-    """A marker that lands after the look for it and before the listing is no foreign file."""
+    """A marker that is written between the look-up and the listing is not a foreign file."""
     memory = Memory()
 
     class Behind(Counting):
@@ -112,7 +113,7 @@ def test_a_repository_made_between_two_requests_is_found() -> None:
 
 
 def test_a_doctor_at_work_is_not_something_else() -> None:
-    """What is below `doctor/` makes no prefix a foreign one: the first push goes on."""
+    """Objects below `doctor/` do not make a prefix foreign: the first push works."""
     memory = Memory()
     memory.put(f"doctor/{'0' * 32}/a", b"tried out")
     repository = Repository(memory)
@@ -129,7 +130,7 @@ def test_a_doctor_at_work_is_not_something_else() -> None:
 def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
     misses: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another writes the same name, rclone's server shows none: no error, and no foreign prefix."""
+    """While another client writes the name, rclone's server reports it missing: no error, and no foreign prefix."""
     monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
 
     class Replacing(Memory):
@@ -152,7 +153,7 @@ def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
 
 
 def test_a_marker_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storage that swallows writes is found out at once."""
+    """A storage that loses writes is detected at once."""
 
     class Swallowing(Memory):
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
@@ -164,7 +165,7 @@ def test_a_marker_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.Monke
 
 
 def test_a_lost_answer_to_the_marker_is_mended_by_a_retry() -> None:
-    """The marker was written, the answer lost: creating again finds it and changes nothing."""
+    """The marker was written and the answer lost: creating again finds it and changes nothing."""
     memory = Memory()
     with pytest.raises(RemoteUnavailable):
         Repository(Flaky(memory, "put", 1, lost=True)).create()
@@ -174,7 +175,7 @@ def test_a_lost_answer_to_the_marker_is_mended_by_a_retry() -> None:
 
 
 def test_something_else_is_not_a_repository(tmp_path: Path) -> None:
-    """A prefix with foreign files is refused, named, and left alone."""
+    """A prefix with foreign files is refused, named, and left unchanged."""
     (tmp_path / "thesis.tex").write_text("x")
     repository = Repository(open_storage(str(tmp_path)))
     for attempt in (repository.open, repository.create):
@@ -184,7 +185,7 @@ def test_something_else_is_not_a_repository(tmp_path: Path) -> None:
 
 
 def test_nothing_at_all_is_no_repository_yet(tmp_path: Path) -> None:
-    """An empty prefix opens as False and is not made by looking."""
+    """An empty prefix opens as False, and opening creates nothing."""
     assert Repository(open_storage(str(tmp_path / "new"))).open() is False
     assert not (tmp_path / "new").exists()
     with pytest.raises(RuntimeError):
@@ -209,7 +210,7 @@ def with_marker(**changes: Any) -> Memory:
     ids=str,
 )
 def test_newer_repositories_are_refused(changes: dict[str, Any]) -> None:
-    """A newer version, or a feature that readers must know, is no damage: update."""
+    """A newer version, or a required reader feature, is not damage: the error says to update."""
     repository = Repository(with_marker(**changes))
     for attempt in (repository.open, repository.create):
         with pytest.raises(UnsupportedFormat, match="Update cas_cache"):
@@ -221,14 +222,14 @@ def test_newer_repositories_are_refused(changes: dict[str, Any]) -> None:
     [{"format": "zarr"}, {"id": 3}, {"id": "absent"}, {"reader_features": "x"}, {"writer_features": "absent"}],
 )
 def test_other_markers_are_refused(changes: dict[str, Any]) -> None:
-    """A marker of something else, or one that is damaged, is no repository."""
+    """A foreign or damaged marker is not a repository."""
     with pytest.raises(NotARepository):
         Repository(with_marker(**changes)).open()
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"3", b"null", b"{", b"\xff", b"[" * 100_000], ids=range(7))
 def test_damaged_markers_are_refused(data: bytes) -> None:
-    """Any other bytes at the marker's name are no repository either."""
+    """Any other bytes in the marker are not a repository either."""
     memory = Memory()
     memory.objects[layout.MARKER] = data
     with pytest.raises(NotARepository):
@@ -236,7 +237,7 @@ def test_damaged_markers_are_refused(data: bytes) -> None:
 
 
 def test_writer_features_leave_a_repository_readable(tmp_path: Path) -> None:
-    """What asks only writers for more is pulled from, and never pushed to."""
+    """A repository with a feature for writers can be pulled from, and is never pushed to."""
     memory = Memory()
     first = Machine(tmp_path / "a", memory)
     first.encode(texts(3))
@@ -250,11 +251,11 @@ def test_writer_features_leave_a_repository_readable(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFormat, match="signed"):
         second.push()
     assert memory.objects == before
-    assert second.mirror.namespace(SPEC).waiting_rows == 2
+    assert second.mirror.namespace(SPEC).pending_rows == 2
 
 
 def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:
-    """What does not parse in a listing is skipped, not followed and not an error."""
+    """A name that does not parse in a listing is skipped; it is neither read nor an error."""
     memory = Memory()
     machine = Machine(tmp_path, memory)
     machine.encode(texts(1))
@@ -265,7 +266,7 @@ def test_foreign_objects_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_what_its_name_says(tmp_path: Path) -> None:
-    """Another pack's manifest under this name, or this one under another namespace, is damage."""
+    """A manifest of another pack, or of another namespace, is damage."""
     memory = Memory()
     machine = Machine(tmp_path, memory)
     machine.encode(texts(1))
@@ -313,7 +314,7 @@ class LastWins(Memory):
 
 
 class Replaced(Wrapper):
-    """Another client writes its marker before the n-th read that would find one."""
+    """Lets another client write its marker before the n-th read that would find one."""
 
     def __init__(self, inner: Memory, at: int, times: int = 1) -> None:
         super().__init__(inner)
@@ -333,7 +334,7 @@ def id_at(memory: Memory) -> str:
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_creator_whose_marker_is_replaced_uses_the_last_one(tmp_path: Path, at: int) -> None:
-    """Before the first and before the second time that it reads its marker back; the push goes on."""
+    """It is replaced before the first or the second read-back of the marker; the push continues."""
     memory = LastWins()
     machine = Machine(tmp_path / "mirror", Replaced(memory, at))
     machine.encode(texts(3))
@@ -342,7 +343,7 @@ def test_a_creator_whose_marker_is_replaced_uses_the_last_one(tmp_path: Path, at
 
 
 def test_a_client_that_finds_a_marker_uses_the_last_one(tmp_path: Path) -> None:
-    """It is replaced between the read that finds it and the read that confirms it."""
+    """The marker is replaced between the read that finds it and the read that confirms it."""
     memory = LastWins()
     Repository(memory).create()
     machine = Machine(tmp_path / "mirror", Replaced(memory, 2))
@@ -352,7 +353,7 @@ def test_a_client_that_finds_a_marker_uses_the_last_one(tmp_path: Path) -> None:
 
 
 def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of reads is bounded, and nothing is bound or written."""
+    """The number of reads is limited, and nothing is bound or written."""
     monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
     memory = LastWins()
     for storage in (Replaced(memory, 1, 100), Replaced(memory, 1, 100)):  # one creates, one finds
@@ -368,7 +369,7 @@ def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_a_marker_that_appears_after_the_listing_is_not_replaced() -> None:
-    """A listing can take long, and somebody else may be done by then."""
+    """A listing can take long, and another client may have written a marker by then."""
 
     class Behind(Counting):
         def list(self, prefix: str) -> Any:
@@ -385,7 +386,7 @@ def test_a_marker_that_appears_after_the_listing_is_not_replaced() -> None:
 
 
 def test_many_threads_push_first_to_a_storage_that_keeps_the_last_marker(tmp_path: Path) -> None:
-    """Eight at once: none fails, and a new mirror finds the rows of all."""
+    """None of eight simultaneous pushes fails, and a new mirror finds the rows of all."""
     memory = LastWins()
     barrier = threading.Barrier(8)
 

@@ -1,4 +1,4 @@
-"""What every storage promises, on local disk, in memory and on S3."""
+"""The guarantees of every storage, on local disk, in memory and on S3."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from cas_cache.errors import NotARepository, ObjectNotFound
 from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import Listed
+from cas_cache.repository.interface import ObjectInfo
 from repository.storages import Memory
 
 Opener = Callable[[], Storage]
@@ -16,7 +16,7 @@ Opener = Callable[[], Storage]
 
 @pytest.fixture(params=["dict", "local", "fsspec-memory", "s3"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """Return a function that opens the same, empty storage anew."""
+    """Return a function that opens the same, initially empty storage at each call."""
     if request.param == "dict":
         memory = Memory()
         return lambda: memory
@@ -29,7 +29,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 
 
 def test_contract(opener: Opener) -> None:
-    """Bytes come back, ranges are cut at the end, a name is replaced whole, and another process's writes are seen."""
+    """Bytes come back, ranges are cut at the end, a name is replaced whole, and other processes' writes are seen."""
     storage, other = opener(), opener()
     assert storage.list("") == []
     assert other.list("manifests") == []
@@ -41,7 +41,7 @@ def test_contract(opener: Opener) -> None:
     assert other.get("packs/a", 0, 100) == b"0123456789"
     assert other.get("packs/a", 3, 6) == b"345"
     assert other.get("packs/a", 0, 2**62) == b"0123456789"
-    assert other.list("packs") == [Listed("packs/a", 10), Listed("packs/b/c", 3)]
+    assert other.list("packs") == [ObjectInfo("packs/a", 10), ObjectInfo("packs/b/c", 3)]
     assert [found.path for found in other.list("")] == ["manifests-not/a", "packs/a", "packs/b/c"]
     assert other.list("manifests") == []
     storage.put("packs/a", b"new")
@@ -51,7 +51,7 @@ def test_contract(opener: Opener) -> None:
 
 
 def test_create_only_keeps_the_first(opener: Opener) -> None:
-    """Of two creations of one name the first stays, and the second is no error."""
+    """Of two creations of one name the first stays, and the second is not an error."""
     opener().put("marker", b"first", create_only=True)
     opener().put("marker", b"second", create_only=True)
     assert opener().get("marker", 0, 100) == b"first"
@@ -62,7 +62,7 @@ def test_create_only_keeps_the_first(opener: Opener) -> None:
     [("ConditionalRequestConflict", None), ("NotImplemented", b"mine"), ("PreconditionFailed", None)],
 )
 def test_what_services_answer_to_create_only(tmp_path: Path, code: str, content: bytes | None) -> None:
-    """A conflict leaves it to the other writer; a service without conditional writes gets a plain one."""
+    """A conflict leaves the object to the other writer; a service without conditional writes gets a plain write."""
     storage = open_storage(f"memory://{tmp_path}/{code}")
     write = storage._fs.pipe_file
 
@@ -84,11 +84,11 @@ def test_what_services_answer_to_create_only(tmp_path: Path, code: str, content:
 
 
 def test_neighbouring_prefixes_are_not_seen(tmp_path: Path, s3_remote: Any) -> None:
-    """`emb` does not list what is in `emb2`, and takes a console's empty "folder" for nothing."""
+    """`emb` does not list the contents of `emb2`, and ignores a console's empty "folder"."""
     neighbour = open_storage(s3_remote.url + "2", s3_remote.storage_options)
     neighbour.put("x", b"1")
     bucket = open_storage(f"s3://{s3_remote.bucket}", s3_remote.storage_options)
-    # fsspec cannot write a name that ends with a slash; consoles do.
+    # fsspec cannot write a name that ends with a slash, but consoles do.
     bucket._fs.call_s3("put_object", Bucket=s3_remote.bucket, Key="emb/", Body=b"")
     repository = Repository(open_storage(s3_remote.url, s3_remote.storage_options))
     assert repository.open() is False
@@ -113,5 +113,5 @@ def test_local_writes_leave_nothing_behind(tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}")
     storage.put("a/b", b"1")
     (tmp_path / "a" / ".tmp-123").write_bytes(b"half")
-    assert storage.list("") == [Listed("a/b", 1)]
+    assert storage.list("") == [ObjectInfo("a/b", 1)]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [".tmp-123", "b"]

@@ -1,4 +1,4 @@
-"""Settings of a storage are used, or refused by name; none is dropped in silence."""
+"""Settings of a storage are used, or refused by name; none is ignored silently."""
 
 import pickle
 from pathlib import Path
@@ -16,7 +16,7 @@ REMOTE = "s3://team/emb"
 
 
 class PathWithOptions:
-    """A path as universal_pathlib has it: its text is the URL, and its options are beside it."""
+    """A path like universal_pathlib's: its text is the URL, and its options are separate."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url = url
@@ -27,7 +27,7 @@ class PathWithOptions:
 
 
 class PathWithClient:
-    """A path as cloudpathlib has it: its text is the URL, and what reaches it is in a client."""
+    """A path like cloudpathlib's: its text is the URL, and a client has the settings to reach it."""
 
     def __str__(self) -> str:
         return REMOTE
@@ -48,7 +48,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_config_kwargs_of_fsspec_are_merged(configure: Any) -> None:
-    """Name by name: storage_options win over fsspec's configuration, which wins over our defaults."""
+    """Each name is merged: storage_options override fsspec's configuration, which overrides our defaults."""
     configure(endpoint_url="http://a", config_kwargs={"signature_version": "s3v4", "connect_timeout": 2})
     fs = open_storage(REMOTE, {**KEYS, "config_kwargs": {"connect_timeout": 9}})._fs
     expected = {"retries": {"mode": "standard"}, "signature_version": "s3v4", "connect_timeout": 9}
@@ -58,14 +58,14 @@ def test_config_kwargs_of_fsspec_are_merged(configure: Any) -> None:
 
 
 def test_client_kwargs_are_merged_too(configure: Any) -> None:
-    """A certificate authority in fsspec's configuration is not lost to a region in storage_options."""
+    """A certificate authority in fsspec's configuration is kept beside a region in storage_options."""
     configure(client_kwargs={"verify": False})
     fs = open_storage(REMOTE, {**KEYS, "client_kwargs": {"region_name": "eu-west-1"}})._fs
     assert fs.client_kwargs == {"verify": False, "region_name": "eu-west-1"}
 
 
 def test_listings_are_never_cached_whatever_fsspec_is_told(configure: Any) -> None:
-    """Those settings are for all programs of a user, so they are no error."""
+    """Those settings apply to all programs of a user, so they are not an error."""
     configure(use_listings_cache=True, listings_expiry_time=60, skip_instance_cache=False)
     fs = open_storage(REMOTE, KEYS)._fs
     assert fs.dircache.use_listings_cache is False
@@ -97,7 +97,7 @@ def test_an_option_that_cannot_work_is_named(tmp_path: Path, option: dict[str, A
 
 
 def test_a_misspelt_header_is_refused() -> None:
-    """The filter of s3fs drops it, and what is pushed would not be encrypted."""
+    """s3fs drops it, and pushed objects would not be encrypted."""
     with pytest.raises(ConfigurationError, match=r"'ServerSideEncrypton' in s3_additional_kwargs.*'ServerSideEncryp"):
         open_storage(REMOTE, {**KEYS, "s3_additional_kwargs": {"ServerSideEncrypton": "aws:kms"}})
 
@@ -110,7 +110,7 @@ def test_an_option_of_fsspec_that_cannot_work_names_where_it_is(configure: Any) 
 
 
 def test_values_that_change_nothing_are_accepted() -> None:
-    """Options that say what happens anyway."""
+    """Options that request the default behaviour are accepted."""
     options = {"asynchronous": False, "use_listings_cache": False, "skip_instance_cache": True, "config_kwargs": None}
     assert open_storage(REMOTE, {**KEYS, **options})._fs.asynchronous is False
     kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/team"}
@@ -118,7 +118,7 @@ def test_values_that_change_nothing_are_accepted() -> None:
 
 
 def test_a_misspelt_option_of_google_is_refused() -> None:
-    """Any name is taken and ignored by gcsfs: requests would go to Google instead of the endpoint that was meant."""
+    """Any name is accepted and ignored by gcsfs: requests would go to Google instead of the intended endpoint."""
     pytest.importorskip("gcsfs")
     with pytest.raises(ConfigurationError, match=r"'endpoint_ur'.*Did you mean 'endpoint_url'"):
         open_storage("gs://team/emb", {"token": "anon", "endpoint_ur": "http://127.0.0.1:1"})
@@ -132,21 +132,21 @@ def test_two_names_for_one_option_are_refused() -> None:
 
 
 def test_a_secret_of_fsspecs_configuration_is_not_shown(configure: Any) -> None:
-    """What its files hold is a secret like any other."""
+    """A secret in its files is a secret like any other."""
     configure(secret="hunter2hunter2", config_kwargs={"no_such_option": 1})
     storage = open_storage(REMOTE, {"key": "AKIAEXAMPLEEXAMPLE"})
     assert "hunter2hunter2" in storage._secrets
 
 
 def test_options_of_a_directory_are_refused(tmp_path: Path) -> None:
-    """A directory takes none: they were meant for another remote."""
+    """A directory takes no options: they were meant for another remote."""
     for remote in (tmp_path / "r", f"file://{tmp_path}/r"):
         with pytest.raises(ConfigurationError, match="is a directory, which takes no storage_options: 'endpoint_url'"):
             EmbeddingCache(tmp_path / "m", remote=remote, storage_options={"endpoint_url": "http://127.0.0.1:1"})
 
 
 def test_the_options_of_a_path_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `remote` and as `location`, together with storage_options, and again in a copy."""
+    """They are used for `remote` and for `location`, together with storage_options, and again in a copy."""
     monkeypatch.setenv("CAS_CACHE_DIR", str(tmp_path / "mirrors"))
     path = PathWithOptions(REMOTE, endpoint_url="http://127.0.0.1:1", anon=True)
     for cache in (EmbeddingCache(tmp_path / "m", remote=path), EmbeddingCache(path)):  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_the_options_of_a_path_are_used(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_two_values_for_one_option_are_refused(tmp_path: Path) -> None:
-    """Neither is dropped for the other."""
+    """Neither value silently overrides the other."""
     path: Any = PathWithOptions(REMOTE, endpoint_url="http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="endpoint_url: PathWithOptions and storage_options"):
         EmbeddingCache(tmp_path / "m", remote=path, storage_options={"endpoint_url": "http://127.0.0.1:2"})

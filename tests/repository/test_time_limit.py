@@ -29,10 +29,10 @@ def test_what_took_too_long_stays_hidden(monkeypatch: pytest.MonkeyPatch, hours:
     written = repository.write(SPEC.namespace, Rows(), "0" * 32)
     world.wait(hours * HOUR)
     if visible:
-        repository.reveal(written)
+        repository.commit(written)
     else:
         with pytest.raises(RepositoryError, match="took more than 12 hours"):
-            repository.reveal(written)
+            repository.commit(written)
     assert packs(memory) == ([(SPEC.namespace, written.pack)] if visible else [])
 
 

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from cas_cache.repository.interface import IN_FLIGHT, in_order
+from cas_cache.repository.interface import IN_FLIGHT, ordered_map
 
 ABANDONED = """
 import contextlib, threading
-from cas_cache.repository.interface import in_order
-left = in_order(lambda item: item, list(range(10)))
+from cas_cache.repository.interface import ordered_map
+left = ordered_map(lambda item: item, list(range(10)))
 next(left)
 with getattr(threading, "_shutdown_locks_lock", contextlib.nullcontext()):
     left.close()
@@ -30,7 +30,7 @@ def test_results_come_in_order_with_a_few_ahead() -> None:
             gate.wait(10)
         return item
 
-    results = in_order(slow_first, list(range(20)))
+    results = ordered_map(slow_first, list(range(20)))
     threading.Timer(0.05, gate.set).start()
     assert next(results) == 0
     assert len(begun) <= IN_FLIGHT + 1
@@ -41,7 +41,7 @@ def test_an_error_is_raised_where_its_item_stands() -> None:
     """What came before it is given out."""
     seen = []
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - what comes before is the point
-        for result in in_order(lambda item: 1 // (3 - item), list(range(9))):
+        for result in ordered_map(lambda item: 1 // (3 - item), list(range(9))):
             seen.append(result)  # noqa: PERF402 - a comprehension would lose what came before
     assert len(seen) == 3
 

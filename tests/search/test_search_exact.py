@@ -12,10 +12,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
+    InvalidEncoderOutput,
     MirrorError,
     MissingDependency,
     ShapeMismatch,
-    WrongAnswer,
 )
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
@@ -82,7 +82,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(exact, "BLOCK_BYTES", 1 << 20)
     for metric, most in (("ip", 1 << 20), ("cosine", 8 << 20)):
         searcher = open_search(Mirror(tmp_path), SPEC, metric=metric)
-        searcher.namespace.prove(slice(0, count))
+        searcher.namespace.verify(slice(0, count))
         searcher.search(queries, 3)
         tracemalloc.start()
         searcher.search(queries, 3)
@@ -177,7 +177,7 @@ def with_nan(value: float) -> Any:
         (with_nan(-np.inf), 3, ConfigurationError, "Query 3 holds NaN or infinity"),
         (with_nan(1e300), 3, ConfigurationError, "in float32"),
         (np.full((2, DIMENSIONS), "a"), 3, ConfigurationError, "no vectors of numbers"),
-        ({"a": "text"}, 3, WrongAnswer, "Return a NumPy array"),
+        ({"a": "text"}, 3, InvalidEncoderOutput, "Return a NumPy array"),
     ],
 )
 def test_bad_queries(tmp_path: Path, queries: Any, k: Any, error: type[Exception], says: str) -> None:

@@ -104,7 +104,7 @@ def test_one_file_serves_all_parameters_of_a_search(directory: Path) -> None:
 
 def test_few_rows_need_no_index(tmp_path: Path) -> None:
     """They are searched exactly."""
-    rows = vectors(approximate.LEAST_ROWS - 1)
+    rows = vectors(approximate.MIN_ROWS - 1)
     filled(tmp_path, rows)
     searcher = opened(tmp_path, kind="ivfpq")
     assert (searcher.covered, files(tmp_path)) == (0, [])
@@ -361,6 +361,7 @@ def _search_as_nobody(directory: str) -> tuple[Any, list[str]]:
     return opened(Path(directory), kind="hnsw").search(QUERIES, 5).rows, records
 
 
+@pytest.mark.verify
 def test_a_mirror_that_may_not_be_written() -> None:
     """The index is built in memory, with a warning in the log; one that is there is mapped."""
     # Not in pytest's own folder, which no other user may enter.

@@ -13,13 +13,13 @@ import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import CasCacheError
-from cas_cache.exchange import export, import_mteb, select_namespace, select_views
 from cas_cache.identity import batch, keys_of_texts
+from cas_cache.interop import export, import_mteb, select_namespace, select_views
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
 from cas_cache.mirror.evict import evict
 from cas_cache.mteb import FaissCache, TextVectorMap
-from cas_cache.mteb.ranges import StoredRanges
+from cas_cache.mteb.calibration import StoredRanges
 from cas_cache.repository import Repository, open_storage
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
@@ -51,8 +51,8 @@ def small_files() -> Iterator[None]:
     """Write index files, memos and FAISS indexes for a few rows already."""
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
-        mock.patch.object(batch, "LEAST_ITEMS", 8),
-        mock.patch.object(approximate, "LEAST_ROWS", 8),
+        mock.patch.object(batch, "MIN_ITEMS", 8),
+        mock.patch.object(approximate, "MIN_ROWS", 8),
     ):
         yield
 

@@ -276,6 +276,7 @@ def test_the_watch_sees_what_it_looks_for(tmp_path: Path, code: str) -> None:
     assert played(tmp_path, f"import marshal, pickle\nfrom pathlib import Path\narmed = True\n{code}\n")
 
 
+@pytest.mark.verify
 def test_objects_in_npy_files_of_a_mirror_are_never_made(place: Path, tmp_path: Path) -> None:
     """A mirror that somebody gave away, each of its .npy files in turn an array of objects that run code when made."""
     files = [path.relative_to(place / "mirror") for path in sorted((place / "mirror").rglob("*.npy"))]

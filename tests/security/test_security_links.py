@@ -137,7 +137,7 @@ def test_a_mirror_that_is_reached_by_a_link(place: Path, tmp_path: Path) -> None
 
 
 def test_folders_of_others_may_be_links(place: Path, tmp_path: Path) -> None:
-    """A link beside the tasks' folders is not ours: it is passed over when tasks are listed."""
+    """A link beside the tasks' folders is not ours: it is skipped when tasks are listed."""
     mirror = copy(place / "mirror", tmp_path / "mirror")
     (mirror / "latest").symlink_to(mirror / TASK)
     assert Mirror(mirror).views.tasks() == [TASK]
@@ -169,8 +169,9 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "pipe").unlink()
 
 
+@pytest.mark.verify
 def test_pipes_are_not_waited_for(place: Path, tmp_path: Path) -> None:
-    """A pipe in the place of any file would be waited for for ever: it is refused, or passed over."""
+    """A pipe in the place of any file would be waited for for ever: it is refused, or skipped."""
     files = [name for name in names(place / "mirror") if not (place / "mirror" / name).is_dir()]
     for number, name in enumerate(files[:: 3 if SCALE == 1 else 1]):
         mirror = copy(place / "mirror", tmp_path / str(number))
@@ -216,7 +217,7 @@ def repository_flows(mirror: Path, remote: Path) -> list[str]:
     return said
 
 
-@pytest.mark.filterwarnings("ignore:.* packs were passed over:cas_cache.errors.DataWarning")
+@pytest.mark.filterwarnings("ignore:.* packs were skipped:cas_cache.errors.DataWarning")
 @pytest.mark.verify
 @pytest.mark.filterwarnings("ignore::cas_cache.errors.RemoteWarning")
 @pytest.mark.parametrize("kind", sampled(KINDS, keep={outside}), ids=lambda kind: kind.__name__)

@@ -120,7 +120,7 @@ def test_names_in_manifests(place: Path, figure: Callable[[str, int], None]) -> 
 
 @pytest.mark.filterwarnings("ignore::cas_cache.errors.RemoteWarning")
 def test_names_in_listings(outside: Path, figure: Callable[[str, int], None]) -> None:
-    """What a bucket lists under hostile names is passed over: the good packs are taken, nothing is written outside."""
+    """What a bucket lists under hostile names is skipped: the good packs are taken, nothing is written outside."""
     good = mirrors.copy(made_remote(outside / "made"), outside / "remote")
     storage = MemoryStorage()
     for path in sorted(good.rglob("*")):

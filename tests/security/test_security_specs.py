@@ -61,6 +61,7 @@ def test_the_secret_was_really_written(older_version):
     assert SECRET in (older_version / "remote" / "specs" / f"{OLD.namespace}.json").read_text()
 
 
+@pytest.mark.verify
 def test_check_finds_it_and_does_not_show_it(older_version):
     """In the repository and in the mirror, as text and as JSON."""
     for args in (["check", "--remote", f"{older_version}/remote"], ["check", f"{older_version}/mirror", "--mirror"]):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
 from cas_cache.comparison import distances, max_distance
-from cas_cache.errors import ConfigurationError, SelfCheckFailed, WrongAnswer
+from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, SelfCheckFailed
 from cas_cache.self_check import sample, wrong_rows
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
@@ -181,7 +181,7 @@ def test_repeats_take_no_place_in_the_sample(tmp_path: Path) -> None:
 def test_an_answer_of_the_wrong_length_is_an_error(tmp_path: Path) -> None:
     """Also while comparing."""
     remote = filled(tmp_path)
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(InvalidEncoderOutput):
         EmbeddingCache(tmp_path / "theirs", remote=remote).encode(texts(50), SPEC, lambda batch: truth(batch)[1:])
 
 

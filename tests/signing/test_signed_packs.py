@@ -336,7 +336,7 @@ def test_a_push_that_nobody_would_see_is_refused(storage: MemoryStorage, tmp_pat
     assert storage.objects == before, "not a spec either"
     ns = machine.mirror.get(OTHER_SPEC.namespace)
     assert ns is not None
-    assert ns.waiting_rows == 5
+    assert ns.pending_rows == 5
 
 
 def test_a_push_that_goes_on_with_another_key(storage: MemoryStorage, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_only_the_owner_may_read_a_private_key(run: Any, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/x", "-x", "a b", "x" * 65, "a\n"])
 def test_names_that_are_none(name: str) -> None:
     """No name leads out of the folder of keys."""
-    with pytest.raises(ConfigurationError, match="is no name of a key"):
+    with pytest.raises(ConfigurationError, match="is not a name of a key"):
         new_signing_key(name)
     assert not keys_folder().exists()
 
@@ -155,7 +155,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert trust_of(Settings.read())[0] is None
     for variable, value, match in (
         ("CAS_CACHE_TRUST", "nobody", "is not one of 'any', 'signed-by'"),
-        ("CAS_CACHE_SIGNING_KEY", "carol", "There is no signing key 'carol'"),
+        ("CAS_CACHE_SIGNING_KEY", "carol", "There is not a signing key 'carol'"),
         ("CAS_CACHE_TRUSTED_KEYS", "alice", "is not of the form"),
     ):
         with monkeypatch.context() as patch:

@@ -3,7 +3,7 @@
 All that they do is noted in journals that only grow, each event flushed to the disk before the next thing is done; the
 judge (`soak.verdict`) has nothing else. A process that was killed goes on where its journal ends.
 
-Time is short here: a day of the protocol (see `repository.MOST_SECONDS` and `prune.LEAST_GRACE`) takes seconds, in all
+Time is short here: a day of the protocol (see `repository.MAX_SECONDS` and `prune.MIN_GRACE`) takes seconds, in all
 processes alike, so that writers meet the end of their time, and prune deletes beside them, in proportion.
 """
 
@@ -145,8 +145,8 @@ def wrong_rows(which: int, texts: list[str], vectors: Any) -> int:
 
 def shorten(day: float) -> None:
     """Let a day of the protocol take so many seconds in this process."""
-    publishing.MOST_SECONDS = pushing.MOST_SECONDS = day / 2
-    pruning.DAY = pruning.LEAST_GRACE = day
+    publishing.MAX_SECONDS = pushing.MAX_SECONDS = day / 2
+    pruning.DAY = pruning.MIN_GRACE = day
     pruning.GRACE = 7 * day
 
 

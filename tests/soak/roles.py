@@ -152,7 +152,7 @@ def _pull_and_look(post: Post, due: dict[int, int]) -> None:
 
 
 def _pulled(post: Post, cache: EmbeddingCache, *, lazy: bool) -> int:
-    """Pull until nothing was passed over, a few times: what was taken is kept. Return how many problems are left."""
+    """Pull until nothing was skipped, a few times: what was taken is kept. Return how many problems are left."""
     left = 1
     for _ in range(PULLS):
         with noting_errors(post):

@@ -54,7 +54,7 @@ CORE = (
     "tests/test_sync.py",
 )
 MTEB = (
-    "tests/exchange/test_export.py",
+    "tests/interop/test_export.py",
     "tests/mteb_integration/test_mteb_backends.py",
     "tests/mteb_integration/test_mteb_text_vector_map.py",
     "tests/mteb_integration/test_mteb_wrapper.py",

@@ -1,4 +1,4 @@
-"""``cas-cache``: one file a command; each parses, calls the library, and prints.
+"""``cas-cache``: one file per command. Each parses its arguments, calls the library, and prints.
 
 Exit codes: 0 fine, 1 failure or findings, 2 usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -14,9 +14,9 @@ import warnings
 import click
 
 from cas_cache.cli.commands import Group
-from cas_cache.cli.stopping import STOPPED, stopping
-from cas_cache.cli.talk import Talk, libraries_are_quiet, say
+from cas_cache.cli.signals import STOPPED, stopping
 from cas_cache.cli.text import escape_unencodable
+from cas_cache.cli.verbosity import Talk, libraries_are_quiet, say
 from cas_cache.errors import CasCacheError
 from cas_cache.progress import plain_lines
 
@@ -39,16 +39,16 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line: what goes wrong is said on stderr, with a traceback only if ``-v`` asks for it."""
+    """Run the command line. Errors are printed to stderr, with a traceback only if ``-v`` was given."""
     warnings.simplefilter("ignore", ResourceWarning)
     escape_unencodable()
     talk = Talk()
     with stopping() as stop, plain_lines(), libraries_are_quiet():
         try:
-            # Without standalone mode, click returns the code of an Exit instead of exiting.
+            # With standalone_mode=False, click returns the code of an Exit instead of exiting.
             code = cli(standalone_mode=False, obj=talk)
         except click.ClickException as err:
-            from cas_cache.cli.secrecy import printable
+            from cas_cache.cli.redact import printable
 
             shown = io.StringIO()
             err.show(shown)
@@ -57,18 +57,18 @@ def main() -> None:
         except (click.exceptions.Abort, KeyboardInterrupt):
             say(f"cas-cache: {STOPPED}", err=True)
             stop.end()
-        except Exception as err:  # noqa: BLE001 - whoever uses a command is told, in a sentence or two
-            from cas_cache.cli.secrecy import printable
+        except Exception as err:  # noqa: BLE001 - print every error as a sentence or two
+            from cas_cache.cli.redact import printable
 
             if talk.verbose:
                 say(printable(traceback.format_exc()), err=True, nl=False)
-            say(f"cas-cache: {printable(told(err))}", err=True)
+            say(f"cas-cache: {printable(error_text(err))}", err=True)
             sys.exit(1)
     sys.exit(code or 0)
 
 
-def told(err: Exception) -> str:
-    """Return what happened, and what to do about it."""
+def error_text(err: Exception) -> str:
+    """Return a text for an error: what happened, and what to do about it."""
     if isinstance(err, CasCacheError):
         return str(err)
     if not isinstance(err, OSError):

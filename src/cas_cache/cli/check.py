@@ -1,4 +1,4 @@
-"""``cas-cache check``: what a repository holds against what it says."""
+"""``cas-cache check``: compare the contents of a repository or a mirror with their hashes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
-from cas_cache.cli.talk import bars_wanted, is_quiet, say
+from cas_cache.cli.verbosity import bars_wanted, is_quiet, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity
@@ -30,7 +30,7 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", value.strip())
     part = float(match[1]) / (WHOLE if match[2] else 1) if match else 0.0
     if not 0 < part <= 1:
-        raise click.BadParameter(f"{value!r} is no part; write 1% or 0.01, more than 0 and at most 100%.")
+        raise click.BadParameter(f"{value!r} is not a part; write 1% or 0.01, more than 0 and at most 100%.")
     return part
 
 
@@ -61,7 +61,7 @@ def check(
     mirror: bool,
     as_json: bool,
 ) -> None:
-    """Compare what CACHE's repository holds with what it says. Nothing is written, here or there.
+    """Verify the objects of CACHE's repository against their manifests. Nothing is written.
 
     With --mirror it is CACHE's mirror that is checked: every row against its digest. It also names the packs that no
     encoder was compared with here yet; the self-check does that before they are first served.
@@ -82,40 +82,41 @@ def check(
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
     else:
-        _print(repository.url, report)
+        _print_report(repository.url, report)
     if not report.clean:
         raise click.exceptions.Exit(1)
 
 
 def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
-    """Prove all rows of a mirror; exit with 1 if something is wrong."""
+    """Verify all rows of a mirror; exit with 1 if something is wrong."""
     report = check_mirror(mirror)
     if as_json:
         print_json({"mirror": str(mirror.directory), **report.as_json()})
     else:
-        for found in report.findings:
-            say(f"{found.kind}: {found.namespace}: {found.what}", err=is_quiet())
+        for finding in report.findings:
+            say(f"{finding.kind}: {finding.namespace}: {finding.what}", err=is_quiet())
         for namespace, packs in report.unverified.items():
             say(
-                f"not verified yet: {namespace}: {counted(len(packs), 'pack')}, {counted(sum(packs.values()), 'row')}: "
-                f"{', '.join(packs)}"
+                f"not verified yet: {namespace}: {pluralize(len(packs), 'pack')}, "
+                f"{pluralize(sum(packs.values()), 'row')}: {', '.join(packs)}"
             )
         say(
-            f"checked {counted(report.namespaces, 'namespace')}, {counted(report.rows, 'row')}: "
-            f"{counted(len(report.findings), 'finding')}"
+            f"checked {pluralize(report.namespaces, 'namespace')}, {pluralize(report.rows, 'row')}: "
+            f"{pluralize(len(report.findings), 'finding')}"
         )
     if not report.clean:
         raise click.exceptions.Exit(1)
 
 
-def _print(url: str, report: CheckReport) -> None:
-    """One line a finding, the worst first; then what was looked at."""
-    for found in report.findings:
-        line = f"{found.severity:<6} {found.kind}: {found.path or url}: {found.what} {found.cost} {found.repair}"
-        say(line, err=found.severity is not Severity.NOTE and is_quiet())
+def _print_report(url: str, report: CheckReport) -> None:
+    """Print one line per finding, the worst first, and then what was checked."""
+    for finding in report.findings:
+        where = f"{finding.severity:<6} {finding.kind}: {finding.path or url}"
+        line = f"{where}: {finding.what} {finding.cost} {finding.repair}"
+        say(line, err=finding.severity is not Severity.NOTE and is_quiet())
     counts = ", ".join(f"{report.count(severity):,} {severity}" for severity in Severity)
     say(
-        f"checked {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, "
-        f"of {counted(report.packs_read, 'pack')} the data: {counts}; "
+        f"checked {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, "
+        f"of {pluralize(report.packs_read, 'pack')} the data: {counts}; "
         f"{size_of(report.bytes)} read"
     )

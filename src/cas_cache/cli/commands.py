@@ -1,6 +1,6 @@
-"""The commands by name, each imported when it is called: ``--help`` and ``ls`` answer before all of them could be.
+"""The commands by name. Each is imported when it is called, because importing all of them would slow every command.
 
-A command's file is named as it is (``import_`` where Python has the word), and so is what it defines there.
+A command's file has its name (``import_`` where Python reserves the word), and so has the command's object in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cas_cache.cli.help import CommandGroup
-from cas_cache.cli.talk import talking, verbosity_options
+from cas_cache.cli.verbosity import talking, verbosity_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Start": {
         "demo": "See it work in seconds: cold, warm, and on a second machine.",
-        "doctor": "Say what is wrong with a set-up or a storage, and what to do.",
+        "doctor": "Find what is wrong with a set-up or a storage, and what to do.",
     },
     "Look": {
         "ls": "List the namespaces of a mirror, or of a repository's URL.",
         "info": "Show what identifies a namespace, or the settings in force.",
-        "status": "Say what is only here and what is only there.",
+        "status": "Compare a mirror with its repository.",
         "search": "Find the nearest neighbours of texts among the vectors of a mirror.",
     },
     "Share": {
-        "pull": "Take what the repository has and the mirror has not.",
+        "pull": "Download packs that the mirror does not have.",
         "push": "Publish the pending rows of a mirror.",
         "sync": "Pull, then push.",
         "keys": "Make signing keys, and list those that sign and are trusted.",
     },
     "Maintain": {
-        "check": "Compare what a repository holds with what it says.",
+        "check": "Verify the objects of a repository, or the rows of a mirror.",
         "compact": "Merge a repository's small packs, so that new mirrors pull faster.",
         "prune": "Delete from a repository what nothing refers to.",
         "drop": "Delete a namespace, with all its vectors, from a repository.",
-        "evict": "Make a mirror smaller: what was used longest ago goes.",
+        "evict": "Make a mirror smaller: delete what was used longest ago.",
     },
     "Other tools": {
         "import": "Take vectors that something else stored.",
         "export": "Write vectors as files of other tools.",
     },
 }
-"""The commands of each section of ``cas-cache --help``, with a summary that fits on a line of 80 columns."""
+"""Commands in the sections of ``cas-cache --help``, with summaries that fit on a line of 80 columns."""
 
 SUMMARIES = {name: summary for section in SECTIONS.values() for name, summary in section.items()}
-"""Every command's summary."""
+"""The summary of every command."""
 
 
 class Commands(MutableMapping[str, click.Command]):
-    """Every command; to look at one is to import it."""
+    """Mapping of all commands by name; accessing a command imports it."""
 
     def __init__(self) -> None:
         self._imported: dict[str, click.Command] = {}
@@ -82,7 +82,7 @@ class Commands(MutableMapping[str, click.Command]):
 
 
 class Group(CommandGroup):
-    """`Commands` with a help and a completion that import none of them."""
+    """Group of `Commands` whose help and completion import none of them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(commands=Commands(), **options)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
@@ -15,7 +13,9 @@ from cas_cache.cli.options import (
     open_repository,
     print_json,
 )
-from cas_cache.cli.talk import bars_wanted, say
+from cas_cache.cli.verbosity import bars_wanted, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 
@@ -54,19 +54,19 @@ def compact(
     Exit codes: 0 fine, 1 packs that do not verify were left as they are, or a failure, 2 usage.
     """
     repository = open_repository(cache, remote, storage_options, verb="compact", writes=not dry_run)
-    wanted = [full_namespace(repository, namespace) for namespace in namespaces] or None
-    report = compact_repository(repository, wanted, at_least=at_least, dry_run=dry_run, progress=bars_wanted())
+    requested = [full_namespace(repository, namespace) for namespace in namespaces] or None
+    report = compact_repository(repository, requested, at_least=at_least, dry_run=dry_run, progress=bars_wanted())
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
         for merge in report.merges:
             would = "would merge" if dry_run else "merge"
-            amount = f"{counted(merge.rows, 'row')}, {size_of(merge.bytes)}"
-            say(f"{would} {counted(len(merge.packs), 'pack')} of {merge.namespace}: {amount}")
+            amount = f"{pluralize(merge.rows, 'row')}, {size_of(merge.bytes)}"
+            say(f"{would} {pluralize(len(merge.packs), 'pack')} of {merge.namespace}: {amount}")
         for problem in report.problems:
             say(f"left as it is: {problem}", err=True)
         back = f", {report.taken_back:,} taken back because others had made them" if report.taken_back else ""
-        planned, rows = counted(len(report.merges), "merge"), counted(report.rows, "row")
+        planned, rows = pluralize(len(report.merges), "merge"), pluralize(report.rows, "row")
         say(f"{planned} planned, {len(report.written):,} written, {rows}{back}")
     if report.problems:
         raise click.exceptions.Exit(1)

@@ -1,7 +1,7 @@
 """Shell completion of remotes, directories, namespaces, models, roles and tasks.
 
-What is offered comes from the settings and from the mirror that the command line names so far. Completion never asks
-a remote: pressing Tab must not wait for a network.
+Suggestions come from the settings and from the mirror that the command line names so far. Completion never accesses a
+remote, because pressing Tab must not wait for a network.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror
 
 ID_CHARACTERS = 12
-"""As many of an id as `ls` shows."""
+"""Number of characters of an id that `ls` shows."""
 
 
 def complete_directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer directories, as the shell finds them."""
+    """Let the shell complete directories."""
     return [CompletionItem(incomplete, type="dir")]
 
 
@@ -49,10 +49,10 @@ def complete_namespaces(context: click.Context, _: click.Parameter, incomplete: 
     from cas_cache.cli.table import name_of
 
     mirror = _mirror(context)
-    found = () if mirror is None else mirror.namespaces()
+    namespaces = () if mirror is None else mirror.namespaces()
     return [
         CompletionItem(_id(ns.spec.namespace, incomplete), help=name_of(ns.spec))
-        for ns in found
+        for ns in namespaces
         if ns.spec.namespace.startswith(incomplete)
     ]
 
@@ -64,7 +64,7 @@ def complete_models(context: click.Context, _: click.Parameter, incomplete: str)
 
 
 def complete_roles(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the roles that vectors have."""
+    """Offer the possible roles of vectors."""
     return _items(("query", "document", "none"), incomplete)
 
 
@@ -75,21 +75,21 @@ def complete_tasks(context: click.Context, _: click.Parameter, incomplete: str) 
 
 
 def _mirror(context: click.Context) -> Mirror | None:
-    """Return the mirror that the command line names, None if it names none that can be opened."""
+    """Return the mirror that the command line names; None if it names none or it cannot be opened."""
     from cas_cache.cli.options import open_mirror
 
-    given = _given(context)
+    given = _values_so_far(context)
     try:
         return open_mirror(given.get("cache"), given.get("remote"))
     except CasCacheError:
-        return None  # the command itself says what is wrong, with room to say it
+        return None  # running the command reports the error; a completion has no room for it
 
 
-def _given(context: click.Context) -> dict[str, Any]:
-    """Return the values that the command line has so far.
+def _values_so_far(context: click.Context) -> dict[str, Any]:
+    """Return the arguments and options on the command line so far.
 
-    While an option still lacks its value, click gives up before it has matched arguments to their parameters, and
-    leaves them in `Context.args`.
+    If an option still lacks its value, click gives up before it assigns arguments to their parameters, and leaves them
+    in `Context.args`.
     """
     names = [parameter.name for parameter in context.command.params if isinstance(parameter, click.Argument)]
     unmatched = dict(zip(names, context.args, strict=False))
@@ -97,7 +97,7 @@ def _given(context: click.Context) -> dict[str, Any]:
 
 
 def _id(namespace: str, incomplete: str) -> str:
-    """Return an id as `ls` shows it, or whole if more than that was typed."""
+    """Return an id as `ls` shows it, or the full id if more was typed."""
     return namespace[:ID_CHARACTERS] if len(incomplete) <= ID_CHARACTERS else namespace
 
 

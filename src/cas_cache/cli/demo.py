@@ -1,4 +1,4 @@
-"""``cas-cache demo``: the thing itself, in seconds."""
+"""``cas-cache demo``: the cache in action, in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from cas_cache.cli.completion import complete_remotes
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import parsed_options, print_json, storage_option
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--remote",
     metavar="URL",
     shell_complete=complete_remotes,
-    help="Share by way of this repository, and leave it there.",
+    help="Share by way of this repository, and keep it.",
 )
 @storage_option
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the files in DIR.")
@@ -90,10 +90,10 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
 
 
 def _remote(remote: str | None) -> tuple[str | None, str | None]:
-    """The repository's URL, as it is and as it may be shown; None if the demo makes one of its own.
+    """Return the repository's URL, and the same without credentials; None if the demo makes its own repository.
 
     Raises:
-        ConfigurationError: If the settings forbid to use it.
+        ConfigurationError: If the settings forbid writing to a remote.
     """
     from cas_cache.location import places
     from cas_cache.repository import is_url, without_credentials
@@ -113,10 +113,10 @@ def _remote(remote: str | None) -> tuple[str | None, str | None]:
 
 @contextmanager
 def _directory(keep: Path | None) -> Iterator[Path]:
-    """A directory for the mirrors, gone at the end unless it is to be kept.
+    """Yield a directory for the mirrors, which is deleted at the end unless the user keeps it.
 
     Raises:
-        ConfigurationError: If something is in the one to keep: the first run would not be a cold one.
+        ConfigurationError: If the directory to keep is not empty, because the first run would not be a cold one.
     """
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="cas-cache-demo-") as temporary:
@@ -128,7 +128,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
 
 
 def _next(keep: Path | None, remote: str | None) -> list[str]:
-    """What to type to look at what was made; first what makes it, if nothing was kept."""
+    """Return commands that show the results; if nothing was kept, first a command that makes them again."""
     mirror = shlex.quote(str((keep or Path("demo")) / "mirror"))
     url = shlex.quote(remote or str((keep or Path("demo")) / "remote"))
     first = [] if keep is not None else ["cas-cache demo --keep demo" + (f" --remote {url}" if remote else "")]

@@ -1,4 +1,4 @@
-"""``cas-cache doctor``: what is wrong with a set-up or a storage."""
+"""``cas-cache doctor``: find problems of a set-up or a storage."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import click
 
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
-from cas_cache.cli.talk import is_quiet, say
-from cas_cache.doctor import Report, Role, Status, examine_remote, look_at_machine, look_at_mirror
+from cas_cache.cli.verbosity import is_quiet, say
+from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.location import places
 from cas_cache.repository import open_storage, without_credentials
@@ -58,18 +58,18 @@ def doctor(
     options = parsed_options(storage_options)
     report = Report(
         role=Role.READER if read_only or settings.read_only else Role.WRITER,
-        heard=None if as_json else _print,
+        on_finding=None if as_json else _print,
         secrets=tuple(secrets_in(options)),
     )
-    look_at_machine(report, settings, url)
-    belongs = look_at_mirror(report, Path(directory))
+    examine_machine(report, settings, url)
+    belongs = examine_mirror(report, Path(directory))
     if url is None:
         report.note("remote", "None is named: the cache is local. Name a URL or set CAS_CACHE_REMOTE to share it.")
     elif settings.offline:
         report.note("remote", "Not looked at: CAS_CACHE_OFFLINE is on.")
     else:
         opener = functools.partial(open_storage, url, options or None)
-        # s3fs closes connections of forked and forgotten file systems late, and asyncio logs that at length.
+        # s3fs closes the connections of forked and forgotten file systems late, and asyncio logs that at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
     if as_json:
@@ -83,7 +83,7 @@ def doctor(
 
 
 def _remote(cache: str | None, remote: str | None) -> str | None:
-    """Return the remote to look at; a damaged mirror names none, and is a finding of its own."""
+    """Return the remote to examine. A damaged mirror names no remote; another check reports the damage."""
     try:
         return known_remote(cache, remote)
     except MirrorError:

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
-from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     cache_options,
     dry_run_option,
+    existing_mirror,
     full_namespace,
-    mirror_if_there,
     namespace_option,
     open_repository,
     print_json,
 )
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError, RepositoryError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.location import places
 from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository.drop import drop as drop_namespace
@@ -78,13 +78,13 @@ def drop(
     namespace = full_namespace(repository, namespace or "")
     report = drop_namespace(repository, namespace, dry_run=True)
     if asks and (report.is_idle or force):
-        ask(f"Delete {_told(report)} from {repository.url}, {_spec(repository, namespace)}?")
+        ask(f"Delete {_described(report)} from {repository.url}, {_spec(repository, namespace)}?")
     if not dry_run:
         report = drop_namespace(repository, namespace, force=force)
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
     else:
-        say(f"{'would delete' if dry_run else 'deleted'} {_told(report)}")
+        say(f"{'would delete' if dry_run else 'deleted'} {_described(report)}")
 
 
 def _drop_pack(
@@ -99,7 +99,7 @@ def _drop_pack(
     """Delete one pack from the repository, and its rows from the mirror."""
     cache, remote, storage_options = options
     repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
-    mirror = mirror_if_there(places(cache, remote, Settings.read())[0])
+    mirror = existing_mirror(places(cache, remote, Settings.read())[0])
     report = drop_pack(repository, pack, dry_run=True)
     packs = report.packs or [pack]
     rows = 0 if mirror is None else forget_packs(mirror, packs, dry_run=True)
@@ -120,17 +120,17 @@ def _drop_pack(
 
 
 def _pack_text(report: DropPackReport, rows: int) -> str:
-    in_mirror = f"{counted(rows, 'row')} in the mirror"
+    in_mirror = f"{pluralize(rows, 'row')} in the mirror"
     if not report.packs:
         return in_mirror
-    merges = f" and {counted(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
-    others = f", with {counted(report.other_rows, 'row')} of other packs" if report.other_rows else ""
-    dropped = f"pack {report.packs[0]}{merges}: {counted(report.rows, 'row')}, {size_of(report.bytes)}{others}"
+    merges = f" and {pluralize(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
+    others = f", with {pluralize(report.other_rows, 'row')} of other packs" if report.other_rows else ""
+    dropped = f"pack {report.packs[0]}{merges}: {pluralize(report.rows, 'row')}, {size_of(report.bytes)}{others}"
     return f"{dropped}; {in_mirror}"
 
 
 def _spec(repository: Repository, namespace: str) -> str:
-    """Whose vectors these are, for the one who is asked."""
+    """Describe a namespace's vectors in the question to the user."""
     try:
         spec = repository.spec(namespace)
     except RepositoryError:
@@ -138,5 +138,5 @@ def _spec(repository: Repository, namespace: str) -> str:
     return f"the vectors of {spec.model}@{spec.revision}, role {spec.role}, for everybody"
 
 
-def _told(report: DropReport) -> str:
-    return f"namespace {report.namespace}: {counted(len(report.packs), 'pack')}, {size_of(report.bytes)}"
+def _described(report: DropReport) -> str:
+    return f"namespace {report.namespace}: {pluralize(len(report.packs), 'pack')}, {size_of(report.bytes)}"

@@ -1,11 +1,11 @@
-"""``--dry-run`` of `pull`, `push` and `sync`: what they would move, read off where both stand. Nothing is made."""
+"""``--dry-run`` of `pull`, `push` and `sync`: what they would move, by comparing both sides. Nothing is created."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cas_cache.cli.options import known_remote, mirror_if_there, open_mirror, open_repository
+from cas_cache.cli.options import existing_mirror, known_remote, open_mirror, open_repository
 from cas_cache.errors import ConfigurationError
 from cas_cache.location import places
 from cas_cache.settings import Settings
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from cas_cache.cli.filters import Filters
     from cas_cache.mirror import Mirror
     from cas_cache.repository import Repository
-    from cas_cache.sync import Report, Standing
+    from cas_cache.sync import Report, SyncStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """What the options name: CACHE, ``--remote``, ``--storage-option`` and filters."""
+class SyncTarget:
+    """The objects that the options name: CACHE, ``--remote``, ``--storage-option`` and filters."""
 
     cache: str | None
     remote: str | None
@@ -27,10 +27,10 @@ class Named:
     filters: Filters
 
     def repository(self, verb: str, *, writes: bool) -> Repository:
-        """Return the repository; no request is made.
+        """Return the repository; send no request.
 
         Raises:
-            ConfigurationError: If there is none, or the cache is offline, or read-only and this `writes`.
+            ConfigurationError: If no repository is named, the cache is offline, or it is read-only and this `writes`.
         """
         if places(self.cache, known_remote(self.cache, self.remote), Settings.read())[1] is None:
             raise ConfigurationError(f"There is no remote to {verb}. Name one: --remote, or CAS_CACHE_REMOTE.")
@@ -40,50 +40,50 @@ class Named:
         """Return the mirror.
 
         Raises:
-            NotAMirror: If there is none.
+            NotAMirror: If it does not exist.
         """
         return open_mirror(self.cache, self.remote)
 
-    def chosen(self, found: list[Standing], mirror: Mirror | None) -> list[Standing]:
-        """Return what the filters choose.
+    def chosen(self, statuses: list[SyncStatus], mirror: Mirror | None) -> list[SyncStatus]:
+        """Return the namespaces that match the filters.
 
         Raises:
-            ConfigurationError: If a value of a filter is met by none.
+            ConfigurationError: If a filter value matches no namespace.
         """
         if not self.filters:
-            return found
-        chosen = set(self.filters.chosen({one.namespace: one.spec for one in found}, mirror))
-        return [one for one in found if one.namespace in chosen]
+            return statuses
+        chosen = set(self.filters.chosen({status.namespace: status.spec for status in statuses}, mirror))
+        return [status for status in statuses if status.namespace in chosen]
 
 
-def would_pull(named: Named) -> Report:
-    """Return what a pull would take, at most. A mirror that is not there yet is not made."""
-    from cas_cache.sync import pull_of, standing
+def would_pull(target: SyncTarget) -> Report:
+    """Return the maximum that a pull would download. A missing mirror is not created."""
+    from cas_cache.sync import pull_of, status_of
 
-    repository = named.repository("pull from", writes=False)
-    mirror = mirror_if_there(places(named.cache, named.remote, Settings.read())[0])
+    repository = target.repository("pull from", writes=False)
+    mirror = existing_mirror(places(target.cache, target.remote, Settings.read())[0])
     if mirror is None or mirror.repository is None:
-        repository.must_be_there()
-    found, problems = standing(mirror, repository)
-    return pull_of(named.chosen(found, mirror), problems)
+        repository.must_exist()
+    statuses, problems = status_of(mirror, repository)
+    return pull_of(target.chosen(statuses, mirror), problems)
 
 
-def would_push(named: Named, *, rebind: bool) -> Report:
-    """Return what a push would send. A repository that is not there yet is not made."""
-    from cas_cache.sync import look, push_of, standing_here
+def would_push(target: SyncTarget, *, rebind: bool) -> Report:
+    """Return what a push would send. A missing repository is not created."""
+    from cas_cache.sync import local_status, peek, push_of
 
-    mirror = named.mirror()
-    repository = named.repository("push to", writes=True)
-    look(None if rebind else mirror, repository)
-    found, problems = standing_here(mirror)
-    return push_of(named.chosen(found, mirror), problems, rebind=rebind)
+    mirror = target.mirror()
+    repository = target.repository("push to", writes=True)
+    peek(None if rebind else mirror, repository)
+    statuses, problems = local_status(mirror)
+    return push_of(target.chosen(statuses, mirror), problems, rebind=rebind)
 
 
-def would_sync(named: Named) -> tuple[Report, Report]:
-    """Return what a sync would take, and what it would send."""
-    from cas_cache.sync import Report, pull_of, push_of, standing
+def would_sync(target: SyncTarget) -> tuple[Report, Report]:
+    """Return what a sync would download, and what it would send."""
+    from cas_cache.sync import Report, pull_of, push_of, status_of
 
-    mirror = named.mirror()
-    found, problems = standing(mirror, named.repository("sync with", writes=True))
-    chosen = named.chosen(found, mirror)
+    mirror = target.mirror()
+    statuses, problems = status_of(mirror, target.repository("sync with", writes=True))
+    chosen = target.chosen(statuses, mirror)
     return pull_of(chosen, problems), push_of(chosen, Report())

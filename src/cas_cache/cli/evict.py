@@ -6,31 +6,31 @@ import re
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
-from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.mirror.evict import EvictReport
 from cas_cache.mirror.evict import evict as evict_mirror
 
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 UNITS["TI"] = 2**40
 
-MOST_BYTES = 2**63
+MAX_BYTES = 2**63
 
 
 def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     """Return "50GB", "500M" or "1GiB" as bytes."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", value.strip())
     unit = match[2].upper() if match else "?"
-    # A number alone is a forgotten unit, which would leave nothing.
+    # A number alone probably lacks its unit; read as bytes, it would evict everything.
     if not match or unit.removesuffix("B") not in UNITS or not (unit or float(match[1]) == 0):
-        raise click.BadParameter(f"{value!r} is no size; write 50GB, 500MB or 20GiB.")
+        raise click.BadParameter(f"{value!r} is not a size; write 50GB, 500MB or 20GiB.")
     unit = unit.removesuffix("B")
     amount = float(match[1]) * UNITS[unit]
-    if not amount < MOST_BYTES:
+    if not amount < MAX_BYTES:
         raise click.BadParameter(f"{value[:20]!r} is larger than any disk; write 50GB, 500MB or 20GiB.")
     return int(amount)
 
@@ -50,7 +50,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
     """Make CACHE's mirror smaller: the packs that were used longest ago go.
 
     What is in the repository comes back when a run misses it; `cas-cache pull` says before whether something is not
-    there any more. Rows that wait to be pushed stay; so do namespaces that other processes have open.
+    there any more. Pending rows stay; so do namespaces that other processes have open.
 
     If something is to go it asks first; where nobody can be asked it needs --yes.
 
@@ -61,7 +61,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
     report = evict_mirror(mirror, max_size, dry_run=dry_run or asks)
     if asks and report.evicted:
         _print(report, "would evict")
-        ask(f"Evict {counted(len(report.evicted), 'pack')} from {mirror.directory}?")
+        ask(f"Evict {pluralize(len(report.evicted), 'pack')} from {mirror.directory}?")
         report = evict_mirror(mirror, max_size)
     if as_json:
         print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
@@ -72,14 +72,14 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
 
 
 def _print(report: EvictReport, did: str) -> None:
-    """One line a namespace, and a sum."""
-    for namespace in dict.fromkeys(it.namespace for it in report.evicted):
-        mine = [it for it in report.evicted if it.namespace == namespace]
-        rows, size = sum(it.rows for it in mine), sum(it.bytes for it in mine)
-        say(f"{did} {counted(len(mine), 'pack')} of {namespace}: {counted(rows, 'row')}, {size_of(size)}")
+    """Print one line per namespace, and a total."""
+    for namespace in dict.fromkeys(pack.namespace for pack in report.evicted):
+        mine = [pack for pack in report.evicted if pack.namespace == namespace]
+        rows, size = sum(pack.rows for pack in mine), sum(pack.bytes for pack in mine)
+        say(f"{did} {pluralize(len(mine), 'pack')} of {namespace}: {pluralize(rows, 'row')}, {size_of(size)}")
     for namespace in report.in_use:
         say(f"left as it is, because others have it open: {namespace}", err=True)
     say(
-        f"{did} {counted(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
-        f"after, of which {size_of(report.waiting)} wait to be pushed"
+        f"{did} {pluralize(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
+        f"after, of which {size_of(report.waiting)} are pending"
     )

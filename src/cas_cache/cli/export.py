@@ -1,4 +1,4 @@
-"""``cas-cache export``: vectors as files of other tools."""
+"""``cas-cache export``: write vectors as files for other tools."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_tasks
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import empty
 from cas_cache.cli.options import (
-    MOST_NAMED,
+    MAX_NAMED,
     dry_run_option,
     namespace_option,
     open_trusted_mirror,
     print_json,
 )
 from cas_cache.cli.table import ID_CHARACTERS, name_of
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
-from cas_cache.exchange import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
-from cas_cache.exchange import export as write_export
+from cas_cache.cli.verbosity import bars_wanted, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
+from cas_cache.interop import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
+from cas_cache.interop import export as write_export
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.argument("target")
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
-@namespace_option("wanted", "Export all of this namespace.")
+@namespace_option("namespace", "Export all of this namespace.")
 @click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
 @click.option("--role", type=TEXT, help="Of the task's: query or document.")
 @click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
@@ -51,7 +51,7 @@ def export(
     target: str,
     *,
     format_name: str,
-    wanted: str | None,
+    namespace: str | None,
     task: str | None,
     role: str | None,
     model: str | None,
@@ -67,13 +67,13 @@ def export(
     its digest before it leaves.
     """
     asked = {"role": role, "model": model, "subset": subset, "split": split}
-    if (wanted is None) == (task is None):
+    if (namespace is None) == (task is None):
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
-    if wanted is not None and any(value is not None for value in asked.values()):
+    if namespace is not None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
     mirror = open_trusted_mirror(cache, None)
     if task is None:
-        chosen = select_namespace(one_namespace(mirror, wanted))
+        chosen = select_namespace(one_namespace(mirror, namespace))
     else:
         chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
     if dry_run:
@@ -84,54 +84,56 @@ def export(
         print_json({"dry_run": dry_run, **report.as_json()})
         return
     did = "would export" if dry_run else "exported"
-    say(f"{did} {counted(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
+    say(f"{did} {pluralize(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
     say(size_of(report.bytes))
     if report.missing:
-        say(f"left out: {counted(report.missing, 'row')} that the task asked for and that are not here", err=True)
+        say(f"left out: {pluralize(report.missing, 'row')} that the task asked for and that are not here", err=True)
 
 
 def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
-    """Return the namespace of a mirror whose id begins like that.
+    """Return the mirror's namespace whose id starts with `beginning`.
 
     Raises:
-        click.UsageError: If there is none, or more than one.
+        click.UsageError: If there is no such namespace, or more than one.
     """
     namespaces = mirror.namespaces()
-    found = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
-    if len(found) == 1:
-        return found[0]
+    matches = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
+    if len(matches) == 1:
+        return matches[0]
     if not namespaces:
         raise click.UsageError(empty(mirror))
     begin = f" begin with {beginning!r}" if beginning else ""
     raise click.UsageError(
-        f"{counted(len(found), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
-        f"{_choice(found or namespaces)}"
+        f"{pluralize(len(matches), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
+        f"{_choice(matches or namespaces)}"
     )
 
 
 def _choice(namespaces: list[Namespace]) -> str:
-    """Return the namespaces that a user can choose from."""
-    named = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MOST_NAMED]]
-    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MOST_NAMED else ""
-    return f"Choose one by its id, with --namespace: {', '.join(named)}{more}."
+    """Return a text that lists the namespaces to choose from."""
+    choices = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
+    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MAX_NAMED else ""
+    return f"Choose one by its id, with --namespace: {', '.join(choices)}{more}."
 
 
 def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
-    """The task's views that the options choose: all of one namespace."""
+    """Return the task's views that match the options; all belong to one namespace."""
     views = mirror.views.of(task)
     chosen = [view for view in views if view.matches(**asked)]
     if not chosen:
-        there = f"It has {_shown(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
-        raise click.UsageError(f"Nothing that the task {task} asked for matches. {there}.")
+        hint = (
+            f"It has {_view_list(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        )
+        raise click.UsageError(f"Nothing that the task {task} asked for matches. {hint}.")
     if len({view.namespace for view in chosen}) > 1:
         raise click.UsageError(
-            f"The task {task} asked for rows of several namespaces: {_shown(chosen)}. Choose with --role, --model, "
-            "--subset and --split, or name the --namespace."
+            f"The task {task} asked for rows of several namespaces: {_view_list(chosen)}. Choose with --role, "
+            "--model, --subset and --split, or name the --namespace."
         )
     return chosen
 
 
-def _shown(views: list[View]) -> str:
+def _view_list(views: list[View]) -> str:
     return ", ".join(
         sorted(
             {f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split} ({v.namespace[:12]})" for v in views}

@@ -1,6 +1,6 @@
 """Commands and groups whose ``--help`` ends with examples.
 
-Adds to click: the argument ``examples`` of a command. Each example is one line that can be typed as it is.
+Adds to click the argument ``examples`` of a command. Each example is a single line that can be typed as shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Command(click.Command):
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """Write the examples, unwrapped: a command line that is folded cannot be copied."""
+        """Write the examples without wrapping, because a wrapped command line cannot be copied."""
         with formatter.section("Examples"):
             for line in self.examples:
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")

@@ -1,4 +1,4 @@
-"""``cas-cache import mteb``: vectors of mteb's own caches, into a namespace."""
+"""``cas-cache import mteb``: import vectors of mteb's own caches into a namespace."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.amounts import counted
 from cas_cache.cli.export import one_namespace
 from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import (
     dry_run_option,
-    mirror_if_there,
+    existing_mirror,
     mirror_options,
     namespace_option,
     open_mirror,
     print_json,
     spec_in_file,
 )
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import TEXT
-from cas_cache.exchange import ImportReport, find_folders, plan_import
+from cas_cache.cli.verbosity import bars_wanted, say
+from cas_cache.formatting import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json
+from cas_cache.interop import ImportReport, find_folders, plan_import
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.settings import Settings
@@ -30,7 +30,7 @@ from cas_cache.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cas_cache.exchange import OldFolder
+    from cas_cache.interop import MtebCacheFolder
 
 
 @click.group(name="import", cls=CommandGroup, examples=("cas-cache import mteb old my_mirror -n 55dc47fb --dry-run",))
@@ -49,7 +49,7 @@ def import_() -> None:
 @click.argument("directory", metavar="DIR")
 @mirror_options
 @dry_run_option
-@namespace_option("wanted", "Import into this namespace of the mirror, under its spec.")
+@namespace_option("namespace", "Import into this namespace of the mirror, under its spec.")
 @click.option("--spec", "spec_file", metavar="FILE", help="The spec, as JSON: what `cas-cache info --json` prints.")
 @click.option("--model", type=TEXT, help="Whose vectors they are. mteb did not write that down.")
 @click.option("--revision", type=TEXT, help="What pins the model's weights.")
@@ -69,7 +69,7 @@ def mteb(
     cache: str | None,
     remote: str | None,
     *,
-    wanted: str | None,
+    namespace: str | None,
     spec_file: str | None,
     mteb_1: bool,
     accept_unsafe: bool,
@@ -86,17 +86,17 @@ def mteb(
     """
     place = places(cache, remote, Settings.read())[0]
     folders = find_folders(directory)
-    if sum([wanted is not None, spec_file is not None, identity["model"] is not None]) != 1:
+    if sum([namespace is not None, spec_file is not None, identity["model"] is not None]) != 1:
         raise click.UsageError("Say whose vectors these are: --namespace ID, --spec FILE, or --model and --revision.")
     if identity["model"] is None and any(identity.values()):
         raise click.UsageError("The options that spell a spec out go with --model; a namespace or a file has its own.")
-    if wanted is not None:
-        spec = one_namespace(open_mirror(cache, remote), wanted).spec
+    if namespace is not None:
+        spec = one_namespace(open_mirror(cache, remote), namespace).spec
     else:
         spec = _spec_of(folders, **identity) if spec_file is None else spec_in_file(Path(spec_file))
-    mirror = mirror_if_there(place)
-    found = None if mirror is None else mirror.get(spec.namespace)
-    plan = plan_import(folders, spec, found, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
+    mirror = existing_mirror(place)
+    opened = None if mirror is None else mirror.get(spec.namespace)
+    plan = plan_import(folders, spec, opened, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:
         say("\n".join(plan.lines()))
     report = ImportReport(plan)
@@ -114,13 +114,13 @@ def _print_end(report: ImportReport, *, dry_run: bool) -> None:
     spec = report.plan.spec
     verb, count = ("would store", report.taken) if dry_run else ("stored", report.stored)
     role = f", {spec.role}" if spec.role else ""
-    say(f"{verb} {counted(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
+    say(f"{verb} {pluralize(count, 'vector')} of {spec.model}@{spec.revision}{role} in namespace {spec.namespace}")
     if "refused" in report.left():
         say("If you know better than the folders can show: --accept-unsafe.", err=True)
 
 
 def _spec_of(
-    folders: Sequence[OldFolder],
+    folders: Sequence[MtebCacheFolder],
     *,
     model: str,
     revision: str | None,
@@ -130,7 +130,7 @@ def _spec_of(
     params: tuple[str, ...],
     scope: tuple[str, ...],
 ) -> EncoderSpec:
-    """The spec that the options spell out; the role is the folders', where all have the same."""
+    """Return the spec that the options describe. Without ``--role``, the role is the one that all folders share."""
     if revision is None:
         raise click.UsageError("--model needs --revision: what pins its weights.")
     if role is not None and no_role:
@@ -152,12 +152,12 @@ def _spec_of(
         revision=revision,
         prompt=prompt,
         role=role,
-        params=_parsed("--param", params),
-        scope=_parsed("--scope", scope),
+        params=_parse_pairs("--param", params),
+        scope=_parse_pairs("--scope", scope),
     )
 
 
-def _parsed(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
+def _parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     parsed = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""``cas-cache info``: one namespace, with the document that is its identity."""
+"""``cas-cache info``: one namespace, with the document that identifies it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
 from cas_cache.cli.help import Command
 from cas_cache.cli.ls import describe, mirror_as_json, print_mirror
 from cas_cache.cli.options import (
@@ -19,8 +18,9 @@ from cas_cache.cli.options import (
     print_json,
     spec_in_file,
 )
-from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT, json_text
+from cas_cache.cli.verbosity import say
+from cas_cache.formatting import pluralize
 from cas_cache.repository import is_url, without_credentials
 from cas_cache.settings import TABLES, Settings
 
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 @click.option("--spec", "spec_file", metavar="FILE", help="With --why: the spec, as `cas-cache info --json` prints it.")
 @click.option("--why", type=TEXT, metavar="TEXT", help="Say where the vector of this text is, or why it is a miss.")
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
-@namespace_option("wanted", "Show this namespace.")
+@namespace_option("namespace", "Show this namespace.")
 def info(
     cache: str | None,
     remote: str | None,
     storage_options: tuple[str, ...],
     *,
-    wanted: str | None,
+    namespace: str | None,
     why: str | None,
     spec_file: str | None,
     settings: bool,
@@ -66,16 +66,16 @@ def info(
     if why is None and (spec_file is not None or storage_options):
         raise click.UsageError("--spec and --storage-option are for --why TEXT. Add it.")
     if why is not None:
-        mirror = open_mirror(cache, remote)  # opening the cache would make one
+        mirror = open_mirror(cache, remote)  # opening the cache would create the mirror
         with open_cache(cache, remote, storage_options) as opened:
-            spec = _asked_spec(mirror, opened, wanted, spec_file)
+            spec = _asked_spec(mirror, opened, namespace, spec_file)
             _print_explanation(opened.explain(why, spec), as_json=as_json)
         return
     if settings:
         _print_settings(as_json=as_json)
         return
     mirror = open_mirror(cache, remote)
-    chosen = _chosen(mirror, wanted)
+    chosen = _chosen_namespaces(mirror, namespace)
     if len(chosen) > 1:
         _print_overview(mirror, chosen, as_json=as_json)
         return
@@ -90,54 +90,57 @@ def info(
     if as_json:
         print_json(facts)
         return
-    for name in ("namespace", "rows", "waiting", "dtype", "shape", "bytes", "folder", "repository"):
+    for name in ("namespace", "rows", "pending", "dtype", "shape", "bytes", "folder", "repository"):
         say(f"{name:<11}{f'{facts[name]:,}' if isinstance(facts[name], int) else facts[name]}")
     say(f"{'packs':<11}{len(ns.packs):,}")
     say("spec")
     say(json_text(facts["spec"]))
 
 
-def _asked_spec(mirror: Mirror, opened: EmbeddingCache, wanted: str | None, spec_file: str | None) -> EncoderSpec:
+def _asked_spec(mirror: Mirror, opened: EmbeddingCache, beginning: str | None, spec_file: str | None) -> EncoderSpec:
     from cas_cache.cli.export import one_namespace
 
     if spec_file is not None:
         return spec_in_file(Path(spec_file))
-    is_local = any(namespace.startswith(wanted or "") for namespace in mirror.ids())
-    if is_local or not wanted or opened.repository is None or opened.offline:
-        return one_namespace(mirror, wanted).spec
-    return opened.repository.spec(full_namespace(opened.repository, wanted))
+    is_local = any(namespace.startswith(beginning or "") for namespace in mirror.ids())
+    if is_local or not beginning or opened.repository is None or opened.offline:
+        return one_namespace(mirror, beginning).spec
+    return opened.repository.spec(full_namespace(opened.repository, beginning))
 
 
-def _print_explanation(found: Explanation, *, as_json: bool) -> None:
+def _print_explanation(explanation: Explanation, *, as_json: bool) -> None:
     if as_json:
-        print_json(found.as_json())
+        print_json(explanation.as_json())
     else:
-        say(f"{'hit' if found.is_hit else 'miss'}  {found.message}")
-        for other in found.others:
+        say(f"{'hit' if explanation.is_hit else 'miss'}  {explanation.message}")
+        for other in explanation.others:
             where = "mirror" if other.in_mirror else "repository"
             say(f"namespace {other.namespace} of the {where} has it: {'; '.join(map(str, other.differences))}")
-        for problem in found.problems:
+        for problem in explanation.problems:
             say(f"not read: {problem}", err=True)
-    if found.problems:
+    if explanation.problems:
         raise click.exceptions.Exit(1)
 
 
 def _print_settings(*, as_json: bool) -> None:
-    found = Settings.read()
-    values = {name: getattr(found, name, None) for name in found.sources}
+    settings = Settings.read()
+    values = {name: getattr(settings, name, None) for name in settings.sources}
     for table in TABLES:
-        values |= {f"{table}.{name}": text for name, text in getattr(found, table).items()}
-    shown = {name: {"value": _shown(name, value), "source": found.sources[name]} for name, value in values.items()}
+        values |= {f"{table}.{name}": text for name, text in getattr(settings, table).items()}
+    shown = {
+        name: {"value": _printable_value(name, value), "source": settings.sources[name]}
+        for name, value in values.items()
+    }
     if as_json:
         print_json({"settings": shown})
         return
     width = max(map(len, shown))
-    for name, of in shown.items():
-        say(f"{name:<{width}}  {'-' if of['value'] is None else of['value']}  {of['source']}")
+    for name, setting in shown.items():
+        say(f"{name:<{width}}  {'-' if setting['value'] is None else setting['value']}  {setting['source']}")
 
 
-def _shown(name: str, value: object) -> object:
-    """A value that may be printed: a URL may have credentials in it."""
+def _printable_value(name: str, value: object) -> object:
+    """Return a setting's value for printing, without credentials in URLs."""
     if isinstance(value, Path):
         return str(value)
     is_remote = name.startswith("remote") and isinstance(value, str) and is_url(value)
@@ -145,22 +148,22 @@ def _shown(name: str, value: object) -> object:
 
 
 def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -> None:
-    """Print what `ls` prints of each namespace; the hint goes to stderr."""
+    """Print namespaces as `ls` does; the hint goes to stderr."""
     if as_json:
         print_json(mirror_as_json(mirror, chosen))
         return
     print_mirror(mirror, chosen)
-    say(f"{counted(len(chosen), 'namespace')} match. Choose one with --namespace to see its spec.", err=True)
+    say(f"{pluralize(len(chosen), 'namespace')} match. Choose one with --namespace to see its spec.", err=True)
 
 
-def _chosen(mirror: Mirror, wanted: str | None) -> list[Namespace]:
-    """Return the namespaces whose ids begin like that, at least one.
+def _chosen_namespaces(mirror: Mirror, beginning: str | None) -> list[Namespace]:
+    """Return the namespaces whose ids start with `wanted`, at least one.
 
     Raises:
         click.UsageError: If there is none.
     """
-    found = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(wanted or "")]
-    if not found:
-        what = f"no namespace {wanted}" if wanted else "nothing"
+    matches = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(beginning or "")]
+    if not matches:
+        what = f"no namespace {beginning}" if beginning else "nothing"
         raise click.UsageError(f"There is {what} in {mirror.directory}. `cas-cache ls` lists what is there.")
-    return found
+    return matches

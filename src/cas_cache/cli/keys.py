@@ -7,7 +7,7 @@ import click
 from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import print_json
 from cas_cache.cli.table import visible
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.settings import Settings, user_file
 from cas_cache.trust import new_signing_key, signing_keys
 
@@ -43,20 +43,20 @@ def list_(*, as_json: bool) -> None:
     mine = signing_keys()
     names = {key.public: key.name for key in mine}
     trusted = {public: name for name, public in settings.trusted_keys.items()}
-    found = [
+    documents = [
         {
             "name": trusted.get(public) or names[public],
             "public": public,
             "signing": public in names,
             "trusted": public in trusted,
         }
-        for public in sorted({*names, *trusted}, key=lambda it: (trusted.get(it) or names[it], it))
+        for public in sorted({*names, *trusted}, key=lambda key: (trusted.get(key) or names[key], key))
     ]
     if as_json:
-        print_json({"trust": settings.trust, "signing_key": settings.signing_key, "keys": found})
+        print_json({"trust": settings.trust, "signing_key": settings.signing_key, "keys": documents})
         return
     say(f"trust        {settings.trust}")
     say(f"signing key  {settings.signing_key or '-'}")
-    for key in found:
+    for key in documents:
         uses = [name for name in ("signing", "trusted") if key[name]]
         say(f"{visible(str(key['name'])):<12} {key['public']}  {' '.join(uses)}")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, names_repository, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import CasCacheError, MirrorError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.mirror import MARKER
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @cache_options
 @click.option("--there", is_flag=True, help="List the repository's, not the mirror's: one listing and its manifests.")
 def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, there: bool, as_json: bool) -> None:
-    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they are only here.
+    """List the namespaces of CACHE's mirror: whose vectors, how many, and whether they were pushed.
 
     Without CACHE and --remote, all mirrors in the user's cache directory (or CAS_CACHE_DIR) are listed.
 
@@ -50,7 +50,7 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
     Exit codes: 0 fine, 1 something could not be read, 2 usage.
     """
     if there or (remote is None and names_repository(cache)):
-        _list_there(cache, remote, storage_options, as_json=as_json)
+        _list_repository(cache, remote, storage_options, as_json=as_json)
         return
     if storage_options:
         raise click.UsageError("--storage-option is for a repository: name its URL, or add --there.")
@@ -58,13 +58,13 @@ def ls(cache: str | None, remote: str | None, storage_options: tuple[str, ...], 
         _list_mirrors(expanded(Settings.read().directory), as_json=as_json)
         return
     mirror = open_mirror(cache, remote)
-    found = mirror.namespaces()
+    namespaces = mirror.namespaces()
     if as_json:
-        print_json(mirror_as_json(mirror, found))
-    elif not found:
+        print_json(mirror_as_json(mirror, namespaces))
+    elif not namespaces:
         say(empty(mirror))
     else:
-        print_all(found)
+        print_all(namespaces)
 
 
 def mirror_as_json(mirror: Mirror, namespaces: list[Namespace]) -> dict[str, Any]:
@@ -93,23 +93,23 @@ def empty(mirror: Mirror) -> str:
 
 def _list_mirrors(directory: Path, *, as_json: bool) -> None:
     """List every mirror in a directory, and the directory itself if it is one; exit with 1 if one cannot be read."""
-    found: list[tuple[Mirror, list[Namespace]]] = []
+    opened: list[tuple[Mirror, list[Namespace]]] = []
     problems: list[CasCacheError] = []
     for place in _mirrors_in(directory):
         try:
             mirror = Mirror(place, create=False)
-            found.append((mirror, mirror.namespaces()))
+            opened.append((mirror, mirror.namespaces()))
         except CasCacheError as err:
             problems.append(err)
     if as_json:
         mirrors = [
-            {**mirror_as_json(mirror, namespaces), "repository": mirror.repository_url} for mirror, namespaces in found
+            {**mirror_as_json(mirror, namespaces), "repository": mirror.repository_url} for mirror, namespaces in opened
         ]
         print_json({"directory": str(directory), "mirrors": mirrors, "problems": _as_json(problems)})
-    elif not found and not problems:
+    elif not opened and not problems:
         say(f"There is no mirror in {directory}. A run makes one; so does `cas-cache pull URL`.")
     else:
-        for number, (mirror, namespaces) in enumerate(found):
+        for number, (mirror, namespaces) in enumerate(opened):
             if number:
                 say("")
             if namespaces:
@@ -133,13 +133,13 @@ def _mirrors_in(directory: Path) -> list[Path]:
 
 
 def describe(ns: Namespace) -> dict[str, Any]:
-    """Return a namespace's line as plain JSON."""
+    """Return the facts that `ls` shows of a namespace, as plain JSON."""
     return {
         "namespace": ns.spec.namespace,
         **names_of(ns.spec),
         "rows": ns.rows,
-        "waiting": ns.waiting_rows,
-        "where": _where(ns.rows, ns.waiting_rows),
+        "pending": ns.pending_rows,
+        "where": _where(ns.rows, ns.pending_rows),
         "dtype": None if ns.dtype is None else ns.dtype.name,
         "shape": list(ns.shape),
         "bytes": ns.rows * ns.row_bytes,
@@ -147,39 +147,41 @@ def describe(ns: Namespace) -> dict[str, Any]:
 
 
 def _where(rows: int, waiting: int) -> str | None:
-    """Where rows are, as far as the mirror knows: those that do not wait came from packs, or went into some."""
+    """Describe where rows are, as far as the mirror knows: all rows that are not pending are or were in packs."""
     if not rows:
         return None
     if waiting == 0:
-        return "also there"
-    return "only here" if waiting == rows else "partly there"
+        return "pushed"
+    return "local only" if waiting == rows else "partly pushed"
 
 
 def _counts(ns: Namespace) -> tuple[str, ...]:
-    where = _where(ns.rows, ns.waiting_rows)
-    where = f"{ns.waiting_rows:,} only here" if where == "partly there" else where or "-"
+    where = _where(ns.rows, ns.pending_rows)
+    where = f"{ns.pending_rows:,} local only" if where == "partly pushed" else where or "-"
     vector = f"{ns.dtype.name}[{','.join(map(str, ns.shape))}]" if ns.dtype is not None else "-"
-    return counted(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
+    return pluralize(ns.rows, "row"), where, vector, size_of(ns.rows * ns.row_bytes)
 
 
 def _prompt(spec: EncoderSpec | None) -> list[str]:
-    """The prompt on a line of its own, where there is one; quoted, because blanks at its end count."""
+    """Return the prompt as a line of its own, if there is one; quoted, because spaces at its ends matter."""
     return [f"prompt {names_of(spec)['prompt']!r}"] if spec is not None and spec.prompt else []
 
 
-def _list_there(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
-    """List a repository's; exit with 1 if something could not be read."""
+def _list_repository(cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool) -> None:
+    """List the namespaces of a repository; exit with 1 if something could not be read."""
     from cas_cache.repository.inventory import inventory
 
     repository = open_repository(cache, remote, storage_options, verb="list", writes=False)
-    found, problems = inventory(repository)
+    holdings, problems = inventory(repository)
     if as_json:
-        namespaces = [held.as_json() for held in found]
+        namespaces = [held.as_json() for held in holdings]
         print_json({"repository": repository.url, "namespaces": namespaces, "problems": _as_json(problems)})
-    elif not found:
+    elif not holdings:
         say(f"The repository {repository.url} is empty. `cas-cache push` publishes what a mirror has.")
     else:
-        print_namespaces((held.namespace, [name_of(held.spec), _held(held), *_prompt(held.spec)]) for held in found)
+        print_namespaces(
+            (held.namespace, [name_of(held.spec), _holding_columns(held), *_prompt(held.spec)]) for held in holdings
+        )
     _end(problems, as_json=as_json)
 
 
@@ -188,14 +190,14 @@ def _as_json(problems: Sequence[CasCacheError]) -> list[dict[str, str]]:
 
 
 def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
-    """Print what could not be read, unless a document has it, and exit with 1 then."""
+    """Exit with 1 if something could not be read; print the problems first unless they are in the JSON document."""
     if not as_json:
         for problem in problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
 
 
-def _held(held: Held) -> tuple[str, ...]:
+def _holding_columns(held: Held) -> tuple[str, ...]:
     vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
-    return counted(held.rows, "row"), counted(held.packs, "pack"), vector, size_of(held.bytes)
+    return pluralize(held.rows, "row"), pluralize(held.packs, "pack"), vector, size_of(held.bytes)

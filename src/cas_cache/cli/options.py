@@ -1,4 +1,4 @@
-"""What the commands have in common: which cache is meant, and how an answer is printed."""
+"""Shared options of the commands, how they find the cache, and how they print results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
-from cas_cache.cli.talk import bars_wanted, say
 from cas_cache.cli.text import json_text
+from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.location import places
 from cas_cache.mirror import Mirror
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cas_cache.repository import Repository
     from cas_cache.sync import Report
 
-MOST_NAMED = 10
-"""Namespaces named in an error."""
+MAX_NAMED = 10
+"""Maximum number of namespaces that an error names."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -44,13 +44,13 @@ def mirror_options(command: _F) -> _F:
 
 
 def namespace_option(name: str, purpose: str, *, required: bool = False, multiple: bool = False) -> Callable[[_F], _F]:
-    """Return a decorator that adds ``-n``, ``--namespace``, which is one option on every command that has it.
+    """Return a decorator that adds ``-n``, ``--namespace``, which means the same on every command that has it.
 
     Args:
         name: The parameter that gets the value.
-        purpose: A sentence on what the command does with the namespace.
-        required: Whether the command needs it.
-        multiple: Whether it may be repeated.
+        purpose: A sentence that says what the command does with the namespace.
+        required: True if the command needs the option.
+        multiple: True if the option may be repeated.
     """
     more = " May be repeated." if multiple else ""
     return click.option(
@@ -66,7 +66,7 @@ def namespace_option(name: str, purpose: str, *, required: bool = False, multipl
 
 
 def cache_options(command: _F) -> _F:
-    """Add what `mirror_options` adds, and ``--storage-option``."""
+    """Add the options of `mirror_options`, and ``--storage-option``."""
     return mirror_options(storage_option(command))
 
 
@@ -83,19 +83,19 @@ def storage_option(command: _F) -> _F:
 
 def dry_run_option(command: _F) -> _F:
     """Add ``--dry-run`` to a command."""
-    return click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing, here or there.")(
-        command
-    )
+    return click.option(
+        "--dry-run", is_flag=True, help="Only say what would be done; write nothing, neither locally nor remotely."
+    )(command)
 
 
 def open_repository(
     cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, verb: str, writes: bool
 ) -> Repository:
-    """Return the repository that the options name; no request is made.
+    """Return the repository that the options name; send no request.
 
     Raises:
-        click.UsageError: If they name none.
-        ConfigurationError: If the cache is offline, or read-only and the command `writes`.
+        click.UsageError: If they name no repository.
+        ConfigurationError: If the cache is offline, or it is read-only and the command `writes`.
     """
     from cas_cache.repository import Repository, open_storage
     from cas_cache.trust import trust_of
@@ -116,7 +116,7 @@ def open_repository(
 
 
 def known_remote(cache: str | None, remote: str | None) -> str | None:
-    """Return ``--remote``; if nothing names a remote, the repository that CACHE is, or that its mirror belongs to.
+    """Return ``--remote``; if nothing names a remote, the repository that is at CACHE or that its mirror belongs to.
 
     Raises:
         ConfigurationError: If two remotes are named, or a remote's name is misspelt.
@@ -141,29 +141,29 @@ def names_repository(cache: str | None) -> bool:
 
 
 def full_namespace(repository: Repository, beginning: str) -> str:
-    """Return the id of the repository's namespace that begins like that; a whole id is taken as it is.
+    """Return the id of the repository's namespace that starts with `beginning`. A complete id is returned unchecked.
 
     Raises:
-        ConfigurationError: If there is none, or more than one.
-        RemoteError: If the storage is away or refuses.
+        ConfigurationError: If there is no such namespace, or more than one.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     if NAMESPACE_ID.fullmatch(beginning):
         return beginning
-    repository.must_be_there()
-    there = sorted({namespace for namespace, _ in repository.packs()})
-    found = [namespace for namespace in there if namespace.startswith(beginning)]
-    if len(found) != 1 or not beginning:
-        named = ", ".join(there[:MOST_NAMED]) or "(none)"
+    repository.must_exist()
+    namespaces = sorted({namespace for namespace, _ in repository.packs()})
+    matches = [namespace for namespace in namespaces if namespace.startswith(beginning)]
+    if len(matches) != 1 or not beginning:
+        listing = ", ".join(namespaces[:MAX_NAMED]) or "(none)"
         raise ConfigurationError(
-            f"{counted(len(found), 'namespace')} of {repository.url} begin with {beginning!r}. "
+            f"{pluralize(len(matches), 'namespace')} of {repository.url} begin with {beginning!r}. "
             f"Name one by its id, or so much of it that it is the only one. "
-            f"It has {named}{', ...' if len(there) > MOST_NAMED else ''}."
+            f"It has {listing}{', ...' if len(namespaces) > MAX_NAMED else ''}."
         )
-    return found[0]
+    return matches[0]
 
 
 def spec_in_file(path: Path) -> EncoderSpec:
-    """Return the spec in a file: the document itself, or what `cas-cache info --json` prints.
+    """Return the spec in a file: a spec document, or the output of `cas-cache info --json`.
 
     Raises:
         ConfigurationError: If the file cannot be read as JSON.
@@ -207,7 +207,7 @@ def open_cache(
     storage_options: tuple[str, ...],
     **options: Any,
 ) -> EmbeddingCache:
-    """Open the cache that the options name. Nothing is pushed unless a command pushes."""
+    """Open the cache that the options name. Only commands that push send rows."""
     from cas_cache.cache import EmbeddingCache
 
     return EmbeddingCache(
@@ -221,20 +221,20 @@ def open_cache(
 
 
 def open_mirror(cache: str | None, remote: str | None) -> Mirror:
-    """Open the mirror that the options name; looking makes nothing.
+    """Open the mirror that the options name; never create it.
 
     Raises:
-        NotAMirror: If there is none.
+        NotAMirror: If it does not exist.
     """
     return Mirror(places(cache, remote, Settings.read())[0], create=False)
 
 
 def open_trusted_mirror(cache: str | None, remote: str | None) -> Mirror:
-    """Open the mirror that the options name, for a command that gives out its rows.
+    """Open the mirror that the options name, for a command that outputs its rows.
 
     Raises:
-        NotAMirror: If there is none.
-        UntrustedMirror: If it has rows of packs that the trusted keys did not sign.
+        NotAMirror: If it does not exist.
+        UntrustedMirror: If it has rows of packs that no trusted key has signed.
     """
     from cas_cache.trust import trust_of
 
@@ -244,11 +244,11 @@ def open_trusted_mirror(cache: str | None, remote: str | None) -> Mirror:
     return mirror
 
 
-def mirror_if_there(place: Path | str) -> Mirror | None:
-    """Open a mirror if it is there; a dry run, or a refusal, makes none.
+def existing_mirror(place: Path | str) -> Mirror | None:
+    """Open a mirror if it exists; return None, and create nothing, if it does not.
 
     Raises:
-        NotAMirror: If something else is there.
+        NotAMirror: If the path holds something else.
     """
     try:
         return Mirror(place, create=False)
@@ -260,21 +260,21 @@ def mirror_if_there(place: Path | str) -> Mirror | None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document, in ASCII."""
+    """Print a JSON document in ASCII."""
     say(json_text(document, only_ascii=True))
 
 
 def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
-    """Print what a push or pull did, or would do; exit with 1 if something was passed over."""
+    """Print what a push or pull did or would do; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
     else:
-        say(f"{verb} {counted(report.packs, 'pack')}, {counted(report.rows, 'row')}, {size_of(report.bytes)}")
+        say(f"{verb} {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, {size_of(report.bytes)}")
         for problem in report.problems:
-            say(f"passed over: {problem}", err=True)
+            say(f"skipped: {problem}", err=True)
         if report.untrusted:
             say(
-                f"left out: {counted(len(report.untrusted), 'pack')} that no trusted key has signed; "
+                f"left out: {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed; "
                 "`cas-cache check` says why",
                 err=True,
             )
@@ -285,16 +285,16 @@ def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = Fa
 
 
 def parsed_options(pairs: tuple[str, ...]) -> dict[str, str | bool]:
-    """Return ``KEY=VALUE`` pairs as a mapping; ``true`` and ``false`` are no text: s3fs takes "false" for true.
+    """Return ``KEY=VALUE`` pairs as a mapping. ``true`` and ``false`` become booleans: s3fs takes "false" for true.
 
     Raises:
-        click.BadParameter: If one is no such pair.
+        click.BadParameter: If one is not a ``KEY=VALUE`` pair.
     """
     parsed: dict[str, str | bool] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            # Not shown: it may be a secret.
+            # The value is not shown, because it may be a secret.
             raise click.BadParameter("expected KEY=VALUE", param_hint="--storage-option")
         parsed[key] = {"true": True, "false": False}.get(value.lower(), value)
     return parsed

@@ -7,13 +7,13 @@ import re
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
-from cas_cache.cli.asking import ask, is_to_ask, yes_option
+from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
-from cas_cache.cli.talk import bars_wanted, say
-from cas_cache.repository.prune import DAY, MOST_PACKS, PruneReport
+from cas_cache.cli.verbosity import bars_wanted, say
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
+from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 
 UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -23,7 +23,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     """Return "7d", "36h", "90m" or "30s" as seconds."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value.strip())
     if not match:
-        raise click.BadParameter(f"{value!r} is no time; write 7d, 36h, 90m or 30s.")
+        raise click.BadParameter(f"{value!r} is not a time; write 7d, 36h, 90m or 30s.")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -43,7 +43,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
 @click.option(
     "--most-packs",
     type=click.IntRange(min=1),
-    default=MOST_PACKS,
+    default=MAX_PACKS,
     show_default=True,
     help="Packs that one run deletes at most, the oldest first.",
 )
@@ -81,7 +81,7 @@ def prune(
     report = run(dry_run=dry_run or asks)
     if asks and report.deletions:
         _print(report, "would delete")
-        ask(f"Delete {counted(len(report.deletions), 'pack')} from {repository.url}?")
+        ask(f"Delete {pluralize(len(report.deletions), 'pack')} from {repository.url}?")
         report = run()
     if as_json:
         print_json({"url": repository.url, "dry_run": dry_run, **report.as_json()})
@@ -90,12 +90,14 @@ def prune(
 
 
 def _print(report: PruneReport, did: str) -> None:
-    """One line for each kind of what goes in a namespace, and a sum."""
+    """Print one line per reason and namespace, and a total."""
     for reason, namespace in sorted({(deletion.reason, deletion.namespace) for deletion in report.deletions}):
-        mine = [it for it in report.deletions if (it.reason, it.namespace) == (reason, namespace)]
-        size, oldest = sum(it.bytes for it in mine), max(it.age for it in mine) / DAY
-        of = f" of {namespace}" if namespace else ""
-        say(f"{did} {len(mine):,} {reason}{of}: {size_of(size)}, up to {oldest:,.1f} days old")
+        mine = [
+            deletion for deletion in report.deletions if (deletion.reason, deletion.namespace) == (reason, namespace)
+        ]
+        size, oldest = sum(deletion.bytes for deletion in mine), max(deletion.age for deletion in mine) / DAY
+        where = f" of {namespace}" if namespace else ""
+        say(f"{did} {len(mine):,} {reason}{where}: {size_of(size)}, up to {oldest:,.1f} days old")
     young = f"{report.young:,} {'is' if report.young == 1 else 'are'}"
     more = f", {report.postponed:,} more at the next run" if report.postponed else ""
-    say(f"{did} {counted(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")
+    say(f"{did} {pluralize(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.dry_run import Named, would_pull
+from cas_cache.cli.dry_run import SyncTarget, would_pull
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, print_report
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
 
 KEY_AND_DIGEST_BYTES = 40
-"""Of a row, without its vector."""
+"""Size of a row without its vector: a key and a digest."""
 
 
 @click.command(
@@ -40,27 +40,27 @@ def pull(
     as_json: bool,
     **filters: tuple[str, ...],
 ) -> None:
-    """Take what the repository has and CACHE's mirror has not: all of it, or what the filters choose."""
+    """Download packs that CACHE's mirror does not have: all of them, or those that the filters choose."""
     what = " the keys of" if keys_only else ""
     if dry_run:
-        report = would_pull(Named(cache, remote, storage_options, Filters(**filters)))
+        report = would_pull(SyncTarget(cache, remote, storage_options, Filters(**filters)))
         if keys_only:
             report.bytes = report.rows * KEY_AND_DIGEST_BYTES
         print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
         return
     with open_cache(cache, remote, storage_options) as opened:
-        must_be_there_if_new(opened)
-        wanted = chosen_namespaces(opened, Filters(**filters), there=True)
-        report = opened.pull_keys(wanted) if keys_only else opened.pull(wanted)
+        must_exist_if_new(opened)
+        requested = chosen_namespaces(opened, Filters(**filters), remote=True)
+        report = opened.pull_keys(requested) if keys_only else opened.pull(requested)
         print_report(f"pulled{what}", report, as_json=as_json)
 
 
-def must_be_there_if_new(opened: EmbeddingCache) -> None:
-    """Refuse to take a mistyped URL, which looks like a repository that has nothing yet, for one, in a new mirror.
+def must_exist_if_new(opened: EmbeddingCache) -> None:
+    """Check that the repository exists before a new mirror pulls: a mistyped URL looks like an empty repository.
 
     Raises:
-        NotARepository: If nothing is there.
-        RemoteError: If the remote is away or refuses.
+        NotARepository: If the repository does not exist.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     if opened.repository is not None and not opened.offline and opened.mirror.repository is None:
-        opened.repository.must_be_there()
+        opened.repository.must_exist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cas_cache.cli.dry_run import Named, would_push
+from cas_cache.cli.dry_run import SyncTarget, would_push
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_report
@@ -23,7 +23,7 @@ from cas_cache.cli.options import cache_options, dry_run_option, open_cache, ope
 @click.option(
     "--rebind",
     is_flag=True,
-    help="Send every row, whatever was pushed before: to another repository, or to this one anew.",
+    help="Send every row, whatever was pushed before: to another repository, or to this one again.",
 )
 def push(
     cache: str | None,
@@ -37,10 +37,10 @@ def push(
 ) -> None:
     """Publish the pending rows of CACHE's mirror: all of them, or those that the filters choose."""
     if dry_run:
-        report = would_push(Named(cache, remote, storage_options, Filters(**filters)), rebind=rebind)
+        report = would_push(SyncTarget(cache, remote, storage_options, Filters(**filters)), rebind=rebind)
         print_report("would push", report, dry_run=True, as_json=as_json)
         return
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
-        wanted = chosen_namespaces(opened, Filters(**filters), there=False)
-        print_report("pushed", opened.push(wanted, rebind=rebind), as_json=as_json)
+        requested = chosen_namespaces(opened, Filters(**filters), remote=False)
+        print_report("pushed", opened.push(requested, rebind=rebind), as_json=as_json)

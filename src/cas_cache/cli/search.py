@@ -8,7 +8,6 @@ from zipfile import BadZipFile
 import click
 import numpy as np
 
-from cas_cache.amounts import counted
 from cas_cache.cli.completion import complete_namespaces, complete_tasks
 from cas_cache.cli.export import one_namespace
 from cas_cache.cli.help import Command
@@ -17,9 +16,10 @@ from cas_cache.cli.options import (
     open_trusted_mirror,
     print_json,
 )
-from cas_cache.cli.talk import say
 from cas_cache.cli.text import TEXT
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.formatting import pluralize
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
 from cas_cache.search import KINDS, METRICS, open_search
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
     from cas_cache.search import Neighbours
 
-MOST_NAMED = 3
-"""Texts without a vector that an error names."""
+MAX_NAMED = 3
+"""Maximum number of texts without a vector that an error names."""
 
-MOST_DIGITS = 18
-"""Of a parameter of an index; Python refuses to read thousands."""
+MAX_DIGITS = 18
+"""Maximum digits of an index parameter; Python refuses to convert thousands of digits."""
 
 SHOWN_CHARACTERS = 100
-"""Of a query, in what people read; ``--json`` has all of it."""
+"""Maximum characters of a query in output for people; ``--json`` has the full query."""
 
 
 @click.command(
@@ -51,7 +51,7 @@ SHOWN_CHARACTERS = 100
 )
 @click.argument("cache")
 @click.argument("texts", nargs=-1, type=TEXT, metavar="[TEXT]...")
-@namespace_option("wanted", "Search this namespace.")
+@namespace_option("namespace", "Search this namespace.")
 @click.option(
     "--from",
     "source",
@@ -85,7 +85,7 @@ def search(
     cache: str,
     texts: tuple[str, ...],
     *,
-    wanted: str | None,
+    namespace: str | None,
     source: str | None,
     file: TextIOWrapper | None,
     vectors: str | None,
@@ -110,14 +110,14 @@ def search(
         raise click.UsageError("Say what to look for: TEXT..., --input FILE, or --vectors FILE.")
     if vectors is not None and source is not None:
         raise click.UsageError("--from says where texts have their vectors; --vectors are vectors already.")
-    if task is not None and wanted is not None:
+    if task is not None and namespace is not None:
         raise click.UsageError("A task's rows are of one namespace: name the --task, or the --namespace.")
     asked = {"role": role, "model": model, "subset": subset, "split": split}
     if task is None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
     mirror = open_trusted_mirror(cache, None)
     view = None if task is None else _one_view(mirror, task, asked)
-    searched = one_namespace(mirror, wanted if view is None else view.namespace)
+    searched = one_namespace(mirror, namespace if view is None else view.namespace)
     if vectors is not None:
         labels: list[Any] = []
         queries = _loaded(vectors)
@@ -125,9 +125,9 @@ def search(
     else:
         labels = list(texts) if file is None else _lines(file)
         queries = _vectors_of(labels, searched if source is None else one_namespace(mirror, source), searched)
-    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parsed(parameters))
-    found = searcher.search(queries, k, view=view)
-    lines = _results(found)
+    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parse_parameters(parameters))
+    neighbours = searcher.search(queries, k, view=view)
+    lines = _as_json(neighbours)
     if as_json:
         print_json(
             {
@@ -140,14 +140,14 @@ def search(
         )
         return
     for label, line in zip(labels, lines, strict=True):
-        say(f"query {label}" if vectors is not None else _shown(label))
-        for it in line:
-            name = it["key"][:16] if it.get("id") is None else it["id"]
-            say(f"{it['rank']:>4}  {it['score']:>9.5f}  row {it['row']:<11,} {name}")
+        say(f"query {label}" if vectors is not None else _shortened(label))
+        for hit in line:
+            name = hit["key"][:16] if hit.get("id") is None else hit["id"]
+            say(f"{hit['rank']:>4}  {hit['score']:>9.5f}  row {hit['row']:<11,} {name}")
 
 
 def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
-    """The view that the options choose.
+    """Return the view that the options choose.
 
     Raises:
         click.UsageError: If they choose none, or several.
@@ -156,9 +156,9 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
     chosen = [view for view in views if view.matches(**asked)]
     if len(chosen) != 1:
         shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
-        there = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+        hint = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         raise click.UsageError(
-            f"{counted(len(chosen), 'view')} of the task {task} match. {there}. "
+            f"{pluralize(len(chosen), 'view')} of the task {task} match. {hint}. "
             "Choose with --role, --model, --subset and --split."
         )
     return chosen[0]
@@ -168,8 +168,8 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     """Return the vectors of texts, (n, d).
 
     Raises:
-        ConfigurationError: If the namespaces are of different models, or vectors of `source` are not found by texts.
-        CacheMiss: If a text has no vector there.
+        ConfigurationError: If the namespaces belong to different models, or the keys of `source` need more than a text.
+        CacheMiss: If `source` has no vector for a text.
     """
     spec = source.spec
     if (spec.model, spec.revision) != (searched.spec.model, searched.spec.revision):
@@ -185,10 +185,10 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
     rows = source.find(keys_of_texts(texts))
     missing = np.flatnonzero(rows == ABSENT)
     if len(missing):
-        named = ", ".join(repr(_shown(texts[at])) for at in missing[:MOST_NAMED])
+        examples = ", ".join(repr(_shortened(texts[at])) for at in missing[:MAX_NAMED])
         raise CacheMiss(
-            f"There is no vector for {len(missing):,} of {counted(len(texts), 'text')} in the namespace "
-            f"{spec.namespace} ({spec.model}, role {spec.role}): {named}. Nothing was encoded. "
+            f"There is no vector for {len(missing):,} of {pluralize(len(texts), 'text')} in the namespace "
+            f"{spec.namespace} ({spec.model}, role {spec.role}): {examples}. Nothing was encoded. "
             "Name the namespace that has them with --from (`cas-cache ls` lists all), "
             "encode them with EmbeddingCache.encode first, or pass --vectors.",
             positions=tuple(int(at) for at in missing[:10]),
@@ -199,17 +199,17 @@ def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDA
 
 def _loaded(path: str) -> NDArray[Any]:
     try:
-        # Mapped: room is made for what there is, not for what the header says.
+        # Mapped, so that memory is used for the data that exists, not for the shape that the header claims.
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile) as err:
-        raise ConfigurationError(f"{path} is no .npy file ({err}). Write the queries with numpy.save.") from err
+        raise ConfigurationError(f"{path} is not a .npy file ({err}). Write the queries with numpy.save.") from err
     if not isinstance(loaded, np.ndarray):
         raise ConfigurationError(f"{path} holds several arrays. Write the queries with numpy.save.")
     return loaded
 
 
 def _lines(file: TextIOWrapper) -> list[str]:
-    """The texts of a file: what is between line feeds, and nothing else ends a line."""
+    """Return the texts of a file. Only a line feed ends a text."""
     try:
         texts = file.read().removesuffix("\n").split("\n")
     except UnicodeDecodeError as err:
@@ -219,34 +219,34 @@ def _lines(file: TextIOWrapper) -> list[str]:
     return texts
 
 
-def _parsed(parameters: tuple[str, ...]) -> dict[str, int | str]:
+def _parse_parameters(parameters: tuple[str, ...]) -> dict[str, int | str]:
     parsed: dict[str, int | str] = {}
     for pair in parameters:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint="--parameter")
-        parsed[name] = int(value) if value.isdecimal() and len(value) <= MOST_DIGITS else value
+        parsed[name] = int(value) if value.isdecimal() and len(value) <= MAX_DIGITS else value
     return parsed
 
 
-def _results(found: Neighbours) -> list[list[dict[str, Any]]]:
-    """Each query's neighbours as plain JSON."""
+def _as_json(neighbours: Neighbours) -> list[list[dict[str, Any]]]:
+    """Return each query's neighbours as plain JSON."""
     return [
         [
             {
                 "rank": rank + 1,
-                "score": float(found.scores[line, rank]),
-                "row": int(found.rows[line, rank]),
-                "key": found.keys[line, rank].tobytes().hex(),
-                **({} if found.ids is None else {"id": found.ids[line][rank]}),
+                "score": float(neighbours.scores[line, rank]),
+                "row": int(neighbours.rows[line, rank]),
+                "key": neighbours.keys[line, rank].tobytes().hex(),
+                **({} if neighbours.ids is None else {"id": neighbours.ids[line][rank]}),
             }
-            for rank in range(found.rows.shape[1])
+            for rank in range(neighbours.rows.shape[1])
         ]
-        for line in range(len(found.rows))
+        for line in range(len(neighbours.rows))
     ]
 
 
-def _shown(text: str) -> str:
-    """A text on one line."""
+def _shortened(text: str) -> str:
+    """Return a text on one line, shortened."""
     plain = " ".join(text.split())
     return plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 3] + "..."

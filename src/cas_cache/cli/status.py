@@ -1,4 +1,4 @@
-"""``cas-cache status``: what is only here, what is only there."""
+"""``cas-cache status``: the differences between a mirror and its repository."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.amounts import counted
-from cas_cache.amounts import size as size_of
 from cas_cache.cli.filters import Filters, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_json
-from cas_cache.cli.pull import must_be_there_if_new
+from cas_cache.cli.pull import must_exist_if_new
 from cas_cache.cli.table import name_of, print_namespaces
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import ConfigurationError
+from cas_cache.formatting import pluralize
+from cas_cache.formatting import size as size_of
 
 if TYPE_CHECKING:
-    from cas_cache.sync import Standing
+    from cas_cache.sync import SyncStatus
 
 
 @click.command(
@@ -41,7 +41,7 @@ def status(
 
     Exit code 1 if something could not be read.
     """
-    from cas_cache.sync import standing
+    from cas_cache.sync import status_of
 
     mirror = open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
@@ -50,45 +50,46 @@ def status(
                 "There is no repository to compare with. Name one: --remote, or CAS_CACHE_REMOTE, and not offline. "
                 "`cas-cache ls` shows what is here."
             )
-        must_be_there_if_new(opened)
-        found, report = standing(mirror, opened.repository)
-        wanted = Filters(**filters)
-        if wanted:
-            chosen = set(wanted.chosen({one.namespace: one.spec for one in found}, mirror))
-            found = [one for one in found if one.namespace in chosen]
+        must_exist_if_new(opened)
+        statuses, report = status_of(mirror, opened.repository)
+        requested = Filters(**filters)
+        if requested:
+            chosen = set(requested.chosen({status.namespace: status.spec for status in statuses}, mirror))
+            statuses = [status for status in statuses if status.namespace in chosen]
         if as_json:
             print_json(
                 {
                     "mirror": str(mirror.directory),
                     "repository": opened.repository.url,
-                    "namespaces": [one.as_json() for one in found],
+                    "namespaces": [status.as_json() for status in statuses],
                     "problems": report.as_json()["problems"],
                 }
             )
         else:
-            _print(found)
+            _print(statuses)
             for problem in report.problems:
-                say(f"passed over: {problem}", err=True)
+                say(f"skipped: {problem}", err=True)
     if report.problems:
         raise click.exceptions.Exit(1)
 
 
-def _print(found: list[Standing]) -> None:
-    """Two lines a namespace, as `ls` has them, and a sum."""
-    if found:
-        print_namespaces((one.namespace, [name_of(one.spec), _line(one)]) for one in found)
-    up, down = sum(one.bytes_to_push for one in found), sum(one.bytes_to_pull for one in found)
+def _print(statuses: list[SyncStatus]) -> None:
+    """Print two lines per namespace, as `ls` does, and a total."""
+    if statuses:
+        print_namespaces((status.namespace, [name_of(status.spec), _line(status)]) for status in statuses)
+    up, down = sum(status.bytes_to_push for status in statuses), sum(status.bytes_to_pull for status in statuses)
     say(
-        f"{counted(len(found), 'namespace')}, {sum(one.in_step for one in found):,} in step; "
+        f"{pluralize(len(statuses), 'namespace')}, {sum(status.is_up_to_date for status in statuses):,} up to date; "
         f"{size_of(up)} to push, {size_of(down)} to pull"
     )
 
 
-def _line(one: Standing) -> str:
-    return f"{counted(one.rows_here, 'row')} here; {'in step' if one.in_step else _moves(one)}"
+def _line(status: SyncStatus) -> str:
+    return f"{pluralize(status.local_rows, 'row')}; {'up to date' if status.is_up_to_date else _moves(status)}"
 
 
-def _moves(one: Standing) -> str:
-    push = f"{one.rows_to_push:,} to push ({size_of(one.bytes_to_push)})"
-    pull = f"{one.rows_to_pull:,} in {counted(one.packs_to_pull, 'pack')} to pull ({size_of(one.bytes_to_pull)})"
-    return ", ".join(text for text, some in ((push, one.rows_to_push), (pull, one.packs_to_pull)) if some)
+def _moves(status: SyncStatus) -> str:
+    push = f"{status.rows_to_push:,} to push ({size_of(status.bytes_to_push)})"
+    packs = pluralize(status.packs_to_pull, "pack")
+    pull = f"{status.rows_to_pull:,} in {packs} to pull ({size_of(status.bytes_to_pull)})"
+    return ", ".join(text for text, is_due in ((push, status.rows_to_push), (pull, status.packs_to_pull)) if is_due)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.dry_run import Named, would_sync
+from cas_cache.cli.dry_run import SyncTarget, would_sync
 from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_json, print_report
@@ -39,18 +39,18 @@ def sync(
     A repository that is not there yet is made, as `push` does.
     """
     if dry_run:
-        reports = would_sync(Named(cache, remote, storage_options, Filters(**filters)))
+        reports = would_sync(SyncTarget(cache, remote, storage_options, Filters(**filters)))
         _print(*reports, dry_run=True, as_json=as_json)
         return
     open_mirror(cache, remote)
     with open_cache(cache, remote, storage_options) as opened:
-        there = opened.repository is not None and not opened.offline and opened.repository.open()
-        wanted = chosen_namespaces(opened, Filters(**filters), there=there)
-        _print(*opened.sync(wanted), dry_run=False, as_json=as_json)
+        is_remote = opened.repository is not None and not opened.offline and opened.repository.open()
+        requested = chosen_namespaces(opened, Filters(**filters), remote=is_remote)
+        _print(*opened.sync(requested), dry_run=False, as_json=as_json)
 
 
 def _print(pulled: Report, pushed: Report, *, dry_run: bool, as_json: bool) -> None:
-    """Print what was moved; exit with 1 if something was passed over."""
+    """Print what was moved; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, "pulled": pulled.as_json(), "pushed": pushed.as_json()})
         if pulled.problems or pushed.problems:

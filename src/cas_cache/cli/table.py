@@ -1,4 +1,4 @@
-"""A table of two columns for people: an id, and lines that say more. Long lines are folded, never cut.
+"""A table of two columns for people: an id, and lines that describe it. Long lines are folded, never cut.
 
 Plain text: importing rich takes longer than reading a mirror.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 from cas_cache.errors import from_locale
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
 
 ID_CHARACTERS = 12
-"""Of a namespace's id: enough to name it by."""
+"""Number of characters of a namespace's id that are shown: enough to identify it."""
 
 GAP = "  "
 
@@ -28,9 +28,10 @@ GAP = "  "
 def print_namespaces(
     rows: Iterable[tuple[str, Sequence[str | tuple[str, ...]]]], title: str = "model@revision, role"
 ) -> None:
-    """Print namespaces and the lines about each, under a head, as wide as the terminal is.
+    """Print namespaces with the lines about each, below a heading, as wide as the terminal.
 
-    A line is a text, or a tuple of cells. Cells are aligned, and folded between cells where the terminal is narrow.
+    A line is a text or a tuple of cells. Cells are aligned, and lines are folded between cells if the terminal is
+    narrow.
     """
     rows = list(rows)
     room = max(20, shutil.get_terminal_size().columns - ID_CHARACTERS - len(GAP))
@@ -47,19 +48,19 @@ def print_namespaces(
 
 
 def name_of(spec: EncoderSpec | None) -> str:
-    """Return whose vectors these are, on one line."""
+    """Return the model, revision and role of a spec on one line."""
     if spec is None:
         return "(its spec cannot be read)"
     return f"{spec.model}@{spec.revision[:12]}" + (f", {spec.role}" if spec.role else "")
 
 
 def visible(text: str) -> str:
-    """Return a text that a terminal can only print, on one line: others wrote the specs of a repository."""
+    """Return a text on one line without control characters: the specs of a repository come from other users."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in from_locale(text))
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], room: int) -> list[str]:
-    """Return cells on one line, padded to the widths of their columns; if that is too long, on several lines."""
+    """Return cells on one line, padded to the widths of their columns; on several lines if that is too long."""
     whole = GAP.join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
     if len(whole) <= room:
         return [whole]
@@ -73,7 +74,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], room: int) -> list[str
 
 
 def _folded(line: str, room: int) -> Iterator[str]:
-    """Yield the parts of a line, cut after a space if there is one. Together they are the line."""
+    """Yield the parts of a line, cut after a space if possible. Joined, they are the line again."""
     while len(line) > room:
         at = line.rfind(" ", 1, room) + 1 or room
         yield line[:at]

@@ -1,14 +1,14 @@
-"""What is wrong with a set-up or a storage, in plain words: what was tried, what it means, what to do.
+"""Diagnose a set-up or a storage in plain words: what was tried, what it means, what to do.
 
-`examine` looks at this machine and at a repository and writes nothing. With `trial` it also runs
-`cas_cache.testing.StorageContract` in a scratch folder below the repository's root, and removes that again.
+`examine` inspects this machine and a repository without writing anything. With `trial` it also runs
+`cas_cache.testing.StorageContract` in a scratch folder below the repository's root, and then removes that folder.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.machine import look_at_machine, look_at_mirror
+from cas_cache.doctor.machine import examine_machine, examine_mirror
 from cas_cache.doctor.policies import Role, grant, s3_policy
 from cas_cache.doctor.report import Finding, Report, Status
 
@@ -22,10 +22,10 @@ __all__ = [
     "Report",
     "Role",
     "Status",
+    "examine_machine",
+    "examine_mirror",
     "examine_remote",
     "grant",
-    "look_at_machine",
-    "look_at_mirror",
     "s3_policy",
 ]
 
@@ -38,29 +38,31 @@ def examine_remote(
     trial: bool = False,
     thorough: bool = False,
 ) -> None:
-    """Look at a repository, and try its storage if asked.
+    """Examine a repository, and test its storage if requested.
 
     Args:
-        report: Where findings go. If its role is a reader's, nothing is ever written.
-        opener: Opens the storage, anew at each call. For tests in other processes it must be picklable.
+        report: The report that collects findings. If its role is a reader's, nothing is ever written.
+        opener: Opens the storage again at each call. For tests in other processes it must be picklable.
         mirror_repository: The id of the repository that the mirror belongs to, if any.
-        trial: Try what the role does. A writer's trial writes into a scratch folder and deletes it.
-        thorough: The contract as it is, with listings of 2,500 objects; else of 1,100.
+        trial: Test the operations of the role. A writer's trial writes into a scratch folder and deletes it.
+        thorough: Run the contract unchanged, with listings of 2,500 objects; otherwise of 1,100.
     """
-    from cas_cache.doctor.remote import Look
+    from cas_cache.doctor.remote import RemoteChecks
 
-    look = Look(report, opener)
-    look.look(mirror_repository)
+    checks = RemoteChecks(report, opener)
+    checks.check_access(mirror_repository)
     if report.role == Role.READER:
-        if trial and look.fit:
-            look.read()
+        if trial and checks.fit:
+            checks.check_reads()
         report.note("write", "Not tried: read only.")
-    elif not look.fit:
+    elif not checks.fit:
         report.note("write", "Not tried: what failed comes first.")
     elif not trial:
         report.note("write", "Not tried; --test-remote tries it, in a scratch folder that it removes.")
     else:
-        from cas_cache.doctor.trial import ShorterContract, Trial
+        from cas_cache.doctor.probe import Probe, ShorterContract
         from cas_cache.testing import StorageContract
 
-        Trial(opener, report, marked=look.marker is not None).run(StorageContract() if thorough else ShorterContract())
+        Probe(opener, report, marked=checks.marker is not None).run(
+            StorageContract() if thorough else ShorterContract()
+        )

@@ -1,4 +1,4 @@
-"""The basic promises of a storage, each tried alone with a few objects. A broken one is an AssertionError."""
+"""The basic guarantees of a storage, each tested alone with a few objects. A broken one raises AssertionError."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cas_cache.doctor.promises import check_ranges, check_ranges_beyond
+from cas_cache.doctor.guarantees import check_ranges, check_ranges_beyond
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 from cas_cache.repository.pack import CHUNK_BYTES
 
@@ -18,14 +18,14 @@ FIRST, SECOND, LARGE, CREATED = "basics/first", "basics/second", "basics/large",
 LARGEST = "basics/largest"
 CONTENT = bytes(range(64))
 LARGE_BYTES = 1 << 18
-LARGEST_BYTES = CHUNK_BYTES
-"""What a push sends at most in one request."""
-SMALLEST_LIMIT = 6 << 20
-"""Limits below it are not looked for: the contract writes an object of that size."""
+MAX_TRIED_BYTES = CHUNK_BYTES
+"""Maximum size of the body of a push's request."""
+MIN_TRIED_BYTES = 6 << 20
+"""Smallest size limit that is searched for, because the contract writes an object of that size."""
 LOOKS = 200
-"""At an object while it is rewritten, by each of two threads; fewer if that is done sooner."""
+"""Number of reads of an object, by each of two threads, while it is rewritten; fewer if that ends sooner."""
 REWRITES = 4
-"""Of one object while others read it; Google takes about one write a second of one name, and retries."""
+"""Number of writes of one object while others read it; Google takes about one write a second of a name, and retries."""
 LAG_SECONDS = 3.0
 
 KEPT = {
@@ -34,7 +34,7 @@ KEPT = {
     "largest": "PUT of an object as large as a push sends is taken.",
     "stored": "GET gives the bytes that were PUT.",
     "whole": "GET during a PUT gives the old bytes or the new ones, never a part.",
-    "missing": "GET of a name that is not there says so.",
+    "missing": "GET of a name that does not exist says so.",
     "list-at-once": "LIST shows an object right after its PUT.",
     "times": "LIST tells when objects were written.",
     "overwrite": "PUT over an object leaves the new bytes and size.",
@@ -43,7 +43,7 @@ KEPT = {
     "create-only": "PUT that must not overwrite does not.",
     "delete": "DELETE is allowed, and what is deleted is gone from GET and LIST at once.",
 }
-"""What is said of each that is kept."""
+"""Text for each guarantee that is kept."""
 
 
 def put(storage: Storage) -> None:
@@ -52,40 +52,40 @@ def put(storage: Storage) -> None:
 
 
 def stored(reader: Storage) -> None:
-    """GET what was PUT."""
-    found = reader.get(FIRST, 0, len(CONTENT))
-    if found != CONTENT:
-        raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(found)} bytes that are not those.")
+    """GET the object that was PUT."""
+    data = reader.get(FIRST, 0, len(CONTENT))
+    if data != CONTENT:
+        raise AssertionError(f"GET after a PUT of {len(CONTENT)} bytes gives {len(data)} bytes that are not those.")
 
 
 def past_end(reader: Storage) -> None:
-    """GET more than there is, from the beginning: so documents are read whose size nobody knows."""
+    """GET more bytes than exist, from the beginning, which is how documents of unknown size are read."""
     for stop in (len(CONTENT) + 1, 16 * len(CONTENT)):
         asked = f"GET of a range past the end of an object (bytes 0 to {stop} of {len(CONTENT)})"
         try:
-            found = reader.get(FIRST, 0, stop)
+            data = reader.get(FIRST, 0, stop)
         except AccessDenied:
             raise
         except RemoteError as err:
             raise AssertionError(f"{asked} fails: {err}") from err
-        if found != CONTENT:
-            raise AssertionError(f"{asked} gives {len(found)} bytes that are not those.")
+        if data != CONTENT:
+            raise AssertionError(f"{asked} gives {len(data)} bytes that are not those.")
 
 
 def largest(writer: Storage, reader: Storage) -> None:
-    """PUT an object as large as the largest of a push; if that fails, look for a size that is taken."""
-    refusal = _refusal(writer, reader, LARGEST_BYTES)
+    """PUT an object as large as the largest of a push; if that fails, find a size that the storage accepts."""
+    refusal = _refusal(writer, reader, MAX_TRIED_BYTES)
     if refusal is None:
         return
-    size = LARGEST_BYTES // 2
-    while size >= SMALLEST_LIMIT and _refusal(writer, reader, size) is not None:
+    size = MAX_TRIED_BYTES // 2
+    while size >= MIN_TRIED_BYTES and _refusal(writer, reader, size) is not None:
         size //= 2
-    taken = f"one of {size / 2**20:g} MiB is taken" if size >= SMALLEST_LIMIT else "nor is a smaller one taken"
-    raise AssertionError(f"PUT of an object of {LARGEST_BYTES / 2**20:g} MiB fails, {taken}: {refusal}") from refusal
+    taken = f"one of {size / 2**20:g} MiB is taken" if size >= MIN_TRIED_BYTES else "nor is a smaller one taken"
+    raise AssertionError(f"PUT of an object of {MAX_TRIED_BYTES / 2**20:g} MiB fails, {taken}: {refusal}") from refusal
 
 
 def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:
-    """Write an object of a size; return why that failed, or None."""
+    """Write an object of a size and read its end; return the error, or None."""
     try:
         writer.put(LARGEST, bytes(size - 1) + b"1")
         if reader.get(LARGEST, size - 2, size).endswith(b"\x001"):
@@ -98,7 +98,7 @@ def _refusal(writer: Storage, reader: Storage, size: int) -> Exception | None:
 
 
 def whole(writer: Storage, reader: Storage) -> None:
-    """GET an object while it is written over, from two threads."""
+    """GET an object from two threads while it is overwritten."""
     contents = [bytes([i]) * LARGE_BYTES for i in range(REWRITES)]
     writer.put(LARGE, contents[0])
     going, seen = True, set()
@@ -118,8 +118,8 @@ def whole(writer: Storage, reader: Storage) -> None:
                 writer.put(LARGE, content)
         finally:
             going = False
-        for one in looking:
-            one.result()
+        for future in looking:
+            future.result()
     if seen - {-1}:
         raise AssertionError(
             f"During a PUT of {LARGE_BYTES} bytes over as many, GET gave neither the old bytes nor the new ones."
@@ -127,7 +127,7 @@ def whole(writer: Storage, reader: Storage) -> None:
 
 
 def lists(writer: Storage, reader: Storage) -> None:
-    """LIST right after a PUT; if the object is not shown, how long that takes."""
+    """LIST right after a PUT; if the object is not listed, measure how long that takes."""
     writer.put(SECOND, CONTENT)
     listed = {entry.path: entry.size for entry in reader.list("basics")}
     if SECOND in listed:
@@ -145,18 +145,18 @@ def lists(writer: Storage, reader: Storage) -> None:
 
 
 def times(reader: Storage) -> None:
-    """LIST with times."""
+    """LIST, and check that the entries have times."""
     if any(math.isnan(entry.modified) for entry in reader.list("basics")):
         raise AssertionError("LIST tells no times.")
 
 
 def overwrite(writer: Storage, reader: Storage) -> None:
-    """PUT over an object, longer and shorter."""
+    """PUT over an object, longer and then shorter."""
     for content in (CONTENT * 2, CONTENT[:5]):
         writer.put(FIRST, content)
-        found = reader.get(FIRST, 0, 10 * len(CONTENT))
-        if found != content:
-            raise AssertionError(f"GET gives {len(found)} bytes that are not those of the last of several PUTs.")
+        data = reader.get(FIRST, 0, 10 * len(CONTENT))
+        if data != content:
+            raise AssertionError(f"GET gives {len(data)} bytes that are not those of the last of several PUTs.")
 
 
 def ranges(writer: Storage, reader: Storage) -> None:
@@ -166,12 +166,12 @@ def ranges(writer: Storage, reader: Storage) -> None:
 
 
 def ranges_beyond(reader: Storage) -> None:
-    """GET parts of an object that are not there."""
+    """GET ranges beyond the end of an object."""
     check_ranges_beyond(reader, FIRST, CONTENT)
 
 
 def create_only(writer: Storage, reader: Storage) -> None:
-    """PUT twice without overwriting."""
+    """PUT twice, the second time without permission to overwrite."""
     writer.put(CREATED, b"first", create_only=True)
     writer.put(CREATED, b"the second", create_only=True)
     if reader.get(CREATED, 0, 100) != b"first":

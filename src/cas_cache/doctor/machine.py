@@ -1,4 +1,4 @@
-"""What is set up here: versions, packages, settings, the mirror. Looks, and makes nothing."""
+"""Inspect this machine: versions, packages, settings, the mirror. Creates nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.amounts import counted
 from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
+from cas_cache.formatting import pluralize
 from cas_cache.mirror import Mirror
 from cas_cache.repository.urls import EXTRAS, PACKAGES, is_url, without_credentials
 from cas_cache.settings import expanded
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from cas_cache.settings import Settings
 
 LITTLE_ROOM = 10**9
-"""Bytes on the mirror's disk below which a pull may well fail: a million rows of 768 float16 are 1.5 GB."""
+"""Free bytes on the mirror's disk below which a pull may fail: a million rows of 768 float16 are 1.5 GB."""
 
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs",
     "fuse.glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""File systems that other machines serve, as /proc/mounts calls them."""
+"""Network file systems, by their names in /proc/mounts."""
 
 MOUNTS = Path("/proc/mounts")
 
 
-def look_at_machine(report: Report, settings: Settings, url: str | None) -> None:
+def examine_machine(report: Report, settings: Settings, url: str | None) -> None:
     """Check versions, packages and settings.
 
     Args:
-        report: Where findings go.
-        settings: Those in force.
-        url: The repository's; None if there is none.
+        report: The report that collects findings.
+        settings: The settings in force.
+        url: The repository's URL; None without a repository.
     """
     report.ok(
         "version", f"cas_cache {_version('cas-cache')}, Python {platform.python_version()}, {platform.platform()}."
@@ -54,19 +54,19 @@ def look_at_machine(report: Report, settings: Settings, url: str | None) -> None
     )
 
 
-def look_at_mirror(report: Report, directory: Path) -> str | None:
-    """Check the mirror: its marker, permissions, and the disk it is on.
+def examine_mirror(report: Report, directory: Path) -> str | None:
+    """Check the mirror: its marker, its permissions, and its disk.
 
     Returns:
-        The id of the repository it belongs to, once it met one.
+        The id of the repository that it belongs to; None if it was never connected to one.
     """
     directory = expanded(directory).absolute()
     repository = None
-    if _there(directory):
-        repository = _existing(report, directory)
+    if _is_used(directory):
+        repository = _examine_existing(report, directory)
     else:
-        _to_be_made(report, directory)
-    _disk(report, _nearest(directory))
+        _examine_new(report, directory)
+    _examine_disk(report, _nearest(directory))
     return repository
 
 
@@ -87,7 +87,7 @@ def _packages(report: Report, url: str | None) -> None:
         report.ok("packages", f"{shown}.")
 
 
-def _existing(report: Report, directory: Path) -> str | None:
+def _examine_existing(report: Report, directory: Path) -> str | None:
     try:
         mirror = Mirror(directory, create=False)
         repository, met = mirror.repository, mirror.repository_url
@@ -114,11 +114,11 @@ def _existing(report: Report, directory: Path) -> str | None:
         )
     else:
         belongs = f"belongs to the repository {repository[:8]}, met at {met}" if repository else "has met no repository"
-        report.ok("mirror", f"{directory}: {counted(count, 'namespace')}, readable, writable, {belongs}.")
+        report.ok("mirror", f"{directory}: {pluralize(count, 'namespace')}, readable, writable, {belongs}.")
     return repository
 
 
-def _to_be_made(report: Report, directory: Path) -> None:
+def _examine_new(report: Report, directory: Path) -> None:
     nearest = _nearest(directory)
     if nearest.is_dir() and _writable(nearest):
         report.ok("mirror", f"{directory} is not there yet; the first run makes it.")
@@ -132,15 +132,15 @@ def _to_be_made(report: Report, directory: Path) -> None:
         )
 
 
-def _disk(report: Report, directory: Path) -> None:
+def _examine_disk(report: Report, directory: Path) -> None:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as err:
         report.note("mirror-disk", f"The disk of {directory} does not say how much room there is ({err}).")
         return
-    kind = file_system_of(directory)
-    shown = f"{directory} is on {kind or 'a file system of unknown kind'}, {free / 1e9:.1f} GB free."
-    if kind in NETWORK:
+    file_system = file_system_of(directory)
+    shown = f"{directory} is on {file_system or 'a file system of unknown kind'}, {free / 1e9:.1f} GB free."
+    if file_system in NETWORK:
         report.add(
             "mirror-disk",
             Status.WARN,
@@ -155,22 +155,22 @@ def _disk(report: Report, directory: Path) -> None:
 
 
 def file_system_of(directory: Path) -> str:
-    """Return the kind of file system a directory is on; empty where the system does not tell."""
+    """Return the kind of file system that a directory is on; empty if the system does not report it."""
     try:
         lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return ""
-    resolved, kind, longest = directory.resolve(), "", -1
+    resolved, file_system, longest = directory.resolve(), "", -1
     for fields in lines:
         mounted = Path(fields[1].replace(r"\040", " "))
-        # Of two mounts at one place the later one is seen.
+        # If two file systems are mounted at one path, the later one is visible.
         if resolved.is_relative_to(mounted) and len(mounted.parts) >= longest:
-            kind, longest = fields[2], len(mounted.parts)
-    return kind
+            file_system, longest = fields[2], len(mounted.parts)
+    return file_system
 
 
-def _there(directory: Path) -> bool:
-    """Whether there is something at a path that a mirror is not simply made at."""
+def _is_used(directory: Path) -> bool:
+    """Return True if a path is unreadable, or is anything but a directory without visible files."""
     try:
         return directory.exists() and not (
             directory.is_dir() and all(path.name.startswith(".") for path in directory.iterdir())
@@ -201,5 +201,5 @@ def _version(package: str) -> str:
 
 
 def may_fork() -> bool:
-    """Whether a process with threads may be forked: not on macOS, whose libraries end the child."""
+    """Return True if a process with threads can fork safely. On macOS, system libraries end the child."""
     return sys.platform.startswith("linux")

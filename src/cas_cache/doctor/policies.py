@@ -1,8 +1,8 @@
-"""Who needs which permission, in the words of each storage: the least that works.
+"""The minimal permissions of each role, in the terms of each storage.
 
-What cas_cache sends decides: GET, LIST and DELETE of objects and single PUTs, because no object is larger than 48 MiB.
-No multipart uploads, no access to settings of the bucket. On S3, s3fs asks for the HEAD of a folder that it lists as
-empty, the root's own name included, so that name is in the policy with and without what is below it.
+They follow from the requests of cas_cache: GET, LIST and DELETE of objects and single PUTs, because no object is larger
+than 48 MiB. It uses no multipart uploads and does not access the settings of a bucket. On S3, s3fs sends a HEAD for a
+folder whose listing is empty, including the root itself, so the policy has that name with and without what is below it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cas_cache.repository.urls import EXTRAS
 
 
 class Role(StrEnum):
-    """What somebody does with a repository."""
+    """Role of a person or program that uses a repository."""
 
     READER = "reader"
-    """Pulls."""
+    """Only pulls."""
     WRITER = "writer"
     """Pulls and pushes."""
     MAINTAINER = "maintainer"
-    """Also deletes: prune, drop, and compact when two of them meet."""
+    """Also deletes: prune, drop, and compact when two compactions collide."""
 
 
 _PERMISSIONS = {
@@ -64,46 +64,46 @@ _PERMISSIONS = {
 
 
 def permission(url: str, verb: str) -> str:
-    """Return what the storage at a URL calls the permission for a verb; empty where nobody knows."""
-    return _PERMISSIONS.get(_kind(url), {}).get(verb, "")
+    """Return the name of the permission for a verb at the storage of a URL; empty if unknown."""
+    return _PERMISSIONS.get(_service_of(url), {}).get(verb, "")
 
 
 def grant(url: str, role: Role) -> str:
-    """Return what to grant to somebody in a role, as text to hand to who administers the storage.
+    """Return the permissions to grant for a role, as text for the administrator of the storage.
 
     Args:
-        url: The repository's, without credentials.
-        role: What it is for.
+        url: The repository's URL, without credentials.
+        role: The role.
 
     Returns:
-        Several lines; empty where nobody knows.
+        Several lines; empty if unknown.
     """
-    kind = _kind(url)
-    if kind == "s3":
+    service = _service_of(url)
+    if service == "s3":
         return json.dumps(s3_policy(url, role), indent=2)
-    if kind == "gcs":
+    if service == "gcs":
         return _google(url, role)
-    if kind == "azure":
+    if service == "azure":
         return _azure(url, role)
-    return _local(url, role) if kind == "local" else ""
+    return _local(url, role) if service == "local" else ""
 
 
 def removal(url: str) -> str:
-    """Return a command that deletes everything below a URL."""
-    kind, (bucket, prefix) = _kind(url), _bucket_and_prefix(url)
+    """Return a command that deletes all objects below a URL."""
+    service, (bucket, prefix) = _service_of(url), _bucket_and_prefix(url)
     return {
         "s3": f"aws s3 rm --recursive s3://{bucket}/{prefix}/",
         "gcs": f"gcloud storage rm --recursive gs://{bucket}/{prefix}/",
         "azure": f"az storage blob delete-batch --source {bucket.partition('@')[0]} --pattern '{prefix}/*'",
         "local": f"rm -r '{url}'",
-    }.get(kind, f"delete every object below {url}")
+    }.get(service, f"delete every object below {url}")
 
 
 def s3_policy(url: str, role: Role) -> dict[str, object]:
-    """Return an IAM policy for a role: the bucket's prefix and nothing else."""
+    """Return an IAM policy for a role that covers only the bucket's prefix."""
     bucket, prefix = _bucket_and_prefix(url)
     arn = f"arn:aws:s3:::{bucket}"
-    # GET of a name that is not there is 404 only to who may list; S3 then takes the name for the prefix.
+    # GET of a missing name answers 404 only if the caller may list. S3 then matches that name with s3:prefix.
     listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
     if prefix:
         listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
@@ -151,7 +151,7 @@ def _azure(url: str, role: Role) -> str:
 
 
 def _local(directory: str, role: Role) -> str:
-    """Who may do what along the way to a directory, and what would let a group in."""
+    """Describe the permissions along the path of a directory, and how to give a group access."""
     path = Path(directory)
     lines = [line for folder in (*reversed(path.parents), path) if (line := _mode(folder))]
     if role == Role.READER:
@@ -181,9 +181,9 @@ def _user() -> str:
         return "a user without a name"
 
 
-def _kind(url: str) -> str:
-    protocol, found, _ = url.partition("://")
-    if found:
+def _service_of(url: str) -> str:
+    protocol, separator, _ = url.partition("://")
+    if separator:
         return EXTRAS.get(protocol.lower(), "")
     return "local" if url.startswith("/") else ""
 

@@ -1,4 +1,4 @@
-"""What a doctor says: one finding a check, with what was tried, what it means and what to do. Pure."""
+"""Report of the doctor: one finding per check, with what was tried, what it means and what to do. Pure."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """How a check ended."""
+    """Result of a check."""
 
     OK = "ok"
     NOTE = "note"
-    """Nothing to do: something is not there that nobody promised, or was not tried."""
+    """Nothing to do: an optional feature is missing, or something was not tested."""
     WARN = "warn"
-    """cas_cache works, with less than it should have."""
+    """cas_cache works, with restrictions."""
     FAIL = "FAIL"
-    """cas_cache cannot work so, or not rightly."""
+    """cas_cache does not work, or not correctly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check.
+    """Result of one check, with advice.
 
     Attributes:
-        name: Which check; stable.
-        status: How it ended.
-        what: What was tried, and what was seen.
-        means: What that means for cas_cache; empty if all is well.
+        name: The stable name of the check.
+        status: The result.
+        what: What was tried, and what happened.
+        means: The consequence for cas_cache; empty if all is well.
         repair: What to do; empty if there is nothing to do.
     """
 
@@ -53,9 +53,9 @@ _REFUSALS = {
     "get": (Status.FAIL, "Nothing can be read: no pull, no push."),
     "missing": (
         Status.FAIL,
-        "What is not there looks forbidden: no repository can be made, and a pull that meets a pruned pack stops.",
+        "A missing object looks forbidden: no repository can be made, and a pull that meets a pruned pack stops.",
     ),
-    "put": (Status.FAIL, "Nothing can be pushed: rows wait in the mirror."),
+    "put": (Status.FAIL, "Nothing can be pushed: rows stay pending in the mirror."),
     "overwrite": (
         Status.FAIL,
         "A push writes the spec of a namespace again, and what it could not finish before: such pushes fail.",
@@ -65,23 +65,23 @@ _REFUSALS = {
         "prune and drop cannot run, and compact may leave rows twice; pulls and pushes work without.",
     ),
 }
-"""Of each verb that can be refused: how bad that is, and what it means."""
+"""Severity and consequence of a refusal, for each verb that can be refused."""
 
 _ASKED = {
-    "missing": "GET of a name that is not there",
-    "overwrite": "PUT over an object that is there",
+    "missing": "GET of a name that does not exist",
+    "overwrite": "PUT over an object that exists",
 }
-"""What was asked, where that is more than the verb."""
+"""Descriptions of requests that a verb alone does not describe."""
 
 _WRONG_CREDENTIALS = {
     "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
     "TokenRetrievalError", "UnauthorizedSSOTokenError", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
     "ClientAuthenticationError", "AuthenticationFailed", "401",
 }  # fmt: skip
-"""What SDKs and services call credentials that are missing, wrong or expired: no permission mends that."""
+"""Names that SDKs and services use for missing, wrong or expired credentials. Granting a permission does not help."""
 
 _NOT_AUTHENTICATED = "failed to authenticate"
-"""How Azure and Azurite, which have different codes for it, say that a key is wrong."""
+"""Text with which Azure and Azurite, whose codes for it differ, report a wrong key."""
 
 _CLOCK = "RequestTimeTooSkewed"
 
@@ -91,15 +91,15 @@ class Report:
     """Findings, in the order of the checks.
 
     Attributes:
-        role: What permissions are asked for: a reader's or, unless something is refused that needs more, a writer's.
-        heard: Called with each finding as soon as there is one.
-        secrets: What is never printed: each is replaced where it turns up.
-        findings: What was found so far.
-        policy: What grants what was refused; empty while nothing was refused, or where nobody knows.
+        role: The role whose permissions are requested: a reader's or, unless a refused request needs more, a writer's.
+        on_finding: Called with each finding as soon as it is added.
+        secrets: Texts that are never printed; each is replaced wherever it occurs.
+        findings: The findings so far.
+        policy: Permissions that would allow the refused requests; empty if nothing was refused, or if unknown.
     """
 
     role: Role = Role.WRITER
-    heard: Callable[[Finding], None] | None = None
+    on_finding: Callable[[Finding], None] | None = None
     secrets: Iterable[str] = field(default=(), repr=False)
     findings: list[Finding] = field(default_factory=list)
     policy: str = ""
@@ -108,43 +108,45 @@ class Report:
         """Add a finding."""
         finding = Finding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
         self.findings.append(finding)
-        if self.heard is not None:
-            self.heard(finding)
+        if self.on_finding is not None:
+            self.on_finding(finding)
 
     def ok(self, name: str, what: str) -> None:
         """Add a check that found nothing wrong."""
         self.add(name, Status.OK, what)
 
     def note(self, name: str, what: str, means: str = "") -> None:
-        """Add something that asks for nothing."""
+        """Add a finding that needs no action."""
         self.add(name, Status.NOTE, what, means)
 
     def error(self, name: str, err: CasCacheError, means: str) -> None:
-        """Add an error of ours as a failure: what happened and, at the end of its message, what to do."""
-        what, found, repair = str(err).partition(" Check ")
-        if not found:
-            what, found, repair = str(err).rpartition(". ")
-        self.add(name, Status.FAIL, f"{what.removesuffix('.')}.", means, f"{found.lstrip('. ')}{repair}")
+        """Add a cas_cache error as a failure: what happened and, from the end of its message, what to do."""
+        what, separator, repair = str(err).partition(" Check ")
+        if not separator:
+            what, separator, repair = str(err).rpartition(". ")
+        self.add(name, Status.FAIL, f"{what.removesuffix('.')}.", means, f"{separator.lstrip('. ')}{repair}")
 
     def refused(self, url: str, verb: str, err: AccessDenied) -> None:
-        """Add a refusal: of the verb if permission lacks, of everything if nobody knows who asks.
+        """Add a refusal: of the verb if a permission is missing, of everything if the credentials are unknown.
 
         Args:
-            url: The repository's, without credentials.
+            url: The repository's URL, without credentials.
             verb: list, get, missing, put, overwrite or delete.
-            err: What the storage raised.
+            err: The error of the storage.
         """
         reason = str(err).partition(" Check the ")[0].removesuffix(".")
         codes = codes_of(err)
         if _CLOCK in codes or is_clock_wrong(causes_of(err)):
-            self.add("credentials", Status.FAIL, f"{reason}.", "The clock here is wrong.", "Set the clock, then retry.")
+            self.add(
+                "credentials", Status.FAIL, f"{reason}.", "This machine's clock is wrong.", "Set the clock, then retry."
+            )
             return
         if codes & _WRONG_CREDENTIALS or _NOT_AUTHENTICATED in reason:
             self.add(
                 "credentials",
                 Status.FAIL,
                 f"{reason}.",
-                "The storage does not know who asks, or does not believe it; no permission mends that.",
+                "The storage does not know who asks, or does not believe it; no permission changes that.",
                 "Check which credentials the file system finds (for s3: AWS_PROFILE, AWS_ACCESS_KEY_ID, an expired "
                 "login) and --storage-option.",
             )
@@ -159,16 +161,16 @@ class Report:
         self.add(verb, status, f"{_ASKED.get(verb, verb.upper())} is refused: {reason}.", means, repair)
 
     def count(self, status: Status) -> int:
-        """Return how many checks ended so."""
+        """Return the number of checks with this status."""
         return sum(finding.status == status for finding in self.findings)
 
     @property
     def fails(self) -> bool:
-        """Whether a check failed."""
+        """True if a check failed."""
         return self.count(Status.FAIL) > 0
 
     def _repr_html_(self) -> str:
-        rows = [(it.status, it.name, it.what, it.repair or None) for it in self.findings]
+        rows = [(finding.status, finding.name, finding.what, finding.repair or None) for finding in self.findings]
         return html.grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:

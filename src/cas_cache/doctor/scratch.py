@@ -1,4 +1,4 @@
-"""A folder of one's own below a repository's root, in which a trial writes, and which it leaves as it was."""
+"""A private folder below a repository's root, in which a trial writes and cleans up."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cas_cache.repository.layout import SCRATCH
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
 
 DELETERS = 16
 ROUNDS = 3
-"""Listings and deletes before a scratch folder is given up."""
+"""Number of rounds of listing and deleting before the clean-up of a scratch folder is given up."""
 
 
 class Below:
@@ -27,11 +27,11 @@ class Below:
 
     Args:
         inner: The storage.
-        folder: Below its root.
-        written: Gets the path of every object before it is written, and loses it when it was deleted.
+        folder: The path of the folder below the storage's root.
+        written: A set that gets the path of every object before it is written, and loses it after it was deleted.
 
     Attributes:
-        refused: The last verb that was refused; empty if none was.
+        refused: The last verb that was refused; empty if no verb was.
     """
 
     def __init__(self, inner: Storage, folder: str, written: set[str] | None = None) -> None:
@@ -52,29 +52,29 @@ class Below:
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
-        with self._noted("get"):
+        with self._record_refusal("get"):
             return self.inner.get(f"{self._folder}/{path}", start, stop)
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         self._written.add(f"{self._folder}/{path}")
-        with self._noted("put"):
+        with self._record_refusal("put"):
             self.inner.put(f"{self._folder}/{path}", data, create_only=create_only)
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        with self._noted("list"):
+        with self._record_refusal("list"):
             listed = self.inner.list(f"{self._folder}/{prefix}".rstrip("/"))
         return [replace(entry, path=entry.path.removeprefix(f"{self._folder}/")) for entry in listed]
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
-        with self._noted("delete"):
+        with self._record_refusal("delete"):
             self.inner.delete(f"{self._folder}/{path}")
         self._written.discard(f"{self._folder}/{path}")
 
     @contextmanager
-    def _noted(self, verb: str) -> Iterator[None]:
+    def _record_refusal(self, verb: str) -> Iterator[None]:
         try:
             yield
         except AccessDenied:
@@ -84,12 +84,12 @@ class Below:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Opens a folder of a storage, anew at each call; can be sent to other processes if the opener can.
+    """Opens a folder of a storage, again at each call; can be sent to other processes if the opener can.
 
     Attributes:
         opener: Opens the storage.
-        folder: Below its root.
-        written: Objects that this process wrote and did not delete; those of other processes only a listing shows.
+        folder: The path of the folder below the storage's root.
+        written: Objects that this process wrote and did not delete. Only a listing shows those of other processes.
     """
 
     opener: Callable[[], Storage]
@@ -98,11 +98,11 @@ class Scratch:
 
     @classmethod
     def fresh(cls, opener: Callable[[], Storage]) -> Scratch:
-        """Return a folder that nobody else has."""
+        """Return a folder with a random name, which is used by no other process."""
         return cls(opener, f"{SCRATCH}/{secrets.token_hex(16)}")
 
     def __call__(self) -> Below:
-        """Open it."""
+        """Open the folder."""
         return Below(self.opener(), self.folder, self.written)
 
     def below(self, name: str) -> Scratch:
@@ -110,10 +110,10 @@ class Scratch:
         return Scratch(self.opener, f"{self.folder}/{name}", self.written)
 
     def clean(self) -> tuple[int, str]:
-        """Delete every object that was written by its name, and then what a listing shows.
+        """Delete every object that this process wrote, by its name, and then all that a listing shows.
 
         Returns:
-            How many objects can still be read, -1 if that cannot be seen; and why.
+            The number of objects that can still be read, or -1 if that is unknown; and the reason.
         """
         reason, listed = "", []
         storage = self.opener()
@@ -127,15 +127,15 @@ class Scratch:
         except RemoteError as err:
             reason = str(err)
         try:
-            # By name: a listing may go on showing what is gone, or fail.
+            # Read by name, because a listing may fail or still show deleted objects.
             with ThreadPoolExecutor(DELETERS) as pool:
-                left = sum(pool.map(functools.partial(_is_there, storage), self.written.union(listed)))
+                remaining = sum(pool.map(functools.partial(_exists, storage), self.written.union(listed)))
         except RemoteError as err:
             return -1, reason or str(err)
-        return left, reason or ("DELETE does not delete" if left else "it still shows what was deleted")
+        return remaining, reason or ("DELETE does not delete" if remaining else "it still shows what was deleted")
 
 
-def _is_there(storage: Storage, path: str) -> bool:
+def _exists(storage: Storage, path: str) -> bool:
     try:
         storage.get(path, 0, 1)
     except ObjectNotFound:

@@ -1,6 +1,6 @@
-"""Who made a vector (`EncoderSpec`) and of what (`keys`). Pure: no I/O, no clock, no randomness."""
+"""The identity of encoders (`EncoderSpec`) and of items (`keys`). Pure: no I/O, no clock, no randomness."""
 
-from cas_cache.identity.batch import LEAST_ITEMS, Batch, batch_of_texts, digest_of_batch
+from cas_cache.identity.batch import MIN_ITEMS, Batch, batch_of_texts, digest_of_batch
 from cas_cache.identity.canonical import canonical_json, parsed_json, quoted
 from cas_cache.identity.distinct import first_of_each, prefixes_of
 from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
@@ -9,7 +9,7 @@ from cas_cache.identity.texts import as_texts, texts_at
 
 __all__ = [
     "KEY_BYTES",
-    "LEAST_ITEMS",
+    "MIN_ITEMS",
     "NAMESPACE_ID",
     "Batch",
     "EncoderSpec",

@@ -1,7 +1,7 @@
-"""A batch of items as it was asked for: its size, its keys, and a digest that leads to an answer given before. Pure.
+"""A batch of items in the order of a call: its size, its keys, and a digest that finds an earlier answer. Pure.
 
-Keys cost a hash an item. The digest costs one hash over the bytes of all of them, so the same batch asked for again is
-known without its keys. Batches with one digest have the same items in the same order.
+Keys cost one hash per item. The digest costs one hash over the bytes of all items, so a repeated batch is recognised
+without its keys. Batches with the same digest have the same items in the same order.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LEAST_ITEMS = 1024
-"""Below this a digest saves less than a millisecond."""
+MIN_ITEMS = 1024
+"""Minimum number of items for a digest; with fewer it saves less than a millisecond."""
 
 
 class Batch:
-    """Items of one call.
+    """The items of one call.
 
     Args:
-        size: How many.
+        size: Number of items.
         make_keys: Returns their keys, (size, 32) uint8.
-        digest: Of all that the keys are made of, in order; None if there is no cheap one.
+        digest: Digest of everything that the keys are computed from, in order; None if there is no cheap one.
     """
 
     def __init__(self, size: int, make_keys: Callable[[], NDArray[np.uint8]], digest: bytes | None = None) -> None:
@@ -43,7 +43,7 @@ class Batch:
 
     @cached_property
     def keys(self) -> NDArray[np.uint8]:
-        """(size, 32) uint8, made when first asked for.
+        """(size, 32) uint8 keys, computed at the first access.
 
         Raises:
             InvalidItem: If an item has no key.
@@ -65,8 +65,8 @@ def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
     """Return the digest of a batch: 32 bytes.
 
     Args:
-        kind: How the parts were made; two kinds never have one digest.
-        parts: Each of a fixed length, or a hash, so that none runs into the next.
+        kind: Name of the way in which the parts were made; different kinds never have the same digest.
+        parts: Parts of fixed length, or hashes, so that the boundary between two is unambiguous.
     """
     digest = hashlib.sha256(f"cas-cache batch 1 {kind}".encode())
     for part in parts:
@@ -75,16 +75,16 @@ def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
 
 
 def _digest_of_texts(texts: Texts) -> bytes | None:
-    """The lengths of all texts and all their characters, which say where each ends."""
-    if len(texts) < LEAST_ITEMS:
+    """Return a digest of the lengths and the characters of all texts; the lengths say where each text ends."""
+    if len(texts) < MIN_ITEMS:
         return None
     lengths, characters = hashlib.sha256(), hashlib.sha256()
     try:
         for block in blocks_of(texts):
             for piece in utf8_of(block):
                 characters.update(piece)
-            # str.__len__, not len: a subclass of str could lie.
+            # str.__len__ rather than len, because a subclass of str could return another length.
             lengths.update(np.fromiter(map(str.__len__, block), np.int64, len(block)).data)
     except (TypeError, UnicodeEncodeError):
-        return None  # the keys say which text it is, and what is wrong with it
+        return None  # computing the keys reports the text and what is wrong with it
     return digest_of_batch("texts", [lengths.digest(), characters.digest()])

@@ -1,9 +1,10 @@
 """Canonical JSON: one value, one byte string, so that its hash can be a name.
 
-Sorted keys, no spaces, UTF-8 without escapes beyond those JSON demands. Floats are allowed only where JSON gives
-them back unchanged: no NaN, no infinity. Nothing is coerced: what is not plain JSON is an error.
+Keys are sorted; there are no spaces; text is UTF-8 without escapes beyond those that JSON requires. Floats are allowed
+only if JSON returns them unchanged: no NaN, no infinity. Nothing is coerced: a value that is not plain JSON is an
+error.
 
-`parsed_json` reads any JSON document, as all of this package does: what is none is one kind of error.
+`parsed_json` parses every JSON document of this package, with one kind of error for anything that is not JSON.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import redact
 
 MOST = 2**63
-"""Whole numbers beyond are no longer whole in most JSON readers."""
+"""Limit of whole numbers; larger ones are no longer whole in most JSON readers."""
 
 
-MOST_DEPTH = 64
-"""Lists and mappings in each other. Python's own limit depends on how deep the caller is."""
+MAX_DEPTH = 64
+"""Maximum depth of nested lists and mappings. Python's own limit depends on the depth of the caller."""
 
-LONGEST_SHOWN = 200
-"""Characters of a value that an error shows."""
+MAX_SHOWN_CHARACTERS = 200
+"""Maximum number of characters of a value that an error shows."""
 
 Where = str | tuple["Where", object]
-"""A place in a value: its name, or the place it is in and the key or position there."""
+"""A place in a value: its name, or the place that contains it and the key or position there."""
 
 
 def parsed_json(data: bytes | str) -> Any:
-    """Return what a JSON document in UTF-8 holds.
+    """Parse a JSON document in UTF-8.
 
     Raises:
-        ValueError: If it is none, is nested too deeply, has a name twice in one object, or holds NaN or Infinity, which
-            Python would take and others not.
+        ValueError: If it is not JSON, is nested too deeply, repeats a name in one object, or holds NaN or Infinity,
+            which Python accepts and other parsers do not.
     """
-    # Of bytes Python would take other encodings, too, and halves of UTF-16 pairs in UTF-8.
+    # Given bytes, Python would also accept other encodings, and halves of UTF-16 pairs in UTF-8.
     text = data if isinstance(data, str) else data.decode()
     try:
         return json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
@@ -49,8 +50,8 @@ def parsed_json(data: bytes | str) -> Any:
 
 
 def quoted(value: object) -> str:
-    """Return the beginning of a value's `repr` without credentials, for a message: it may be long, or deep."""
-    # Redacted before it is cut as well: a part of a credential is not recognised.
+    """Return the beginning of a value's `repr` without credentials, for a message: the value may be long, or deep."""
+    # Redacted before it is cut, too, because a part of a credential is not recognised.
     return redact(_QUOTED.repr(redact(value) if isinstance(value, str) else value))
 
 
@@ -59,17 +60,17 @@ def plain_json(value: object, where: Where, depth: int = 0) -> Any:
 
     Args:
         value: None, bool, int, float, str, and lists, tuples and mappings of these.
-        where: How to call the value in an error, for example ``params``.
-        depth: In how many lists and mappings it is.
+        where: Name of the value in an error, for example ``params``.
+        depth: Number of lists and mappings that contain it.
 
     Raises:
-        IdentityError: If anything in `value` is not plain JSON. Nothing is turned into a string.
+        IdentityError: If anything in `value` is not plain JSON. Nothing is converted to a string.
     """
     if value is None or type(value) is bool:
         return value
     if type(value) is int:
         if abs(value) >= MOST:
-            raise IdentityError(f"{_told(where)} is a whole number of more than 63 bits. Pass it as a string.")
+            raise IdentityError(f"{_place(where)} is a whole number of more than 63 bits. Pass it as a string.")
         return value
     if type(value) is str:
         _check_encodable(value, where)
@@ -77,24 +78,24 @@ def plain_json(value: object, where: Where, depth: int = 0) -> Any:
     if type(value) is float:
         if not math.isfinite(value):
             raise IdentityError(
-                f"{_told(where)} is {value!r}, which JSON cannot hold. Leave it out, or give it a name."
+                f"{_place(where)} is {value!r}, which JSON cannot hold. Leave it out, or give it a name."
             )
-        # 1 and 1.0 are the same setting to every encoder, and JSON readers do not agree on telling them apart.
+        # 1 and 1.0 are the same setting to every encoder, and JSON parsers do not agree on distinguishing them.
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, Mapping | list | tuple):
-        if depth >= MOST_DEPTH:
-            raise IdentityError(f"{_told(where)} is nested more than {MOST_DEPTH} deep. Pass a name in its place.")
+        if depth >= MAX_DEPTH:
+            raise IdentityError(f"{_place(where)} is nested more than {MAX_DEPTH} deep. Pass a name in its place.")
         if isinstance(value, Mapping):
             return {_key(k, where): plain_json(v, (where, k), depth + 1) for k, v in value.items()}
         return [plain_json(v, (where, i), depth + 1) for i, v in enumerate(value)]
     raise IdentityError(
-        f"{_told(where)} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be "
+        f"{_place(where)} is a {type(value).__module__}.{type(value).__qualname__}, not plain JSON, so it cannot be "
         "part of an encoder's identity. Pass the string, number or mapping that stands for it."
     )
 
 
 def canonical_json(value: object) -> bytes:
-    """Return the one byte string that stands for `value`, which must be plain JSON.
+    """Return the only byte string that represents `value`, which must be plain JSON.
 
     Raises:
         IdentityError: If `value` is not plain JSON.
@@ -115,7 +116,7 @@ def freeze(value: Any) -> Any:
 
 def _key(key: object, where: Where) -> str:
     if type(key) is not str:
-        raise IdentityError(f"{_told(where)} has the key {quoted(key)}; JSON keys are strings.")
+        raise IdentityError(f"{_place(where)} has the key {quoted(key)}; JSON keys are strings.")
     _check_encodable(key, where)
     return key
 
@@ -125,28 +126,28 @@ def _check_encodable(text: str, where: Where) -> None:
         text.encode()
     except UnicodeEncodeError as err:
         raise IdentityError(
-            f"{_told(where)} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it."
+            f"{_place(where)} holds a lone surrogate at position {err.start}; UTF-8 cannot encode it."
         ) from err
 
 
-def _told(where: Where) -> str:
-    """A place as code would name it. Made only for an error: of every value it would take the square of a document."""
+def _place(where: Where) -> str:
+    """Return a place as code would name it. Computed for errors only: for every value it would take quadratic time."""
     if isinstance(where, str):
         return where
-    return f"{_told(where[0])}[{quoted(where[1])}]"
+    return f"{_place(where[0])}[{quoted(where[1])}]"
 
 
 _QUOTED = reprlib.Repr()
-_QUOTED.maxstring = _QUOTED.maxother = LONGEST_SHOWN
+_QUOTED.maxstring = _QUOTED.maxother = MAX_SHOWN_CHARACTERS
 _QUOTED.maxlist = _QUOTED.maxtuple = 10
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    document = dict(pairs)
+    if len(document) != len(pairs):
         msg = "a name is there twice"
         raise ValueError(msg)
-    return found
+    return document
 
 
 def _no_number(literal: str) -> Any:

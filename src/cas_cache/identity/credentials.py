@@ -1,6 +1,6 @@
 """Recognise credentials in the documents that identify encoders. Pure.
 
-A spec is stored in plain text beside the vectors and is read by everybody who can read the repository, so it must not
+A spec is stored in plain text beside the vectors, and everybody who can read the repository can read it, so it must not
 hold a token, a password or an API key. This module makes that decision for specs, for arguments of encoders, and for
 messages: by the name of a value, by the known shapes of keys, and by randomness under a name that suggests a key.
 
@@ -23,13 +23,13 @@ REDACTED = "***"
 """The text that replaces a credential."""
 
 MIN_RANDOM_RUN = 16
-"""Letters and digits in a row. Generated keys have 20 or more; words with digits in them are shorter."""
+"""Minimum length of a run of letters and digits. Generated keys have 20 or more; words with digits are shorter."""
 
 MIN_RANDOM_BITS = 3.0
-"""Shannon entropy for each character: random hexadecimal digits have about 3.5, random letters and digits about 4."""
+"""Minimum Shannon entropy per character: random hex digits have about 3.5, random letters and digits about 4."""
 
 MIN_SECRET_NUMBER = 10**5
-"""Smaller numbers under a name such as ``password`` are switches and counts."""
+"""Minimum number that may be a credential. Smaller ones under a name such as ``password`` are switches and counts."""
 
 
 class Level(IntEnum):
@@ -48,7 +48,7 @@ _SECRET_ENDINGS = re.compile(
     r"|token_?file_?content|secrets?|secret_?(?:access_?)?key|passw(?:or)?ds?|passphrases?|pwd|credentials?"
     r"|creds?|connection_?string|(?:proxy_?)?authori[sz]ation|auth|bearer|jwt|cookies?)$"
 )
-"""Ends of names, in lower case with an underscore between words."""
+"""Endings of names of credentials, in lower case with an underscore between words."""
 
 _NOT_A_CREDENTIAL = frozenset(
     [
@@ -120,11 +120,14 @@ _SUSPICIOUS = frozenset(
         "key",
         "keys",
         "login",
+        "pass",
         "pat",
+        "pin",
         "sas",
         "session",
         "sig",
         "signature",
+        "tokens",
     ]
 )
 """Words that may name a key, or a container of one."""
@@ -149,7 +152,7 @@ _DIGEST = frozenset(
 """Words of names whose values are random and public."""
 
 _CONNECTIONS = re.compile(r"(?:^|_)(?:clients?|headers?|sessions?)$")
-"""Names of connections to a service. Arguments with these names are left out of an identity, whatever they hold."""
+"""Names of connections to a service. Arguments with these names are not part of an identity, whatever they hold."""
 
 _SPECIAL_TOKEN = re.compile(r"[<\[].*[>\]]")
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
@@ -177,6 +180,9 @@ _SHAPES = re.compile(
     | (?i:\b(?:Bearer|Basic|Token)\ +(?=\S*[0-9])[\w.~+/=-]{16,})                # the value of an Authorization header
     | (?i:(?<=[?&;])(?:sig|signature|x-(?:amz|goog)-(?:signature|credential|security-token)|access_token|token
         |api_?key|key|password|accountkey|sharedaccesssignature)=[^&\s*]{8,})    # signed URLs
+    | (?i:(?<=[?&;\#])(?:[\w-]*[_-])?(?:sig|signature|token|key|secret|passw(?:or)?d|pwd|auth|credentials?|code)
+        =(?=[^&\s*]*[0-9])[^&\s*]{16,})                                         # and URLs with a key under another name
+    | (?i:(?<=--)(?:[a-z0-9]+[_-])*(?:key|token|secret|passw(?:or)?d)[\ =]["']?(?=[^\s"']*[0-9])[^\s"',;*]{8,})
     | (?i:(?<![a-z0-9])(?:api[_-]?key|access[_-]?token|auth[_-]?token|hf[_-]?token|client[_-]?secret|secret[_-]?key
         |password|accountkey|sharedaccess(?:key|signature))["']?\s*[=:]\s*["']?(?=[^\s"',;]*[0-9])[^\s"',;*]{8,})
     """,
@@ -185,7 +191,7 @@ _SHAPES = re.compile(
 
 
 def level_of_name(name: str) -> Level:
-    """Return what a name says about its value; the spelling (``apiKey``, ``API-KEY``, ``api_key``) does not matter."""
+    """Return what a name suggests about its value; the spelling (``apiKey``, ``API-KEY``, ``api_key``) is ignored."""
     words = _words_of(name)
     joined = "_".join(words)
     if _SECRET_ENDINGS.search(joined):
@@ -220,8 +226,8 @@ def find_credentials(value: object, where: str = "", level: Level = Level.NEUTRA
 def strip_credentials(value: Any, level: Level = Level.NEUTRAL) -> Any:
     """Return a copy of an encoder's arguments without credentials and connections (clients, headers).
 
-    Mapping items with such a name are left out. A credential that is recognised by its shape becomes ``***``, and what
-    surrounds it stays: the host of a URL matters, its password does not.
+    Mapping items with such a name are removed. A credential that is recognised by its shape becomes ``***``, and the
+    text around it stays: the host of a URL matters, its password does not.
     """
     if isinstance(value, Mapping):
         levels = {name: _level_of_item(value, name, level) for name in value}
@@ -232,6 +238,8 @@ def strip_credentials(value: Any, level: Level = Level.NEUTRAL) -> Any:
         }
     if isinstance(value, list | tuple):
         return [strip_credentials(item, _level_in_list(value, i, level)) for i, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return {strip_credentials(item, level) for item in value}
     if not _is_credential(value, level):
         return value
     shown = redact(value) if isinstance(value, str) and level is Level.NEUTRAL else REDACTED
@@ -239,7 +247,7 @@ def strip_credentials(value: Any, level: Level = Level.NEUTRAL) -> Any:
 
 
 def redact(text: str) -> str:
-    """Return a text in which everything that has the shape of a credential is replaced."""
+    """Return a text with everything replaced that has the shape of a credential."""
     return _SHAPES.sub(REDACTED, _USERINFO.sub("", text))
 
 

@@ -1,4 +1,4 @@
-"""Which keys of a batch are the same. Pure."""
+"""Find equal keys in a batch. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def first_of_each(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each distinct key first stands, in order of first appearance, and each key's distinct one.
+    """Return the first position of each distinct key, in order of first appearance, and each key's distinct key.
 
     Args:
-        keys: (n, 32) uint8.
+        keys: (n, 32) uint8 keys.
 
     Returns:
-        (u,) int64, positions ascending, and (n,) int64, for each key the index of its distinct key.
+        (u,) int64 positions, ascending, and (n,) int64, the index of each key's distinct key.
     """
     _, first, inverse = np.unique(prefixes_of(keys), return_index=True, return_inverse=True)
     if not np.array_equal(keys[first[inverse]], keys):
-        # Two keys share 8 bytes: one in 2**64 pairs by chance, so the slow way is never slow.
+        # Two keys share 8 bytes. By chance this happens to one in 2**64 pairs, so this slow path is almost never taken.
         seen: dict[bytes, int] = {}
         inverse = np.array([seen.setdefault(key.tobytes(), len(seen)) for key in keys], np.int64)
         first = np.unique(inverse, return_index=True)[1]
@@ -32,6 +32,6 @@ def first_of_each(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The first 8 bytes of each key as one number."""
+    """Return the first 8 bytes of each key as one number."""
     prefixes: NDArray[np.uint64] = np.ascontiguousarray(keys[:, :8]).view(np.uint64).reshape(-1)
     return prefixes

@@ -1,16 +1,16 @@
 """Item -> key: 32 bytes of SHA-256, in batches.
 
-A text's key is the SHA-256 of its UTF-8 bytes as they are: no normalisation, no stripping, the same as mteb's. The
-key of a row with other fields is the SHA-256 over the fields that reach the encoder, each as its name, a zero byte and
-the 32-byte digest of its content; so a title that moves into the text is another item.
+A text's key is the SHA-256 of its UTF-8 bytes, unchanged: no normalisation, no stripping, the same as mteb's. The key
+of a row with other fields is the SHA-256 over the fields that reach the encoder, each as its name, a zero byte and the
+32-byte digest of its content; so a title that moves into the text makes another item.
 
 Digests of content. Text: as above. Image: mode, size, palette, transparency and orientation as JSON, a zero byte, the
-pixels. Conversation: canonical JSON. Audio: dtype, shape and sampling rate as JSON, a zero byte, the samples. Video:
-what its frames and timing are, and *every* frame: a sample of them would give two films that differ elsewhere one
-vector.
+pixels. Conversation: canonical JSON. Audio: dtype, shape and sampling rate as JSON, a zero byte, the samples. Video: a
+header with its frame count, rate, rotation and pixel aspect ratio, and *every* frame with its time: a sample of the
+frames would give one key to two films that differ elsewhere.
 
-Images, audio clips and videos are duck-typed (`PIL.Image`, mteb's audio rows, torchcodec's decoders); nothing of
-theirs is imported here.
+Images, audio clips and videos are duck-typed (`PIL.Image`, mteb's audio rows, torchcodec's decoders); none of these
+packages is imported here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 
 EXIF_ORIENTATION = 0x0112
-"""The one EXIF tag that loaders act on: it turns the picture, not the pixels."""
+"""The only EXIF tag that loaders apply: it rotates the picture, not the pixels."""
 
 VIDEO_FRAMES_AT_ONCE = 64
-"""Frames decoded at a time: 64 frames of 1080p RGB are 400 MB."""
+"""Number of frames decoded at a time: 64 frames of 1080p RGB are 400 MB."""
 
 
 def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.uint8]:
@@ -46,16 +46,16 @@ def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.ui
 
     Args:
         texts: n strings.
-        first: The position of the first of them, for what an error says.
+        first: The position of the first text, for error messages.
 
     Returns:
-        (n, 32) uint8.
+        (n, 32) uint8 keys.
 
     Raises:
-        InvalidItem: If the texts are not a sequence of strings, or one of them holds a lone surrogate, with its
-            position. See `as_texts`.
+        InvalidItem: If the texts are not a sequence of strings, or one of them holds a lone surrogate; the error names
+            its position. See `as_texts`.
     """
-    # str.encode, not text.encode: what only looks like a string, and could change how it looks, has no key.
+    # str.encode, not text.encode: an object that only resembles a string, or could change its text, has no key.
     sha256, encoded = hashlib.sha256, str.encode
     texts = as_texts(texts)
     keys, start = np.empty((len(texts), KEY_BYTES), np.uint8), 0
@@ -68,6 +68,7 @@ def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.ui
             keys[start : start + len(block)] = _stack(digests)
             start += len(block)
     except (UnicodeEncodeError, TypeError):
+        # Slow, but only for the error: find the item that has no key.
         for position, text in enumerate(chain.from_iterable(blocks_of(texts)), first):
             _digest_text(text, f"item {position}")
         raise
@@ -80,13 +81,13 @@ def keys_of_rows(
     """Return the keys of rows given as columns.
 
     Args:
-        columns: One sequence of n values for each field that the rows have. Others than `fields` are ignored.
-        fields: The fields that reach the encoder, as in `EncoderSpec.fields`. A field that no row has is left out;
-            a value of None in a column counts as absent in its row.
-        first: The position of the first row, for what an error says.
+        columns: One sequence of n values for each field of the rows. Fields other than `fields` are ignored.
+        fields: The fields that reach the encoder, as in `EncoderSpec.fields`. A field without a column is skipped; a
+            value of None in a column counts as absent in its row.
+        first: The position of the first row, for error messages.
 
     Returns:
-        (n, 32) uint8.
+        (n, 32) uint8 keys.
 
     Raises:
         InvalidItem: If no field is present in a row, the columns differ in length, or a value has no digest.
@@ -106,7 +107,7 @@ def keys_of_rows(
 
 
 def _sha256_of(text: str) -> bytes:
-    """Return the SHA-256 of a text's UTF-8 bytes, which are not all made at once."""
+    """Return the SHA-256 of a text's UTF-8 bytes without holding all of them in memory."""
     digest = hashlib.sha256()
     for piece in utf8_of([text]):
         digest.update(piece)
@@ -151,7 +152,7 @@ def _digest_json(value: Any, where: str) -> bytes:
 def _digest_image(image: Any, where: str) -> bytes:
     if not all(hasattr(image, name) for name in ("mode", "size", "tobytes")):
         raise InvalidItem(f"{where}: an image is a PIL.Image, not a {type(image).__name__}.")
-    # The pixels first: reading them is what completes the mode, palette and EXIF of an image from a file.
+    # Read the pixels first: this completes the mode, palette and EXIF of an image that comes from a file.
     pixels = image.tobytes()
     transparency = image.info.get("transparency") if hasattr(image, "info") else None
     orientation = image.getexif().get(EXIF_ORIENTATION) if hasattr(image, "getexif") else None
@@ -192,7 +193,7 @@ def _digest_video(video: Any, where: str) -> bytes:
     def frames() -> Iterable[bytes]:
         for start in range(0, count, VIDEO_FRAMES_AT_ONCE):
             batch = video.get_frames_in_range(start, min(start + VIDEO_FRAMES_AT_ONCE, count))
-            # The same frames shown at other times are another film to an encoder that samples by the clock.
+            # The same frames at other times are another film to an encoder that samples by time.
             for part in (batch.data, getattr(batch, "pts_seconds", ())):
                 array = np.asarray(part)
                 yield json.dumps(_array_header(array), sort_keys=True).encode() + b"\0"

@@ -1,9 +1,9 @@
 """`EncoderSpec`: the identity of the function that turned an item into a vector.
 
-Two specs that differ in anything never share a vector; two that are equal always do. The spec is the readable
-document stored beside the vectors, its hash (the namespace id) is the folder they live in. What it never does: guess.
-A model without a revision, or a parameter that JSON cannot hold, is an error. So is a credential, because everybody who
-reads the cache can read the spec.
+Two specs that differ in anything never share a vector; two equal specs always do. The spec is the readable document
+that is stored beside the vectors; its hash, the namespace id, names their folder. A spec never guesses: a model without
+a revision, or a parameter that JSON cannot represent, is an error. So is a credential, because everybody who can read
+the cache can read the spec.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cas_cache.identity.canonical import canonical_json, freeze, parsed_json, pl
 from cas_cache.identity.credentials import find_credentials, redact, strip_credentials
 
 NAMESPACE_HEX = 32
-"""Hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never meet by chance."""
+"""Number of hex digits of a namespace id: 128 bits of SHA-256, enough that two specs never collide by chance."""
 
 NAMESPACE_ID = re.compile(f"[0-9a-f]{{{NAMESPACE_HEX}}}")
-"""What a namespace id looks like; nothing else may become a path."""
+"""Pattern of a namespace id; nothing else may become a path."""
 
 UNPINNED_MODELS = frozenset({"", "none", "no_model_name/available"})
 UNPINNED_REVISIONS = frozenset({"", "none", "no_revision_available", "main", "master", "head", "latest"})
-"""Names that other people's code uses for "unknown" (a formatted None, too), and names of things that move."""
+"""Placeholders of other libraries for "unknown" (including a formatted None), and names of moving targets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +36,11 @@ class EncoderSpec:
 
     Attributes:
         model: Name of the model, for example ``"sentence-transformers/all-MiniLM-L6-v2"``.
-        revision: What pins its weights: a commit, a version, a fingerprint. Not a branch.
+        revision: Identifier that pins the weights: a commit, a version, a fingerprint. Not a branch.
         prompt: The literal text put before every item, not the prompt's name.
-        role: ``"query"``, ``"document"`` or None, for encoders that treat them apart.
+        role: ``"query"``, ``"document"`` or None, for encoders that treat them differently.
         params: Everything else that changes a vector: precision, truncation, normalisation. Plain JSON.
-        scope: What the vectors may not be shared beyond, for example ``{"task": "NFCorpus"}``. Plain JSON.
+        scope: Limits beyond which the vectors must not be shared, for example ``{"task": "NFCorpus"}``. Plain JSON.
         fields: The fields of an item that reach the encoder, in order. ``("text",)`` for texts.
 
     Raises:
@@ -83,7 +83,7 @@ class EncoderSpec:
                 )
             object.__setattr__(self, name, freeze(plain_json(value, name)))
         object.__setattr__(self, "fields", tuple(self.fields))
-        # Encoded once, now: a spec that exists can always be named.
+        # Encoded immediately, so that every existing spec has a canonical form and a name.
         object.__setattr__(self, "_canonical", canonical_json(self.document()))
 
     def __hash__(self) -> int:
@@ -93,7 +93,7 @@ class EncoderSpec:
         return self.canonical() == other.canonical() if isinstance(other, EncoderSpec) else NotImplemented
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Read-only mappings do not copy or travel between processes; the canonical form does.
+        # Read-only mappings cannot be copied or pickled; the canonical form can.
         return type(self).from_canonical, (self.canonical(),)
 
     def document(self) -> dict[str, Any]:
@@ -114,15 +114,15 @@ class EncoderSpec:
         return {n: strip_credentials(v) for n, v in document.items()} if self.credentials() else document
 
     def credentials(self) -> tuple[str, ...]:
-        """Return where the spec holds credentials, such as ``params['api_key']``.
+        """Return the places of credentials in the spec, such as ``params['api_key']``.
 
-        Only a spec that was read from a cache, which an older version wrote, can hold any.
+        Only a spec that was read from a cache, and that an older version wrote, can have any.
         """
-        found = (find_credentials(value, name) for name, value in self.document().items())
-        return tuple(place for places in found for place in places)
+        places_of_fields = (find_credentials(value, name) for name, value in self.document().items())
+        return tuple(place for places in places_of_fields for place in places)
 
     def canonical(self) -> bytes:
-        """Return the canonical JSON of the spec: what is hashed, and what is stored."""
+        """Return the canonical JSON of the spec, which is hashed and stored."""
         return self._canonical
 
     @property
@@ -132,10 +132,10 @@ class EncoderSpec:
 
     @classmethod
     def from_canonical(cls, data: bytes) -> EncoderSpec:
-        """Read a spec back from what `canonical` wrote, also one that holds credentials: it can be found and dropped.
+        """Parse bytes that `canonical` returned. A spec with credentials is accepted, so that it can be dropped.
 
         Raises:
-            IdentityError: If `data` is anything else, canonical form included.
+            IdentityError: If `data` is not an encoder spec in canonical form.
         """
         try:
             document = parsed_json(data)
@@ -154,16 +154,16 @@ class EncoderSpec:
 
 
 def names_of(spec: EncoderSpec | None) -> dict[str, str | None]:
-    """Return what people tell a spec by, as reports print it; None for each where the spec could not be read."""
+    """Return the names of a spec for reports; None for each if the spec could not be read."""
     names = {name: getattr(spec, name, None) for name in ("model", "revision", "role", "prompt")}
     return {name: None if text is None else redact(text) for name, text in names.items()}
 
 
 def check_no_credentials(spec: EncoderSpec) -> None:
-    """Refuse a spec that holds a credential, before it is written anywhere.
+    """Raise an error for a spec that holds a credential, before it is written anywhere.
 
     Raises:
-        CredentialInSpec: With the places, and not with the values.
+        CredentialInSpec: If it holds one. The error names the places, never the values.
     """
     places = spec.credentials()
     if places:
@@ -177,10 +177,10 @@ def check_no_credentials(spec: EncoderSpec) -> None:
 
 
 def check_pinned(model: object, revision: object) -> None:
-    """Refuse a model whose name and revision do not pin its weights.
+    """Raise an error for a model whose name and revision do not pin its weights.
 
     Raises:
-        UnpinnedModel: With the way out.
+        UnpinnedModel: If they do not, with advice.
     """
     if not isinstance(model, str) or model.strip().lower() in UNPINNED_MODELS:
         raise UnpinnedModel(

@@ -1,8 +1,9 @@
 """Decide what counts as texts, and read them without copying a whole column. Pure.
 
-Every function that takes texts passes them through `as_texts`. A sequence of strings is accepted: a list, a tuple,
-a column of pandas, polars, Arrow, datasets or NumPy. So is an iterator of strings, which is read once. A mapping, a
-table, a set, one string and bytes are refused, because iterating over them gives something that nobody meant to encode.
+Every function that takes texts passes them through `as_texts`. It accepts a sequence of strings: a list, a tuple, a
+column of pandas, polars, Arrow, datasets or NumPy. It also accepts an iterator of strings, which is read once. It
+refuses a mapping, a table, a set, one string and bytes, because iterating over them yields items that nobody meant to
+encode.
 
 Columns are recognised by what they offer; nothing is imported.
 """
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_ITEMS = 1 << 14
-"""The number of a column's texts that are Python strings at one time."""
+"""Maximum number of a column's texts that are Python strings at one time."""
 
 FIRST_BLOCK_ITEMS = 1 << 10
-"""Texts of the first block of a column, whose length is not known."""
+"""Number of texts in the first block of a column, because their length is unknown."""
 
 BLOCK_CHARACTERS = 1 << 22
-"""Characters of a column's texts that are aimed at in one block; up to 4 bytes each."""
+"""Target number of characters in a block of a column; each takes up to 4 bytes."""
 
 PIECE_CHARACTERS = 1 << 20
-"""Characters that are joined or encoded at one time: 8 MB if one of them is an emoji."""
+"""Maximum number of characters that are joined or encoded at one time: 8 MB if one of them is an emoji."""
 
 _LISTS = ("to_pylist", "to_list", "tolist")
-"""Methods that turn a part of a column into a list: in Arrow; in polars and pandas; in NumPy."""
+"""Methods that convert a part of a column to a list: of Arrow; of polars and pandas; of NumPy."""
 
 
 class TextColumn:
@@ -61,10 +62,10 @@ Texts = list[str] | tuple[str, ...] | TextColumn
 
 
 def as_texts(texts: object) -> Texts:
-    """Return texts as something that has a length and slices; the elements are checked when their keys are made.
+    """Return texts as an object with a length and slices; the elements are checked when their keys are computed.
 
     Raises:
-        InvalidItem: If `texts` is anything but a sequence or an iterator, with what to pass instead.
+        InvalidItem: If `texts` is neither a sequence nor an iterator, with advice on what to pass instead.
     """
     if isinstance(texts, list | tuple | TextColumn):
         return texts
@@ -73,11 +74,11 @@ def as_texts(texts: object) -> Texts:
         return TextColumn(texts)
     if isinstance(texts, Iterable):
         return list(texts)
-    raise InvalidItem(f"The texts are {_described(texts)}. Pass a list of strings.")
+    raise InvalidItem(f"The texts are {_type_text(texts)}. Pass a list of strings.")
 
 
 def blocks_of(texts: Texts) -> Iterator[Sequence[Any]]:
-    """Yield the texts in order, a block at a time. Blocks of a column are smaller where its texts are long."""
+    """Yield the texts in order, one block at a time. Blocks of a column are smaller where its texts are long."""
     start, items = 0, _next_items(()) if isinstance(texts, TextColumn) else BLOCK_ITEMS
     while start < len(texts):
         block = texts[start : start + items]
@@ -88,13 +89,13 @@ def blocks_of(texts: Texts) -> Iterator[Sequence[Any]]:
 
 
 def utf8_of(texts: Sequence[str]) -> Iterator[bytes]:
-    """Yield the UTF-8 bytes of all texts, one after another, in pieces of bounded size.
+    """Yield the UTF-8 bytes of all texts, one after another, in pieces of limited size.
 
     Raises:
         TypeError: If an item is not a string.
         UnicodeEncodeError: If a text holds a lone surrogate.
     """
-    # str's own methods: a subclass could lie about its length or parts.
+    # Methods of str itself, because a subclass could return another length or other parts.
     ends = np.cumsum(np.fromiter(map(str.__len__, texts), np.int64, len(texts)))
     first = 0
     while first < len(texts):
@@ -109,11 +110,11 @@ def utf8_of(texts: Sequence[str]) -> Iterator[bytes]:
 
 
 def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
-    """Return some of the texts as plain strings: exactly the characters of which their keys were made.
+    """Return some of the texts as plain strings, with exactly the characters from which their keys were computed.
 
     Args:
-        texts: The texts, whose keys were made.
-        positions: Ascending.
+        texts: The texts, whose keys were computed.
+        positions: Ascending positions.
     """
     chosen: list[str] = []
     block: Sequence[Any] = ()
@@ -126,13 +127,13 @@ def texts_at(texts: Texts, positions: NDArray[np.int64]) -> list[str]:
             text = block[position - first]
         else:
             text = texts[position]
-        # A subclass of str may look different each time that it is converted or joined to a prompt.
+        # A subclass of str may return another text each time that it is converted or joined to a prompt.
         chosen.append(text if type(text) is str else str.__str__(text))
     return chosen
 
 
 def _next_items(block: Sequence[Any]) -> int:
-    """Return how many items the block of a column after this one has; after an empty one, those of the first."""
+    """Return the number of items in the next block of a column; after an empty block, that of the first block."""
     if not block:
         return min(FIRST_BLOCK_ITEMS, BLOCK_ITEMS)
     characters = sum(len(text) for text in block if isinstance(text, str))
@@ -140,19 +141,19 @@ def _next_items(block: Sequence[Any]) -> int:
 
 
 def described_item(item: object) -> str:
-    """Return a description of an item that is not a text, with what to do about it."""
+    """Return a description of an item that is not a text, with advice."""
     is_nan = isinstance(item, Real) and item != item  # noqa: PLR0124
     if item is None or is_nan or type(item).__name__ in ("NAType", "NaTType"):
         return f"is missing ({item!r}). Leave missing texts out, or pass an empty string for them"
     hint = ". Decode it: item.decode()" if isinstance(item, bytes | bytearray) else ""
     if isinstance(item, list | tuple):
         hint = ". Pass one flat list of strings"
-    return f"is {_described(item)}, not a string{hint}"
+    return f"is {_type_text(item)}, not a string{hint}"
 
 
 def _check_kind(texts: object) -> None:
-    """Refuse an iterable that does not give texts, or gives them without an order."""
-    what = f"The texts are {_described(texts)}"
+    """Raise an error for an iterable that does not yield texts, or yields them without an order."""
+    what = f"The texts are {_type_text(texts)}"
     if isinstance(texts, str):
         raise InvalidItem("One string was given where a list of texts is expected. Pass [text].")
     if isinstance(texts, bytes | bytearray | memoryview):
@@ -162,7 +163,7 @@ def _check_kind(texts: object) -> None:
         raise InvalidItem(
             f"{what}; its keys would be encoded. Pass list(texts.values()), or one column: texts['text']."
         )
-    # Properties of the class: a Series may have a label of that name.
+    # Checked on the class, because a Series may have a label of that name.
     if any(hasattr(type(texts), name) for name in ("columns", "column_names")) and not isinstance(texts, Sequence):
         raise InvalidItem(f"{what}; its column names would be encoded. Pass one column, such as df['text'].tolist().")
     if isinstance(texts, AbstractSet) and not isinstance(texts, MappingView):
@@ -181,6 +182,6 @@ def _has_slices(texts: Any) -> bool:
         return False  # a deque, for example
 
 
-def _described(value: object) -> str:
-    kind = type(value)
-    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
+def _type_text(value: object) -> str:
+    cls = type(value)
+    return f"a {cls.__qualname__}" if cls.__module__ == "builtins" else f"a {cls.__module__}.{cls.__qualname__}"

@@ -1,6 +1,6 @@
 """The local side: memory-mapped vectors and a key index for each namespace, and the views of callers.
 
-Look-ups are always answered here. A mirror may lose rows, it never invents one: what does not verify is an error.
+The mirror answers every look-up. It may lose rows but never invents one: rows that fail verification raise an error.
 """
 
 from cas_cache.mirror.mirror import Mirror, ViewRows

@@ -1,13 +1,13 @@
-"""A record of what the encoders of one namespace looked like, and which of them make equal vectors.
+"""Appearances of the encoders of one namespace, and which of them make equal vectors.
 
 An appearance maps the path of each plain attribute of an encoder to a short text. Rows name the appearance that made
-them (``state.json``); this file, ``appearances.json``, says what the names stand for:
+them (``state.json``). The file ``appearances.json`` describes these appearances:
 
 - which appearances were compared and made equal vectors;
-- which attributes change while an encoder works (counters, timers, caches), so that they say nothing;
+- which attributes change while an encoder works (counters, timers, caches), so that they do not identify it;
 - which attributes had several values under which the vectors were equal.
 
-It is a hint, not a record: if it is lost, rows are compared once more. A wrong vector is never the result.
+The file is a hint, not a record: if it is lost, rows are compared once more. It never leads to a wrong vector.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ NONE = "None"
 """The text of an attribute that is not set yet. An attribute that is filled in at first use is not a counter."""
 
 MAX_VALUES = 3
-"""An attribute is ignored after this many other values under which the vectors were equal."""
+"""Number of other values with equal vectors after which an attribute is ignored."""
 
 MAX_RECORDS = 64
-"""The most appearances that are kept; rows of older ones are compared once more."""
+"""Maximum number of appearances that are kept; rows of older ones are compared once more."""
 
 Appearance = dict[str, str]
 
@@ -63,11 +63,11 @@ class Appearances:
 
     @property
     def ignored(self) -> frozenset[str]:
-        """The paths of attributes that tell nothing about the vectors; what lies below them is ignored, too."""
+        """Paths of attributes that say nothing about the vectors; everything below them is ignored, too."""
         return self._volatile | {path for path, values in self._values.items() if values >= MAX_VALUES}
 
     def id_of(self, appearance: Mapping[str, str]) -> str:
-        """Return the id of an appearance: that of a recorded one that differs in nothing that counts, or a new one."""
+        """Return the id of an appearance: of a recorded one without a relevant difference, or a new one."""
         for known, record in self._records.items():
             if not self._differing(record, appearance):
                 return known
@@ -75,18 +75,18 @@ class Appearances:
         return hashlib.sha256(canonical_json(counted)).hexdigest()[:ID_HEX]
 
     def trusted(self, appearance: Mapping[str, str]) -> frozenset[str]:
-        """Return the ids of all appearances whose rows an encoder of this appearance may be served."""
+        """Return the ids of the appearances whose rows may be served to an encoder of this appearance."""
         if self._trusted is not None and self._trusted[0] == appearance:
             return self._trusted[1]
         alike = {known for known, record in self._records.items() if not self._differing(record, appearance)}
         classes = {self._class_of(known) for known in alike}
         equal = {known for known in self._equal if self._class_of(known) in classes}
-        found = frozenset(alike | equal | {self.id_of(appearance)})
-        self._trusted = dict(appearance), found
-        return found
+        trusted = frozenset(alike | equal | {self.id_of(appearance)})
+        self._trusted = dict(appearance), trusted
+        return trusted
 
     def differences(self, known: str, appearance: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Return for each attribute that differs what it was and what it is; empty if that is not known."""
+        """Return (recorded, current) text of each attribute that differs; empty if the appearance is not recorded."""
         record = self._records.get(known)
         if record is None:
             return {}
@@ -96,9 +96,9 @@ class Appearances:
         }
 
     def observe(self, before: Appearance, after: Appearance) -> None:
-        """Learn from one encoder that was called in between: what changed meanwhile does not tell encoders apart.
+        """Learn from the appearances before and after one call of an encoder: what changes then does not identify it.
 
-        An attribute that was not set before (a model that is loaded at first use) is not ignored for that; both
+        An attribute that was not set before (a model that is loaded at first use) is not ignored for that reason; both
         appearances are recorded as equal instead.
         """
         if before == after:
@@ -123,13 +123,13 @@ class Appearances:
         return known
 
     def note_equal(self, appearance: Appearance, others: Iterable[str]) -> None:
-        """Record that vectors of other appearances were compared with this encoder's, and are equal."""
+        """Record that vectors of other appearances were compared with this encoder's vectors and are equal."""
         others = list(others)
 
         def learn() -> None:
             differing = [self.differences(other, appearance) for other in others]
             mine = self._record(appearance)
-            for path in {path for found in differing for path in found}:
+            for path in {path for paths in differing for path in paths}:
                 self._values[path] = self._values.get(path, 0) + 1
             for other in others:
                 self._join(mine, other)
@@ -138,7 +138,7 @@ class Appearances:
             self._update(learn)
 
     def refresh(self) -> None:
-        """Read what other processes have written."""
+        """Read the appearances that other processes have written."""
         self._trusted = None
         try:
             document: Any = parsed_json(read_plain(self._path))
@@ -154,10 +154,10 @@ class Appearances:
         self._volatile |= volatile
         self._values = {p: max(values.get(p, 0), self._values.get(p, 0)) for p in values.keys() | self._values.keys()}
 
-    def _differing(self, one: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
+    def _differing(self, first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
         ignored = self.ignored
-        found = {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
-        return {path for path in found if not _is_below(path, ignored)}
+        differing = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
+        return {path for path in differing if not _is_below(path, ignored)}
 
     def _record(self, appearance: Appearance) -> str:
         known = self.id_of(appearance)
@@ -171,13 +171,13 @@ class Appearances:
     def _class_of(self, known: str) -> str:
         return self._equal.get(known, known)
 
-    def _join(self, one: str, other: str) -> None:
-        first, second = self._class_of(one), self._class_of(other)
-        members = {known for known, name in self._equal.items() if name == second} | {one, other, first, second}
+    def _join(self, mine: str, other: str) -> None:
+        first, second = self._class_of(mine), self._class_of(other)
+        members = {known for known, name in self._equal.items() if name == second} | {mine, other, first, second}
         self._equal.update(dict.fromkeys(members, first))
 
     def _update(self, learn: Callable[[], object]) -> None:
-        """Change what is known and write it, with what other processes have written since."""
+        """Read the file, apply `learn` and write the result, to keep what other processes have written."""
         self.refresh()
         learn()
         self._trusted = None
@@ -198,7 +198,7 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 def _is_below(path: str, parents: Collection[str]) -> bool:
-    """Return True if a path is one of `parents`, or lies below one."""
+    """Return True if a path is one of `parents` or below one of them."""
     if not parents:
         return False
     return path in parents or any(path.startswith((f"{parent}.", f"{parent}[")) for parent in parents)

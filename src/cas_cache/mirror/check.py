@@ -1,6 +1,7 @@
-"""Check a mirror: every namespace opens, every row agrees with its digest, no key is there twice. Never writes.
+"""Check a mirror: every namespace opens, every row matches its digest, and no key is stored twice. Never writes.
 
-Adds to what a process proves when it serves rows: all rows are, and every damaged namespace is named, not the first.
+Goes further than a process that serves rows: it verifies all rows, and reports every damaged namespace, not only the
+first.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache import html
-from cas_cache.amounts import counted
 from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
+from cas_cache.formatting import pluralize
 from cas_cache.identity import first_of_each
 from cas_cache.rows import digest_rows
 
@@ -28,11 +29,11 @@ class MirrorFinding:
     """Something that is not as it was committed.
 
     Attributes:
-        namespace: Whose.
-        kind: ``"damaged"``: it does not open. ``"rows"``: rows do not agree with their digests. ``"repeats"``: keys are
-            there twice. ``"newer"``: written by a newer version. ``"credential"``: the spec holds a credential.
-        rows: How many rows are concerned, where that is known.
-        what: What was found, and what to do.
+        namespace: The id of the namespace.
+        kind: ``"damaged"``: the namespace does not open. ``"rows"``: rows do not match their digests. ``"repeats"``:
+            keys are stored twice. ``"newer"``: a newer version wrote it. ``"credential"``: the spec holds a credential.
+        rows: Number of rows concerned, where it is known.
+        what: The problem, and what to do about it.
     """
 
     namespace: str
@@ -43,14 +44,14 @@ class MirrorFinding:
 
 @dataclass(slots=True)
 class MirrorCheckReport:
-    """What was checked.
+    """Result of a check.
 
     Attributes:
-        namespaces: How many.
-        rows: How many rows were proved.
-        findings: What is wrong.
-        unverified: By namespace, the packs that no encoder was compared with in this mirror, each with its rows here.
-            Nothing is wrong with that: the self-check compares them before they are first served.
+        namespaces: Number of namespaces.
+        rows: Number of rows that were verified.
+        findings: Problems that were found.
+        unverified: By namespace, the packs that were never compared with an encoder in this mirror, with their rows in
+            the mirror. This is not a problem: the self-check compares them before they are first served.
     """
 
     namespaces: int = 0
@@ -60,7 +61,7 @@ class MirrorCheckReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if no problem was found."""
         return not self.findings
 
     def _repr_html_(self) -> str:
@@ -68,7 +69,7 @@ class MirrorCheckReport:
         table = html.facts("Check of a mirror", counts)
         if not self.findings:
             return table
-        rows = [(it.namespace[:12], it.kind, it.rows, it.what) for it in self.findings]
+        rows = [(finding.namespace[:12], finding.kind, finding.rows, finding.what) for finding in self.findings]
         return table + html.grid("Findings", ("namespace", "kind", "rows", "what"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
@@ -78,7 +79,8 @@ class MirrorCheckReport:
             "namespaces": self.namespaces,
             "rows": self.rows,
             "findings": [
-                {"namespace": it.namespace, "kind": it.kind, "rows": it.rows, "what": it.what} for it in self.findings
+                {"namespace": finding.namespace, "kind": finding.kind, "rows": finding.rows, "what": finding.what}
+                for finding in self.findings
             ],
             "unverified": [
                 {"namespace": namespace, "pack": pack, "rows": rows}
@@ -89,10 +91,10 @@ class MirrorCheckReport:
 
 
 def check_mirror(mirror: Mirror) -> MirrorCheckReport:
-    """Prove all rows of a mirror: one pass over its files, 16,384 rows at a time.
+    """Verify all rows of a mirror in one pass over its files, 16,384 rows at a time.
 
     Args:
-        mirror: Which.
+        mirror: The mirror to check.
     """
     report = MirrorCheckReport()
     for name in mirror.ids():
@@ -113,7 +115,7 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
     if places := ns.spec.credentials():
         what = (
             f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
-            f"{ns.folder} out of the mirror: {counted(ns.waiting_rows, 'row')} of it were not pushed and may be "
+            f"{ns.folder} out of the mirror: {pluralize(ns.pending_rows, 'row')} of it were not pushed and may be "
             "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
             "in the repository."
         )

@@ -1,8 +1,8 @@
 """One column of a namespace: a real ``.npy`` file that grows in place.
 
-Rows are written past the end that the header names, and made durable, before the header names them; the header keeps
-its length, so rows never move and a map of the old rows stays right. What a column never does: decide how many of its
-rows count. `table.Table` does, with ``state.json``.
+Rows are written past the end that the header names and made durable before the header names them. The header keeps its
+length, so rows never move and a map of the old rows stays valid. A column does not decide how many of its rows count:
+`table.Table` does, with ``state.json``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADER_ALIGNMENT = 64
-"""The .npy format asks for data at a multiple of 64 bytes."""
+"""Alignment of the data, as the .npy format recommends."""
 
-MOST_ROWS = 10**18
-"""The header has room for this many, whatever it says now."""
+MAX_ROWS = 10**18
+"""Maximum number of rows; the header has room for this number from the beginning."""
 
 HEADER_READS = 5
-"""A reader may meet a header while it is written: about 1 in 10,000 in a loop that does nothing else."""
+"""Maximum number of attempts to read a header. A reader may meet a half-written one: about 1 in 10,000 in a busy
+loop."""
 
 
 class Column:
@@ -42,14 +43,14 @@ class Column:
         self.shape = shape
         self.inode: int | None = None
         self.row_bytes = row_bytes(dtype, shape)
-        length = 10 + len(self._header_text(MOST_ROWS)) + 1
+        length = 10 + len(self._header_text(MAX_ROWS)) + 1
         self.header_bytes = -(-length // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
 
     def __repr__(self) -> str:
         return f"Column({self.path.name!r}, {self.dtype.name}, {self.shape})"
 
     def write(self, start: int, rows: NDArray[Any]) -> None:
-        """Write rows from position `start` on and make them durable. The header stays as it is."""
+        """Write rows from position `start` on and make them durable. The header is not changed."""
         with os.fdopen(open_plain(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) < self.header_bytes:
                 file.seek(0)
@@ -59,14 +60,14 @@ class Column:
             os.fsync(file.fileno())
 
     def set_rows(self, rows: int) -> None:
-        """Let the header say that the file holds `rows` rows."""
+        """Write a header that says that the file holds `rows` rows."""
         with os.fdopen(open_plain(self.path, os.O_RDWR), "r+b") as file:
             file.write(self._header(rows))
 
     def cut(self, rows: int) -> None:
-        """Give back the room of what was written after the first `rows` rows, which is never committed.
+        """Truncate the file after the first `rows` rows; the bytes after them are never committed.
 
-        Maps of the first rows stay right. A file without any rows goes whole.
+        Maps of the first rows stay valid. A file without rows is deleted.
         """
         if not rows:
             self.path.unlink(missing_ok=True)
@@ -79,20 +80,20 @@ class Column:
             file.write(self._header(rows))
 
     def map(self, rows: int, known: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the first `rows` rows as a read-only map; where the file system has no maps, as a read-only array.
+        """Return the first `rows` rows as a read-only map, or as a read-only array on a file system without maps.
 
         Args:
-            rows: How many.
-            known: What this returned for fewer rows of the same file, if it did: it is not read again.
+            rows: Number of rows.
+            known: The result of an earlier call for fewer rows of the same file; an array is then not read again.
 
         Raises:
-            DamagedMirror: If the file is missing, shorter, or no such .npy file.
+            DamagedMirror: If the file is missing, too short, or does not begin with this column's header.
             MirrorReadError: If the system refuses the read.
         """
         if rows == 0:
             return np.empty((0, *self.shape), self.dtype)
         needed = self.header_bytes + rows * self.row_bytes
-        if rows > MOST_ROWS:
+        if rows > MAX_ROWS:
             raise DamagedMirror(f"{self.path} is said to have {rows} rows, which no file has. {self._way_out}")
         try:
             with reading(self.path):
@@ -111,22 +112,23 @@ class Column:
             )
         if not own:
             raise DamagedMirror(f"{self.path} does not begin with the header of {self!r}. {self._way_out}")
-        with reading(self.path), open(self.path, "rb", opener=plain) as file:  # a map has the name of its file
+        # `open` rather than `os.fdopen`, because a map takes the name of its file.
+        with reading(self.path), open(self.path, "rb", opener=plain) as file:
             self.inode = os.fstat(file.fileno()).st_ino
             return map_file(file, self.dtype, self.header_bytes, (rows, *self.shape), known)
 
     def map_privately(self, start: int, stop: int, inode: int | None) -> NDArray[Any] | None:
-        """Return rows [start, stop), which `map` has found to be there, as a copy-on-write map of the caller's own.
+        """Return rows [start, stop), which `map` found to exist, as a copy-on-write map that the caller owns.
 
         None if too many answers are maps already, or if the system has no descriptor left.
 
         Args:
             start: The first row.
             stop: The row after the last.
-            inode: Of the file that `map` mapped.
+            inode: Inode of the file that `map` mapped.
 
         Raises:
-            DamagedMirror: If another file has the name by now: its rows were neither looked up nor proved.
+            DamagedMirror: If another file has this name now: its rows were neither looked up nor verified.
             MirrorReadError: If the system refuses the read.
         """
         if not may_map_answer():
@@ -154,7 +156,7 @@ class Column:
             return file.read(self.header_bytes)
 
     def _is_own(self, header: bytes) -> bool:
-        """Whether a header is ours, whatever number of rows it names."""
+        """Return True if a header is this column's, whatever number of rows it names."""
         digits = header.partition(b"'shape': (")[2].partition(b",")[0]
         return digits.isdigit() and header == self._header(int(digits))
 
@@ -169,7 +171,7 @@ class Column:
 
 
 def _write_all(file: Any, data: bytes | memoryview) -> None:
-    """Write all of `data`: a raw write may take only a part of it."""
+    """Write all of `data`: a raw write may accept only a part of it."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

@@ -1,8 +1,8 @@
-"""File descriptors: a process holds a bounded number for its mirrors, whatever the number of namespaces and answers.
+"""File descriptors: a process holds a limited number for its mirrors, however many namespaces and answers there are.
 
-An open namespace holds one descriptor for its use lock, and one for each file that it has mapped. An answer that is a
-map of the file holds one as long as the array lives. When there are too many, the namespaces that were used longest
-ago close their files and open them again when they are next used; answers beyond their limit are copied.
+An open namespace holds one descriptor for its use lock and one for each mapped file. An answer that is a map of the
+file holds one as long as the array lives. When there are too many, the least recently used namespaces close their files
+and open them again at the next use; answers beyond their limit are copied.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARE = 4
-"""A quarter of the process's limit for namespaces, a quarter for answers: half of it is left for everything else."""
+"""Divisor of the process's limit: a quarter for namespaces and a quarter for answers leave half for everything else."""
 
 MAX_OPEN = 256
-"""Descriptors for namespaces where the limit of the process allows more: some 60 namespaces with all files mapped."""
+"""Maximum number of descriptors for namespaces, if the process's limit allows it: some 60 namespaces, all files
+mapped."""
 
 MAX_ANSWERS = 1 << 14
-"""Answers that are maps where the limit allows more. Linux gives a process 65,530 maps by default (max_map_count)."""
+"""Maximum number of answers that are maps, if the limit allows it. Linux allows 65,530 maps per process by default
+(max_map_count)."""
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors of a process or machine that has no descriptor, no map or no memory left."""
+"""Errors of a process or machine that has run out of descriptors, maps or memory."""
 
 _maps: WeakSet[Any] = WeakSet()
 _answers: WeakSet[Any] = WeakSet()
@@ -46,14 +48,14 @@ _answers: WeakSet[Any] = WeakSet()
 def map_file(
     file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, ...], known: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Map a part of a file of a namespace, read-only; see `disk.mapped`."""
+    """Map a part of a namespace's file, read-only; see `disk.mapped`."""
     array = mapped(file, dtype, "r", offset, shape, known)
     _count(array, _maps)
     return array
 
 
 def map_answer(file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a part of a file for the caller of a look-up, copy-on-write; see `disk.mapped`."""
+    """Map a part of a file copy-on-write, as an answer to a look-up; see `disk.mapped`."""
     array = mapped(file, dtype, "c", offset, shape)
     _count(array, _answers)
     return array.view(np.ndarray)
@@ -61,7 +63,7 @@ def map_answer(file: BufferedReader, dtype: Any, offset: int, shape: tuple[int, 
 
 def _count(array: NDArray[Any], maps: WeakSet[Any]) -> None:
     base: object = array.base
-    if isinstance(base, mmap):  # otherwise the rows were read into memory
+    if isinstance(base, mmap):  # otherwise the rows were read into memory, which needs no descriptor
         maps.add(base)
 
 
@@ -71,7 +73,7 @@ def may_map_answer() -> bool:
 
 
 def _limit(most: int) -> int:
-    # Asked each time: a program may change its limit while it runs.
+    # Read each time: a program may change its limit while it runs.
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return most if soft == resource.RLIM_INFINITY else min(most, soft // SHARE)
 
@@ -79,7 +81,7 @@ def _limit(most: int) -> int:
 class Pooled:
     """An object that opens files when it is used, and whose files the pool may close between two uses.
 
-    A subclass wraps each use of its files in `held` and implements `_open_files` and `_close_files`.
+    A subclass wraps each use of its files in `held`, and implements `_open_files` and `_close_files`.
     """
 
     def __init__(self) -> None:
@@ -89,7 +91,7 @@ class Pooled:
 
     @contextmanager
     def held(self) -> Iterator[Self]:
-        """Keep the files open until the block ends. It may be nested, and used by several threads at once."""
+        """Keep the files open until the block ends. Blocks may be nested, and used by several threads at once."""
         self.hold()
         try:
             yield self
@@ -97,13 +99,14 @@ class Pooled:
             self.release()
 
     def hold(self) -> None:
-        """Keep the files open until `release`. Each call needs one of its own."""
+        """Keep the files open until `release`, which must be called once for each `hold`."""
         with self._gate:
             if self._suspended:
                 self._open_files()
                 self._suspended = False
             self._holders += 1
             nested = self._holders > 1
+        # An object that is held already counts as in use; its place in the pool is up to date.
         if not nested:
             POOL.use(self)
 
@@ -114,6 +117,7 @@ class Pooled:
 
     def suspend(self) -> bool:
         """Close the files until the next use; return False if they are in use."""
+        # Never wait here: the pool holds its lock, and the thread that holds this gate may be waiting for it.
         if not self._gate.acquire(blocking=False):
             return False
         try:
@@ -126,7 +130,7 @@ class Pooled:
         return True
 
     def _open_files(self) -> None:
-        """Open again what `_close_files` closed."""
+        """Open the files again that `_close_files` closed."""
         raise NotImplementedError
 
     def _close_files(self) -> None:
@@ -135,9 +139,9 @@ class Pooled:
 
 
 class Pool:
-    """The objects of this process that may have files open, with the order in which they were used.
+    """The objects of this process that may have open files, in the order of their last use.
 
-    It has no strong reference to them: a mirror that is dropped without `close` takes its namespaces with it.
+    It holds weak references only: a mirror that is dropped without `close` takes its namespaces with it.
     """
 
     def __init__(self) -> None:
@@ -149,12 +153,12 @@ class Pool:
         return f"Pool({len(self._last_use)} open, {len(_maps)} maps)"
 
     def forked(self) -> None:
-        """Forget who holds the lock: in a forked process that thread does not exist."""
-        # Reentrant: the garbage collector may close a mirror while the lock is held.
+        """Replace the lock after a fork: the thread that may have held it does not exist in the child."""
+        # Reentrant, because the garbage collector may close a mirror while this thread holds the lock.
         self._lock = threading.RLock()
 
     def use(self, member: Pooled) -> None:
-        """Note that an object is used now, and suspend others if there are too many descriptors."""
+        """Record that an object is used now, and suspend others if there are too many descriptors."""
         with self._lock:
             self._last_use[member] = next(self._clock)
             if not self._excess():
@@ -166,7 +170,7 @@ class Pool:
                     return
 
     def discard(self, member: Pooled) -> None:
-        """Forget an object whose files are closed."""
+        """Remove an object whose files are closed."""
         with self._lock:
             self._last_use.pop(member, None)
 

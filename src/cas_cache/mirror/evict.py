@@ -1,8 +1,8 @@
-"""Free disk space: the packs that were used longest ago go, whole, until the mirror is small enough.
+"""Free disk space: remove whole packs, the least recently used first, until the mirror is small enough.
 
-Rows that wait to be pushed stay. What goes is in the repository, and the next pull that misses some of it brings it
-back; what the repository lacked at the last pull stays. Plan, then run; a namespace that others have open is left as it
-is.
+Pending rows stay. The repository has the evicted packs, and the next pull that misses some of their rows downloads them
+again. Packs that the repository lacked at the last pull stay. A namespace that another process has open is left
+unchanged.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, size
 from cas_cache.errors import MirrorError
+from cas_cache.formatting import pluralize, size
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ class Candidate:
     """A pack whose rows can be evicted.
 
     Attributes:
-        namespace: Whose.
-        pack: Its id.
-        rows: How many rows came from it.
-        bytes: What they take.
-        used: Its last use, in seconds since 1970; 0 if that is not known.
+        namespace: The id of the namespace.
+        pack: The id of the pack.
+        rows: Number of rows that came from the pack.
+        bytes: Disk space that the rows take.
+        used: Last use in seconds since 1970; 0 if it is unknown.
     """
 
     namespace: str
@@ -45,14 +45,14 @@ class Candidate:
 
 @dataclass(slots=True)
 class EvictReport:
-    """What an eviction did, or would do.
+    """Result of an eviction, or of a dry run.
 
     Attributes:
-        evicted: The packs that went, or would go, the longest unused first.
-        before: Bytes that all rows took.
-        after: Bytes that those take that stay.
-        waiting: Bytes of the rows that stay because they wait to be pushed.
-        in_use: Ids of namespaces that were left as they are, because others have them open.
+        evicted: Packs that were or would be removed, the least recently used first.
+        before: Bytes of all rows before the eviction.
+        after: Bytes of the rows that stay.
+        waiting: Bytes of pending rows, which stay.
+        in_use: Ids of namespaces that are unchanged because other processes have them open.
     """
 
     evicted: list[Candidate] = field(default_factory=list)
@@ -69,7 +69,7 @@ class EvictReport:
             ("packs evicted", len(self.evicted)),
             ("before", size(self.before)),
             ("after", size(self.after)),
-            ("waits to be pushed, and stays", size(self.waiting)),
+            ("pending, and stays", size(self.waiting)),
         ]
         return html.facts("What was evicted", rows) + html.lines("left as they are, because in use", self.in_use)
 
@@ -77,26 +77,32 @@ class EvictReport:
         """Return the report as plain JSON."""
         return {
             "evicted": [
-                {"namespace": it.namespace, "pack": it.pack, "rows": it.rows, "bytes": it.bytes, "last_used": it.used}
-                for it in self.evicted
+                {
+                    "namespace": candidate.namespace,
+                    "pack": candidate.pack,
+                    "rows": candidate.rows,
+                    "bytes": candidate.bytes,
+                    "last_used": candidate.used,
+                }
+                for candidate in self.evicted
             ],
             "bytes_before": self.before,
             "bytes_after": self.after,
-            "bytes_waiting": self.waiting,
+            "bytes_pending": self.waiting,
             "in_use": self.in_use,
         }
 
 
 def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -> list[Candidate]:
-    """Choose what goes. Pure.
+    """Choose the packs to remove. Pure.
 
     Args:
-        candidates: The packs whose rows can go.
-        total: Bytes that all rows take.
-        max_bytes: How much may stay.
+        candidates: Packs whose rows can be evicted.
+        total: Bytes of all rows.
+        max_bytes: Maximum number of bytes that may stay.
     """
     chosen = []
-    for candidate in sorted(candidates, key=lambda it: (it.used, it.namespace, it.pack)):
+    for candidate in sorted(candidates, key=lambda item: (item.used, item.namespace, item.pack)):
         if total <= max_bytes:
             break
         chosen.append(candidate)
@@ -105,35 +111,38 @@ def plan_evict(candidates: Iterable[Candidate], *, total: int, max_bytes: int) -
 
 
 def smallest_rewrite_first(chosen: Iterable[Candidate], before: dict[str, int]) -> list[str]:
-    """Return the namespaces of what goes, those with the fewest bytes to keep first. Pure.
+    """Return the namespaces of the chosen packs, those with the fewest bytes to keep first. Pure.
 
-    The rows that stay are written again. On a full disk, each namespace so makes room for the next.
+    The remaining rows of a namespace are written again. In this order each namespace makes room for the next on a full
+    disk.
 
     Args:
-        chosen: The packs that go.
-        before: Bytes that each namespace takes.
+        chosen: Packs to remove.
+        before: Bytes of each namespace.
     """
-    left: dict[str, int] = {}
+    remaining: dict[str, int] = {}
     for candidate in chosen:
-        left[candidate.namespace] = left.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
-    return sorted(left, key=lambda name: (left[name], name))
+        remaining[candidate.namespace] = (
+            remaining.get(candidate.namespace, before[candidate.namespace]) - candidate.bytes
+        )
+    return sorted(remaining, key=lambda name: (remaining[name], name))
 
 
 def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictReport:
-    """Remove the packs that were used longest ago until the mirror's rows take at most `max_bytes`.
+    """Remove the least recently used packs until the mirror's rows take at most `max_bytes`.
+
+    A namespace that keeps rows is written again, which temporarily takes as much space as these rows. If the disk is
+    too full for that, all packs of the namespace that the repository has are removed. A namespace that keeps no rows
+    needs no space.
 
     Args:
-        mirror: Which. Namespaces that were taken from it before must be taken anew.
-        max_bytes: How much may stay. Rows that wait to be pushed stay in any case.
+        mirror: The mirror. Namespaces that were taken from it before must be taken again.
+        max_bytes: Maximum number of bytes that may stay. Pending rows stay in any case.
         dry_run: Change nothing.
-
-    A namespace that keeps rows is written again, which takes as much room as these for a while. Where the disk is too
-    full for that, more of the namespace goes: all that is in the repository. A namespace that keeps no row needs no
-    room.
 
     Raises:
         DamagedMirror: If a namespace is damaged. Nothing was changed.
-        MirrorWriteError: If the disk refuses, or is too full to write the rows again that are pending. No row was lost.
+        MirrorWriteError: If a write fails, or the disk is too full to write pending rows again. No row was lost.
     """
     report = EvictReport()
     candidates: list[Candidate] = []
@@ -143,8 +152,8 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
         each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
         kept[name] = ns.rows * each
         report.before += kept[name]
-        report.waiting += ns.waiting_rows * each
-        # Not kept until the end: a lock is a descriptor, and there may be thousands of namespaces.
+        report.waiting += ns.pending_rows * each
+        # Released at once: a lock takes a descriptor, and there may be thousands of namespaces.
         if not ns.reserve():
             report.in_use.append(name)
             continue
@@ -161,7 +170,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
 
 
 def _evict_from(mirror: Mirror, name: str, candidates: list[Candidate], report: EvictReport) -> None:
-    """Remove the chosen packs of a namespace, or report that somebody has opened it since they were chosen."""
+    """Remove the chosen packs of a namespace, or report that another process has opened it since they were chosen."""
     ns = mirror.get(name)
     if ns is None or not ns.reserve():
         report.in_use.append(name)
@@ -177,7 +186,7 @@ def _evict_from(mirror: Mirror, name: str, candidates: list[Candidate], report: 
 
 
 def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False) -> int:
-    """Remove the rows that came from packs that were dropped, so that they are encoded again; return how many.
+    """Remove the rows of dropped packs, so that they are encoded again; return how many.
 
     Args:
         mirror: The mirror. Namespaces that were taken from it before must be taken again.
@@ -185,8 +194,8 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         dry_run: Change nothing.
 
     Raises:
-        MirrorError: If another process has such a namespace open. Its rows stay until the same is done again.
-        MirrorWriteError: If the disk is full or refuses.
+        MirrorError: If another process has such a namespace open. Its rows stay until the command is repeated.
+        MirrorWriteError: If the disk is full or a write fails.
     """
     gone, removed = frozenset(packs), 0
     for ns in mirror.iter_namespaces():
@@ -194,12 +203,12 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
         if rows and not dry_run:
             if not ns.reserve():
                 raise MirrorError(
-                    f"{ns.folder} is open in another process and still has {counted(rows, 'row')} of the dropped pack. "
-                    "Close that process and do the same again."
+                    f"{ns.folder} is open in another process and still has {pluralize(rows, 'row')} of the dropped "
+                    "pack. Close that process and do the same again."
                 )
             try:
                 mirror.forget(ns.spec.namespace)
-                ns.catalogue.forget()
+                ns.remote_keys.forget()
                 ns.evict(gone)
             finally:
                 ns.unreserve()

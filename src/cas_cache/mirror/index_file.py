@@ -9,12 +9,12 @@ the rows. A file of a run, ``index.<start>-<stop>``, in the byte order of the ma
     padding          to a multiple of 64 bytes
     body             the prefixes, then the rows, 8 bytes each
 
-It is derived, and believed no further than it is proved. The head is proved when the file is opened, against itself
-and against the key column; a block of the body when a look-up of this process first rests on it. A search rests on the
-entry it ends at and the one before, which it has both compared: if they are as they were written, it ends where it
-should, whatever damage it met on its way. Not found out: damage that has the CRC-32 of the block it replaces (1 in
-2**32; none of up to 2 flipped bits), memory that rots after it was proved, and a run of another column that has the
-same keys at every one of the rows compared.
+The file is derived and trusted only after verification. Opening it verifies the head, against its own hash and against
+the key column. A block of the body is verified when a look-up of this process first depends on it. A search depends on
+two entries, which it has both compared: the one that it ends at and the one before. If these two are unchanged, the
+search ends at the right place, whatever damage it met on the way. Three things go unnoticed: damage that has the CRC-32
+of the block it replaces (1 in 2**32, and none of up to 2 flipped bits), memory that changes after it was verified, and
+a run of another column that has the same keys at all of the rows that are compared.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ if TYPE_CHECKING:
 NAME = re.compile(r"index\.(\d{1,18})-(\d{1,18})", re.ASCII)
 
 TEMP_NAME = f"{TEMP_PREFIX}index"
-"""One writer at a time: what a crash leaves behind is written over by the next run."""
+"""Name of the temporary file. There is one writer at a time, so the next run overwrites what a crash left behind."""
 
 MAGIC = b"casindex"
 
 VERSION = 1
-"""In the machine's own byte order, so a file from the other kind of machine has another version."""
+"""Version of the file, in the machine's byte order: a file from a machine with the other byte order has another
+version."""
 
 HEAD = struct.Struct("=8sQQQ32s")
 PROOF_BYTES = 32
@@ -55,30 +56,30 @@ PROOF_BYTES = 32
 ALIGNMENT = 64
 
 BLOCK_BYTES = 1 << 16
-"""Proved at a time: one look-up among 10 million rows reads three blocks, not 160 MB."""
+"""Size of the unit of verification: one look-up among 10 million rows reads three blocks, not 160 MB."""
 
 ENTRIES = BLOCK_BYTES // 8
-"""Numbers in a block."""
+"""Number of 8-byte entries in a block."""
 
 SAMPLES = 64
-"""Rows of a run whose keys are compared when it is opened: as many page faults."""
+"""Number of rows whose keys are compared when a file is opened; each costs a page fault."""
 
 SLICE_ROWS = 1 << 18
-"""Rows merged at a time, about: 16 bytes each and as much again for their order, so 12 MB."""
+"""Approximate number of rows merged at a time: 16 bytes each, and as much again for their order, so 12 MB."""
 
 
-class UnprovedError(Exception):
-    """A run does not hold what was written, or not what the key column holds. Never leaves the index."""
+class UnverifiedError(Exception):
+    """Raised if a run is damaged or does not match the key column. Never leaves the index."""
 
 
 class Run:
-    """Rows [start, stop) in order of their prefixes, in memory.
+    """Rows [start, stop) in the order of their prefixes, in memory.
 
     Attributes:
         start: The first row.
         stop: The row after the last.
-        prefixes: Ascending.
-        rows: Of each prefix.
+        prefixes: The prefixes of the keys, ascending.
+        rows: The row of each prefix.
     """
 
     saved = False
@@ -96,49 +97,50 @@ class Run:
         return self.stop - self.start
 
     @classmethod
-    def of(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Run:
-        """Sort rows [start, stop) of a key column."""
+    def from_keys(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Run:
+        """Return the sorted run of rows [start, stop) of a key column."""
         prefixes = prefixes_of(keys[start:stop])
         order = np.argsort(prefixes)
         return Run(start, stop, prefixes[order], order + start)
 
     def locate(self, prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return where each prefix first stands, or would.
+        """Return the first position of each prefix, or the position at which it would be inserted.
 
         Args:
-            prefixes: Ascending, at least one.
+            prefixes: At least one prefix, ascending.
 
         Raises:
-            UnprovedError: If the file is damaged before one of these places.
+            UnverifiedError: If the file is damaged before one of these positions.
         """
-        # A batch of a million lies a few entries apart: between its ends, all that is searched is in the caches.
+        # A batch of a million keys is a few entries apart: between its first and last key, the search stays in CPU
+        # caches.
         first, last = np.searchsorted(self.prefixes, prefixes[[0, -1]]).tolist()
         at: NDArray[np.int64] = np.searchsorted(self.prefixes[first:last], prefixes) + first
         return at
 
     def has(self, at: NDArray[np.int64], prefixes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Whether each prefix stands at its place, which may be one past the end.
+        """Return True for each prefix that is at its position; a position may be one past the end.
 
         Raises:
-            UnprovedError: If the file is damaged there.
+            UnverifiedError: If the file is damaged there.
         """
         inside: NDArray[np.bool_] = at < len(self)
         inside[inside] = self.prefixes[at[inside]] == prefixes[inside]
         return inside
 
     def rows_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows at places.
+        """Return the rows at positions.
 
         Raises:
-            UnprovedError: If the file is damaged there.
+            UnverifiedError: If the file is damaged there.
         """
         return self.rows[at]
 
-    def prove(self) -> None:
-        """Prove the whole of it.
+    def verify(self) -> None:
+        """Verify the whole run.
 
         Raises:
-            UnprovedError: If the file is damaged.
+            UnverifiedError: If the file is damaged.
         """
 
 
@@ -146,8 +148,8 @@ class RunFile(Run):
     """A run mapped from its file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        UnprovedError: If it is no run of this key column, whole and of this version.
+        FileNotFoundError: If the file does not exist.
+        UnverifiedError: If it is not a complete run of this key column, in this version of the format.
     """
 
     saved = True
@@ -161,75 +163,75 @@ class RunFile(Run):
             head = file.read(head_bytes)
             proof = file.read(PROOF_BYTES)
             if hashlib.sha256(head).digest() != proof or file.seek(0, 2) != offset + 16 * count:
-                raise UnprovedError
+                raise UnverifiedError
             if head[: HEAD.size] != _head(start, stop, keys):
-                raise UnprovedError
+                raise UnverifiedError
             body = map_file(file, np.uint64, offset, (2 * count,)).view(np.ndarray)
         super().__init__(start, stop, body[:count], body[count:].view(np.int64))
         self._body = body
         self._checks = np.frombuffer(head, np.uint32, offset=HEAD.size)
-        self._proved = np.zeros(blocks, np.bool_)
+        self._verified = np.zeros(blocks, np.bool_)
         self._unproved = blocks
 
     def locate(self, prefixes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """As `Run.locate`."""
+        """Like `Run.locate`."""
         at = super().locate(prefixes)
-        self._prove(at[at > 0] - 1)
+        self._verify(at[at > 0] - 1)
         return at
 
     def has(self, at: NDArray[np.int64], prefixes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """As `Run.has`."""
-        self._prove(at[at < len(self)])
+        """Like `Run.has`."""
+        self._verify(at[at < len(self)])
         return super().has(at, prefixes)
 
     def rows_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """As `Run.rows_at`."""
-        self._prove(at + len(self))
+        """Like `Run.rows_at`."""
+        self._verify(at + len(self))
         rows = super().rows_at(at)
         if ((rows < self.start) | (rows >= self.stop)).any():
-            raise UnprovedError
+            raise UnverifiedError
         return rows
 
-    def prove(self) -> None:
-        """As `Run.prove`."""
-        self._prove(np.arange(0, len(self._body), ENTRIES))
+    def verify(self) -> None:
+        """Like `Run.verify`."""
+        self._verify(np.arange(0, len(self._body), ENTRIES))
 
-    def _prove(self, places: NDArray[np.int64]) -> None:
-        """Prove the blocks that numbers of the body are in, each once in this process."""
+    def _verify(self, places: NDArray[np.int64]) -> None:
+        """Verify the blocks that hold these entries of the body, each once per process."""
         if not self._unproved:
             return
-        rested_on = np.zeros(len(self._proved), np.bool_)
+        rested_on = np.zeros(len(self._verified), np.bool_)
         rested_on[places // ENTRIES] = True
-        for block in np.flatnonzero(rested_on & ~self._proved).tolist():
+        for block in np.flatnonzero(rested_on & ~self._verified).tolist():
             if zlib.crc32(self._body[block * ENTRIES : (block + 1) * ENTRIES].data) != self._checks[block]:
-                raise UnprovedError
-            self._proved[block] = True
+                raise UnverifiedError
+            self._verified[block] = True
             self._unproved -= 1
 
 
 def files_in(folder: Path) -> dict[tuple[int, int], Path]:
-    """Return the files that are named like runs, by (start, stop)."""
-    found = {}
+    """Return the files that have the name of a run, by (start, stop)."""
+    files = {}
     for path in folder.iterdir():
         match = NAME.fullmatch(path.name)
         if match is not None and (start := int(match[1])) < (stop := int(match[2])):
-            found[start, stop] = path
-    return found
+            files[start, stop] = path
+    return files
 
 
 def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Path:
-    """Write adjacent runs as one file, which has its name only when it is whole.
+    """Write adjacent runs as one file, which gets its name only when it is complete.
 
     Args:
-        folder: Of the namespace; the caller is its one writer.
-        runs: Each proved.
+        folder: The folder of the namespace; the caller is its only writer.
+        runs: Adjacent runs, all verified.
         keys: The key column.
 
     Returns:
-        The file's path.
+        The path of the file.
 
     Raises:
-        OSError: As the file system says; nothing is left behind.
+        OSError: If the file system raises it; nothing is left behind.
     """
     start, stop = runs[0].start, runs[-1].stop
     count = stop - start
@@ -243,6 +245,7 @@ def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Pat
                 _write_at(file, offset + 8 * (count + done), rows)
                 done += len(rows)
             file.seek(offset)
+            # Read back, because the slices that were written do not end where blocks do.
             checks = [zlib.crc32(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
             head = _head(start, stop, keys) + np.array(checks, np.uint32).tobytes()
             file.seek(0)
@@ -257,26 +260,26 @@ def write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Pat
 
 
 def merged(runs: Sequence[Run]) -> Run:
-    """Return adjacent runs as one, in memory."""
+    """Return adjacent runs merged into one, in memory."""
     prefixes, rows = zip(*_slices(runs), strict=True)
     return Run(runs[0].start, runs[-1].stop, np.concatenate(prefixes), np.concatenate(rows))
 
 
 def _slices(runs: Sequence[Run]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield the prefixes and rows of runs in order, some at a time."""
+    """Yield the prefixes and rows of several runs in order, a slice at a time."""
     bounds = max(runs, key=len).prefixes[SLICE_ROWS::SLICE_ROWS]
     cuts = [[0, *np.searchsorted(run.prefixes, bounds).tolist(), len(run)] for run in runs]
     for i in range(len(bounds) + 1):
         parts = [slice(cut[i], cut[i + 1]) for cut in cuts]
         prefixes = np.concatenate([run.prefixes[part] for run, part in zip(runs, parts, strict=True)])
         rows = np.concatenate([run.rows[part] for run, part in zip(runs, parts, strict=True)])
-        # What is sorted already, the stable sort takes as it is: it merges.
+        # The stable sort detects sorted parts and merges them, which is faster than sorting again.
         order = np.argsort(prefixes, kind="stable")
         yield prefixes[order], rows[order]
 
 
 def _head(start: int, stop: int, keys: NDArray[np.uint8]) -> bytes:
-    """The head that a file of these rows has, if its keys are those of the column."""
+    """Return the head of a file of these rows whose keys match the column."""
     sample = np.unique(np.linspace(start, stop - 1, SAMPLES).astype(np.int64))
     return HEAD.pack(MAGIC, VERSION, start, stop, hashlib.sha256(keys[sample].tobytes()).digest())
 

@@ -1,8 +1,8 @@
-"""Which rows answered a batch: digest of the batch -> rows, in memory and in small files that later processes read.
+"""Memo of whole batches: digest of a batch -> rows that answered it, in memory and in small files for later processes.
 
-A memo is derived: without it the keys of the batch are looked up. It is sealed with a hash over the keys that the batch
-had, and a process believes it only if the keys of its rows have that hash now: rows of another batch would be right
-vectors of wrong items, which no row digest can tell.
+A memo is derived: without it the keys of the batch are looked up. It is sealed with a hash over the keys of the batch,
+and a process trusts it only if the keys of its rows have that hash now. The seal is needed because rows of another
+batch would be right vectors of wrong items, which no row digest can detect.
 
 ::
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 << 20
-"""Of rows remembered in memory; what was used longest ago goes first."""
+MAX_BYTES = 64 << 20
+"""Maximum size of the rows remembered in memory; the least recently used are dropped first."""
 
-MOST_FILES = 512
-"""Of one namespace: a corpus of 25 million documents, which mteb encodes 50,000 at a time, is 500."""
+MAX_FILES = 512
+"""Maximum number of files per namespace: a corpus of 25 million documents, which mteb encodes 50,000 at a time, is
+500."""
 
 RUN, LIST = b"run ", b"rows"
 SEAL_BYTES = 32
-MOST_SPARE = 64
-"""Bytes that a file may have beside the rows of its batch: a run's numbers."""
+MAX_SPARE = 64
+"""Maximum number of bytes that a file may have in addition to the rows of its batch: the two numbers of a run."""
 
 
 class Memo:
-    """What a namespace remembers of batches it answered."""
+    """The batches that a namespace has answered."""
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self._folder = folder / "memo"
@@ -54,27 +55,27 @@ class Memo:
         return f"Memo({len(self._known)} batches)"
 
     def find(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
-        """Return the rows that answered a batch, or None.
+        """Return the rows that answered a batch; None if they are unknown.
 
         Args:
-            digest: The batch's.
-            size: How many items it has.
+            digest: Digest of the batch.
+            size: Number of items of the batch.
             keys: The namespace's key column.
         """
-        found = self._known.get(digest)
-        if found is not None:
+        rows = self._known.get(digest)
+        if rows is not None:
             self._known.move_to_end(digest)
         else:
-            found = self._read(digest, size, keys)
-            if found is not None:
-                self._keep(digest, found)
-        return found if found is not None and _fits(found, size, len(keys)) else None
+            rows = self._read_rows(digest, size, keys)
+            if rows is not None:
+                self._keep(digest, rows)
+        return rows if rows is not None and _fits(rows, size, len(keys)) else None
 
     def note(self, digest: bytes, rows: Rows, keys: NDArray[np.uint8]) -> None:
-        """Remember the rows that answered a batch. Where the folder may not be written, for this process.
+        """Remember the rows that answered a batch; only in this process if the folder cannot be written.
 
         Args:
-            digest: The batch's.
+            digest: Digest of the batch.
             rows: The rows.
             keys: The namespace's key column.
         """
@@ -88,7 +89,7 @@ class Memo:
             logger.info("the memo of a batch is kept in memory only: %s", err)
 
     def clear(self) -> None:
-        """Forget all. The caller is the namespace's one writer, and its only user."""
+        """Delete all memos. The caller is the only writer of the namespace, and its only user."""
         self._known.clear()
         self._bytes = 0
         check_folder(self._folder)
@@ -96,18 +97,18 @@ class Memo:
             for file in self._folder.iterdir():
                 file.unlink(missing_ok=True)
 
-    def _read(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
+    def _read_rows(self, digest: bytes, size: int, keys: NDArray[np.uint8]) -> Rows | None:
         path = self._folder / digest.hex()
         check_folder(self._folder)
         try:
-            if path.lstat().st_size > SEAL_BYTES + len(LIST) + 8 * size + MOST_SPARE:
+            if path.lstat().st_size > SEAL_BYTES + len(LIST) + 8 * size + MAX_SPARE:
                 return None
             data = read_plain(path)
         except OSError:
             return None
-        rows = _parsed(data[SEAL_BYTES:])
+        rows = _parse_rows(data[SEAL_BYTES:])
         if not _fits(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
-            logger.info("the memo %s is not of these rows: passed over", path)
+            logger.info("the memo %s is not of these rows: skipped", path)
             return None
         return rows
 
@@ -117,9 +118,9 @@ class Memo:
         return seal.digest()
 
     def _make_room(self) -> None:
-        """Delete the oldest files when there are too many: a run of random batches would fill the disk."""
+        """Delete the oldest files if there are too many: a run of random batches would fill the disk."""
         files = list(self._folder.iterdir())
-        if len(files) >= MOST_FILES:
+        if len(files) >= MAX_FILES:
             for file in sorted(files, key=lambda file: file.stat().st_mtime)[: len(files) // 2]:
                 file.unlink(missing_ok=True)
 
@@ -128,24 +129,24 @@ class Memo:
             self._bytes -= _bytes_of(self._known.pop(digest))
         self._bytes += _bytes_of(rows)
         self._known[digest] = rows
-        while self._bytes > MOST_BYTES and len(self._known) > 1:
+        while self._bytes > MAX_BYTES and len(self._known) > 1:
             self._bytes -= _bytes_of(self._known.popitem(last=False)[1])
 
 
 def as_rows(rows: NDArray[np.int64]) -> Rows:
-    """Return rows as a slice if they are one ascending run."""
+    """Return rows as a slice if they form one ascending run."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
 
 
 def count_of(rows: Rows) -> int:
-    """Return how many rows there are."""
+    """Return the number of rows."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def _fits(rows: Rows, size: int, most: int) -> bool:
-    """Whether these are `size` rows of a namespace that has `most`."""
+    """Return True if these are `size` rows of a namespace that has `most` rows."""
     if isinstance(rows, slice):
         return rows.start >= 0 and count_of(rows) == size and rows.stop <= most
     return len(rows) == size and int(rows.min(initial=0)) >= 0 and int(rows.max(initial=-1)) < most
@@ -161,10 +162,10 @@ def _payload(rows: Rows) -> bytes:
     return LIST + rows.astype("<i8").tobytes()
 
 
-def _parsed(payload: bytes) -> Rows:
-    """The rows of a payload; no row at all if it is not one."""
-    kind, values = payload[: len(RUN)], payload[len(RUN) :]
+def _parse_rows(payload: bytes) -> Rows:
+    """Return the rows of a payload; no rows if it is malformed."""
+    tag, values = payload[: len(RUN)], payload[len(RUN) :]
     numbers = np.frombuffer(values[: len(values) // 8 * 8], "<i8").astype(np.int64)
-    if kind == RUN and len(numbers) == 2:
+    if tag == RUN and len(numbers) == 2:
         return slice(int(numbers[0]), int(numbers[0]) + int(numbers[1]))
-    return numbers if kind == LIST else numbers[:0]
+    return numbers if tag == LIST else numbers[:0]

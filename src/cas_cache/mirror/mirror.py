@@ -3,11 +3,11 @@
 ::
 
     <dir>/cas-cache-mirror.json              format, version, and the repository it belongs to
-    <dir>/namespaces/<namespace>/spec.json   whose vectors, in canonical form
+    <dir>/namespaces/<namespace>/spec.json   encoder spec in canonical form
                                  state.json, keys.npy, vectors.npy, digests.npy
-    <dir>/<task name>/<view>/                what a task asked for, in order
+    <dir>/<task name>/<view>/                rows that a task requested, in order
 
-It belongs to one repository at most: rows are marked as pushed once, so a second repository would never get them.
+A mirror belongs to at most one repository: a row is marked as pushed once, so a second repository would never get it.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ _Mirror = TypeVar("_Mirror", bound="Mirror")
 MARKER = "cas-cache-mirror.json"
 VERSION = 1
 _NEW_MARKER = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
-MOST_NAMED = 5
-"""Views named in an error; more would bury what to do."""
+MAX_NAMED = 5
+"""Maximum number of views that an error names; more would bury the advice."""
 
 PRIVATE = 0o700
-"""Vectors tell about texts: a mirror is its owner's."""
+"""Permissions of a new mirror directory. Only the owner may read it, because vectors reveal information about texts."""
 
 
 class ViewRows(NamedTuple):
-    """What a task asked for, in its order.
+    """The rows that a task requested, in its order.
 
     Attributes:
-        view: What it is a view of.
-        keys: (n, 32) uint8.
-        vectors: (n, *shape), writable.
-        ids: n ids that the task has for the rows; None if it gave none.
-        missing: How many rows were asked for and are not here: they were evicted, or held NaN or infinity.
+        view: The view that the rows belong to.
+        keys: (n, 32) uint8 keys.
+        vectors: (n, *shape) vectors, writable.
+        ids: The task's ids of the n rows; None if it gave none.
+        missing: Number of requested rows that the mirror does not have: they were evicted, or held NaN or infinity.
     """
 
     view: View
@@ -85,15 +85,15 @@ class ViewRows(NamedTuple):
 
 
 class Mirror:
-    """A directory of namespaces.
+    """A local directory of namespaces and views.
 
     Args:
-        directory: Made if it is not there.
-        create: If False, a directory that is no mirror is an error and nothing is made.
+        directory: Directory of the mirror; created if it does not exist.
+        create: If False, raise an error and create nothing if the directory is not a mirror.
 
     Raises:
-        NotAMirror: If the directory holds something else, or is no mirror and `create` is False.
-        UnsupportedFormat: If a newer version made it.
+        NotAMirror: If the directory holds something else, or is not a mirror and `create` is False.
+        UnsupportedFormat: If a newer version of cas_cache created the mirror.
     """
 
     def __init__(self, directory: str | Path, *, create: bool = True) -> None:
@@ -117,7 +117,7 @@ class Mirror:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is opened again; only the directory is in it.
+        # A pickle holds the directory only; unpickling opens the mirror again.
         self._check_open()
         return _reopen, (type(self), str(self.directory))
 
@@ -133,28 +133,29 @@ class Mirror:
 
     @property
     def repository(self) -> str | None:
-        """The id of the repository this mirror belongs to, once it met one."""
+        """The id of the repository that this mirror belongs to; None before it is bound to one."""
         repository: str | None = self._read_marker().get("repository")
         return repository
 
     @property
     def repository_url(self) -> str | None:
-        """Where that repository was when the mirror met it, without credentials."""
+        """The URL of that repository when the mirror was bound to it, without credentials; None before that."""
         url: str | None = self._read_marker().get("url")
         return url
 
     @property
     def trusted(self) -> frozenset[str] | None:
-        """The public keys that signed all packs it was filled with since it met its repository; None for any packs."""
+        """The public keys that signed all packs pulled since the mirror was bound; None if packs need no signature."""
         return _trusted_in(self._read_marker())
 
     def check_trust(self, trusted: frozenset[str] | None) -> None:
-        """Refuse rows that somebody else may have brought.
+        """Raise an error if the mirror may hold rows that others brought without a trusted signature.
 
         Args:
-            trusted: Public keys; None for everybody.
+            trusted: Trusted public keys; None to trust everybody.
 
         Raises:
+            UntrustedMirror: If the mirror may hold rows of packs that these keys did not sign.
             UntrustedMirror: If it may hold rows of packs that these keys did not sign.
         """
         if trusted is None:
@@ -164,28 +165,30 @@ class Mirror:
             _check_filled(self.directory, _trusted_in(marker), trusted)
 
     def rebind(self) -> None:
-        """Belong to no repository any more: every row waits to be pushed again, to wherever it is pushed next.
+        """Detach the mirror from its repository. Every row becomes pending again and goes to the next repository.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; the mirror still belongs to its repository then.
+            MirrorWriteError: If the disk is full or a write fails; the mirror then still belongs to its repository.
         """
+        # Rows first: after a crash in between, the mirror is still bound and its rows are pending, which is safe. In
+        # the other order, rows that count as pushed would never reach the next repository.
         for namespace in self.iter_namespaces():
             namespace.forget_packs()
         with self._locked():
             self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
 
     def bind(self, repository: str, url: str, trusted: frozenset[str] | None = None) -> None:
-        """Belong to a repository from now on.
+        """Bind the mirror to a repository.
 
         Args:
-            repository: Its id.
-            url: Where it was found, without credentials; for people.
-            trusted: The public keys that signed what will be taken from there; None for any packs. More may be added
-                later, and none taken away: rows do not tell who signed them.
+            repository: The id of the repository.
+            url: The URL of the repository without credentials, to show to people.
+            trusted: The public keys that sign the packs to pull; None for any packs. Later calls may add keys but not
+                remove any, because a row does not record who signed it.
 
         Raises:
-            RepositoryMismatch: If the mirror belongs to another one.
-            UntrustedMirror: If it was filled under another trust.
+            RepositoryMismatch: If the mirror belongs to another repository.
+            UntrustedMirror: If the mirror was filled under a trust setting that does not allow this one.
         """
         with self._locked():
             marker = self._read_marker()
@@ -205,20 +208,20 @@ class Mirror:
                 self._write_marker({**marker, "repository": repository, "url": met_at, "trusted": keys})
 
     def namespace(self, spec: EncoderSpec) -> Namespace:
-        """Return the namespace of a spec; it is made if it is not there.
+        """Return the namespace of a spec; create it if it does not exist.
 
         Raises:
             CredentialInSpec: If the spec holds a credential. An existing namespace can still be opened.
-            DamagedMirror: If it is there and damaged.
-            MirrorWriteError: If the disk is full or refuses.
+            DamagedMirror: If the namespace exists and is damaged.
+            MirrorWriteError: If the disk is full or a write fails.
         """
-        found = self.get(spec.namespace)
-        if found is not None:
-            return found
+        opened = self.get(spec.namespace)
+        if opened is not None:
+            return opened
         check_no_credentials(spec)
         folder = self._folder(spec.namespace)
         try:
-            # Before the spec: whoever finds it takes the folders for durable.
+            # Before spec.json, whose presence tells other processes that the folders are durable.
             make_folder(folder, below=self.directory)
             write_atomically(folder / "spec.json", spec.canonical())
         except OSError as err:
@@ -226,10 +229,10 @@ class Mirror:
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
 
     def get(self, namespace: str) -> Namespace | None:
-        """Return a namespace by its id, or None if the mirror has none of that id.
+        """Return the namespace with an id, or None if the mirror has no such namespace.
 
         Raises:
-            DamagedMirror: If its spec does not have that id.
+            DamagedMirror: If the spec in its folder has another id, or cannot be read as a spec.
             MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the mirror is closed.
         """
@@ -260,7 +263,7 @@ class Mirror:
         return self._namespaces[namespace]
 
     def ids(self) -> list[str]:
-        """Return the ids of all namespaces, in order. Foreign folders are passed over.
+        """Return the ids of all namespaces, in order. Folders with other names are skipped.
 
         Raises:
             MirrorReadError: If the system refuses the read.
@@ -279,24 +282,25 @@ class Mirror:
         subset: str | None = None,
         split: str | None = None,
     ) -> ViewRows:
-        """Return what a task asked for, in its order, repeats included.
+        """Return the rows that a task requested, in its order, repeats included.
 
         Args:
             task: The task's name.
-            role: ``"query"`` or ``"document"``. Needed where the task has both, like the next where it has several.
+            role: ``"query"`` or ``"document"``. Needed if the task has views of both; the same holds for the arguments
+                below.
             model: The model's name, or ``name@revision``.
             subset: The task's subset.
             split: The task's split.
 
         Raises:
-            MirrorError: If there is no such view.
-            ConfigurationError: If there are several, with what tells them apart.
-            DamagedMirror: If a row does not agree with its digest.
+            MirrorError: If no view matches, or the mirror does not have its namespace any more.
+            ConfigurationError: If several views match; the error lists what distinguishes them.
+            DamagedMirror: If a row does not match its digest.
         """
         asked = {"role": role, "model": model, "subset": subset, "split": split}
         views = [view for view in self.views.of(task) if view.matches(**asked)]
         if len(views) != 1:
-            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), some=bool(views))
+            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), matched=bool(views))
         (view,) = views
         ns = self.get(view.namespace)
         if ns is None:
@@ -309,27 +313,27 @@ class Mirror:
         ids = ids_in(folder, view)
         with ns.held():
             rows = ns.find(keys)
-            there = rows != ABSENT
-            vectors = ns.take(rows[there])
+            present = rows != ABSENT
+            vectors = ns.take(rows[present])
         if ids is not None:
-            # Others may have noted more rows since the keys were read.
-            ids = [one for one, here in zip(ids[: len(keys)], there, strict=True) if here]
-        return ViewRows(view, keys[there], vectors, ids, int((~there).sum()))
+            # Another process may have recorded more rows since the keys were read.
+            ids = [id_ for id_, is_present in zip(ids[: len(keys)], present, strict=True) if is_present]
+        return ViewRows(view, keys[present], vectors, ids, int((~present).sum()))
 
     def close(self) -> None:
-        """Close every namespace: no lock, map or descriptor is left, and `evict` works from any process.
+        """Close every namespace and release all locks, maps and descriptors, so that any process can evict.
 
-        Arrays that were returned before stay valid. Every later use of a namespace raises `AlreadyClosed`.
+        Arrays that were returned before stay valid. Any later use of a namespace raises `AlreadyClosed`.
         """
         self._closed = True
         while self._namespaces:
             self._namespaces.popitem()[1].close()
 
     def remove_if_new_and_empty(self) -> bool:
-        """Delete what opening this mirror made, unless it has come to hold anything or to belong to a repository.
+        """Delete the files that opening this mirror created, unless it holds anything or belongs to a repository.
 
         Returns:
-            True if the mirror was deleted; it must not be used any more.
+            True if the mirror was deleted; the object must not be used any more.
         """
         names = {path.name for path in self._made}
         if not self._made or self.repository is not None or any(p.name not in names for p in self.directory.iterdir()):
@@ -341,28 +345,29 @@ class Mirror:
                 else:
                     path.unlink(missing_ok=True)
         except OSError as err:
+            # Another process has written to the directory meanwhile, so it stays. Restore the marker.
             logger.info("kept the mirror %s, which another process uses: %s", self.directory, err)
             self._write_marker(_NEW_MARKER)
             return False
         return True
 
     def forget(self, namespace: str) -> None:
-        """Drop a namespace from the open ones; the next `get` opens it again."""
+        """Remove a namespace from the open ones; the next `get` opens it again."""
         self._namespaces.pop(namespace, None)
 
     def namespaces(self) -> list[Namespace]:
-        """Return all namespaces, in order of their ids. Of many, the files of most are closed until they are used.
+        """Return all namespaces, ordered by id. If there are many, most keep their files closed until they are used.
 
         Raises:
-            DamagedMirror: If one of them is damaged.
+            DamagedMirror: If a namespace is damaged.
         """
         return list(self.iter_namespaces())
 
     def iter_namespaces(self) -> Iterator[Namespace]:
-        """Yield all namespaces, in order of their ids. Each is open when it is yielded, however many there are.
+        """Yield all namespaces, ordered by id. Each is open when it is yielded, however many there are.
 
         Raises:
-            DamagedMirror: If one of them is damaged.
+            DamagedMirror: If a namespace is damaged.
         """
         for name in self.ids():
             namespace = self.get(name)
@@ -371,7 +376,7 @@ class Mirror:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Be the one who writes the marker."""
+        """Hold the lock that a writer of the marker needs."""
         try:
             with lock_of(self.directory / ".lock"):
                 yield
@@ -385,7 +390,7 @@ class Mirror:
 
     def _folder(self, namespace: str) -> Path:
         if not NAMESPACE_ID.fullmatch(namespace):
-            msg = f"{namespace!r} is no namespace id: 32 lower-case hex digits"
+            msg = f"{namespace!r} is not a namespace id: 32 lower-case hex digits"
             raise ValueError(msg)
         return self.directory / "namespaces" / namespace
 
@@ -393,7 +398,8 @@ class Mirror:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotAMirror(f"{self.directory} is a file. Name a directory for the cache.")
         occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
-        # Another process may have made the mirror since; its marker is there before anything else of it.
+        # Another process may be creating the mirror. It writes the marker first, so an existing marker means that it
+        # succeeded.
         if occupied and not (self.directory / MARKER).exists():
             raise NotAMirror(f"{self.directory} holds no cas_cache mirror. {self._what_else()}")
         if not create:
@@ -418,7 +424,7 @@ class Mirror:
             ) from err
 
     def _what_else(self) -> str:
-        """What to do about a directory that holds something else."""
+        """Return advice for a directory that holds something other than a mirror."""
         if (self.directory / "cas-cache.json").exists():
             return "It is a repository: name it as the remote, and a directory of its own for the mirror."
         if (self.directory.parent / MARKER).exists():
@@ -460,8 +466,8 @@ class Mirror:
         return dict(marker)
 
 
-def _reopen(kind: type[_Mirror], directory: str) -> _Mirror:
-    return kind(directory, create=False)
+def _reopen(cls: type[_Mirror], directory: str) -> _Mirror:
+    return cls(directory, create=False)
 
 
 def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:
@@ -470,7 +476,7 @@ def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:
 
 
 def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: frozenset[str] | None) -> None:
-    """Refuse to serve, or to mix, rows of packs that were taken under another trust."""
+    """Raise an error rather than serve or mix rows of packs that were pulled under another trust setting."""
     if trusted is None and filled is not None:
         raise UntrustedMirror(
             f'The mirror {directory} holds only rows of packs that trusted keys signed, and trust is "any" now: other '
@@ -481,20 +487,21 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
     if filled is None:
         raise UntrustedMirror(
             f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
-            'signed. Use a new directory; what waits in this one can be pushed with trust="any" and a signing_key.'
+            'signed. Use a new directory; the pending rows of this one can be pushed with trust="any" and a '
+            "signing_key."
         )
     raise UntrustedMirror(
         f"The mirror {directory} has rows of packs signed by {', '.join(sorted(filled - trusted))}, trusted no longer. "
-        "Use a new directory; what waits in this one can be pushed with the settings that it was made with."
+        "Use a new directory; the pending rows of this one can be pushed with the settings that it was made with."
     )
 
 
-def _not_one_view(task: str, views: list[View], tasks: list[str], *, some: bool) -> MirrorError | ConfigurationError:
+def _not_one_view(task: str, views: list[View], tasks: list[str], *, matched: bool) -> MirrorError | ConfigurationError:
     shown = "; ".join(
         f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
-        for view in views[:MOST_NAMED]
+        for view in views[:MAX_NAMED]
     )
-    if some:
+    if matched:
         return ConfigurationError(f"{task} has {len(views)} views: {shown}. Name more of what tells them apart.")
     if views:
         return MirrorError(f"{task} has no such view. It has: {shown}.")

@@ -1,7 +1,7 @@
-"""What is in a mirror, read from the small files alone: for notebooks, and where nothing may be opened or waited for.
+"""Overview of a mirror, read from small files only: for notebooks, and where nothing may be opened or waited for.
 
-A namespace that is opened takes a lock, and ends what a crash has left undone. Here two small files of each are read,
-of a few namespaces only, and one that cannot be read is shown as damaged.
+Opening a namespace takes a lock and finishes what a crash interrupted. The overview instead reads two small files of
+each of a few namespaces. A namespace that cannot be read is shown as damaged.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache import html
-from cas_cache.amounts import size
 from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
+from cas_cache.formatting import size
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
 from cas_cache.mirror.state import State, may_have_pending_rows
 from cas_cache.mirror.table import STATE_FILE
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-    """One namespace; the fields are None where it cannot be read.
+    """One namespace; `spec` or `state` is None if it cannot be read.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors.
-        state: What is committed.
+        namespace: The id of the namespace.
+        spec: The encoder spec.
+        state: The committed state.
     """
 
     namespace: str
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 def count_namespaces(mirror: Mirror) -> int | None:
-    """Return how many namespaces a mirror has: one look at one folder. None if it cannot be looked at."""
+    """Return the number of namespaces of a mirror, from one listing of one folder; None if it cannot be listed."""
     try:
         return sum(1 for path in (mirror.directory / "namespaces").iterdir() if NAMESPACE_ID.fullmatch(path.name))
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def count_namespaces(mirror: Mirror) -> int | None:
 
 
 def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
-    """Yield the first namespaces of a mirror, in order of their ids."""
+    """Yield the first `most` namespaces of a mirror, ordered by id."""
     try:
         ids = mirror.ids()
     except (OSError, CasCacheError):
@@ -76,10 +76,10 @@ def lines_of(mirror: Mirror, most: int) -> Iterator[Line]:
 
 
 def pending_in(mirror: Mirror) -> tuple[int, int]:
-    """Return how many rows are in no pack yet, and the bytes of their vectors.
+    """Return the number of pending rows, and the bytes of their vectors.
 
-    One small file of each namespace is read, and parsed only if rows may be pending. A namespace that is damaged or
-    cannot be read counts as one without pending rows.
+    Reads one small file per namespace, and parses it only if rows may be pending. A namespace that is damaged or cannot
+    be read counts as one without pending rows.
     """
     rows = vector_bytes = 0
     for namespace in mirror.ids():
@@ -97,16 +97,16 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
 
 
 def html_of_mirror(mirror: Mirror) -> str:
-    """Return a table of a mirror's namespaces."""
+    """Return an HTML table of a mirror's namespaces."""
     headings = ("namespace", "model", "revision", "role", "rows", "to push", "vectors", "size")
-    rows = [_cells(line) for line in lines_of(mirror, html.MOST_ROWS)]
+    rows = [_cells(line) for line in lines_of(mirror, html.MAX_ROWS)]
     total = count_namespaces(mirror)
     title = f"{'no' if not total else format(total, ',')} namespace{'' if total == 1 else 's'} in {mirror.directory}"
     return html.grid(title, headings, rows, total=total)
 
 
 def html_of_namespace(ns: Namespace) -> str:
-    """Return a table of what is known of a namespace that is open."""
+    """Return an HTML table that describes an open namespace."""
     spec = ns.spec
     rows: list[tuple[str, object]] = [
         ("model", spec.model),
@@ -115,7 +115,7 @@ def html_of_namespace(ns: Namespace) -> str:
         ("role", spec.role),
         ("task", spec.scope.get("task") if spec.scope else None),
         ("rows", ns.rows),
-        ("to push", ns.waiting_rows),
+        ("to push", ns.pending_rows),
         ("packs", len(ns.packs)),
         ("vectors", None if ns.dtype is None else kind_of(ns.dtype.name, ns.shape)),
         ("size", size(ns.rows * ns.row_bytes)),
@@ -125,7 +125,7 @@ def html_of_namespace(ns: Namespace) -> str:
 
 
 def kind_of(dtype: str, shape: tuple[int, ...]) -> str:
-    """Return what a vector is made of: ``float32[384]``."""
+    """Return dtype and shape of a vector as text: ``float32[384]``."""
     return f"{dtype}[{','.join(map(str, shape))}]"
 
 
@@ -137,5 +137,5 @@ def _cells(line: Line) -> tuple[object, ...]:
     if state is None:
         return (*shown, "(damaged)", None, None, None)
     waiting = sum(extent.rows for extent in state.waiting)
-    kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
-    return (*shown, state.rows, waiting, kind, size(state.rows * state.row_bytes))
+    vector_kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
+    return (*shown, state.rows, waiting, vector_kind, size(state.rows * state.row_bytes))

@@ -1,7 +1,7 @@
-"""How long an encoder takes for an item, remembered beside its vectors: what a hit is worth.
+"""The measured speed of an encoder, stored beside its vectors to estimate the time that a hit saves.
 
-``pace.json`` in the namespace's folder holds items and seconds, summed over runs with this mirror. It is no part of
-what is committed: whoever finds none, a damaged one or one that cannot be written has no estimate, and nothing else.
+``pace.json`` in the folder of the namespace holds items and seconds, summed over the runs with this mirror. It is not
+part of the committed state: if it is missing, damaged or cannot be written, only the estimate is missing.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ logger = logging.getLogger(__name__)
 
 PACE_FILE = "pace.json"
 
-MOST_ITEMS = 100_000
-"""What is remembered weighs no more than that, so that another machine, or batch size, shows after a while."""
+MAX_ITEMS = 100_000
+"""Maximum number of remembered items, so that a different machine or batch size shows after a while."""
 
 
 class Pace(NamedTuple):
-    """What was measured.
+    """A measurement.
 
     Attributes:
-        items: How many the encoder was given.
-        seconds: How long that took.
+        items: Number of items that the encoder received.
+        seconds: Time that they took.
     """
 
     items: int = 0
     seconds: float = 0.0
 
     def plus(self, other: Pace) -> Pace:
-        """Return both measurements together."""
+        """Return the sum of two measurements."""
         return Pace(self.items + other.items, self.seconds + other.seconds)
 
 
 class PaceFile:
-    """The pace of one namespace: of earlier runs, and of this one.
+    """The speed of the encoder of one namespace, over earlier runs and this one.
 
     Args:
-        folder: The namespace's.
+        folder: The folder of the namespace.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,11 +61,11 @@ class PaceFile:
 
     @property
     def pace(self) -> Pace:
-        """All that was measured."""
+        """All measurements together."""
         return self._before.plus(self._run)
 
     def add(self, measured: Pace) -> None:
-        """Take a measurement; it is written whenever the run has twice as many items as at the last time."""
+        """Add a measurement. The file is written whenever the items of this run have doubled since the last write."""
         self.last = measured
         self._run = self._run.plus(measured)
         if self._run.items >= 2 * self._written:
@@ -73,7 +73,7 @@ class PaceFile:
             self._write(self.pace)
 
     def _write(self, pace: Pace) -> None:
-        share = min(1.0, MOST_ITEMS / max(1, pace.items))
+        share = min(1.0, MAX_ITEMS / max(1, pace.items))
         document = {"items": round(pace.items * share), "seconds": pace.seconds * share}
         try:
             write_atomically(self._folder / PACE_FILE, json.dumps(document).encode())
@@ -82,7 +82,7 @@ class PaceFile:
 
 
 def read_pace(folder: Path) -> Pace:
-    """Return what a namespace's folder remembers; nothing measured if it remembers nothing."""
+    """Return the measurements in a namespace's folder; empty if there are none."""
     try:
         document = parsed_json(read_plain(folder / PACE_FILE))
         items, seconds = document["items"], float(document["seconds"])

@@ -1,4 +1,4 @@
-"""Which waiting rows will be one pack, and packs on their way in. Pure."""
+"""Packs that are planned from pending rows, and complete packs that are being stored. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class WholePack(NamedTuple):
-    """A pack that was read to its end and verified.
+    """A pack that was read completely and verified.
 
     Attributes:
-        pack: Its id.
-        keys: (n, 32) uint8.
-        vectors: (n, *shape).
-        digests: (n,) uint64.
-        supersedes: The packs whose rows it has.
+        pack: The id of the pack.
+        keys: (n, 32) uint8 keys.
+        vectors: (n, *shape) vectors.
+        digests: (n,) uint64 digests.
+        supersedes: The packs whose rows it contains.
     """
 
     pack: str
@@ -30,14 +30,14 @@ class WholePack(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlannedPack:
-    """Waiting rows that will be one pack.
+    """Pending rows that will become one pack.
 
     Attributes:
-        nonce: Drawn once, kept until the pack is published: a retry makes the same pack.
+        nonce: Drawn once and kept until the pack is published, so that a retry makes the same pack.
         runs: (start, stop) of the rows in the mirror, ascending.
-        appearance: The id of the encoder appearance that made all of them; None if there are several, or it is not
-            known.
-        rows: How many there are.
+        appearance: The id of the appearance of the encoder that made all rows; None if there are several, or it is
+            unknown.
+        rows: Number of rows.
     """
 
     nonce: str
@@ -46,11 +46,11 @@ class PlannedPack:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return sum(stop - start for start, stop in self.runs)
 
     def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the runs of rows in the mirror that are rows [start, stop) of the pack."""
+        """Return the runs of mirror rows that make up rows [start, stop) of the pack."""
         parts, at = [], 0
         for first, last in self.runs:
             begin, end = max(start - at, 0), min(stop - at, last - first)

@@ -1,7 +1,7 @@
 """``state.json``: the one commit point of a namespace in the mirror. Pure: bytes in, bytes out.
 
-It says how many rows exist, what a row is, and where each run of rows came from: a pack, or an encoder of ours. Bytes
-of the columns past what it says do not exist.
+It holds the number of rows, their dtype and shape, and the source of each run of rows: a pack, or an encoder on this
+side. Bytes of a column past the committed rows do not count.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 VERSION = 1
 
 SHORT = 4
-"""Values of an extent whose maker is not known and that is not from a merge."""
+"""Number of values of an extent that has neither a known appearance nor a source; see `Extent.to_list`."""
 
 _WITHOUT_PACK = re.compile(rb"\[\s*\d+\s*,\s*\d+\s*,\s*null")
-"""How the list of an extent begins whose pack is None; see `Extent.to_list`."""
+"""Matches the beginning of the list of an extent whose pack is None; see `Extent.to_list`."""
 
-MOST_DIMENSIONS = 31
-"""Of one vector, as in a manifest; NumPy had 32 for long, with the rows' own."""
+MAX_DIMENSIONS = 31
+"""Maximum number of dimensions of one vector, as in a manifest. NumPy long had 32, one of which counts the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Extent:
     """A run of rows from one source.
 
     Attributes:
-        start: First row.
-        rows: How many.
-        pack: The pack they came from or were published in; None while they wait to be pushed.
-        nonce: While they wait: the nonce of the pack they are planned for, or None.
-        appearance: The id of the encoder appearance that made the rows here; None if it is not known.
+        start: First row of the run.
+        rows: Number of rows.
+        pack: The pack that the rows came from or were published in; None while they are pending.
+        nonce: The nonce of the pack that pending rows are planned for; None if they are not planned or not pending.
+        appearance: The id of the appearance of the encoder that made the rows in this mirror; None if it is unknown.
         source: If the pack is a merge: the position of the merged pack that the rows came from; None otherwise.
     """
 
@@ -55,16 +55,16 @@ class Extent:
 
     @property
     def stop(self) -> int:
-        """The row after the last."""
+        """The row after the last row of the run."""
         return self.start + self.rows
 
     def continues(self, other: Extent) -> bool:
-        """Whether this extent and the one before it are one run."""
+        """Return True if this extent and the one before it form one run."""
         return other.stop == self.start and other.origin == self.origin
 
     @property
     def origin(self) -> tuple[str | None, str | None, str | None, int | None]:
-        """Everything but the position and the length."""
+        """All attributes except position and length."""
         return self.pack, self.nonce, self.appearance, self.source
 
     @property
@@ -73,16 +73,16 @@ class Extent:
         return self.pack if self.source is None else f"{self.pack}/{self.source}"
 
     def to_list(self) -> list[Any]:
-        """Return the extent as a JSON list; the last two values are left out if both are None."""
+        """Return the extent as a JSON list; without the last two values if both are None."""
         values = [self.start, self.rows, self.pack, self.nonce, self.appearance, self.source]
         return values if self.appearance is not None or self.source is not None else values[:4]
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Extent:
-        """Read what `to_list` returned.
+        """Parse a list that `to_list` returned.
 
         Raises:
-            ValueError: If it is anything else.
+            ValueError: If the list does not describe an extent.
         """
         start, rows, pack, nonce, appearance, source = (*values, None, None) if len(values) == SHORT else values
         return cls(
@@ -97,22 +97,23 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is committed.
+    """The committed state of a namespace.
 
     Attributes:
-        rows: How many rows exist.
-        dtype: Their dtype's name; None while there are none.
-        shape: The shape of one row.
-        extents: Where the rows came from, ascending, without gaps.
-        applied: For each pack that was read, how many of its rows; for each published, all of them.
-        complete: The packs of `applied` that need not be read again.
-        superseded: Packs whose rows are all in another of `complete`: they may go from the repository.
-        planned_at: When each nonce that waits was drawn, in seconds since 1970 by the clock of this machine.
-        namespace: The id of the namespace whose rows these are: folders can be swapped.
-        incarnation: Hex, drawn with the first commit: tells these rows from those of a folder that was made anew.
-        missing: Packs that were known and were not in the repository at the last pull: the only copy may be here.
-        generation: How often rows have moved, by `evict`.
-        rewriting: Whether the columns of this generation may still be in files whose names end in ``.new``.
+        rows: Number of rows.
+        dtype: Name of the vectors' dtype; None while there are no rows.
+        shape: Shape of one vector.
+        extents: Sources of the rows, ascending, without gaps.
+        applied: For each pack that was read, how many of its rows were read; for each published pack, all of its rows.
+        complete: Packs of `applied` that need not be read again.
+        superseded: Packs whose rows are all in another pack of `complete`: they may disappear from the repository.
+        planned_at: Time at which each nonce of a planned pack was drawn, in seconds since 1970 by this machine's clock.
+        namespace: The id of the namespace that the rows belong to, which reveals swapped folders.
+        incarnation: Hex digits that are drawn with the first commit. They distinguish these rows from those of a folder
+            that was deleted and created again.
+        missing: Known packs that were not in the repository at the last pull: the mirror may have the only copy.
+        generation: Number of times that `evict` has moved rows.
+        rewriting: True while the columns of this generation may still be in files whose names end in ``.new``.
     """
 
     rows: int = 0
@@ -131,23 +132,23 @@ class State:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one vector, 0 while there is none."""
+        """Size of one vector in bytes; 0 while there are no rows."""
         return 0 if self.dtype is None else row_bytes(np.dtype(self.dtype), self.shape)
 
     @property
     def waiting(self) -> tuple[Extent, ...]:
-        """The extents that are in no pack yet."""
+        """The extents of pending rows, which are in no pack yet."""
         return tuple(extent for extent in self.extents if extent.pack is None)
 
     def appended(
         self, runs: Iterable[tuple[int | None, int]], pack: str | None, appearance: str | None = None
     ) -> State:
-        """Return the state after more rows from `pack`, or, if that is None, from an encoder of that appearance.
+        """Return the state after more rows were appended.
 
         Args:
             runs: (source, rows) for each run of rows; the source is None unless the pack is a merge.
-            pack: The pack that they came from.
-            appearance: The id of the appearance.
+            pack: The pack that the rows came from; None if an encoder made them.
+            appearance: The id of the encoder's appearance.
         """
         rows, extents = self.rows, list(self.extents)
         for source, count in runs:
@@ -157,18 +158,18 @@ class State:
         return self if rows == self.rows else replace(self, rows=rows, extents=_joined(extents))
 
     def read(self, pack: str, rows: int, *, complete: bool, supersedes: Iterable[str] = ()) -> State:
-        """Return the state after the first `rows` rows of `pack`, a merge of `supersedes` if any, were applied."""
+        """Return the state after `rows` rows of `pack` were applied; it supersedes `supersedes` once it is complete."""
         done = self.complete | {pack} if complete else self.complete
         superseded = self.superseded | frozenset(supersedes) if complete else self.superseded
-        # Two processes may read one pack at a time; the slower one takes nothing back.
+        # Two processes may read the same pack at the same time; the slower one must not undo the progress of the other.
         rows = max(rows, self.applied.get(pack, 0))
         return replace(self, applied={**self.applied, pack: rows}, complete=done, superseded=superseded)
 
     def with_packs(self, packs: Sequence[tuple[str, int, int, Iterable[str]]]) -> State:
-        """Return the state after whole packs were read, one after the other.
+        """Return the state after complete packs were read, one after the other.
 
         Args:
-            packs: For each: its id, how many of its rows were new, how many it has, and what it supersedes.
+            packs: (id, number of new rows, number of rows, superseded packs) of each pack.
         """
         rows, extents = self.rows, list(self.extents)
         for pack, new, _, _ in packs:
@@ -185,21 +186,22 @@ class State:
         )
 
     def superseding(self, packs: Iterable[str]) -> State:
-        """Return the state after the rows of packs were found to be all in another."""
+        """Return the state after other packs were found to hold all rows of these packs."""
         return replace(self, superseded=self.superseded | frozenset(packs))
 
     def forgotten(self, packs: Iterable[str]) -> State:
-        """Return the state without packs that are superseded and gone. Where rows came from stays in the extents."""
+        """Return the state without superseded packs that no longer exist. The extents keep the source of their rows."""
         gone = self.superseded.intersection(packs)
         applied = {pack: rows for pack, rows in self.applied.items() if pack not in gone}
         return replace(self, applied=applied, complete=self.complete - gone, superseded=self.superseded - gone)
 
     def planned(self, most_rows: int, nonces: Iterable[str], *, now: float = 0.0, most_age: float = math.inf) -> State:
-        """Return the state with every waiting row planned for a pack of at most `most_rows` rows.
+        """Return the state with every pending row planned for a pack of at most `most_rows` rows.
 
-        Runs that were planned in the last `most_age` seconds keep their plan: a retry publishes the same pack under the
-        same name.
+        Runs that were planned in the last `most_age` seconds keep their plan, so that a retry publishes the same pack
+        under the same name.
         """
+        # A plan from the future counts as old, too: this machine's clock was set back, so its age is unknown.
         young = {nonce: at for nonce, at in self.planned_at.items() if 0 <= now - at <= most_age}
         fresh = iter(nonces)
         nonce, room = "", 0
@@ -229,7 +231,7 @@ class State:
         return state.read(pack, sum(extent.rows for extent in mine), complete=True)
 
     def unpublished(self) -> State:
-        """Return the state with every row waiting and no pack known."""
+        """Return the state with every row pending and no pack known."""
         extents = _joined(replace(extent, pack=None, nonce=None, source=None) for extent in self.extents)
         return State(
             self.rows,
@@ -242,10 +244,11 @@ class State:
         )
 
     def evicted(self, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
-        """Return the state without the rows that came from packs, and the runs of rows that stay, (start, stop) each.
+        """Return the state without the rows of some packs, and the runs of rows that stay, (start, stop) each.
 
-        Rows that wait to be pushed stay. Packs are forgotten that may now have rows that are not here: those, such of
-        which some rows were here before they were read, and superseded ones. The next pull looks at them again.
+        Pending rows stay. A pack is forgotten, so that the next pull reads it again, if some of its rows may be missing
+        from the mirror now: the evicted packs, packs some of whose rows the mirror already had from another source when
+        it read them, and superseded packs.
         """
         gone = frozenset(packs)
         extents: list[Extent] = []
@@ -293,11 +296,11 @@ class State:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> State:
-        """Read what `to_bytes` wrote.
+        """Parse a state that `to_bytes` wrote.
 
         Raises:
-            DamagedMirror: If it is anything else.
-            UnsupportedFormat: If a newer version wrote it.
+            DamagedMirror: If the bytes are not a valid state.
+            UnsupportedFormat: If a newer version of cas_cache wrote the state.
         """
         try:
             document = parsed_json(data)
@@ -333,7 +336,7 @@ class State:
             if self.rows:
                 msg = "rows without a dtype"
                 raise ValueError(msg)
-        elif self.dtype not in DTYPES or not 1 <= len(self.shape) <= MOST_DIMENSIONS or 0 in self.shape:
+        elif self.dtype not in DTYPES or not 1 <= len(self.shape) <= MAX_DIMENSIONS or 0 in self.shape:
             msg = f"dtype {quoted(self.dtype)} with rows of shape {quoted(self.shape)}"
             raise ValueError(msg)
         if not all(map(math.isfinite, self.planned_at.values())):
@@ -351,7 +354,7 @@ class State:
 
 
 def may_have_pending_rows(data: bytes) -> bool:
-    """Return False if the bytes of a state have no extent without a pack. This is faster than to parse them."""
+    """Return False if no extent in the bytes of a state lacks a pack. Faster than parsing the state."""
     return _WITHOUT_PACK.search(data) is not None
 
 

@@ -1,10 +1,10 @@
-"""The columns of one namespace with their one commit point.
+"""The columns of one namespace, with their one commit point.
 
-Appending writes past the committed rows, makes that durable, and replaces ``state.json`` last. A crash before the
-replacement leaves bytes that do not exist; the next append writes over them. Readers map what the state names and
-look at the state again when its file has changed, so they see other processes' commits.
+Appending writes rows past the committed ones, makes them durable, and replaces ``state.json`` last. A crash before the
+replacement leaves bytes that do not count, and the next append overwrites them. Readers map the rows that the state
+names, and read the state again when its file has changed, so they see the commits of other processes.
 
-One writer at a time: the caller holds the lock. Readers need none, because committed rows never change.
+There is one writer at a time, which holds the lock. Readers need no lock, because committed rows never change.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.amounts import size
 from cas_cache.disk import FULL_DISK, advice, flush, is_full, read_plain, reading, write_atomically
 from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, MirrorWriteError, set_aside
+from cas_cache.formatting import size
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.pace import PACE_FILE
@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "state.json"
 
 NEW = ".new"
-"""Ends the names of a rewrite's files until they take the old ones' places."""
+"""Suffix of the files of a rewrite, until they replace the old files."""
 
 ROWS_AT_ONCE = 1 << 14
-"""Copied and made durable at a time: 25 MB of 384 float32."""
+"""Number of rows that a rewrite copies and makes durable at a time: 25 MB at 384 float32."""
 
 
 class Table:
-    """Append-only columns ``keys``, ``vectors`` and ``digests`` in one folder.
+    """The append-only columns ``keys``, ``vectors`` and ``digests`` in one folder.
 
     Attributes:
-        state: What is committed, as of the last `refresh` or `append`.
+        state: The committed state at the last `refresh` or `append`.
     """
 
     def __init__(self, folder: Path, namespace: str) -> None:
@@ -64,50 +64,51 @@ class Table:
 
     @property
     def keys(self) -> NDArray[np.uint8]:
-        """(rows, 32) uint8, mapped."""
+        """(rows, 32) uint8 key column, mapped."""
         return self._mapped()[0]
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """(rows, ...), mapped."""
+        """(rows, *shape) vector column, mapped."""
         return self._mapped()[1]
 
     @property
     def digests(self) -> NDArray[np.uint64]:
-        """(rows,) uint64, mapped."""
+        """(rows,) uint64 digest column, mapped."""
         return self._mapped()[2]
 
     def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of the vectors: a copy-on-write map of the caller's own, or a copy."""
+        """Return rows [start, stop) of the vectors as a copy-on-write map that the caller owns, or as a copy."""
         vectors = self.vectors
         mapped = self._columns(self.state)[1].map_privately(start, stop, self._inode)
         return np.array(vectors[start:stop]) if mapped is None else mapped
 
     def suspend(self) -> None:
-        """Drop the maps until the next use. Arrays that were handed out keep their own."""
+        """Drop the maps until the next use. Returned arrays keep their own."""
         self._maps = None
 
     def close(self) -> None:
-        """Drop the maps. Arrays that were handed out keep their own; every later use raises `AlreadyClosed`."""
+        """Drop the maps. Returned arrays keep their own; any later use raises `AlreadyClosed`."""
         self._closed = True
         self._maps = None
 
     def refresh(self, *, force: bool = False) -> None:
-        """Read the state if its file has changed since.
+        """Read the state if its file has changed since the last time.
 
         Args:
-            force: Read it anyway. A stamp is made of an inode, which is used again, and a clock that stands still for
-                milliseconds: a reader that is fooled by it misses a row, a writer would lose one.
+            force: Read the file even if it looks unchanged. The stamp consists of an inode number, which can be used
+                again, and a clock that advances in steps of milliseconds. A reader that it misleads misses a row; a
+                writer would lose one.
 
         Raises:
-            DamagedMirror: If the state is damaged, gone, another namespace's, or counts fewer rows than before.
+            DamagedMirror: If the state is damaged, missing, another namespace's, or has fewer rows than before.
             MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the table is closed.
         """
         self.check_open()
         path = self._path
         try:
-            found = self._read(force=force)
+            newer = self._read_state(force=force)
         except FileNotFoundError as err:
             if self._stamp is None:
                 return
@@ -115,9 +116,9 @@ class Table:
                 f"{path} is gone while it was in use. Open the cache again; rows that were pushed come back with "
                 "`cas-cache pull`."
             ) from err
-        if found is None:
+        if newer is None:
             return
-        state, stamp = found
+        state, stamp = newer
         if state.namespace != self.state.namespace:
             raise DamagedMirror(
                 f"{path} belongs to namespace {state.namespace}, not {self.state.namespace}: folders were mixed up. "
@@ -131,19 +132,19 @@ class Table:
         self.state, self._stamp = state, stamp
 
     def has_moved(self) -> bool:
-        """Return True if a row may be at another place than at the last `refresh`, whatever the state's stamp says.
+        """Return True if rows may have moved since the last `refresh`. Reads the file even if it looks unchanged.
 
         Raises:
             DamagedMirror: If the state is damaged.
         """
         try:
-            found = self._read(force=True)
+            newer = self._read_state(force=True)
         except FileNotFoundError:
             return self._stamp is not None
-        return found is not None and self._is_other(found[0])
+        return newer is not None and self._is_other(newer[0])
 
-    def _read(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
-        """Return the state of the file and its stamp; None if its stamp is as before."""
+    def _read_state(self, *, force: bool) -> tuple[State, tuple[int, int, int]] | None:
+        """Return the state in the file and its stamp; None if the stamp is unchanged."""
         path = self._path
         try:
             with reading(path):
@@ -158,26 +159,29 @@ class Table:
             raise DamagedMirror(f"{path} is not a file ({err}). Nothing was served. {set_aside(self.folder)}") from err
 
     def _is_other(self, state: State) -> bool:
-        """Return True if a state does not continue the known one: rows moved, or the folder was made again."""
+        """Return True if a state does not continue the known one: rows moved, or the folder was created again."""
         moved = state.generation != self.state.generation and self._stamp is not None
         another = self.state.incarnation not in ("", state.incarnation)
         return state.rows < self.state.rows or moved or another
 
     def append(self, keys: NDArray[np.uint8], vectors: NDArray[Any], digests: NDArray[np.uint64], state: State) -> None:
-        """Write rows after the committed ones and commit `state`, which counts them in.
+        """Write rows after the committed ones and commit `state`, which includes them.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; the committed rows are untouched.
+            MirrorWriteError: If the disk is full or a write fails; the committed rows are unchanged.
         """
         shaped = replace(state, dtype=vectors.dtype.name, shape=vectors.shape[1:])
         start = self.state.rows
         columns = self._columns(shaped)
         values: tuple[NDArray[Any], ...] = (keys, vectors, digests)
         try:
+            # Order matters: the rows are durable before the state counts them, so a crash never leaves a state whose
+            # rows are not on disk.
             if len(keys):
                 for column, rows in zip(columns, values, strict=True):
                     if not start:
-                        # Files of an unfinished eviction may still be mapped: they are replaced, never written over.
+                        # Another process may still map files of an unfinished eviction. Unlink them: overwriting would
+                        # change the mapped rows.
                         column.path.unlink(missing_ok=True)
                     column.write(start, rows)
                 for column in columns:
@@ -189,10 +193,10 @@ class Table:
         self.refresh(force=True)
 
     def commit(self, state: State) -> None:
-        """Make `state` what is committed.
+        """Commit `state`.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; what was committed stays.
+            MirrorWriteError: If the disk is full or a write fails; the earlier state stays committed.
         """
         try:
             self._write_state(state)
@@ -208,32 +212,34 @@ class Table:
         except OSError as err:
             if not is_full(err):
                 raise
-            # A push, or an eviction, needs a block or two. These files are hints, and written again.
+            # A push or an eviction needs only a block or two. These files are hints that are written again, so make
+            # room.
             for name in (USAGE_FILE, PACE_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             write_atomically(self.folder / STATE_FILE, state.to_bytes())
 
     def _give_back(self, columns: Sequence[Column]) -> None:
-        """Cut what a write that failed has left after the committed rows: the disk may be full."""
+        """Truncate the bytes that a failed write left after the committed rows: the disk may be full."""
         try:
-            self.refresh(force=True)  # the commit may have happened, although it failed
+            self.refresh(force=True)  # the state may have been committed although the write reported an error
             for column in columns:
                 column.cut(self.state.rows)
         except (OSError, DamagedMirror) as err:
             logger.info("%s keeps bytes that do not count: %s", self.folder, err)
 
     def rewrite(self, runs: Sequence[tuple[int, int]], state: State) -> None:
-        """Keep only some rows. The caller is the only one who has the table open, and holds the lock.
+        """Keep only some rows. The caller holds the lock, and no other object has the table open.
 
-        The kept rows are written to new files; `state` is committed and says so; then the files take the old ones'
-        places. A crash before the commit leaves the old rows, one after it is finished by `finish_rewrite`.
+        The kept rows are written to new files. Then `state` is committed with a flag that says so, and the new files
+        replace the old ones. A crash before the commit leaves the old rows; `finish_rewrite` completes a rewrite that
+        was interrupted after it.
 
         Args:
             runs: (start, stop) of the rows that stay, ascending.
-            state: What is true afterwards.
+            state: The state after the rewrite.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; the table is as it was.
+            MirrorWriteError: If the disk is full or a write fails; the table is unchanged.
         """
         columns = self._columns(state, NEW)
         try:
@@ -244,6 +250,7 @@ class Table:
                 for column in columns:
                     column.path.unlink(missing_ok=True)
             raise _rewrite_error(self.folder, err, self.state, state) from err
+        # `refresh` rejects a state with fewer rows or another generation, unless it has no earlier one to compare with.
         self._maps = None
         self._stamp = None
         self.state = replace(state, rows=0)
@@ -264,7 +271,7 @@ class Table:
                     at += len(part)
             if at:
                 column.set_rows(at)
-        # The state that needs them must not be there before their names are.
+        # The names of the files must be durable before the state that needs them is.
         flush(self.folder)
 
     def _commit_rewrite(self, state: State) -> None:
@@ -276,7 +283,8 @@ class Table:
             self._commit_nothing(state)
 
     def _commit_nothing(self, state: State) -> None:
-        """Commit a state without rows on a full disk: a folder without a state file has no rows, and takes no room."""
+        """Commit a state without rows on a full disk. A folder without a state file has no rows, and needs no space."""
+        # Without its state file the folder has no rows. Only when that is durable may the columns be deleted.
         (self.folder / STATE_FILE).unlink()
         flush(self.folder)
         for column in self._columns(self.state):
@@ -294,13 +302,17 @@ class Table:
             return True
 
     def finish_rewrite(self) -> None:
-        """Give the files of a rewrite their names. The caller holds the lock, and nobody has mapped the columns."""
+        """Rename the new files of a rewrite over the old ones.
+
+        The caller holds the lock, and no process has mapped the columns.
+        """
         try:
             for column, new in zip(self._columns(self.state), self._columns(self.state, NEW), strict=True):
                 if new.path.exists():
                     new.path.replace(column.path)
                 elif not self.state.rows:
                     column.path.unlink(missing_ok=True)
+            # All renames are durable before the flag is cleared: a crash in between only repeats this function.
             flush(self.folder)
         except OSError as err:
             raise _write_error(self.folder, err, self.state.rows) from err

@@ -1,11 +1,12 @@
-"""Who has a namespace open, and when its packs were last used here: what `evict` needs to know.
+"""Locks and times of use of a namespace: what `evict` needs to know.
 
-`UseLock` is held by whoever has the namespace open, shared, and alone by an eviction: rows move then, and no reader may
-have looked one up before. It ends with the process that holds it, however that ends. A namespace whose files are closed
-for want of descriptors does not hold it, and forgets its rows if they have moved when it takes the lock again.
+Every process that has a namespace open holds a shared `UseLock`; an eviction holds it alone, because it moves rows and
+no reader may have looked one up before. The lock ends with the process that holds it, however that ends. A namespace
+whose files were closed because descriptors ran short does not hold the lock, and discards its rows if they have moved
+when it takes the lock again.
 
-`Usage` is derived and approximate: what is lost makes a pack older. A process notes a pack the first time that it
-serves a row of it, so a note costs one small file once, not one a call.
+`Usage` is derived and approximate: a lost record makes a pack look older. A process records a pack the first time that
+it serves one of its rows, so the cost is one small file per pack and process, not per call.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ USE_FILE = ".use"
 NOT_MADE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 )
-"""Why the file of the lock may not exist, or may not be opened. Every other error passes."""
+"""Errors of a lock file that cannot be created or opened at all. Any other error may be temporary and is raised."""
 
 
 class UseLock:
-    """Held from its making on, with others. Where its file cannot be made nobody can evict, so none is needed."""
+    """A lock that is shared from construction on. If its file cannot be created, no process can evict or needs it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / USE_FILE
@@ -65,7 +66,7 @@ class UseLock:
         return f"UseLock({'held' if self._descriptor is not None else 'free'})"
 
     def alone(self) -> bool:
-        """Hold it alone, unless others hold it too: then as before.
+        """Try to take the lock alone; return False and keep it shared if others hold it.
 
         Raises:
             MirrorError: If the file system has no locks.
@@ -81,24 +82,24 @@ class UseLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            # The attempt may have let go of the shared lock.
+            # A failed attempt to upgrade may have released the shared lock.
             self._share()
             return False
         return True
 
     def share(self) -> None:
-        """Hold it with others again."""
+        """Share the lock with others again."""
         if self._descriptor is not None:
             self._share()
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def _share(self) -> None:
-        """Wait while somebody evicts. Where the file system has no such locks, nobody evicts from here."""
+        """Wait until no process evicts. On a file system without such locks, this process cannot evict."""
         descriptor = self._descriptor
         if descriptor is not None:
             try:
@@ -112,7 +113,7 @@ class UseLock:
                 logger.info("no eviction from here: %s", err)
 
     def __del__(self) -> None:
-        # A descriptor is no work: without this a mirror that is opened often would run out of them.
+        # Without this, a program that opens a mirror often and never closes it would run out of descriptors.
         self.release()
 
 
@@ -129,7 +130,7 @@ class Usage:
         return f"Usage({len(self._noted)} packs)"
 
     def note(self, rows: NDArray[np.int64] | slice, state: State) -> None:
-        """Note the packs of rows that are served."""
+        """Record the packs of rows that are served."""
         if self._state is not state:
             self._state = state
             self._starts = np.array([extent.start for extent in state.extents], np.int64)
@@ -137,13 +138,13 @@ class Usage:
             first, last = np.searchsorted(self._starts, [rows.start, rows.stop - 1], "right") - 1
             used = list(range(int(first), int(last) + 1))
         else:
-            # Extents are few: which of them is met is told by a count, without a sort of the rows.
+            # There are few extents, so counting the rows of each is faster than sorting the rows.
             counts = np.bincount(np.searchsorted(self._starts, rows, "right") - 1, minlength=len(self._starts))
             used = np.flatnonzero(counts).tolist()
         self.note_packs(pack for at in used if (pack := state.extents[at].pack) is not None)
 
     def note_packs(self, packs: Iterable[str]) -> None:
-        """Note packs that are used, or that are new."""
+        """Record packs that were used or are new."""
         new = set(packs) - self._noted
         if new:
             self._noted |= new
@@ -154,12 +155,12 @@ class Usage:
         try:
             write_atomically(self._folder / USAGE_FILE, json.dumps(used).encode())
         except OSError as err:
-            # A mirror that may not be written is not evicted from here either.
+            # A process that may not write to the mirror cannot evict from it either.
             logger.info("the use of packs is not noted: %s", err)
 
 
 def read_usage(folder: Path) -> dict[str, float]:
-    """Return when each pack was last used, in seconds since 1970 by this machine's clock, where that is known."""
+    """Return the last use of each pack, in seconds since 1970 by this machine's clock, as far as it is known."""
     try:
         document = parsed_json(read_plain(folder / USAGE_FILE))
         return {str(pack): float(at) for pack, at in document.items()}

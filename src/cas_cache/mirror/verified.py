@@ -1,8 +1,7 @@
-"""The packs that were compared with an encoder in this mirror, and the rows that the self-check has to compare next.
+"""The packs that were compared with an encoder in this mirror, and the rows that the self-check must compare next.
 
-The unit of trust is a pack, or, of a merge, the rows of each pack that it merged: a merge inherits nothing. Packs that
-this mirror pushed count as compared. Kept in ``vouched.json``, which is a hint, not a record: if it is lost, rows
-are compared again.
+The unit of trust is a pack or, in a merge, the rows of each merged pack: a merge inherits no trust. Packs that this
+mirror pushed count as compared. The record is ``vouched.json``. It is a hint: if it is lost, rows are compared again.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ logger = logging.getLogger(__name__)
 FILE = "vouched.json"
 
 UNKNOWN = ""
-"""The appearance of an encoder without a description."""
+"""The appearance of an encoder that has no description."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Rows that are trusted together, once some of them were compared.
+    """Rows that are trusted together once some of them were compared.
 
     Attributes:
-        pack: The pack that they came from; None for rows that were encoded here and not pushed yet.
-        unit: The name to verify, of a pack that was not compared here; None for rows that are in doubt only because
-            another encoder made them.
-        appearance: The id of the appearance of the encoder that made or verified them; `UNKNOWN` if there is none.
+        pack: The pack that the rows came from; None for rows that were encoded on this side and are not pushed yet.
+        unit: The name to verify, if the pack was never compared in this mirror; None if the rows are in doubt only
+            because another encoder made them.
+        appearance: The id of the appearance of the encoder that made or verified the rows; `UNKNOWN` if there is none.
     """
 
     pack: str | None
@@ -56,7 +55,7 @@ class DoubtedRows:
 
     Attributes:
         positions: (m,) positions in the call, ascending.
-        numbers: (m,) the number of each row's group.
+        numbers: (m,) number of each row's group.
         groups: The groups by number.
     """
 
@@ -66,7 +65,7 @@ class DoubtedRows:
 
 
 class VerifiedPacks:
-    """The packs of one namespace that were compared, each with the appearance of the encoder that it was compared with.
+    """The compared packs of one namespace, each with the appearance of the encoder that it was compared with.
 
     Args:
         folder: The folder of the namespace.
@@ -82,7 +81,7 @@ class VerifiedPacks:
 
     def note(self, units: Mapping[str, str]) -> None:
         """Record packs, or sources of merges, as verified under an appearance."""
-        known = self._read()
+        known = self._read_units()
         self._units = {**known, **units}
         self._grouped = None
         if self._units != known:
@@ -92,29 +91,29 @@ class VerifiedPacks:
                 logger.info("the verified packs were not recorded, later processes compare again: %s", err)
 
     def doubted(self, rows: Rows, state: State, trusted: frozenset[str] | None) -> DoubtedRows:
-        """Return which rows must be compared.
+        """Return the rows that must be compared.
 
         Args:
             rows: (n,) int64, -1 for a missing row, or a slice.
             state: The state that the rows belong to.
-            trusted: The appearances whose rows need no comparison; None if the encoder has no appearance, and only
-                packs that were never compared are in doubt.
+            trusted: The appearances whose rows need no comparison. None if the encoder has no appearance; then only
+                rows of packs that were never compared are in doubt.
         """
-        found = self._groups_of(state, trusted).doubted(rows)
-        if len(found.positions) and (units := self._read()) != self._units:
-            # Another process has verified some of the packs since.
+        doubted = self._groups_of(state, trusted).doubted(rows)
+        if len(doubted.positions) and (units := self._read_units()) != self._units:
+            # Another process may have verified some of the packs since.
             self._units, self._grouped = units, None
-            found = self._groups_of(state, trusted).doubted(rows)
-        return found
+            doubted = self._groups_of(state, trusted).doubted(rows)
+        return doubted
 
     def unverified(self, state: State) -> dict[str, int]:
-        """Return how many rows each pack has here that was not compared, or not with every source of it."""
-        found: dict[str, int] = {}
-        units = self._read()
+        """Return the packs, with their rows in the mirror, that were not compared or have a source that was not."""
+        unverified: dict[str, int] = {}
+        units = self._read_units()
         for extent in state.extents:
             if extent.pack is not None and extent.unit not in units:
-                found[extent.pack] = found.get(extent.pack, 0) + extent.rows
-        return found
+                unverified[extent.pack] = unverified.get(extent.pack, 0) + extent.rows
+        return unverified
 
     def _groups_of(self, state: State, trusted: frozenset[str] | None) -> _Grouped:
         known = self._grouped
@@ -131,7 +130,7 @@ class VerifiedPacks:
         return self._grouped
 
     def _group(self, extent: Extent, trusted: frozenset[str] | None) -> RowGroup | None:
-        """Return the group of an extent, or None if it needs no comparison."""
+        """Return the group of an extent; None if it needs no comparison."""
         if extent.pack is not None and extent.unit not in self._units:
             return RowGroup(extent.pack, extent.unit)
         appearance = extent.appearance or self._units.get(extent.unit or "", UNKNOWN)
@@ -139,8 +138,8 @@ class VerifiedPacks:
             return None
         return RowGroup(extent.pack, None, appearance)
 
-    def _read(self) -> dict[str, str]:
-        """Return the packs that this object or another process has recorded."""
+    def _read_units(self) -> dict[str, str]:
+        """Return the units that this object or another process has recorded."""
         try:
             document: Any = parsed_json(read_plain(self._path))
             units = {str(unit): str(appearance) for unit, appearance in document["units"].items()}
@@ -151,7 +150,7 @@ class VerifiedPacks:
 
 @dataclass(frozen=True, slots=True)
 class _Grouped:
-    """The groups of a state's extents, kept because a call asks for them each time."""
+    """The groups of a state's extents, kept because every call needs them."""
 
     state: State
     trusted: frozenset[str] | None
@@ -160,7 +159,7 @@ class _Grouped:
     groups: list[RowGroup]
 
     def doubted(self, rows: Rows) -> DoubtedRows:
-        """Return which of the rows are in a group."""
+        """Return the rows that belong to a group."""
         if not self.groups:
             return DoubtedRows(np.empty(0, np.int64), np.empty(0, np.int64), [])
         at = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows

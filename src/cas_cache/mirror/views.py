@@ -1,15 +1,14 @@
-"""Views: the ordered rows that one caller asked for.
+"""Views: the ordered rows that one caller requested.
 
-An mteb task asks for its queries in one call and for its corpus in many. A view notes the keys of those calls in
-order, a batch at a time; a batch that is there already is not noted again, so a second evaluation changes nothing.
-A view holds keys, not vectors: what it names is looked up in the namespace.
+An mteb task requests its queries in one call and its corpus in many. A view records the keys of these calls in order,
+one batch at a time. A batch that was recorded before is not recorded again, so a second evaluation changes nothing. A
+view holds keys, not vectors; the namespace holds the vectors.
 
 ::
-
-    <dir>/<task name>/<view id>/view.json    what it is a view of, and its batches: the commit point
-                               /keys.npy     (n, 32) uint8, the rows' keys, growing in place
-                               /texts.npy    (n, 32) uint8, the keys of their texts alone, if they have any
-                               /ids.jsonl    the ids that the task gave them, if it did: a JSON string or null each
+<dir>/<task name>/<view id>/view.json    description of the view, and its batches: the commit point
+                           /keys.npy     (n, 32) uint8, the rows' keys, growing in place
+                           /texts.npy    (n, 32) uint8, the keys of their texts only, if they have texts
+                           /ids.jsonl    the task's ids of the rows, if it gave any: a JSON string or null each
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ IDS_FILE = "ids.jsonl"
 VERSION = 1
 _RESERVED = {"", "namespaces", "calibration", "faiss", "cas-cache-mirror.json"}
 
-LONGEST_NAME = 150
-"""File systems take names of 255 bytes: this many, and a hash."""
+MAX_NAME_LENGTH = 150
+"""Maximum length of a folder name before it is shortened and a hash is added. File systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a view is a view of.
+    """The task, encoder and part of the data that a view belongs to.
 
     Attributes:
         task: The task's name.
-        namespace: The id of the namespace its rows are in.
-        model: The model's name, for people.
-        revision: The model's revision, for people.
+        namespace: The id of the namespace that holds the rows.
+        model: The model's name, to show to people.
+        revision: The model's revision, to show to people.
         role: ``"query"``, ``"document"`` or None.
         subset: The task's subset.
         split: The task's split.
@@ -68,11 +67,11 @@ class View:
 
     @property
     def id(self) -> str:
-        """The folder's name: a hash of what the view is of."""
+        """Name of the view's folder: a hash of all attributes."""
         return hashlib.sha256(canonical_json(asdict(self))).hexdigest()[:16]
 
     def matches(self, *, role: str | None, model: str | None, subset: str | None, split: str | None) -> bool:
-        """Whether it is one of those asked for: None takes any; a model is a name, or ``name@revision``."""
+        """Return True if the view matches; None matches anything, and a model is a name or ``name@revision``."""
         return (
             role in (None, self.role)
             and model in (None, self.model, f"{self.model}@{self.revision}")
@@ -98,30 +97,31 @@ class Views:
         text_keys: NDArray[np.uint8] | None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        """Note that `keys` were asked for, in this order.
+        """Record that `keys` were requested, in this order.
 
         Args:
-            view: By whom.
-            keys: (n, 32) uint8, a call's batch.
-            text_keys: (n, 32) uint8, the keys of the rows' texts alone; None where rows have no text.
-            ids: n ids that the caller has for the rows; None where it has none.
+            view: The view to add them to.
+            keys: (n, 32) uint8, the batch of a call.
+            text_keys: (n, 32) uint8, the keys of the rows' texts only; None if the rows have no text.
+            ids: The caller's n ids of the rows; None if it has none.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses.
+            MirrorWriteError: If the disk is full or a write fails.
         """
         folder = self.folder(view.task) / view.id
         batch = hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
         try:
-            if batch in _read(folder)["batches"]:
+            # Checked without the lock first, because a repeated evaluation finds every batch recorded.
+            if batch in _read_document(folder)["batches"]:
                 return
             if not (folder / VIEW_FILE).exists():
                 make_folder(folder, below=self._directory)
             with lock_of(folder / ".lock"):
-                document = _read(folder)
+                document = _read_document(folder)
                 if batch in document["batches"]:
                     return
                 rows = document["rows"] + len(keys)
-                # No text has the key of zeros: where some batches have texts and others not, rows stay side by side.
+                # A text never has the key 0. It fills in for batches without texts, so that the columns stay aligned.
                 has_texts = _has_texts(folder, document)
                 if text_keys is None and has_texts:
                     text_keys = np.zeros_like(keys)
@@ -142,6 +142,7 @@ class Views:
                     "id_bytes": id_bytes,
                     "batches": [*document["batches"], batch],
                 }
+                # Written last: it is the commit point. Rows and ids past its counts do not count.
                 write_atomically(folder / VIEW_FILE, json.dumps(document).encode())
         except MirrorReadError:
             raise
@@ -151,11 +152,11 @@ class Views:
     def tasks(self) -> list[str]:
         """Return the names of the tasks that have views."""
         with reading(self._directory):
-            folders = [it for it in self._directory.iterdir() if it.is_dir() and not it.is_symlink()]
+            folders = [folder for folder in self._directory.iterdir() if folder.is_dir() and not folder.is_symlink()]
         return sorted({view.task for folder in folders for view in views_in(folder)})
 
     def of(self, task: str) -> list[View]:
-        """Return a task's views, in the order in which they were first asked for."""
+        """Return the views of a task, in the order of their first request."""
         return views_in(self.folder(task))
 
 
@@ -166,49 +167,50 @@ def views_in(folder: Path) -> list[View]:
         if not folder.is_dir():
             return []
         places = [place for place in sorted(folder.iterdir()) if (place / VIEW_FILE).is_file()]
-    documents = [_read(place) for place in places]
+    documents = [_read_document(place) for place in places]
     return [View(**document["view"]) for document in sorted(documents, key=lambda d: int(d["created"]))]
 
 
 def keys_in(folder: Path, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Return a view's keys, and the keys of its rows' texts, in order.
+    """Return the keys of a view's rows and the keys of their texts, in order.
 
     Args:
         folder: The task's folder.
         view: The view.
 
     Returns:
-        (n, 32) uint8 keys, and (n, 32) uint8 keys of the texts or None if they have none; mapped read-only.
+        (n, 32) uint8 keys, and (n, 32) uint8 keys of the texts, or None if the rows have none; mapped read-only.
     """
     place = folder / view.id
-    document = _read(place)
+    document = _read_document(place)
     rows = document["rows"]
     keys = _column(place, "keys").map(rows)
     return keys, _column(place, "texts").map(rows) if _has_texts(place, document) else None
 
 
 def ids_in(folder: Path, view: View) -> list[str | None] | None:
-    """Return the ids of a view's rows, in order; None where the task gave none.
+    """Return the task's ids of a view's rows, in order; None if it gave none.
 
     Args:
         folder: The task's folder.
         view: The view.
 
     Raises:
-        DamagedMirror: If they are not what was written.
+        DamagedMirror: If the ids are not those that were written.
     """
     place = folder / view.id
-    document = _read(place)
+    document = _read_document(place)
     committed = document.get("id_bytes", 0)
     if not committed:
         return None
     path = place / IDS_FILE
     try:
         with reading(path), os.fdopen(open_plain(path), "rb") as file:
-            # A buffer is made for what is asked for, whatever there is.
+            # Read at most the size of the file: Python allocates the requested size, and a damaged file may request
+            # anything.
             data = file.read(min(committed, os.fstat(file.fileno()).st_size))
         ids: list[str | None] = [parsed_json(line) for line in data.splitlines()]
-        plain = all(one is None or isinstance(one, str) for one in ids)
+        plain = all(id_ is None or isinstance(id_, str) for id_ in ids)
         if len(data) != committed or len(ids) != document["rows"] or not plain:
             msg = f"{len(ids)} ids in {len(data)} bytes"
             raise ValueError(msg)
@@ -220,21 +222,21 @@ def ids_in(folder: Path, view: View) -> list[str | None] | None:
 
 
 def folder_name(task: str) -> str:
-    """Return a task's name as a folder's: itself, wherever that is a plain name."""
+    """Return the folder name of a task: its name, if that is a plain file name."""
     name = quote(task, safe=" ()[]{}+,=@!&'~;")
-    if len(name) > LONGEST_NAME:
-        return f"{name[:LONGEST_NAME].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"{name[:MAX_NAME_LENGTH].lstrip('.')}%~{hashlib.sha256(task.encode()).hexdigest()}"
     return name.replace(".", "%2E", 1) if name.startswith(".") else f"%{name}" if name in _RESERVED else name
 
 
 def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None, rows: int) -> int:
-    """Write ids after the committed ones and return where they end; rows without one have null."""
+    """Write ids after the committed ones and return where they end; rows without an id get null."""
     committed: int = document.get("id_bytes", 0)
     if ids is None and not committed:
         return 0
     lines: list[str | None] = [] if committed else [None] * document["rows"]
-    lines += [None] * (rows - document["rows"]) if ids is None else [str(one) for one in ids]
-    data = "".join(f"{json.dumps(one)}\n" for one in lines).encode()
+    lines += [None] * (rows - document["rows"]) if ids is None else [str(id_) for id_ in ids]
+    data = "".join(f"{json.dumps(id_)}\n" for id_ in lines).encode()
     with os.fdopen(open_plain(folder / IDS_FILE, os.O_RDWR | os.O_CREAT), "r+b") as file:
         file.seek(committed)
         file.write(data)
@@ -244,7 +246,7 @@ def _write_ids(folder: Path, document: dict[str, Any], ids: Sequence[str] | None
 
 
 def _has_texts(folder: Path, document: dict[str, Any]) -> bool:
-    """Whether a view's committed rows have keys of texts; a file of them may also be what a crash has left."""
+    """Return True if the committed rows have keys of texts. The file does not prove it: a crash may have left it."""
     if "texts" in document:
         return bool(document["texts"])
     with reading(folder):
@@ -255,13 +257,13 @@ def _column(folder: Path, name: str) -> Column:
     return Column(folder / f"{name}.npy", np.dtype(np.uint8), (KEY_BYTES,))
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / VIEW_FILE
     check_folder(folder.parent, folder)
     try:
         document = parsed_json(read_plain(path))
         kinds = {"rows": int, "created": int, "batches": list}
-        if document["version"] != VERSION or not all(type(document[name]) is kind for name, kind in kinds.items()):
+        if document["version"] != VERSION or not all(type(document[name]) is type_ for name, type_ in kinds.items()):
             msg = f"version {quoted(document['version'])}"
             raise ValueError(msg)
         sizes = (document["rows"], document.get("id_bytes", 0))
@@ -271,7 +273,7 @@ def _read(folder: Path) -> dict[str, Any]:
         view = View(**document["view"])
         texts: tuple[object, ...] = (view.task, view.namespace, view.model, view.revision, view.subset, view.split)
         texts += () if view.role is None else (view.role,)
-        if not all(isinstance(one, str) for one in texts) or not NAMESPACE_ID.fullmatch(view.namespace):
+        if not all(isinstance(text, str) for text in texts) or not NAMESPACE_ID.fullmatch(view.namespace):
             msg = f"a view of namespace {quoted(view.namespace)}"
             raise ValueError(msg)
         if view.id != folder.name:

@@ -24,7 +24,8 @@ from cas_cache.models.attributes import attributes_of
 from cas_cache.models.encoders import describe_part, is_part
 from cas_cache.models.functions import captured, is_installed, without_counters
 from cas_cache.models.names import class_name, is_library, top_package
-from cas_cache.models.parts import foreign_methods, is_module, is_of_torch, walk
+from cas_cache.models.parts import is_module, is_of_torch, walk
+from cas_cache.models.patches import foreign_methods
 from cas_cache.models.value_text import CONTAINERS, MAPPINGS, code_hash, item_text, text_of
 from cas_cache.models.values import hashed
 

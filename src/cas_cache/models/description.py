@@ -16,6 +16,7 @@ from cas_cache.models.hooks import global_hooks, offloaded
 from cas_cache.models.modules import ModuleReader
 from cas_cache.models.names import class_name
 from cas_cache.models.parts import is_module, unwrapped
+from cas_cache.models.patches import foreign_functions
 from cas_cache.models.tensors import is_simple, sample_step, sample_view, tensor_parts, update
 from cas_cache.models.values import canonical, hashed
 
@@ -77,6 +78,8 @@ def read(model: Any) -> tuple[dict[str, Any], Tensors]:
         raise TypeError(f"{class_name(type(model))} is not a torch module. Pass the module that holds the weights.")
     reader = ModuleReader()
     document = {"model": reader.describe(model, "model"), **global_hooks(reader.code)}
+    for name, function in foreign_functions("torch.nn.functional").items():
+        document[f"patched torch.nn.functional.{name}"] = reader.code.callable(function, f"torch.nn.functional.{name}")
     return document, reader.tensors
 
 
@@ -106,12 +109,24 @@ class _Sample:
     """Views of some values of every tensor, kept to hash the sample again.
 
     NumPy views of them see every later change to the values, so a second sample takes microseconds. Tensors that were
-    moved, replaced or resized have another address.
+    moved, replaced, resized or transposed have another layout.
     """
 
-    def __init__(self, tensors: Tensors, addresses: list[tuple[int, int]]) -> None:
-        self.addresses = addresses
+    def __init__(self, tensors: Tensors) -> None:
         self._places = [_place(*entry) for entry in tensors]
+        self._layouts = [None if view is None else _layout(entry[1]) for _, view, entry in self._places]
+
+    def is_of(self, tensors: Tensors) -> bool:
+        """Return True if these are the tensors of the sample, as they were laid out in memory."""
+        return len(tensors) == len(self._places) and all(
+            tensor is entry[1]
+            and path == entry[0]
+            and module is entry[2]
+            and (view is None or _layout(tensor) == layout)
+            for (path, tensor, module), (_, view, entry), layout in zip(
+                tensors, self._places, self._layouts, strict=True
+            )
+        )
 
     def digest(self) -> str:
         digest = hashlib.sha256()
@@ -124,6 +139,10 @@ class _Sample:
             for part in tensor_parts(in_memory(tensor, path, module), path):
                 update(digest, part, path, step=1 if isinstance(part, str) else sample_step(part))
         return digest.hexdigest()[:SAMPLE_HEX]
+
+
+def _layout(tensor: Any) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _place(path: str, tensor: Any, module: Any) -> tuple[bytes, Any, tuple[str, Any, Any]]:
@@ -143,8 +162,7 @@ def _sample(model: Any, tensors: Tensors) -> str:
     """Return a hash over name, dtype, shape and some values of every tensor."""
     if not tensors:
         return ""
-    addresses = [(id(tensor), tensor.data_ptr() if is_simple(tensor) else 0) for _, tensor, _ in tensors]
     known = _samples.get(model)
-    if known is None or known.addresses != addresses:
-        known = _samples[model] = _Sample(tensors, addresses)
+    if known is None or not known.is_of(tensors):
+        known = _samples[model] = _Sample(tensors)
     return known.digest()

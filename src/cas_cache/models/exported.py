@@ -24,8 +24,12 @@ def is_exported(value: Any) -> bool:
     """Return True for a model of ONNX Runtime, OpenVINO or optimum; a subclass of one included."""
     if isinstance(value, type):
         return False
-    packages = {top_package(cls.__module__) for cls in type(value).__mro__}
-    return bool(packages & ENGINES) and (_session(value) is not None or _graph(value) is not None)
+    return _is_of_engine(type(value).__mro__) and (_session(value) is not None or _graph(value) is not None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_of_engine(classes: tuple[type, ...]) -> bool:
+    return any(top_package(cls.__module__) in ENGINES for cls in classes)
 
 
 def describe_exported(model: Any, where: str, code: CodeReader) -> Any:
@@ -99,13 +103,16 @@ def _hash_of_bytes(path: str, _changed: int, _size: int, _inode: int) -> str:
 
 
 def _hash_of_graph(graph: Any) -> str:
-    """SHA-256 over the operations of an OpenVINO graph and the values of its constants."""
+    """SHA-256 over the operations of an OpenVINO graph: their settings, inputs, and the values of constants."""
     digest = hashlib.sha256()
+    positions: dict[str, int] = {}
     for operation in graph.get_ordered_ops():
         kind = operation.get_type_name()
-        digest.update(
-            f"{kind}\0{operation.output(0).get_partial_shape() if operation.get_output_size() else ''}\0".encode()
-        )
+        positions[operation.get_name()] = len(positions)
+        sources = [value.get_source_output() for value in operation.inputs()]
+        inputs = [(positions.get(source.get_node().get_name()), source.get_index()) for source in sources]
+        shape = operation.output(0).get_partial_shape() if operation.get_output_size() else ""
+        digest.update(f"{kind}\0{shape}\0{sorted(operation.get_attributes().items())}\0{inputs}\0".encode())
         if kind == "Constant":
             digest.update(operation.get_data().tobytes())
     return digest.hexdigest()

@@ -19,7 +19,6 @@ from cas_cache.models.names import class_name, is_library
 from cas_cache.models.parts import (
     SAMPLED_NAMES,
     adapters_of,
-    foreign_methods,
     is_computed,
     is_function,
     is_module,
@@ -30,7 +29,8 @@ from cas_cache.models.parts import (
     unwrapped,
     walk,
 )
-from cas_cache.models.skeleton import scalars_of, skeleton_of
+from cas_cache.models.patches import foreign_functions, foreign_methods
+from cas_cache.models.skeleton import Skeleton, StandardParts, scalars_of, skeleton_of
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import SCALARS, VOLATILE, named_by_user, plain_value
 
@@ -52,6 +52,8 @@ INERT = frozenset({bool, int, float, str, type(None), dict, OrderedDict, set, li
 
 MISSING = object()
 
+_standard = StandardParts()
+
 
 class ModuleReader:
     """Describe torch modules, and collect their tensors on the way.
@@ -68,6 +70,8 @@ class ModuleReader:
         self._paths: dict[int, str] = {}
         self._own: dict[type, Any] = {}
         self._patches: dict[type, dict[str, Any]] = {}
+        self._replaced: dict[type, dict[str, Any]] = {}
+        self._functions: dict[str, dict[str, Any]] = {}
 
     def describe(self, module: Any, path: str) -> Any:
         """Return plain JSON for a module and all that it holds.
@@ -89,14 +93,15 @@ class ModuleReader:
             return stated
         described: dict[str, Any] = {"class": self._class(module, path)}
         described.update(self._behaviour(module, path))
-        if st.config_of(module) is None and hasattr(getattr(module, "config", None), "to_diff_dict"):
+        settings = st.config_of(module)
+        if settings is None and hasattr(getattr(module, "config", None), "to_diff_dict"):
             described["config"] = describe_config(module.config, f"{path}.config", self.code.value)
             self._check_attention(module, described, path)
             skeleton = skeleton_of(module) if hasattr(module, "init_weights") else None
             if skeleton is not None:
                 differences = self._differences(module, skeleton, path)
                 return {**described, **({"differences": differences} if differences else {})}
-        described.update(self._held(module, path))
+        described.update(self._held(module, path, settings))
         return described
 
     def _class(self, module: Any, path: str) -> Any:
@@ -123,24 +128,31 @@ class ModuleReader:
     def _patched(self, cls: type, path: str) -> dict[str, Any]:
         """Methods of a library's class that other code has replaced."""
         if cls not in self._patches:
-            methods = {name: method for part in reversed(cls.__mro__) for name, method in foreign_methods(part).items()}
+            methods = {name: method for part in reversed(cls.__mro__) for name, method in self._foreign(part).items()}
             self._patches[cls] = {
                 f"patched {name}": self.code.callable(method, f"{path} ({cls.__qualname__}.{name})")
                 for name, method in methods.items()
             }
         return self._patches[cls]
 
-    def _held(self, module: Any, path: str) -> dict[str, Any]:
+    def _foreign(self, cls: type) -> dict[str, Any]:
+        if cls not in self._replaced:
+            module = cls.__module__
+            if module not in self._functions:
+                self._functions[module] = foreign_functions(module) if is_library(cls) else {}
+            self._replaced[cls] = foreign_methods(cls) | self._functions[module]
+        return self._replaced[cls]
+
+    def _held(self, module: Any, path: str, config: dict[str, Any] | None) -> dict[str, Any]:
         """Configuration, attributes, tokenizers and children of a module that is not compared with a skeleton."""
         described: dict[str, Any] = {}
-        config = st.config_of(module)
         library = is_library(type(module))
         if config is not None:
             described["config"] = plain_value(config, path, self.code.value)
             described["functions"] = {
                 name: self.code.callable(value, f"{path}.{name}")
                 for name, value in sorted(vars(module).items())
-                if name[0] != "_" and is_function(value) and not is_override(module, name, value)
+                if name[0] != "_" and _is_own_function(module, name, value)
             }
         elif library:
             attributes = scalars_of(module, NOT_COMPUTED)
@@ -176,37 +188,46 @@ class ModuleReader:
             and not is_override(module, name, value)
         }
 
-    def _differences(self, model: Any, skeleton: Any, path: str) -> dict[str, Any]:
-        expected = dict(walk(skeleton))
+    def _differences(self, model: Any, skeleton: Skeleton, path: str) -> dict[str, Any]:
+        expected = dict(skeleton)
         self._config = model.config
         found: dict[str, Any] = {}
         code: dict[str, Any] = {}
         for name, part in walk(model):
-            place = f"{path}.{name}" if name else path
             standard = expected.pop(name, None)
-            if id(part) in self._paths and name:
+            if name and id(part) in self._paths:
                 continue
+            place = f"{path}.{name}" if name else path
             if name:
                 self._paths[id(part)] = place
                 self._collect(part, place)
-            described = self._behaviour(part, place) if name else {}
-            if not is_library(type(part)) and name:
-                code[class_name(type(part))] = self._class(part, place)
-            if standard is None or type(part) is not type(standard):
-                described["class"] = self._class(part, place)
-                own = not is_library(type(part))
-                described["attributes"] = self._attributes(part, place) if own else scalars_of(part, NOT_COMPUTED)
-            else:
-                described.update(self._changed(part, standard, place, top=not name))
-            described.update(self._buffers(part, standard, place))
+                if (part, standard) in _standard and not self._patched(type(part), place):
+                    continue
+                if not is_library(type(part)):
+                    code[class_name(type(part))] = self._class(part, place)
+            described = self._difference(part, standard, place, top=not name)
             if described:
                 found[name or "model"] = described
+            elif name and is_library(type(part)):
+                _standard.remember(part, standard, self._config)
         if code:
             found["code"] = code
         absent = sorted(name for name in expected if name.rpartition(".")[0] not in expected or "." not in name)
         if absent:
             found["absent"] = absent
         return found
+
+    def _difference(self, part: Any, standard: Any, place: str, *, top: bool) -> dict[str, Any]:
+        """Describe what of one module is not as the library builds it."""
+        described = {} if top else self._behaviour(part, place)
+        if standard is None or type(part) is not type(standard):
+            described["class"] = self._class(part, place)
+            own = not is_library(type(part))
+            described["attributes"] = self._attributes(part, place) if own else scalars_of(part, NOT_COMPUTED)
+        else:
+            described.update(self._changed(part, standard, place, top=top))
+        described.update(self._buffers(part, standard, place))
+        return described
 
     def _changed(self, part: Any, standard: Any, place: str, *, top: bool) -> dict[str, Any]:
         """Attributes and functions that are not as the library sets them, and another configuration."""
@@ -219,7 +240,7 @@ class ModuleReader:
             if type(value) in SCALARS or type(value) in (tuple, list):
                 if value != was and not VOLATILE.search(name):
                     described[name] = plain_value(value, f"{place}.{name}", self.code.value)
-            elif is_function(value) and not is_override(part, name, value) and not self._alike(value, was, place):
+            elif _is_own_function(part, name, value) and not self._alike(value, was, place):
                 described[name] = self.code.callable(value, f"{place}.{name}")
         config = vars(part).get("config")
         if not top and hasattr(config, "to_diff_dict") and config is not self._config:
@@ -268,11 +289,18 @@ class ModuleReader:
     def _reference(self, value: Any, where: str) -> Any:
         if is_module(value):
             return self.describe(value, where)
+        if is_exported(value):
+            return describe_exported(value, where, self.code)
         if is_tokenizer(value):
             return describe_tokenizer(value, where, self.code)
         if hasattr(value, "to_diff_dict"):
             return describe_config(value, where, self.code.value)
         return None
+
+
+def _is_own_function(module: Any, name: str, value: Any) -> bool:
+    """Return True for a function that a module holds, such as an activation; not for a replaced method or a model."""
+    return is_function(value) and not is_override(module, name, value) and not is_exported(value)
 
 
 def _holds(module: Any) -> bool:

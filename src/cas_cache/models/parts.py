@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-import types
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.models.names import is_library
 from cas_cache.models.tensors import is_tensor
 from cas_cache.models.tokenizers import is_tokenizer
 from cas_cache.models.values import SCALARS
@@ -59,23 +57,6 @@ def own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
     for name, value in module._buffers.items():  # noqa: SLF001
         if value is not None and name not in unsaved:
             yield name, value
-
-
-_methods: dict[type, tuple[tuple[int, ...], dict[str, Any]]] = {}
-
-
-def foreign_methods(cls: type) -> dict[str, Any]:
-    """Return methods of a library's class that no library defined; cached until the class changes."""
-    members = vars(cls)
-    seen = tuple(map(id, members.values()))
-    known = _methods.get(cls)
-    if known is None or known[0] != seen:
-        library = is_library(cls)
-        found = {
-            n: m for n, m in members.items() if library and isinstance(m, types.FunctionType) and not is_library(m)
-        }
-        known = _methods[cls] = (seen, found)
-    return known[1]
 
 
 def walk(module: Any) -> list[tuple[str, Any]]:

@@ -6,10 +6,14 @@ all of them for an unchanged checkpoint.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cas_cache.models.names import class_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RENAMED = {
     "word_embedding_dimension": "embedding_dimension",
@@ -46,7 +50,7 @@ EXTRA = {"BoW": ("weights",)}
 
 def is_model(module: Any) -> bool:
     """Return True for a `SentenceTransformer`, or another model of that library that runs modules in order."""
-    return any(class_name(cls) == "sentence_transformers:SentenceTransformer" for cls in type(module).__mro__)
+    return _extends(type(module).__mro__, "SentenceTransformer")
 
 
 def config_of(module: Any) -> dict[str, Any] | None:
@@ -75,7 +79,12 @@ def child_name(module: Any, name: str) -> str:
 
 
 def _is_transformer(module: Any) -> bool:
-    return any(class_name(cls) == "sentence_transformers:Transformer" for cls in type(module).__mro__)
+    return _extends(type(module).__mro__, "Transformer")
+
+
+@functools.lru_cache(maxsize=1024)
+def _extends(classes: tuple[type, ...], name: str) -> bool:
+    return any(class_name(cls) == f"sentence_transformers:{name}" for cls in classes)
 
 
 def _stated(module: Any) -> dict[str, Any]:
@@ -90,10 +99,15 @@ def _stated(module: Any) -> dict[str, Any]:
     return stated
 
 
-def _defaults_of(cls: type) -> dict[str, Any]:
-    parameters = {RENAMED.get(n, n): p.default for n, p in inspect.signature(cls).parameters.items()}
-    given = {name: value for name, value in parameters.items() if value is not inspect.Parameter.empty}
+def _defaults_of(cls: Any) -> dict[str, Any]:
+    given = _defaults_of_arguments(cls.__init__)
     defaults = {"module_input_name": "sentence_embedding", "use_residual": False, "include_prompt": True, **given}
     if cls.__name__ == "Pooling":
         defaults["pooling_mode"] = None  # always in it: releases have had other defaults
     return {**defaults, **(TRANSFORMER_DEFAULTS if cls.__name__ == "Transformer" else {})}
+
+
+@functools.lru_cache(maxsize=64)
+def _defaults_of_arguments(constructor: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(constructor).parameters.items()
+    return {RENAMED.get(n, n): p.default for n, p in parameters if p.default is not inspect.Parameter.empty}

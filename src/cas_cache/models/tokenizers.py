@@ -6,11 +6,14 @@ transformers for a fast tokenizer is not in it: releases build the same tokenize
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.models.names import class_name, is_library
+from cas_cache.models.patches import foreign_methods
 from cas_cache.models.values import canonical, hashed, named_by_user, plain_value, shortened
 
 if TYPE_CHECKING:
@@ -38,16 +41,22 @@ VOLATILE = frozenset(
 )  # fmt: skip
 """Attributes of slow tokenizers and of processors that are the machine's, the call's, or memory of former calls."""
 
-_vocabularies: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+_vocabularies: weakref.WeakKeyDictionary[Any, tuple[Any, str, Any]] = weakref.WeakKeyDictionary()
+"""By tokenizer: what was seen of its vocabulary, the hash, and the model, which keeps its place in memory."""
 
 
 def is_tokenizer(value: Any) -> bool:
     """Return True for the tokenizers and processors of transformers, tokenizers and sentence-transformers."""
-    names = {cls.__name__ for cls in type(value).__mro__}
+    return _is_of_tokenizers(type(value).__mro__) and not hasattr(value, "forward")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_of_tokenizers(classes: tuple[type, ...]) -> bool:
+    names = {cls.__name__ for cls in classes}
     return bool(
         names & {"Tokenizer", "PreTrainedTokenizerBase", "ProcessorMixin", "ImageProcessingMixin",
                  "FeatureExtractionMixin", "WordTokenizer", "BaseVideoProcessor", "PushToHubMixin"}
-    ) and not hasattr(value, "forward")  # fmt: skip
+    )  # fmt: skip
 
 
 def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
@@ -62,6 +71,9 @@ def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
     if not is_library(type(tokenizer)):
         described["class"] = code.own_class(type(tokenizer), where)
     described.update(_replaced(tokenizer, where, code))
+    for cls in reversed(type(tokenizer).__mro__):
+        for name, method in foreign_methods(cls).items():
+            described[f"patched {name}"] = code.callable(method, f"{where} ({cls.__qualname__}.{name})")
     backend = _backend(tokenizer)
     if backend is not None:
         return {**described, **_settings(tokenizer), **_fast(tokenizer, backend)}
@@ -142,23 +154,40 @@ def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
     """Return a hash of the model of a fast tokenizer: its vocabulary, merges and settings.
 
     Reading it takes 5 ms for 30,000 tokens, so it is kept until something that can be seen cheaply has changed: the
-    number of tokens, some of them, a setting.
+    model itself, the number of tokens, some of them, a setting.
     """
     model = backend.model
     size = backend.get_vocab_size(with_added_tokens=True)
     sampled = tuple(backend.id_to_token(number) for number in range(0, size, max(1, size // 64)))
     names = ("dropout", "unk_token", "unk_id", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
              "byte_fallback", "ignore_merges", "max_input_chars_per_word")  # fmt: skip
-    seen = (type(model), size, sampled, added, tuple(repr(getattr(model, name, None)) for name in names))
+    seen = (
+        type(model),
+        _place_of(model),
+        size,
+        sampled,
+        added,
+        tuple(repr(getattr(model, name, None)) for name in names),
+    )
     remembered = type(tokenizer).__weakrefoffset__ > 0  # not of the Rust class itself before tokenizers 0.23
     known = _vocabularies.get(tokenizer) if remembered else None
     if known is None or known[0] != seen:
         head, _, tail = model.__getstate__().decode().partition(',"vocab":')
         settings = _less_defaults(json.loads(head + "}"))
-        known = (seen, hashed(canonical(settings) + tail))
+        known = (seen, hashed(canonical(settings) + tail), model)
         if remembered:
             _vocabularies[tokenizer] = known
     return known[1]
+
+
+def _place_of(model: Any) -> bytes:
+    """Return where in memory the model of a Rust tokenizer is: each access to it makes a new Python object around it.
+
+    The bytes are those of the Python object, which holds a pointer. If a release kept something else in its objects,
+    two models would be told apart by the other signs alone, or the vocabulary would be read each time.
+    """
+    head = object.__basicsize__
+    return ctypes.string_at(id(model) + head, type(model).__basicsize__ - head)
 
 
 def _parts(tokenizer: Any) -> dict[str, Any]:

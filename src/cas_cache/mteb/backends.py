@@ -22,9 +22,9 @@ from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
     IdentityError,
+    InvalidEncoderOutput,
     MirrorWriteError,
     MissingDependency,
-    WrongAnswer,
 )
 from cas_cache.identity import Batch, EncoderSpec, keys_of_rows
 from cas_cache.mirror.index import ABSENT
@@ -96,7 +96,7 @@ class MirrorCache:
             vectors: (n, d), or (d,) for one item. NaN and infinite ones are left out, with a `DataWarning`.
 
         Raises:
-            WrongAnswer: If it is not one vector for each item.
+            InvalidEncoderOutput: If it is not one vector for each item.
             ShapeMismatch: If dtype or length are not those of the vectors that are there.
             MirrorWriteError: If the disk is full or refuses.
         """
@@ -104,7 +104,7 @@ class MirrorCache:
         if array.ndim == 1 and len(items) == 1:
             array = array[np.newaxis]
         if array.ndim != 2:
-            raise WrongAnswer(
+            raise InvalidEncoderOutput(
                 f"Vectors of shape {array.shape} came for {len(items)} items; expected ({len(items)}, d). Nothing of "
                 "them was stored. Models with several vectors an item cannot be cached: evaluate them as they are."
             )
@@ -245,7 +245,7 @@ class FaissCache(MirrorCache):
             raise DamagedMirror(
                 f"FAISS's index of {self.spec.model} (namespace {self.spec.namespace}) gives other vectors than the "
                 f"mirror for {int(wrong.sum())} of {len(keys)} items. Nothing of it was served. Open the cache again, "
-                "which makes the index anew; if that does not help, use MirrorCache and report this."
+                "which rebuilds the index; if that does not help, use MirrorCache and report this."
             )
         return answer
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, IdentityError
 from cas_cache.identity import EncoderSpec
-from cas_cache.mteb import classification, internals
+from cas_cache.mteb import classification, compat
 from cas_cache.mteb.arguments import plain
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
-from cas_cache.mteb.folders import Folder, folder_of
+from cas_cache.mteb.cache_paths import Folder, folder_of
 from cas_cache.mteb.specs import (
     CONTENT_FIELDS,
     MEDIA_SETTINGS,
@@ -76,7 +76,7 @@ def backend(
         >>> shared = backend(model, remote="s3://team/emb")  # doctest: +SKIP
         >>> cached = CachedEmbeddingWrapper(model, "cache", cache_backend=shared)  # doctest: +SKIP
     """
-    internals.require_mteb()
+    compat.require_mteb()
     given: object = cls
     if not (isinstance(given, type) and issubclass(given, MirrorCache)):
         raise ConfigurationError(
@@ -84,7 +84,7 @@ def backend(
         )
     if issubclass(cls, FaissCache):
         require_faiss()
-    encoder = internals.as_encoder(model)
+    encoder = compat.as_encoder(model)
     reason = classification.reason_not_to_cache(encoder)
     if reason is not None:
         raise IdentityError(f"{type(encoder).__name__} cannot be cached: {reason}. Evaluate it as it is.")
@@ -110,7 +110,7 @@ class Backend:
         self._identity = identity
         self._encode_kwargs = dict(encode_kwargs)
         self._params()  # what cannot be written down is refused now
-        self._experiments = internals.experiments_of(model)
+        self._experiments = compat.experiments_of(model)
         self._class = cls
         self._options = options
         self._caches: dict[Path, EmbeddingCache] = {}
@@ -160,7 +160,7 @@ class Backend:
     def spec(self, folder: Folder) -> EncoderSpec:
         """Return the identity of a folder's vectors; never that of our own wrapper's."""
         precision = self._experiments[folder.experiment]
-        if precision in internals.CALIBRATED and hasattr(getattr(self._model, "model", None), "encode"):
+        if precision in compat.CALIBRATED and hasattr(getattr(self._model, "model", None), "encode"):
             raise IdentityError(
                 f"precision={precision!r} of {type(self._model).__name__} depends on the texts that are encoded "
                 "together. Evaluate without the cache, or with cas_cache.mteb.CachedEmbeddingWrapper."
@@ -186,7 +186,7 @@ class Backend:
         }  # the folder says it
         common = common_params(model, kwargs, vouched=vouched)
         common.update(experiment_params(model, whole=False, vouched=vouched))
-        settings = plain(internals.settings_of_any(model, vouched=vouched), "settings")
+        settings = plain(compat.settings_of_any(model, vouched=vouched), "settings")
         media = {name: value for name in MEDIA_SETTINGS if (value := getattr(model, name, None)) is not None}
         # How rows are prepared, and a task's own prompt, are that version's.
         return {**common, **settings, **media, "via": VIA, "mteb": mteb.__version__}

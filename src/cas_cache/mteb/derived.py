@@ -2,8 +2,8 @@
 
 sentence-transformers truncates, then normalises, then quantizes what its modules computed. So the namespace holds what
 the modules computed, and a call's answer is made from it by the same three steps, in the same order and dtype. Where
-that would not be the model's answer (see `steps.truncates_last` and `steps.computes_in_float32`), size and
-normalisation stay part of the identity, and the model does it.
+that would not be the model's answer (see `st_postprocess.truncates_last` and
+`st_postprocess.computes_in_float32`), size and normalisation stay part of the identity, and the model does it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import IdentityError
-from cas_cache.mteb import classification, internals, loaders, steps
+from cas_cache.mteb import classification, compat, dataset_adapter, st_postprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ class Derivation:
     @property
     def calibrated(self) -> bool:
         """Whether the answer depends on ranges."""
-        return self.precision in internals.CALIBRATED
+        return self.precision in compat.CALIBRATED
 
     @property
     def whole(self) -> bool:
@@ -103,10 +103,10 @@ class Derivation:
                     f"The model has float32 weights and answers in {vectors.dtype}, so how it would normalise cannot "
                     "be told. Leave normalize_embeddings out, or evaluate without the cache."
                 )
-            vectors = steps.normalized(vectors)
+            vectors = st_postprocess.normalized(vectors)
         if self.precision is not None:
             by = ranges(vectors) if ranges is not None and self.calibrated else None
-            vectors = steps.quantized(vectors, self.precision, by)
+            vectors = st_postprocess.quantized(vectors, self.precision, by)
         return vectors.astype(np.float32) if self.widened else vectors
 
 
@@ -129,9 +129,9 @@ def derivation_of(
     if not (widens or classification.is_instruct_wrapper(model)):
         return Derivation()
     precision = encode_kwargs.get("precision")
-    if precision not in internals.QUANTIZED:
+    if precision not in compat.QUANTIZED:
         precision = None
-    if by_call and precision in internals.CALIBRATED and any(field in columns for field in loaders.LAZY_FIELDS):
+    if by_call and precision in compat.CALIBRATED and any(field in columns for field in dataset_adapter.LAZY_FIELDS):
         raise IdentityError(
             f"precision={precision!r} of images, audio or video depends on the batches they come in. Evaluate without "
             "the cache, without precision, or with calibration='stored'."
@@ -150,7 +150,7 @@ def _size(model: Any, encode_kwargs: Mapping[str, Any]) -> tuple[bool, int | Non
     normalize = encode_kwargs.get("normalize_embeddings", False)
     plain = (size is None or (type(size) is int and size > 0)) and isinstance(normalize, bool)
     whole = encode_kwargs.get("output_value", "sentence_embedding") == "sentence_embedding"
-    if not (plain and whole and steps.truncates_last(model)):
+    if not (plain and whole and st_postprocess.truncates_last(model)):
         return False, None, False
     # Truncation comes first: vectors that the encoder normalised cannot be truncated here.
-    return not normalize or steps.computes_in_float32(model), size, normalize
+    return not normalize or st_postprocess.computes_in_float32(model), size, normalize

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cas_cache.errors import IdentityError
 from cas_cache.identity import EncoderSpec
 from cas_cache.models.names import class_name
-from cas_cache.mteb import classification, internals, loaders
+from cas_cache.mteb import classification, compat, dataset_adapter
 from cas_cache.mteb.arguments import plain, plain_arguments
 from cas_cache.mteb.derived import derivation_of
 
@@ -75,7 +75,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
     if known_prompt is None:
         params.update(experiment_params(model, whole=derivation.whole, vouched=vouched))
         _check_uncalibrated(model, kwargs)
-        settings = internals.settings_of_unknown(model, task_metadata, prompt_type, vouched=vouched)
+        settings = compat.settings_of_unknown(model, task_metadata, prompt_type, vouched=vouched)
         params.update(plain(settings, "settings"))
         dimension = getattr(getattr(model, "mteb_model_meta", None), "embed_dim", None)
         if isinstance(dimension, int):
@@ -93,7 +93,7 @@ def spec_of(  # noqa: PLR0913 - the arguments of mteb's encode
             },
             fields=tuple(field for field in CONTENT_FIELDS if field in columns) or ("text",),
         )
-    params.update(internals.settings_of_sentence_transformer(model.model))
+    params.update(compat.settings_of_sentence_transformer(model.model))
     if derivation.whole:
         params["truncate_dim"] = None  # whatever the attribute says, the argument overrules it
     if kwargs.get("convert_to_tensor") and params["dtype"] != "float32":
@@ -116,7 +116,7 @@ def _fields_of_known(model: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
         IdentityError: If it hands over none of them.
     """
     present = tuple(field for field in MODALITIES if field in columns)
-    if not any(field in loaders.LAZY_FIELDS for field in present):
+    if not any(field in dataset_adapter.LAZY_FIELDS for field in present):
         return ("text",)
     if classification.is_sentence_transformer_wrapper(model):
         # With images, audio or video it drops what its metadata does not name.
@@ -137,7 +137,7 @@ def identity_of(model: Any, model_id: str | None, revision: str | None) -> tuple
 
 def _check_uncalibrated(model: Any, encode_kwargs: Mapping[str, Any]) -> None:
     """Refuse to store what a model of sentence-transformers, in a class that is not known, quantizes by the call."""
-    if encode_kwargs.get("precision") in internals.CALIBRATED and hasattr(getattr(model, "model", None), "encode"):
+    if encode_kwargs.get("precision") in compat.CALIBRATED and hasattr(getattr(model, "model", None), "encode"):
         raise IdentityError(
             f"precision={encode_kwargs['precision']!r} of {type(model).__name__} depends on the texts that are encoded "
             "together. Evaluate without the cache, or wrap the cache: CompressionWrapper(CachedEmbeddingWrapper(...))."
@@ -147,9 +147,9 @@ def _check_uncalibrated(model: Any, encode_kwargs: Mapping[str, Any]) -> None:
 def _known_prompt(model: Any, task_metadata: Any, prompt_type: Any, name: str | None) -> str | None:
     """The effective prompt text of the two known classes, None for any other."""
     if classification.is_sentence_transformer_wrapper(model):
-        return internals.prompt_of_sentence_transformer(model, task_metadata, prompt_type, name)
+        return compat.prompt_of_sentence_transformer(model, task_metadata, prompt_type, name)
     if classification.is_instruct_wrapper(model):
-        return internals.prompt_of_instruct(model, task_metadata, prompt_type, name)
+        return compat.prompt_of_instruct(model, task_metadata, prompt_type, name)
     return None
 
 
@@ -165,7 +165,7 @@ def check_describable(model: Any, model_id: str | None, revision: str | None) ->
     EncoderSpec(model=name, revision=pinned, params=common_params(model, {}, vouched=vouched))
     if not classification.is_known(model):
         experiment_params(model, whole=False, vouched=vouched)
-        internals.arguments_of_loader(model, vouched=vouched)
+        compat.arguments_of_loader(model, vouched=vouched)
 
 
 def experiment_params(model: Any, *, whole: bool, vouched: bool) -> dict[str, Any]:

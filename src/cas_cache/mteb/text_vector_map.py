@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch, WrongAnswer
+from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, MirrorError, ShapeMismatch
 from cas_cache.identity import EncoderSpec, canonical_json, first_of_each, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View, keys_in, views_in
 from cas_cache.mirror.index import ABSENT
@@ -165,7 +165,7 @@ class TextVectorMap:
         Raises:
             ConfigurationError: If the folder does not say whose vector this is.
             ShapeMismatch: If its dimension or dtype is not that of the others. The map is as it was.
-            WrongAnswer: If it is not one vector of finite numbers.
+            InvalidEncoderOutput: If it is not one vector of finite numbers.
         """
         _, ns = self._target()
         row = self._checked(vector, ns)
@@ -179,10 +179,12 @@ class TextVectorMap:
         """Return a vector as it will be stored, if it can be stored beside the others."""
         array = as_array(vector)
         if array.ndim != 1:
-            raise WrongAnswer(f"add() takes one vector, (d,), and was given an array of shape {array.shape}.")
+            raise InvalidEncoderOutput(f"add() takes one vector, (d,), and was given an array of shape {array.shape}.")
         row: NDArray[Any] = storable(array[np.newaxis], 1)[0]
         if not finite_rows(row[np.newaxis]).all():
-            raise WrongAnswer("The vector holds NaN or an infinity, which is never stored. Leave this text out.")
+            raise InvalidEncoderOutput(
+                "The vector holds NaN or an infinity, which is never stored. Leave this text out."
+            )
         first = next(iter(self._added.values()), None)
         dtype, shape = (ns.dtype, ns.shape) if first is None else (first.dtype, first.shape)
         if dtype is not None and (row.dtype, row.shape) != (dtype, shape):

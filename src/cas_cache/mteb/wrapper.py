@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cas_cache import html
 from cas_cache.cache import EmbeddingCache
-from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, NotDense
+from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, UnsupportedEncoderOutput
 from cas_cache.mirror import View
-from cas_cache.mteb import classification, internals, loaders
+from cas_cache.mteb import classification, compat, dataset_adapter
+from cas_cache.mteb.backend_factory import Call, answers_of
+from cas_cache.mteb.calibration import stored_ranges
 from cas_cache.mteb.derived import derivation_of
-from cas_cache.mteb.foreign import Call, answers_of
-from cas_cache.mteb.ranges import stored_ranges
 from cas_cache.mteb.specs import check_describable, spec_of
-from cas_cache.progress import counting_if_slow, is_shown
+from cas_cache.progress import is_shown, progress_bar_if_slow
 from cas_cache.rows import as_array
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class CachedEmbeddingWrapper:
         cache_backend: Callable[[Path], Any] | None = None,
         **options: Any,
     ) -> None:
-        internals.require_mteb()
-        self._model = internals.as_encoder(model)
+        compat.require_mteb()
+        self._model = compat.as_encoder(model)
         self._model_id = model_id
         self._revision = revision
         self._meta: Any = None
@@ -195,7 +195,7 @@ class CachedEmbeddingWrapper:
                 "EmbeddingCache.encode, or pass create_dataloader(...) of mteb."
             )
         given = kwargs
-        columns = tuple(loaders.column_names(inputs.dataset))
+        columns = tuple(dataset_adapter.column_names(inputs.dataset))
         derivation = derivation_of(self._model, kwargs, columns, by_call=self._ranges is None)
         kwargs = derivation.encoder_kwargs(kwargs)
         spec = spec_of(
@@ -212,8 +212,8 @@ class CachedEmbeddingWrapper:
         progress = False if kwargs.get("show_progress_bar") is False else None
         self._quiet = progress is False
         shown = self.cache.progress if progress is None else progress
-        tell = counting_if_slow("look up", len(inputs.dataset), shown)
-        batch = loaders.batch_of_dataset(inputs.dataset, spec.fields, tell)
+        tell = progress_bar_if_slow("look up", len(inputs.dataset), shown)
+        batch = dataset_adapter.batch_of_dataset(inputs.dataset, spec.fields, tell)
         ranges = None
         if self._ranges is not None and derivation.calibrated and batch.size:
             directory = self.cache.mirror.directory
@@ -221,17 +221,21 @@ class CachedEmbeddingWrapper:
             ranges = partial(self._ranges.of, directory, spec, normalized=derivation.normalize)
 
         def encode(positions: NDArray[np.int64]) -> Any:
-            vectors = as_array(self._model.encode(loaders.rows_of_loader(inputs, positions), **context, **kwargs))
+            vectors = as_array(
+                self._model.encode(dataset_adapter.rows_of_loader(inputs, positions), **context, **kwargs)
+            )
             if vectors.ndim > 2:
                 # mteb's multi-vector models pad to the longest of a call: no function of an item.
-                raise NotDense(f"The encoder returned vectors of shape {vectors.shape[1:]} for each item.")
+                raise UnsupportedEncoderOutput(
+                    f"The encoder returned vectors of shape {vectors.shape[1:]} for each item."
+                )
             return vectors
 
-        appearance = partial(internals.appearance, self._model)
+        appearance = partial(compat.appearance, self._model)
         call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress, appearance)
         try:
             vectors = self._answers.encode_items(call, encode)
-        except NotDense as err:
+        except UnsupportedEncoderOutput as err:
             self._pass_on(str(err))
             return self._model.encode(inputs, **context, **given)
         if batch.size and self._answers.in_mirror:
@@ -300,10 +304,10 @@ class CachedEmbeddingWrapper:
         if spec.fields == ("text",):
             text_keys: NDArray[np.uint8] | None = batch.keys
         else:
-            has_text = "text" in loaders.column_names(dataset)
-            text_keys = loaders.batch_of_dataset(dataset, ("text",)).keys if has_text else None
+            has_text = "text" in dataset_adapter.column_names(dataset)
+            text_keys = dataset_adapter.batch_of_dataset(dataset, ("text",)).keys if has_text else None
         try:
-            self.cache.mirror.views.record(view, batch.keys, text_keys, loaders.ids_of_dataset(dataset))
+            self.cache.mirror.views.record(view, batch.keys, text_keys, dataset_adapter.ids_of_dataset(dataset))
         except MirrorWriteError as err:
             if not (isinstance(err.__cause__, OSError) and err.__cause__.errno in READ_ONLY):
                 raise

@@ -1,8 +1,8 @@
-"""What an answer of S3 always says: one that does not say it comes from somebody else, or is not whole.
+"""Check that an answer really comes from S3 and is complete.
 
-Adds to the SDK: it takes any answer with status 200 for success. A login page in answer to a PUT would be an
-acknowledgement of what was never written, and in answer to a listing an empty one; a page of a listing that names no
-next one although there is more would be its end.
+Adds to the SDK, which accepts any answer with status 200 as a success. A login page in answer to a PUT would confirm a
+write that never happened, and in answer to a listing it would be an empty listing. A page of a listing that does not
+name the next page, although there is one, would end the listing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def check_answers(session: Any) -> None:
-    """Let a session of botocore check what S3 answers.
+    """Make a session of botocore check the answers of S3.
 
-    What is not S3's raises botocore's `ResponseParserError`, as answers do that cannot be parsed: s3fs asks again.
+    A wrong answer raises botocore's `ResponseParserError`, like an answer that cannot be parsed, so that s3fs retries.
     """
     for operation, wrong in _WRONG.items():
         session.register(f"after-call.s3.{operation}", _checker(wrong))
@@ -28,34 +28,39 @@ def _checker(wrong: Any) -> Any:
             from botocore.parsers import ResponseParserError
 
             if (body := parsed.get("Body")) is not None:
-                body.close()  # nobody reads it, and its connection waits for that
+                body.close()  # it is not read, and its connection stays in use until it is closed
             raise ResponseParserError(problem)
 
     return check
 
 
-def _listing(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_listing(parsed: Mapping[str, Any], _response: Any) -> str:
     if "IsTruncated" not in parsed:
-        return "the answer to a listing is no listing"
+        return "the answer to a listing is not a listing"
     if parsed["IsTruncated"] and not parsed.get("NextContinuationToken"):
         return "a page of a listing says that there are more and does not name the next"
     return ""
 
 
-def _read(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_read(parsed: Mapping[str, Any], _response: Any) -> str:
     return "" if parsed.get("ETag") else "the answer to a read has no ETag"
 
 
-def _written(parsed: Mapping[str, Any], _response: Any) -> str:
+def _wrong_write(parsed: Mapping[str, Any], _response: Any) -> str:
     return "" if parsed.get("ETag") else "the answer to a write does not confirm it with an ETag"
 
 
-def _deleted(_parsed: Mapping[str, Any], response: Any) -> str:
-    # It has no body and few headers to know it by. Some servers (moto) declare HTML and send nothing, with status 204.
+def _wrong_delete(_parsed: Mapping[str, Any], response: Any) -> str:
+    # Such an answer has no body and few headers. Some servers (moto) declare HTML and send nothing, with status 204.
     is_html = "html" in str(response.headers.get("content-type", "")).lower()
     is_empty = response.status_code == 204 or str(response.headers.get("content-length", "")) == "0"
     return "the answer to a delete is a page" if is_html and not is_empty else ""
 
 
-_WRONG = {"ListObjectsV2": _listing, "GetObject": _read, "PutObject": _written, "DeleteObject": _deleted}
-"""By operation: given an answer, parsed and as it came, what is wrong with it, or nothing."""
+_WRONG = {
+    "ListObjectsV2": _wrong_listing,
+    "GetObject": _wrong_read,
+    "PutObject": _wrong_write,
+    "DeleteObject": _wrong_delete,
+}
+"""Checks by operation. Each takes a parsed and a raw answer, and returns a problem or an empty text."""

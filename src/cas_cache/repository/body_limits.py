@@ -1,6 +1,6 @@
-"""Objects that are too large for a server, or for a proxy before it: the error names both sizes.
+"""Objects that are too large for a server, or for a proxy in front of it: the error names both sizes.
 
-A limit is a refusal (413, EntityTooLarge) or, at many proxies, a connection that is closed in the middle of a body.
+A limit shows as a refusal (413, EntityTooLarge) or, with many proxies, as a connection closed in the middle of a body.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ CLOSED = {
     "ClientOSError",
     "ServerDisconnectedError",
 }
-"""How a connection ends that was closed while a body was being sent."""
+"""Errors of a connection that was closed while a body was being sent."""
 
 SUSPECT_BYTES = 1 << 20
-"""Proxies limit bodies to 1 MB (nginx, unless told otherwise) or more: smaller objects break off for other reasons."""
+"""Minimum size of an object for which a closed connection suggests a limit. Proxies limit bodies to 1 MB (the default
+of nginx) or more, so smaller objects fail for other reasons."""
 
 
 MAX_DIGITS = 18
-"""Of a size that a service names; Python refuses to read thousands."""
+"""Maximum number of digits of a size that a service names; Python refuses to parse thousands."""
 
 
 def put_object(storage: Storage, path: str, data: bytes | memoryview) -> None:
     """Write an object of a pack.
 
     Raises:
-        RemoteError: If the storage is away or refuses. If the size may be the reason, the error names it.
+        RemoteError: If the storage is unreachable or refuses the write. If the size may be the reason, the error names
+            it.
     """
     try:
         storage.put(path, data)
@@ -53,14 +55,15 @@ def put_object(storage: Storage, path: str, data: bytes | memoryview) -> None:
 
 
 def _hint(err: BaseException, count: int) -> str:
-    """Return what to say about the size of an object, or nothing if it is not the reason."""
+    """Return a hint about the size of an object; empty if the size is not the reason."""
     codes = codes_of(err)
     if codes & TOO_LARGE or HTTP_TOO_LARGE in _statuses(err):
         limit = _limit(err)
-        told = f"the limit is {limit}" if limit else "it does not tell its limit"
-        what = f"The object has {_shown(count)}, more than the server or a proxy before it takes; {told}."
+        limit_text = f"the limit is {limit}" if limit else "it does not tell its limit"
+        what = f"The object has {_size_of(count)}, more than the server or a proxy before it takes; {limit_text}."
     elif codes & CLOSED and count >= SUSPECT_BYTES:
-        what = f"The connection was closed while {_shown(count)} were sent; it may be a limit of the server or a proxy."
+        sent = _size_of(count)
+        what = f"The connection was closed while {sent} were sent; it may be a limit of the server or a proxy."
     else:
         return ""
     return (
@@ -70,27 +73,27 @@ def _hint(err: BaseException, count: int) -> str:
 
 
 def _answers(err: BaseException, part: str) -> Iterator[dict[str, Any]]:
-    """Yield a part of each answer that led to an error, as botocore has it."""
+    """Yield a part of each answer that led to an error, as botocore stores it."""
     for cause in causes_of(err):
         response = getattr(cause, "response", None)
-        found = response.get(part) if isinstance(response, dict) else None
-        if isinstance(found, dict):
-            yield found
+        answer = response.get(part) if isinstance(response, dict) else None
+        if isinstance(answer, dict):
+            yield answer
 
 
 def _statuses(err: BaseException) -> set[object]:
-    """Return the HTTP statuses: the page that a proxy answers with has no code."""
+    """Return the HTTP statuses, because a proxy's page has no error code."""
     return {answer.get("HTTPStatusCode") for answer in _answers(err, "ResponseMetadata")}
 
 
 def _limit(err: BaseException) -> str:
-    """Return the largest size that the service names, or nothing."""
+    """Return the maximum size that the service names; empty if it names none."""
     for answer in _answers(err, "Error"):
-        named = str(answer.get("MaxSizeAllowed") or "")
-        if named.isdecimal() and named.isascii() and len(named) <= MAX_DIGITS:
-            return _shown(int(named))
+        digits = str(answer.get("MaxSizeAllowed") or "")
+        if digits.isdecimal() and digits.isascii() and len(digits) <= MAX_DIGITS:
+            return _size_of(int(digits))
     return ""
 
 
-def _shown(count: int) -> str:
+def _size_of(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"

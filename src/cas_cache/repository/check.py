@@ -1,11 +1,11 @@
 """Check a repository: plan from one listing, then read and compare. Never writes, never deletes.
 
-Adds to `pull`, which stops at a pack's first damage: every damage is named, with what it costs and how it is mended,
-and objects that pull never reads (``zarr.json``, what no manifest names) are looked at too.
+A pull stops at the first damage of a pack. A check reports all damage, with its cost and its repair, and also examines
+objects that a pull never reads: ``zarr.json``, and objects that no manifest names.
 
-Requests: 1 for the marker, 1 listing, 1 a manifest, 1 a spec; to read the data, 1 an object. What looks wrong is looked
-at a second time before it is reported, because writers and prunes may be at work: they write data before the manifest
-and delete the manifest before the data, so a pack whose manifest has gone is no damage.
+Requests: 1 for the marker, 1 listing, 1 per manifest, 1 per spec, and 1 per object to read the data. A suspected
+problem is examined a second time before it is reported, because writers and prunes may be active. They write data
+before the manifest and delete the manifest before the data, so a pack whose manifest has disappeared is not damaged.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
-from cas_cache.progress import BYTES, counting
+from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import superseders
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker
-from cas_cache.repository.prune import LEAST_GRACE
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
+from cas_cache.repository.prune import MIN_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.manifest import Manifest
     from cas_cache.repository.repository import Repository
 
 
 @dataclass(slots=True)
 class Plan:
-    """What there is to check, by a listing.
+    """The objects to check, from a listing.
 
     Attributes:
         packs: (namespace, pack) of every visible pack.
-        to_read: Ids of the packs whose data is to be read.
+        to_read: Ids of the packs whose data is read.
         objects: Size of each object, by pack and name.
-        namespaces: Ids of those with packs or a spec.
-        foreign: Paths below our folders that are not ours.
+        namespaces: Ids of the namespaces that have packs or a spec.
+        foreign: Paths in the repository's folders that no object of a repository can have.
     """
 
-    packs: list[tuple[str, str]] = field(default_factory=list)
+    packs: list[layout.PackRef] = field(default_factory=list)
     to_read: set[str] = field(default_factory=set)
     objects: dict[str, dict[str, int]] = field(default_factory=dict)
     namespaces: set[str] = field(default_factory=set)
@@ -61,18 +61,18 @@ class Plan:
 
     @property
     def orphans(self) -> list[str]:
-        """Ids of the packs that have objects and no manifest."""
+        """Ids of the packs that have objects but no manifest."""
         return sorted(self.objects.keys() - {pack for _, pack in self.packs})
 
 
-def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
-    """Sort a listing. Pure.
+def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
+    """Sort a listing into a plan. Pure.
 
     Args:
         listed: Every object below the root.
-        sample: The part of the packs whose data is to be read, 0 to 1. A pack is in the sample if its id, which is a
-            hash, is below that part of all ids: the same packs each time, and all of a smaller sample in a larger one.
-            At least one is, unless it is 0.
+        sample: Fraction of the packs whose data is read, 0 to 1. A pack is in the sample if its id, which is a hash,
+            lies in that fraction of all ids. The sample is therefore the same each time, and a larger one contains a
+            smaller one. At least one pack is read, unless the fraction is 0.
     """
     plan = Plan()
     for entry in listed:
@@ -83,11 +83,11 @@ def plan_check(listed: Iterable[Listed], *, sample: float = 0.0) -> Plan:
     return plan
 
 
-def _sort(plan: Plan, entry: Listed) -> None:
+def _sort(plan: Plan, entry: ObjectInfo) -> None:
     if manifest := layout.parse_manifest_path(entry.path):
         plan.packs.append(manifest)
-    elif of := layout.parse_object_path(entry.path):
-        plan.objects.setdefault(of[0], {})[of[1]] = entry.size
+    elif object_ref := layout.parse_object_path(entry.path):
+        plan.objects.setdefault(object_ref.pack, {})[object_ref.name] = entry.size
     elif namespace := layout.parse_spec_path(entry.path):
         plan.namespaces.add(namespace)
     elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
@@ -97,30 +97,30 @@ def _sort(plan: Plan, entry: Listed) -> None:
 def check(
     repository: Repository, *, read_data: bool = False, sample: float = 1.0, progress: bool | None = False
 ) -> CheckReport:
-    """Compare what a repository holds with what it says; nothing is written.
+    """Compare the objects of a repository with its manifests; nothing is written.
 
     Args:
-        repository: Which; it need not be open.
-        read_data: Also read the objects: hashes, row digests, ``zarr.json``, padding, duplicate keys. A few chunks are
-            in memory at a time.
-        sample: With `read_data`, the part of the packs that is read; see `plan_check`.
-        progress: Show how many packs, or bytes of them, were looked at; None where there is a terminal.
+        repository: The repository; it need not be open.
+        read_data: Also read the objects, and check hashes, row digests, ``zarr.json``, padding and duplicate keys. Only
+            a few chunks are in memory at a time.
+        sample: With `read_data`, the fraction of the packs that is read; see `plan_check`.
+        progress: Show the number of packs, or bytes, that were checked; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the storage is away or refuses; then nothing is known.
+        RemoteError: If the storage is unreachable or refuses a request; nothing is known then.
     """
     run = _Run(repository, progress)
     before = repository.storage.traffic.down
     if run.marker():
-        run.whole(sample if read_data else 0.0)
+        run.check_objects(sample if read_data else 0.0)
     run.report.bytes = repository.storage.traffic.down - before
     order = list(Severity)
-    run.report.findings.sort(key=lambda found: (order.index(found.severity), found.kind, found.path))
+    run.report.findings.sort(key=lambda item: (order.index(item.severity), item.kind, item.path))
     return run.report
 
 
 class _Run:
-    """One check: the report so far, and the second looks."""
+    """One run of a check: collects the report, and examines suspected problems a second time."""
 
     def __init__(self, repository: Repository, progress: bool | None = False) -> None:
         self.repository = repository
@@ -129,16 +129,16 @@ class _Run:
         self.report = CheckReport()
         self.marked = False
 
-    def find(self, kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> None:
-        self.report.findings.append(finding(kind, path, what, of=of, rows=rows))
+    def find(self, kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> None:
+        self.report.findings.append(finding(kind, path, what, ref=ref, rows=rows))
 
     def marker(self) -> bool:
-        """Check the marker; whether there is more to check."""
+        """Check the marker; return True if the rest can be checked."""
         for last in (False, True):
             try:
-                marker = checked_marker(self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES), self.storage.url)
+                marker = checked_marker(self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES), self.storage.url)
             except ObjectNotFound:
-                return True  # told with the listing, which shows whether there is anything at all
+                return True  # `whole` reports it, because only the listing shows whether anything exists
             except UnsupportedFormat as err:
                 self.find("marker-newer", layout.MARKER, str(err))
                 return False
@@ -152,29 +152,29 @@ class _Run:
         self.marked = True
         return True
 
-    def whole(self, sample: float) -> None:
-        """Check all else."""
+    def check_objects(self, sample: float) -> None:
+        """Check everything except the marker."""
         listed = self.storage.list("")
         if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
-            listed = self._marker_again()
+            listed = self._recheck_marker()
         plan = plan_check(listed, sample=sample)
         for path in plan.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
-        for _ in in_order(self._spec, sorted(plan.namespaces)):
+        for _ in ordered_map(self._spec, sorted(plan.namespaces)):
             pass
         self._packs(plan)
         self._orphans(plan)
 
-    def _marker_again(self) -> list[Listed]:
-        """Marker and listing disagree: a repository just made, or a listing that is not to be trusted."""
-        there, listed = self.repository.is_there(layout.MARKER), self.storage.list("")
-        if there and all(entry.path != layout.MARKER for entry in listed):
+    def _recheck_marker(self) -> list[ObjectInfo]:
+        """Resolve a conflict of marker and listing: a repository that was just created, or an unreliable listing."""
+        exists, listed = self.repository.exists(layout.MARKER), self.storage.list("")
+        if exists and all(entry.path != layout.MARKER for entry in listed):
             self.find("listing-incomplete", "", f"{layout.MARKER} is there and not listed ({len(listed)} objects are).")
-        elif not there and listed:
+        elif not exists and listed:
             below = layout.repositories_below(entry.path for entry in listed)
             more = f" There is a repository at {self.repository.url}/{below[0]}." if below else ""
             self.find("marker-missing", layout.MARKER, f"It is missing; {len(listed)} other objects are there.{more}")
-        elif not there:
+        elif not exists:
             self.find("nothing-there", "", "There is no object at all.")
         return listed
 
@@ -186,70 +186,73 @@ class _Run:
             except RepositoryError as err:
                 missing = isinstance(err.__cause__, ObjectNotFound)
                 if isinstance(err.__cause__, AccessDenied):
-                    self.find("unreadable", path, str(err.__cause__), of=(namespace, ""))
+                    self.find("unreadable", path, str(err.__cause__), ref=(namespace, ""))
                     return
                 if last and not (missing and not self.storage.list(layout.manifests_prefix(namespace))):
                     kind = "spec-missing" if missing else "spec-damaged"
-                    self.find(kind, path, f"It does not verify ({err.__cause__}).", of=(namespace, ""))
+                    self.find(kind, path, f"It does not verify ({err.__cause__}).", ref=(namespace, ""))
             else:
                 if places := spec.credentials():
                     what = f"It has what is or may be a credential at {', '.join(places)}."
-                    self.find("spec-credential", path, what, of=(namespace, ""))
+                    self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
     def _packs(self, plan: Plan) -> None:
         manifests = []
-        with counting("check", len(plan.packs), self.progress, "packs") as tell:
-            for found in in_order(self._manifest, plan.packs):
-                manifests.append(found)
-                tell(1)
-        known = {pack: it for (_, pack), it in zip(plan.packs, manifests, strict=True) if it is not None}
+        with progress_bar("check", len(plan.packs), self.progress, "packs") as advance:
+            for manifest in ordered_map(self._manifest, plan.packs):
+                manifests.append(manifest)
+                advance(1)
+        known = {
+            pack: manifest for (_, pack), manifest in zip(plan.packs, manifests, strict=True) if manifest is not None
+        }
         superseded = superseders(known)
         seen = _Namespace("")
         to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
-        with counting("read", to_read, self.progress, BYTES) as tell:
-            for of, manifest in zip(plan.packs, manifests, strict=True):
-                if of[0] != seen.id:
-                    self._namespace_ends(seen)
-                    seen = _Namespace(of[0])
-                sizes = plan.objects.get(of[1], {})
+        with progress_bar("read", to_read, self.progress, BYTES) as advance:
+            for ref, manifest in zip(plan.packs, manifests, strict=True):
+                if ref.namespace != seen.id:
+                    self._finish_namespace(seen)
+                    seen = _Namespace(ref.namespace)
+                sizes = plan.objects.get(ref.pack, {})
                 if manifest is not None:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
-                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((of[1], manifest.rows))
-                    seen.superseded += of[1] in superseded
-                    # The keys of a superseded pack are in another, as they should be.
-                    count = KeyCount() if of[1] in superseded else seen.keys
-                    keys = count if of[1] in plan.to_read else None
+                    seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref.pack, manifest.rows))
+                    seen.superseded += ref.pack in superseded
+                    # The keys of a superseded pack are expected to be in another pack, so they are not counted as
+                    # duplicates.
+                    count = KeyCount() if ref.pack in superseded else seen.keys
+                    keys = count if ref.pack in plan.to_read else None
                     self.report.packs_read += keys is not None
-                    self.report.findings += PackCheck(self.storage, of, manifest).findings(sizes, keys)
-                tell(sum(sizes.values()) if of[1] in plan.to_read else 0)
-        self._namespace_ends(seen)
+                    self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
+                advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
+        self._finish_namespace(seen)
 
-    def _manifest(self, of: tuple[str, str]) -> Manifest | None:
-        """A pack's manifest; None if there is none to go by."""
-        path = layout.manifest_path(*of)
+    def _manifest(self, ref: layout.PackRef) -> Manifest | None:
+        """Return a pack's manifest; None if it has no usable one."""
+        path = layout.manifest_path(*ref)
         for last in (False, True):
             try:
-                return self.repository.manifest(*of)
+                return self.repository.manifest(*ref)
             except UnsupportedFormat as err:
-                self.find("pack-newer", path, str(err), of=of)
+                self.find("pack-newer", path, str(err), ref=ref)
                 break
             except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as not there: {err.reason}.", of=of)
+                self.find("untrusted", path, f"It counts as missing: {err.reason}.", ref=ref)
                 break
             except UnreadablePack as err:
-                self.find("unreadable", path, str(err), of=of)
+                self.find("unreadable", path, str(err), ref=ref)
                 break
             except DamagedPack as err:
                 gone = isinstance(err.__cause__, ObjectNotFound)
-                if last and not (gone and of not in self.repository.packs(of[0])):
-                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", of=of)
+                if last and not (gone and ref not in self.repository.packs(ref.namespace)):
+                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
         return None
 
-    def _namespace_ends(self, seen: _Namespace) -> None:
-        """What shows only when all packs of a namespace are known."""
-        path, of = layout.manifests_prefix(seen.id or None), (seen.id, "")
+    def _finish_namespace(self, seen: _Namespace) -> None:
+        """Report problems that show only when all packs of a namespace are known."""
+        path, ref = layout.manifests_prefix(seen.id or None), (seen.id, "")
         if len(seen.kinds) > 1:
             rows = [sum(count for _, count in packs) for packs in seen.kinds.values()]
             shown = "; ".join(
@@ -257,12 +260,12 @@ class _Run:
                 for (dtype, shape), packs in seen.kinds.items()
             )
             what = f"Its packs differ in dtype or shape: {shown}."
-            self.find("kind-conflict", path, what, of=of, rows=sum(rows) - max(rows))
+            self.find("kind-conflict", path, what, ref=ref, rows=sum(rows) - max(rows))
         if seen.superseded:
             what = f"The rows of {seen.superseded} packs are in others as well, by a compaction."
-            self.find("superseded", path, what, of=of)
+            self.find("superseded", path, what, ref=ref)
         if repeats := seen.keys.repeats:
-            self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", of=of)
+            self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
     def _orphans(self, plan: Plan) -> None:
         if not plan.orphans:
@@ -270,20 +273,21 @@ class _Run:
         visible = {pack for _, pack in self.repository.packs()}
         unnamed = [pack for pack in plan.orphans if pack not in visible]
         for pack, listed in zip(
-            unnamed, in_order(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
+            unnamed, ordered_map(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
         ):
             if listed:
-                what = f"No manifest names its {len(listed)} objects, {sum(it.size for it in listed)} bytes."
-                # By this machine's clock: nothing is deleted for it, and a probe would be a write.
-                young = time.time() - max(it.modified for it in listed) < LEAST_GRACE
+                what = f"No manifest names its {len(listed)} objects, {sum(entry.size for entry in listed)} bytes."
+                # Measured by this machine's clock: nothing is deleted because of it, and a probe of the storage's clock
+                # is a write.
+                young = time.time() - max(entry.modified for entry in listed) < MIN_GRACE
                 if young:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
-                found = finding("orphan", f"packs/{pack}", what, of=("", pack))
-                self.report.findings.append(replace(found, severity=Severity.NOTE) if young else found)
+                orphan = finding("orphan", f"packs/{pack}", what, ref=("", pack))
+                self.report.findings.append(replace(orphan, severity=Severity.NOTE) if young else orphan)
 
 
 class _Namespace:
-    """What is known of the packs of one namespace: ids and rows by dtype and shape, keys, how many are superseded."""
+    """The packs of one namespace: ids and rows by dtype and shape, keys, and the number of superseded packs."""
 
     def __init__(self, namespace: str) -> None:
         self.id = namespace

@@ -1,7 +1,7 @@
-"""Check one pack against its manifest: what is listed, and, if asked, what its objects hold.
+"""Check one pack against its manifest: the listed objects and, if requested, their content.
 
-Objects are read in the order of their first rows, each once, so that keys, vectors and digests of a row meet while at
-most one chunk of each array is held, beside the few on their way.
+Objects are read in the order of their first rows, each once. Keys, vectors and digests of a row therefore meet while at
+most one chunk of each array is in memory, in addition to the few that are being fetched.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
-from cas_cache.repository.interface import in_order
+from cas_cache.repository.interface import ordered_map
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.repository.reading import get_of_pack
 from cas_cache.rows import digest_rows, row_bytes
@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
     from cas_cache.repository.interface import Storage
 
-MOST_KEYS = 1 << 22
-"""Keys remembered to count duplicates: 8 B each, 32 MiB. Beyond, a part is counted and the number is an estimate."""
+MAX_KEYS = 1 << 22
+"""Maximum number of keys remembered to count duplicates: 8 B each, 32 MiB. With more keys, a sample is counted and the
+result is an estimate."""
 
 METADATA = ("zarr.json", *(f"{array}/zarr.json" for array in ARRAYS))
 
 
 class KeyCount:
-    """Counts keys that were seen before, in bounded memory.
+    """Counts repeated keys in bounded memory.
 
-    Keys are hashes: those whose first 64 bits are below a limit are a fair sample. The limit is halved when too many
-    are held.
+    Keys are hashes, so the keys whose first 64 bits are below a limit are a fair sample. The limit is halved when too
+    many keys are held.
     """
 
     def __init__(self) -> None:
@@ -47,17 +48,17 @@ class KeyCount:
         self._halvings = 0
 
     def add(self, keys: NDArray[np.uint8]) -> None:
-        """Note keys, (n, 32) uint8."""
-        self._hold(self._kept(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
-        # 63 halvings leave keys that begin with 63 zero bits: there are none but forged ones.
-        while self._count > MOST_KEYS and self._halvings < 63:
+        """Add keys, (n, 32) uint8."""
+        self._hold(self._below_limit(np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)))
+        # After 63 halvings only keys that begin with 63 zero bits are left. Such keys exist only if they are forged.
+        while self._count > MAX_KEYS and self._halvings < 63:
             self._halvings += 1
             held, self._held, self._count = np.concatenate(self._held), [], 0
-            self._hold(self._kept(held))
+            self._hold(self._below_limit(held))
 
     @property
     def repeats(self) -> int:
-        """How many keys were seen before; an estimate beyond `MOST_KEYS`."""
+        """Number of repeated keys; an estimate beyond `MAX_KEYS` keys."""
         distinct = len(np.unique(np.concatenate(self._held))) if self._held else 0
         return (self._count - distinct) << self._halvings
 
@@ -65,45 +66,45 @@ class KeyCount:
         self._held.append(words)
         self._count += len(words)
 
-    def _kept(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _below_limit(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return words[words <= np.uint64((1 << 64 - self._halvings) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class PackCheck:
-    """One pack that is checked.
+    """The check of one pack.
 
     Attributes:
-        storage: Where it is.
-        of: Ids of its namespace and of itself.
-        manifest: What it should be.
+        storage: The storage of the repository.
+        of: Ids of the namespace and of the pack.
+        manifest: The pack's manifest.
     """
 
     storage: Storage
-    of: tuple[str, str]
+    ref: layout.PackRef
     manifest: Manifest
 
     def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
-        """Return what is wrong with the pack.
+        """Return the problems of the pack.
 
         Args:
-            sizes: Of its objects, by a listing.
-            keys: Where its keys are noted if its data is to be read; None if it is not.
+            sizes: Sizes of its objects by name, from a listing.
+            keys: Collects the pack's keys if its data is to be read; None if it is not.
         """
         if self._wrong_sizes(sizes):
-            prefix = f"packs/{self.of[1]}"
+            prefix = f"packs/{self.ref.pack}"
             sizes = {entry.path[len(prefix) + 1 :]: entry.size for entry in self.storage.list(prefix)}
         wrong = self._wrong_sizes(sizes)
-        found = [self._of_object(kind, name, what) for name, (kind, what) in wrong.items()]
-        found += [self._metadata(name, "The manifest does not name it.") for name in self._unnamed()]
+        findings = [self._object_finding(kind, name, what) for name, (kind, what) in wrong.items()]
+        findings += [self._metadata_finding(name, "The manifest does not name it.") for name in self._unnamed()]
         for name in sorted(sizes.keys() - self.manifest.objects.keys()):
-            path = f"{layout.pack_prefix(self.of[1])}/{name}"  # any name at all
-            found.append(finding("foreign", path, "The manifest does not name it.", of=self.of))
+            path = f"{layout.pack_prefix(self.ref.pack)}/{name}"  # not `object_path`, because the name may be anything
+            findings.append(finding("foreign", path, "The manifest does not name it.", ref=self.ref))
         if keys is not None:
-            found += self._read(wrong.keys(), keys)
-        if any(it.severity != Severity.NOTE for it in found) and self._has_gone():
+            findings += self._row_findings(wrong.keys(), keys)
+        if any(item.severity != Severity.NOTE for item in findings) and self._has_gone():
             return []
-        return found
+        return findings
 
     def _wrong_sizes(self, sizes: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         wrong = {}
@@ -118,30 +119,32 @@ class PackCheck:
         return [name for name in METADATA if name not in self.manifest.objects]
 
     def _has_gone(self) -> bool:
-        """Whether the manifest was deleted meanwhile: it goes before the data."""
+        """Return True if the manifest was deleted meanwhile: a prune deletes it before the data."""
         try:
-            self.storage.get(layout.manifest_path(*self.of), 0, 1)
+            self.storage.get(layout.manifest_path(*self.ref), 0, 1)
         except ObjectNotFound:
             return True
         return False
 
-    def _read(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
-        """Fetch every object once and judge it; then the rows, as far as their chunks verify."""
+    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
+        """Fetch and check every object once; then check the rows whose chunks are all verified."""
         chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
         chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
         of_rows = {name for _, name, _, _ in chunks}
         rest = [("", name, 0, 0) for name in sorted(self.manifest.objects.keys() - of_rows)]
         todo = rest + chunks
-        fetched = in_order(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
+        fetched = ordered_map(lambda chunk: None if chunk[1] in skipped else self._fetch(chunk[1]), todo)
         rows = _Rows()
         for (array, name, start, stop), data in zip(todo, fetched, strict=True):
             if isinstance(data, UnreadablePack):
-                yield self._of_object("unreadable", name, str(data))
+                yield self._object_finding("unreadable", name, str(data))
             if isinstance(data, str):
-                yield self._of_object(data, name, "It does not have the content that the manifest names, or has gone.")
+                yield self._object_finding(
+                    data, name, "It does not have the content that the manifest names, or has gone."
+                )
             part = self._part(array, data, stop - start) if array and isinstance(data, bytes) else None
             if isinstance(data, bytes):
-                yield from self._judged(array, name, data, stop - start)
+                yield from self._content_findings(array, name, data, stop - start)
             if array == "keys" and part is not None:
                 keys.add(part)
             if array:
@@ -149,14 +152,14 @@ class PackCheck:
         if rows.wrong:
             first = rows.first // self.manifest.chunk_rows["vectors"] * self.manifest.chunk_rows["vectors"]
             what = f"{rows.wrong} rows do not agree with their digests, the first is row {rows.first}."
-            yield finding("row-digest", f"packs/{self.of[1]}", what, of=self.of, rows=self.manifest.rows - first)
+            yield finding("row-digest", f"packs/{self.ref.pack}", what, ref=self.ref, rows=self.manifest.rows - first)
 
     def _fetch(self, name: str) -> bytes | str | UnreadablePack:
-        """Return an object's content, or the kind of what is wrong with it, after a second look, or the refusal."""
+        """Return an object's content; after two failed attempts the kind of its problem; or the refusal."""
         record, kind = self.manifest.objects[name], ""
         for _ in range(2):
             try:
-                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.of[1])
+                data = get_of_pack(self.storage, self._path(name), 0, record.size, pack=self.ref.pack)
             except UnreadablePack as err:
                 return err
             except DamagedPack:
@@ -167,22 +170,24 @@ class PackCheck:
             kind = "object-content"
         return kind
 
-    def _judged(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
-        """What is wrong with an object that is what the manifest names."""
+    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
+        """Yield the problems of an object whose hash matches the manifest."""
         if name in METADATA and (wrong := self._wrong_metadata(name, data)):
-            yield self._metadata(name, wrong)
+            yield self._metadata_finding(name, wrong)
         if array and np.frombuffer(data, np.uint8)[count * row_bytes(*self.manifest.element_shape(array)) :].any():
-            yield finding("padding", self._path(name), "There are other bytes than zeros after the rows.", of=self.of)
+            yield finding("padding", self._path(name), "There are other bytes than zeros after the rows.", ref=self.ref)
 
     def _wrong_metadata(self, name: str, data: bytes) -> str:
         try:
             document = parsed_json(data)
             facts = _zarr_facts(document, name)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
-            return f"It is no Zarr v3 metadata of ours ({err!r})."
-        wanted = self._wanted_facts(name)
+            return f"It is not Zarr v3 metadata of cas_cache ({err!r})."
+        expected = self._wanted_facts(name)
         differing = [
-            f"{fact} is {quoted(facts[fact])}, not {wanted[fact]!r}" for fact in wanted if facts[fact] != wanted[fact]
+            f"{fact} is {quoted(facts[fact])}, not {expected[fact]!r}"
+            for fact in expected
+            if facts[fact] != expected[fact]
         ]
         return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
 
@@ -206,24 +211,24 @@ class PackCheck:
         dtype, shape = self.manifest.element_shape(array)
         return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
 
-    def _of_object(self, kind: str, name: str, what: str) -> Finding:
-        """A finding about a whole object; cas_cache takes no rows from those that are not chunks."""
+    def _object_finding(self, kind: str, name: str, what: str) -> Finding:
+        """Return a finding about a complete object; an object that is not a chunk costs no rows."""
         for array in ARRAYS:
             for chunk, start, _ in self.manifest.chunks(array):
                 if chunk == name:
                     lost = self.manifest.rows - (start if array == "vectors" else 0)
-                    return finding(kind, self._path(name), what, of=self.of, rows=lost)
-        return self._metadata(name, what)
+                    return finding(kind, self._path(name), what, ref=self.ref, rows=lost)
+        return self._metadata_finding(name, what)
 
-    def _metadata(self, name: str, what: str) -> Finding:
-        return finding("metadata", self._path(name), what, of=self.of)
+    def _metadata_finding(self, name: str, what: str) -> Finding:
+        return finding("metadata", self._path(name), what, ref=self.ref)
 
     def _path(self, name: str) -> str:
-        return layout.object_path(self.of[1], name)
+        return layout.object_path(self.ref.pack, name)
 
 
 def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a reader takes from a ``zarr.json``."""
+    """Return the values of a ``zarr.json`` that a Zarr reader uses."""
     facts = {"zarr_format": document["zarr_format"], "node_type": document["node_type"]}
     if name != "zarr.json":
         encoding = document["chunk_key_encoding"]
@@ -237,7 +242,7 @@ def _zarr_facts(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 class _Rows:
-    """Chunks of the three arrays, in order of their first rows; rows are judged once all three are there."""
+    """Chunks of the three arrays, in order of their first rows; rows are checked once all three arrays have them."""
 
     def __init__(self) -> None:
         self.wrong = 0
@@ -246,7 +251,7 @@ class _Rows:
         self._held: dict[str, tuple[int, int, NDArray[Any] | None]] = {}
 
     def add(self, array: str, start: int, stop: int, rows: NDArray[Any] | None) -> None:
-        """Take rows [start, stop) of an array; None if they do not verify, and so prove nothing."""
+        """Add rows [start, stop) of an array; None if their chunk failed verification, so nothing can be checked."""
         self._held[array] = (start, stop, rows)
         if len(self._held) < len(ARRAYS):
             return

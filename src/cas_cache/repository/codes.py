@@ -11,7 +11,7 @@ NO_CREDENTIALS = {
     "CredentialRetrievalError",
     "NoAuthInformation",
 }
-"""Nothing was sent: nobody knows as whom to ask."""
+"""Errors before a request is sent, because no credentials are known."""
 
 EXPIRED = {
     "ExpiredToken",
@@ -52,19 +52,20 @@ CREDENTIAL_ERRORS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS | CLOCK | REF
 """Exceptions of the clouds' SDKs, and error codes of their services, that better credentials would fix."""
 
 FORBIDDEN = re.compile("Forbidden: ")
-"""How gcsfs tells a 403: a plain OSError with this text."""
+"""Text with which gcsfs reports a 403, in a plain OSError."""
 
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-"""Error codes of S3 and Azure. Google answers 404 to reads and deletes, as for a missing object."""
+"""Error codes of S3 and Azure for a missing bucket. Google answers 404 to reads and deletes, as for a missing
+object."""
 
 NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "asyncio", "requests"}
 
 EXISTS_ALREADY = {"PreconditionFailed", "412", "ConditionalRequestConflict", "OperationAborted", "409"}
-"""Answers to a write that may only create. s3fs knows the first of these only together with a detail that AWS sends.
-The others come while another writer creates the same name: that one stays, or nothing does."""
+"""Answers to a write that may only create. s3fs knows the first of these only with a detail that AWS sends. The others
+occur while another writer creates the same name: that object stays, or none is created."""
 
 NO_CONDITIONS = {"NotImplemented", "501"}
-"""Answers to a write that may only create, from a service that cannot do that."""
+"""Answers to a write that may only create, from a service that does not support it."""
 
 NO_FOLDER = {
     "FileNotFoundError",
@@ -74,7 +75,7 @@ NO_FOLDER = {
     "SMBOSError",
     "ObjectPathNotFound",
 }
-"""Exceptions of paramiko, asyncssh, webdav4 and smbprotocol for a write in a folder that does not exist."""
+"""Exceptions of paramiko, asyncssh, webdav4 and smbprotocol for a write to a folder that does not exist."""
 
 CLOUDS = {"s3", "gcs", "azure"}
 
@@ -82,7 +83,7 @@ THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
 
 ENDLESS = "RecursionError"
 ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", ENDLESS}
-"""`ENDLESS` is how botocore ends when a service sends it to another region and names none."""
+"""`ENDLESS` is the final error of botocore if a service redirects it to another region without naming one."""
 
 UNREACHABLE = {
     "EndpointConnectionError",
@@ -104,4 +105,4 @@ SILENT = {
 }
 SERVER_ERRORS = {"InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
 NOT_THE_SERVICE = {"ResponseParserError", "ExpatError", "ParseError", "DecodeError", "ContentTypeError"}
-"""Answers that are none of the service's: HTML of a proxy or a login page."""
+"""Errors for answers that do not come from the service: HTML of a proxy or a login page."""

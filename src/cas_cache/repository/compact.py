@@ -1,13 +1,15 @@
 """Merge small packs with their neighbours in time: plan from the manifests, then write. Never deletes a visible object.
 
-A merge holds exactly the rows of the packs that it names in `supersedes`, in their order, each key once. Readers take
-either; `prune` removes the superseded ones when no slow reader can want them any more. A merge is never merged again,
-so compaction ends, and whoever runs it twice finds nothing to do.
+A merge holds exactly the rows of the packs that it names in `supersedes`, in their order, each key once. Readers may
+use either. `prune` removes the superseded packs when no slow reader can need them any more. A merge is never merged
+again, so compaction ends: a second run finds nothing to do.
 
-Anyone may run it at any time. Two that merge the same packs at once both make a right merge; the later one mostly sees
-the other's and takes its own back, else some rows are there twice. Who is killed leaves objects that nothing names.
+Any client may run it at any time. Two clients that merge the same packs at once both make a correct merge. The later
+one usually sees the other merge and withdraws its own; otherwise some rows are stored twice. A client that is killed
+leaves objects that no manifest names.
 
-Rows pass through a temporary file: a merge is as large as a pack, and memory holds a chunk of it and 40 bytes a row.
+Rows pass through a temporary file: a merge is as large as a pack, and memory holds one chunk of it and 40 bytes per
+row.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from cas_cache import html
 from cas_cache.disk import mapped
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
 from cas_cache.identity import KEY_BYTES, first_of_each
-from cas_cache.progress import BYTES, counting
+from cas_cache.progress import BYTES, progress_bar
+from cas_cache.repository.layout import PackRef
 from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
@@ -39,24 +42,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AT_LEAST = 16
-"""Packs in a merge that does not fill half a pack: a merge is final, so it waits until it is worth one."""
+"""Minimum number of packs in a merge that does not fill half a pack. A merge is final, so small ones are postponed."""
 
-MOST_SOURCES = 1024
-"""Packs in one merge; each takes 67 bytes of its manifest."""
+MAX_SOURCES = 1024
+"""Maximum number of packs in one merge; each takes 67 bytes of its manifest."""
 
-MOST_ROWS = 1 << 20
-"""Rows in one merge: 40 MB of keys and digests in memory."""
+MAX_ROWS = 1 << 20
+"""Maximum number of rows in one merge: 40 MB of keys and digests in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Packs that will be one.
+    """Packs that will be merged into one.
 
     Attributes:
-        namespace: Whose.
-        packs: Their ids, the oldest first.
-        rows: How many they hold together.
-        bytes: Of their vectors.
+        namespace: The id of the namespace.
+        packs: Ids of the packs, the oldest first.
+        rows: Number of rows of all packs.
+        bytes: Bytes of their vectors.
     """
 
     namespace: str
@@ -67,14 +70,14 @@ class Merge:
 
 @dataclass(slots=True)
 class CompactReport:
-    """What a compaction did, or would do.
+    """Result of a compaction, or of a dry run.
 
     Attributes:
-        merges: What was planned.
-        written: Ids of the packs that were made, in order.
-        rows: How many rows they hold.
-        taken_back: Merges that somebody else was found to have made meanwhile.
-        problems: Packs that were left as they are, and why.
+        merges: Planned merges.
+        written: Ids of the packs that were written, in order.
+        rows: Number of rows in these packs.
+        taken_back: Number of merges that were withdrawn because another client had merged or dropped a pack meanwhile.
+        problems: Errors of packs that were left unchanged.
     """
 
     merges: list[Merge] = field(default_factory=list)
@@ -109,7 +112,7 @@ class CompactReport:
 
 
 def is_small(manifest: Manifest) -> bool:
-    """Whether a pack is one to merge: less than half full, and no merge itself."""
+    """Return True if a pack is to be merged: less than half full, and not a merge itself."""
     return not manifest.supersedes and 2 * manifest.rows < most_rows_of_a_pack(manifest.vector_bytes)
 
 
@@ -117,29 +120,29 @@ def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST,
     """Group small packs with their neighbours in time. Pure.
 
     Args:
-        manifests: Of one namespace, by pack, the oldest first.
-        at_least: How many packs a merge joins that does not fill half a pack; 2 or more.
-        signs: Whether what is merged was verified to be signed by who is trusted, and the merge will be signed. If
-            not, signed packs stay as they are: an unsigned merge would take them from who trusts only signatures, and
-            a signed one would vouch for what nobody verified.
+        manifests: Manifests of one namespace, by pack, the oldest first.
+        at_least: Minimum number of packs, 2 or more, in a merge that does not fill half a pack.
+        signs: True if the packs were verified to be signed by trusted keys and the merge will be signed. Otherwise
+            signed packs are not merged: an unsigned merge would hide them from clients that trust only signatures, and
+            a signed one would vouch for packs that nobody verified.
     """
     merges: list[Merge] = []
     open_: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     superseded = superseders(manifests)
 
     def close(packs: list[str]) -> None:
-        some = manifests[packs[0]]
+        sample = manifests[packs[0]]
         rows = sum(manifests[pack].rows for pack in packs)
-        full = 2 * rows >= min(most_rows_of_a_pack(some.vector_bytes), MOST_ROWS)
+        full = 2 * rows >= min(most_rows_of_a_pack(sample.vector_bytes), MAX_ROWS)
         if len(packs) >= (2 if full else max(2, at_least)):
-            merges.append(Merge(some.namespace, tuple(packs), rows, rows * some.vector_bytes))
+            merges.append(Merge(sample.namespace, tuple(packs), rows, rows * sample.vector_bytes))
 
     for pack, manifest in manifests.items():
         if pack in superseded or not is_small(manifest) or (manifest.signature is not None) != signs:
             continue
         group = open_.setdefault((manifest.dtype, manifest.shape), [])
-        most = min(most_rows_of_a_pack(manifest.vector_bytes), MOST_ROWS)
-        if group and (sum(manifests[p].rows for p in group) + manifest.rows > most or len(group) == MOST_SOURCES):
+        most = min(most_rows_of_a_pack(manifest.vector_bytes), MAX_ROWS)
+        if group and (sum(manifests[p].rows for p in group) + manifest.rows > most or len(group) == MAX_SOURCES):
             close(group)
             group.clear()
         group.append(pack)
@@ -156,36 +159,37 @@ def compact(
     dry_run: bool = False,
     progress: bool | None = False,
 ) -> CompactReport:
-    """Merge small packs; nothing is deleted but what this call wrote and took back.
+    """Merge small packs. Deletes only objects that this call wrote and withdrew.
 
-    A pack that does not verify is left out of its merge, and stays.
+    A pack that fails verification is not merged and stays.
 
     Args:
-        repository: Which.
-        namespaces: Ids of those to compact; None for all.
+        repository: The repository.
+        namespaces: Ids of the namespaces to compact; None for all.
         at_least: See `plan_compact`.
-        dry_run: Plan only; nothing is written.
-        progress: Show how many bytes were read and written; None where there is a terminal.
+        dry_run: Only plan; nothing is written.
+        progress: Show the number of bytes read and written; None shows it on a terminal only.
 
     Raises:
-        NotARepository: If there is none.
-        UnsupportedFormat: If this version may not write it.
+        NotARepository: If there is no repository.
+        UnsupportedFormat: If this version may not write the repository.
         ConfigurationError: If only signed packs are trusted, and there is no key to sign the merges.
-        RemoteError: If the storage is away or refuses. What was written is right; the same call goes on.
+        RemoteError: If the storage is unreachable or refuses a request. Packs written so far are correct; repeat the
+            call to continue.
     """
     report = CompactReport()
-    repository.must_be_there()
+    repository.must_exist()
     if not dry_run:
         repository.must_sign()
         repository.writable()
     packs = repository.packs()
     by_namespace: dict[str, dict[str, Manifest]] = {}
-    wanted = None if namespaces is None else set(namespaces)
-    packs = [of for of in packs if wanted is None or of[0] in wanted]
+    requested = None if namespaces is None else set(namespaces)
+    packs = [ref for ref in packs if requested is None or ref.namespace in requested]
     for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
         if isinstance(manifest, Manifest):
             by_namespace.setdefault(namespace, {})[pack] = manifest
-        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone((namespace, pack), manifest)):
+        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone(PackRef(namespace, pack), manifest)):
             report.problems.append(manifest)
     plans = [
         (merge, manifests)
@@ -194,29 +198,29 @@ def compact(
     ]
     report.merges += [merge for merge, _ in plans]
     if not dry_run:
-        # What is read is written.
-        with counting("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as tell:
+        # Twice the bytes: every row is read and written.
+        with progress_bar("compact", 2 * sum(merge.bytes for merge in report.merges), progress, BYTES) as advance:
             for merge, manifests in plans:
-                _run(repository, merge, manifests, report, tell)
+                _run_merge(repository, merge, manifests, report, advance)
     return report
 
 
-def _run(
+def _run_merge(
     repository: Repository,
     merge: Merge,
     manifests: Mapping[str, Manifest],
     report: CompactReport,
-    tell: Callable[[int], object],
+    advance: Callable[[int], object],
 ) -> None:
     """Write one merge."""
     with _Spool(manifests[merge.packs[0]]) as spool:
         for pack in merge.packs:
             try:
                 spool.add(repository, pack, manifests[pack])
-                tell(manifests[pack].rows * manifests[pack].vector_bytes)
+                advance(manifests[pack].rows * manifests[pack].vector_bytes)
             except DamagedPack as problem:
                 logger.warning("left pack %s as it is: %s", pack, problem)
-                if not repository.has_gone((merge.namespace, pack), problem):
+                if not repository.has_gone(PackRef(merge.namespace, pack), problem):
                     report.problems.append(problem)
         if len(spool.packs) < 2:
             return
@@ -230,16 +234,17 @@ def _run(
             source_rows=spool.source_rows,
             appearance=appearances.pop() if len(appearances) == 1 else None,
         )
-        tell(merge.bytes)
+        advance(merge.bytes)
+        # Checked after the slow write and just before the fast manifest, which keeps the window for two merges small.
         if _merged_or_gone(repository, merge.namespace, spool.packs, manifests):
             report.taken_back += 1
             try:
-                # Nobody else can know this name: its nonce was drawn here.
+                # Safe to delete: this call drew the nonce, so no other client can know or use the name.
                 repository.delete(written.paths)
             except AccessDenied as err:
                 logger.info("left the objects of pack %s to prune: %s", written.pack, err)
             return
-        repository.reveal(written)
+        repository.commit(written)
         report.written.append(written.pack)
         report.rows += spool.rows
         logger.info("merged %d packs of %s: %s", len(spool.packs), merge.namespace, written.pack)
@@ -248,19 +253,19 @@ def _run(
 def _merged_or_gone(
     repository: Repository, namespace: str, packs: Iterable[str], known: Mapping[str, Manifest]
 ) -> bool:
-    """Whether somebody else has merged or dropped one of the packs since the manifests were read."""
+    """Return True if another client has merged or dropped one of the packs since the manifests were read."""
     listed = repository.packs(namespace)
     if not {pack for _, pack in listed}.issuperset(packs):
         return True
-    new = [of for of in listed if of[1] not in known]
-    found = zip(new, repository.manifests(new), strict=True)
-    others = {pack: manifest for (_, pack), manifest in found if isinstance(manifest, Manifest)}
+    new = [ref for ref in listed if ref.pack not in known]
+    answers = zip(new, repository.manifests(new), strict=True)
+    others = {pack: manifest for (_, pack), manifest in answers if isinstance(manifest, Manifest)}
     return not superseders(others).keys().isdisjoint(packs)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Say where the room is missing."""
+def _spool_errors() -> Iterator[None]:
+    """Turn an error of the temporary file into one that says where space is missing."""
     try:
         yield
     except OSError as err:
@@ -271,12 +276,12 @@ def _told() -> Iterator[None]:
 
 
 class _Spool:
-    """The rows of several packs in a temporary file, as the rows of one pack.
+    """The rows of several packs in a temporary file, presented as the rows of one pack.
 
     Attributes:
-        packs: Ids of the packs that were added whole.
-        rows: How many distinct keys there are, after `seal`.
-        source_rows: How many of them came from each of `packs`, after `seal`.
+        packs: Ids of the packs that were added completely.
+        rows: Number of distinct keys; known after `seal`.
+        source_rows: Number of rows from each of `packs`; known after `seal`.
     """
 
     def __init__(self, like: Manifest) -> None:
@@ -289,8 +294,8 @@ class _Spool:
         self._parts: list[tuple[NDArray[np.uint8], NDArray[np.uint64]]] = []
         self._chosen: NDArray[np.int64] | None = None
         self._vectors: NDArray[Any] | None = None
-        # Without a name: it goes with this process, however that ends.
-        with _told():
+        # The file has no name, so it disappears with this process, however that ends.
+        with _spool_errors():
             self._file = tempfile.TemporaryFile(prefix="cas-cache-")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
@@ -301,17 +306,17 @@ class _Spool:
         self._file.close()
 
     def add(self, repository: Repository, pack: str, manifest: Manifest) -> None:
-        """Take in the rows of a pack, verified.
+        """Add the rows of a pack, verified.
 
         Raises:
-            DamagedPack: If it does not verify. None of its rows was taken.
+            DamagedPack: If the pack fails verification. None of its rows is added.
         """
         before = self._file.tell()
         keys = repository.keys(pack, manifest)
         digests = []
         try:
             for chunk in repository.read(pack, manifest, keys):
-                with _told():
+                with _spool_errors():
                     self._file.write(np.ascontiguousarray(chunk.vectors).data)
                 digests.append(chunk.digests)
         except DamagedPack:
@@ -322,8 +327,8 @@ class _Spool:
         self.packs.append(pack)
 
     def seal(self) -> None:
-        """Be the rows of a pack: no more is added, and each key counts once, where it came first."""
-        with _told():
+        """Close the spool for additions. Of each key the first row counts, as in a pull of the separate packs."""
+        with _spool_errors():
             self._file.flush()
         self._keys = np.concatenate([keys for keys, _ in self._parts])
         self._digests = np.concatenate([digests for _, digests in self._parts])

@@ -1,6 +1,6 @@
-"""Failures that look like others: a wrong clock, a certificate that is not trusted, checksums that a server refuses.
+"""Failures that look like others: a wrong clock, an untrusted certificate, checksums that a server refuses.
 
-Pure, but for the time of this machine: each function is given an error with its causes, or what was made of them.
+Pure except for the time of this machine: each function receives an error with its causes, or codes derived from them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_SKEW_SECONDS = 300
-"""Services refuse signatures that are between 5 and 15 minutes old."""
+"""Difference of clocks above which signatures are refused. The limits of services are between 5 and 15 minutes."""
 
 TLS = {
     "SSLError",
@@ -28,7 +28,7 @@ TLS = {
 REQUEST_CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 RESPONSE_CHECKSUMS = "AWS_RESPONSE_CHECKSUM_VALIDATION"
 WHEN_REQUIRED = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-"""The same two settings as botocore's ``config_kwargs``."""
+"""The same two settings as ``config_kwargs`` of botocore."""
 
 _REFUSED_TRAILERS = {
     "BadDigest",
@@ -41,13 +41,14 @@ _REFUSED_TRAILERS = {
     "411",
     "501",
 }
-"""Answers to a PUT whose checksum follows the body. rclone says `MissingContentLength`, Cloudflare `NotImplemented`."""
+"""Answers to a PUT whose checksum follows the body: rclone sends `MissingContentLength`, Cloudflare
+`NotImplemented`."""
 
 _CHECKSUM_WORDS = re.compile(r"checksum|trailer|aws-chunked|content-sha256|STREAMING-UNSIGNED", re.IGNORECASE)
 
 
 def clock_skew(causes: Iterable[BaseException]) -> float:
-    """Return how many seconds this machine's clock is ahead of that of the service; 0 where no answer has a time."""
+    """Return how many seconds this machine's clock is ahead of the service's; 0 if no answer has a time."""
     for cause in causes:
         response = getattr(cause, "response", None)
         metadata = response.get("ResponseMetadata") if isinstance(response, dict) else None
@@ -61,12 +62,12 @@ def clock_skew(causes: Iterable[BaseException]) -> float:
 
 
 def is_clock_wrong(causes: Iterable[BaseException]) -> bool:
-    """Return True if this machine's clock differs so much from that of the service that signatures are refused."""
+    """Return True if this machine's clock differs so much from the service's that signatures are refused."""
     return abs(clock_skew(causes)) > MAX_SKEW_SECONDS
 
 
 def tls_reason(causes: Iterable[BaseException]) -> str:
-    """Return why a TLS connection failed, in the words of the TLS library; empty if it does not say."""
+    """Return the reason of a failed TLS connection in the words of the TLS library; empty if it gives none."""
     for cause in causes:
         if type(cause).__module__ == "ssl":
             return str(getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause)
@@ -74,7 +75,7 @@ def tls_reason(causes: Iterable[BaseException]) -> str:
 
 
 def checksum_hint(codes: set[str], reason: str, doing: str, service: str) -> str:
-    """Return what to set for a server that refuses or breaks the checksums of the AWS SDK; empty for other failures."""
+    """Return the setting for a server that refuses or breaks the checksums of the AWS SDK; empty for other failures."""
     if service != "s3":
         return ""
     if "FlexibleChecksumError" in codes:

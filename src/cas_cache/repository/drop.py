@@ -1,7 +1,7 @@
 """Delete a namespace: plan from one listing, then delete manifests, spec and objects, in that order.
 
-The one deletion that loses rows, and the one that is asked for by name. Packs that appear meanwhile stay; so does the
-spec then. Mirrors keep what they have: a pull tells them that the namespace is not there any more.
+This deletion loses rows, and a user requests it by name. Packs that appear meanwhile stay, and then the spec stays,
+too. Mirrors keep their rows; their next pull reports that the namespace no longer exists.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import size
-from cas_cache.errors import ConfigurationError, SuspiciousListing
+from cas_cache.errors import ConfigurationError, IncompleteListing
+from cas_cache.formatting import size
 from cas_cache.repository import layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import Listed
+    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 86_400.0
-"""A namespace to which a pack was added less than this ago is in use."""
+"""Seconds after the last added pack for which a namespace counts as in use."""
 
 
 @dataclass(slots=True)
 class DropReport:
-    """What a drop did, or would do.
+    """Result of a drop, or of a dry run.
 
     Attributes:
-        namespace: Whose.
+        namespace: The id of the namespace.
         packs: Ids of its packs.
         manifests: Paths of their manifests.
         spec: Path of its spec, if it has one.
         objects: Paths of the packs' objects.
-        bytes: Of all of them.
-        idle: Seconds since the last pack was added, by the storage's clock; NaN if it does not tell.
+        bytes: Total size of all of them.
+        idle: Seconds since the last pack was added, by the storage's clock; NaN if its listings have no times.
     """
 
     namespace: str
@@ -53,7 +53,7 @@ class DropReport:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no pack was added in the last day."""
+        """True if no pack was added in the last day."""
         return self.idle >= QUIET_SECONDS
 
     def __repr__(self) -> str:
@@ -73,20 +73,20 @@ class DropReport:
         }
 
 
-def plan_drop(listed: Iterable[Listed], namespace: str, *, now: float) -> DropReport:
-    """Choose what goes. Pure.
+def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> DropReport:
+    """Choose the objects to delete. Pure.
 
     Args:
         listed: Every object below the root.
-        namespace: Whose.
-        now: By the storage's clock.
+        namespace: The id of the namespace.
+        now: Time of the storage's clock.
     """
     report = DropReport(namespace)
     spec, objects, ages = layout.spec_path(namespace), [], []
     for entry in listed:
-        named = layout.parse_manifest_path(entry.path)
-        if named and named[0] == namespace:
-            report.packs.append(named[1])
+        manifest_ref = layout.parse_manifest_path(entry.path)
+        if manifest_ref and manifest_ref.namespace == namespace:
+            report.packs.append(manifest_ref.pack)
             report.manifests.append(entry.path)
             ages.append(now - entry.modified)
         elif entry.path == spec:
@@ -98,8 +98,8 @@ def plan_drop(listed: Iterable[Listed], namespace: str, *, now: float) -> DropRe
     report.idle = math.nan if any(map(math.isnan, ages)) else min(ages, default=math.inf)
     mine = set(report.packs)
     for entry in objects:
-        of = layout.parse_object_path(entry.path)
-        if of and of[0] in mine:
+        object_ref = layout.parse_object_path(entry.path)
+        if object_ref and object_ref.pack in mine:
             report.objects.append(entry.path)
             report.bytes += entry.size
     return report
@@ -109,26 +109,26 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     """Delete a namespace with all its vectors.
 
     Args:
-        repository: Which.
-        namespace: Its id.
-        force: Also if a pack was added in the last day.
-        dry_run: Write and delete nothing: ages are by this machine's clock, because to read the storage's a probe is
-            written.
+        repository: The repository.
+        namespace: The id of the namespace.
+        force: Delete it even if a pack was added in the last day.
+        dry_run: Write and delete nothing. Ages are by this machine's clock, because reading the storage's clock writes
+            a probe.
 
     Raises:
-        NotARepository: If there is none.
-        UnsupportedFormat: If this version may not write it.
-        ConfigurationError: If there is no such namespace, or it is in use and that is not forced.
-        SuspiciousListing: If the listing lacks what is there.
-        RemoteError: If the storage is away or refuses. The same call goes on; objects whose manifests have gone are
-            left to `prune`.
+        NotARepository: If there is no repository.
+        UnsupportedFormat: If this version may not write the repository.
+        ConfigurationError: If the namespace does not exist, or is in use and `force` is not set.
+        IncompleteListing: If the listing lacks objects that exist.
+        RemoteError: If the storage is unreachable or refuses a request. Repeat the call to continue; `prune` deletes
+            the objects whose manifests are already deleted.
     """
-    repository.must_be_there()
+    repository.must_exist()
     repository.writable()
     now = time.time() if dry_run else repository.now()
     listed = repository.storage.list("")
     if all(entry.path != layout.MARKER for entry in listed):
-        raise SuspiciousListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")
+        raise IncompleteListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")
     report = plan_drop(listed, namespace, now=now)
     if not (report.packs or report.spec):
         raise ConfigurationError(
@@ -141,6 +141,8 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
             "it. Nothing was deleted. If not, use force=True (--force)."
         )
     if not dry_run:
+        # Manifests first, so that no reader finds a pack that is being deleted. The spec goes only if no new pack needs
+        # it.
         repository.delete(report.manifests)
         if report.spec and not repository.packs(namespace):
             repository.delete([report.spec])

@@ -1,8 +1,8 @@
 """Delete one pack whose vectors are wrong, and the merges that hold its rows: manifests first, then objects.
 
-A deletion that loses rows, and is requested by name: other weights under the right name pass every hash, and only the
-self-check finds them. Other packs of the namespace stay. A merge of the pack goes with it, because it holds the same
-rows; if packs that the merge replaced are gone already, their rows would go too, and that has to be forced.
+This deletion loses rows, and a user requests it by name: wrong weights under the right name pass every hash, and only
+the self-check finds them. Other packs of the namespace stay. A merge of the pack is deleted with it, because it holds
+the same rows. If packs that the merge replaced no longer exist, their rows would be lost, too; that has to be forced.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.amounts import counted, size
 from cas_cache.errors import ConfigurationError
+from cas_cache.formatting import pluralize, size
 from cas_cache.repository import layout
 from cas_cache.repository.manifest import Manifest
 
@@ -72,33 +72,35 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     Args:
         repository: The repository.
         pack: Id of the pack, or its first digits if no other pack has the same.
-        force: Also if rows of other packs are lost with a merge.
+        force: Delete it even if rows of other packs are lost with a merge.
         dry_run: Delete nothing.
 
     Returns:
-        What was deleted; `namespace` is None if the repository has no such pack (any more).
+        A report of the deletion; `namespace` is None if the repository has no such pack (any more).
 
     Raises:
         NotARepository: If there is no repository.
-        UnsupportedFormat: If this version may not write it.
-        ConfigurationError: If several packs begin like that, or rows of others would be lost and that is not forced.
-        RemoteError: If the storage is away or refuses. The same call continues; what it left is deleted by `prune`.
+        UnsupportedFormat: If this version may not write the repository.
+        ConfigurationError: If several packs begin with these digits, or rows of other packs would be lost and `force`
+            is not set.
+        RemoteError: If the storage is unreachable or refuses a request. Repeat the call to continue; `prune` deletes
+            what it left.
     """
-    repository.must_be_there()
+    repository.must_exist()
     if not dry_run:
         repository.writable()
     listed = repository.packs()
-    found = [(namespace, name) for namespace, name in listed if name.startswith(pack)]
-    if len(found) > 1 or not pack:
-        names = ", ".join(name for _, name in found[:MAX_NAMED])
+    matches = [ref for ref in listed if ref.pack.startswith(pack)]
+    if len(matches) > 1 or not pack:
+        names = ", ".join(name for _, name in matches[:MAX_NAMED])
         raise ConfigurationError(
-            f"{counted(len(found), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
+            f"{pluralize(len(matches), 'pack')} of {repository.url} begin with {pack!r}: {names}. Nothing was deleted. "
             "Name one by more of its id."
         )
-    if not found:
+    if not matches:
         return DropPackReport(None)
-    namespace, name = found[0]
-    of_namespace = [entry for entry in listed if entry[0] == namespace]
+    namespace, name = matches[0]
+    of_namespace = [ref for ref in listed if ref.namespace == namespace]
     manifests = {
         other: manifest
         for (_, other), manifest in zip(of_namespace, repository.manifests(of_namespace), strict=True)
@@ -108,14 +110,16 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     if report.other_rows and not (force or dry_run):
         raise ConfigurationError(
             f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds "
-            f"{counted(report.other_rows, 'row')} of other packs that are not in the repository any more. Nothing was "
-            "deleted. With force=True (--force) they are deleted, too, and encoded again when they are next asked for."
+            f"{pluralize(report.other_rows, 'row')} of other packs that are not in the repository any more. Nothing "
+            "was deleted. With force=True (--force) they are deleted, too, and encoded again "
+            "when they are next asked for."
         )
     sizes = {
         entry.path: entry.size for each in report.packs for entry in repository.storage.list(layout.pack_prefix(each))
     }
     report.objects, report.bytes = list(sizes), sum(sizes.values())
     if not dry_run:
+        # Manifests first, so that no reader finds a pack that is being deleted.
         repository.delete([layout.manifest_path(namespace, each) for each in report.packs])
         repository.delete(report.objects)
         logger.info("dropped pack %s of namespace %s and %d merges of it", name, namespace, len(report.packs) - 1)
@@ -123,7 +127,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
 
 
 def plan_drop_pack(namespace: str, pack: str, manifests: Mapping[str, Manifest]) -> DropPackReport:
-    """Choose what has to go with a pack. Pure.
+    """Choose the packs that must be deleted with a pack. Pure.
 
     Args:
         namespace: The namespace of the pack.

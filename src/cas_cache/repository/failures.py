@@ -1,6 +1,6 @@
-"""What file systems raise, and what it means: the names under which fsspec's implementations tell their troubles.
+"""Translate errors of file systems: recognise the names under which fsspec's implementations report failures.
 
-Pure, and imports none of them: exceptions and codes are known by name, so a package need not be there.
+Pure, and imports none of these packages: exceptions and codes are known by name, so a package need not be installed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Unanswered(ConnectionError):
-    """Nothing came back in time. No TimeoutError: fsspec drops what those say."""
+    """Raised if no answer came in time. Not a TimeoutError, because fsspec drops the text of those."""
 
 
 Doing = Literal["read", "list", "write", "delete"]
@@ -54,7 +54,7 @@ _LOGIN = {"s3": "`aws sso login`", "gcs": "`gcloud auth application-default logi
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL, or endpoint_url in storage_options"}
 _PERMISSIONS: dict[str, dict[Doing, str]] = {
     "s3": {
-        # Without the second, S3 answers 403 for what is not there.
+        # Without ListBucket, S3 answers 403 for a missing object.
         "read": "s3:GetObject and s3:ListBucket",
         "list": "s3:ListBucket",
         "write": "s3:PutObject",
@@ -78,25 +78,25 @@ _PERMISSIONS: dict[str, dict[Doing, str]] = {
 def error_of(
     err: Exception, secrets: tuple[str, ...], *, url: str, path: str, doing: Doing, service: str
 ) -> CasCacheError | None:
-    """Return our error for what a file system raised, or None for what is a bug.
+    """Return the package's error for an error of a file system; None if the error is a bug.
 
     Args:
-        err: What was raised.
-        secrets: What must not be printed.
-        url: Of the storage, as it may be shown.
-        path: Of the object or folder.
-        doing: What was asked.
+        err: The error of the file system.
+        secrets: Texts that must not be printed.
+        url: The URL of the storage, in a form that may be shown.
+        path: The path of the object or folder.
+        doing: The requested operation.
         service: ``"s3"``, ``"gcs"``, ``"azure"``, or another protocol.
     """
     codes, reason = codes_of(err), reason_of(err, secrets)
     if isinstance(err, FileNotFoundError) or codes & NO_BUCKET:
         return _missing(err, reason, url=url, path=path, doing=doing, service=service)
     if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
-        return AccessDenied(_refused(err, reason, url, doing, service))
+        return AccessDenied(_refusal_text(err, reason, url, doing, service))
     if codes & TLS:  # those of aiohttp are ValueErrors, too
         return RemoteUnavailable(_untrusted(tls_reason(causes_of(err)) or reason, url, service))
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
-        # Nothing was asked of the service: the SDK found bucket, endpoint or an option malformed.
+        # No request was sent: the SDK found bucket, endpoint or an option malformed.
         return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
     known = (
         service not in CLOUDS
@@ -105,7 +105,11 @@ def error_of(
     )
     hint = checksum_hint(codes, reason, doing, service)
     text = f"{url} did not take a {doing} ({reason}). {hint}, then do the same again." if hint else ""
-    return RemoteUnavailable(text or _away(codes, reason, url, service)) if known or service not in CLOUDS else None
+    return (
+        RemoteUnavailable(text or _unavailable_text(codes, reason, url, service))
+        if known or service not in CLOUDS
+        else None
+    )
 
 
 def _missing(err: Exception, reason: str, *, url: str, path: str, doing: Doing, service: str) -> CasCacheError:
@@ -127,8 +131,12 @@ def _is_answer(err: BaseException) -> bool:
 
 
 def _refused_for_the_time(reason: str, url: str, skew: float) -> str:
-    told = abs(skew) >= 60  # less is the time that the answer took
-    differs = f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service" if told else ""
+    is_worth_telling = abs(skew) >= 60  # a smaller difference is the time that the answer took
+    differs = (
+        f": it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the service"
+        if is_worth_telling
+        else ""
+    )
     return f"{url} refuses the credentials because of the time ({reason}). Set this machine's clock{differs}."
 
 
@@ -140,7 +148,7 @@ def _untrusted(reason: str, url: str, service: str) -> str:
     )
 
 
-def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
+def _refusal_text(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
     codes = codes_of(err)
     if codes & CLOCK or (is_clock_wrong(causes_of(err)) and codes & (UNKNOWN_CREDENTIALS | REFUSED)):
         return _refused_for_the_time(reason, url, clock_skew(causes_of(err)))
@@ -148,7 +156,7 @@ def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) 
     login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
     needs = _PERMISSIONS.get(service, {}).get(doing)
     permission = f"that they have {needs}" if needs else f"that they may {doing}"
-    told = (
+    texts = (
         (NO_CREDENTIALS, f"No credentials were found for {url} ({reason}). Set {where}."),
         (EXPIRED, f"The credentials for {url} have expired ({reason}). Get new ones{login}, and do the same again."),
         (ARCHIVED, f"{url} does not give out an object in an archive storage class ({reason}). Restore it first."),
@@ -165,17 +173,17 @@ def _refused(err: Exception, reason: str, url: str, doing: Doing, service: str) 
             f"{url} refuses a {doing} ({reason}). Check the credentials that are found ({where}), and {permission}.",
         ),
     )
-    return next(text for named, text in told if codes & named)
+    return next(text for text_codes, text in texts if codes & text_codes)
 
 
-def _away(codes: set[str], reason: str, url: str, service: str) -> str:
+def _unavailable_text(codes: set[str], reason: str, url: str, service: str) -> str:
     setting = f" ({_ENDPOINT[service]})" if service in _ENDPOINT else ""
     check = f"Check the network and the endpoint{setting}"
     if ENDLESS in codes:
         reason = "it is redirected without end"
     if not reason:
         codes, reason = codes | NOT_THE_SERVICE, "an answer without an error code"
-    told = (
+    texts = (
         (THROTTLED, "{url} asks for fewer requests ({reason}). Wait a little, then do the same again: it goes on."),
         (
             ELSEWHERE,
@@ -193,20 +201,20 @@ def _away(codes: set[str], reason: str, url: str, service: str) -> str:
         ),
         (codes, "{url} did not answer as it should ({reason}). {check}, then try again."),
     )
-    text = next(text for of, text in told if codes & of)
+    text = next(text for text_codes, text in texts if codes & text_codes)
     return text.format(url=url, reason=reason, check=check, setting=setting)
 
 
 def codes_of(err: BaseException) -> set[str]:
-    """The names of an error and its causes, and what services called them."""
+    """Return the names of an error and its causes, and the codes that services gave."""
     return {type(e).__name__ for e in causes_of(err)}.union(*(_service_codes(e) for e in causes_of(err)))
 
 
 def causes_of(err: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, each once: causes and contexts can form a ring."""
+    """Yield an error and its causes, each once: causes and contexts can form a ring."""
     seen: list[BaseException] = []
     following: BaseException | None = err
-    while following is not None and all(following is not one for one in seen):
+    while following is not None and all(following is not earlier for earlier in seen):
         seen.append(following)
         yield following
         following = following.__cause__ or following.__context__
@@ -217,38 +225,41 @@ def _service_codes(err: BaseException) -> set[str]:
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
         return {code, "KMS"} if code.startswith("KMS.") else {code}
-    named = getattr(err, "error_code", "")  # Azure's: an enumeration or a string
-    return {str(getattr(named, "value", named)), str(getattr(err, "status_code", None) or getattr(err, "code", ""))}
+    error_code = getattr(err, "error_code", "")  # Azure: an enumeration or a string
+    return {
+        str(getattr(error_code, "value", error_code)),
+        str(getattr(err, "status_code", None) or getattr(err, "code", "")),
+    }
 
 
 def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return one line without secrets: what the service said, where it did, else kind and first line of the error.
+    """Return one line without secrets: the service's own text if there is one, else type and first line of the error.
 
-    Empty where a service answered with nothing.
+    Empty if a service answered without a text.
     """
     if isinstance(err, Unanswered):
         return str(err)
-    for one in causes_of(err):
-        response = getattr(one, "response", None)
-        said = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(said, dict):
-            parts = (str(said.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
+    for cause in causes_of(err):
+        response = getattr(cause, "response", None)
+        error = response.get("Error") if isinstance(response, dict) else None
+        if isinstance(error, dict):
+            parts = (str(error.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
             return _one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
     return first_line(err, secrets).rstrip(". ")
 
 
 def first_line(err: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return kind and first line of an error, without secrets."""
+    """Return type and first line of an error, without secrets."""
     return _one_line(f"{type(err).__name__}: {err}", secrets)
 
 
-MOST_CHARACTERS = 200
-"""Of what others say, in a message of ours."""
+MAX_CHARACTERS = 200
+"""Maximum length of a foreign text in an error message."""
 
 
 def _one_line(text: str, secrets: Iterable[str]) -> str:
-    # Cut last: a part of a secret is not recognised, and tells nearly as much.
-    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MOST_CHARACTERS]
+    # Cut last: a part of a secret is not recognised, but reveals nearly as much.
+    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MAX_CHARACTERS]
 
 
 _NAMED = re.compile(
@@ -259,26 +270,26 @@ _NAMED = re.compile(
 
 
 def without_signatures(text: str) -> str:
-    """Return a text without what is secret by its form: known shapes of keys, passwords and signatures in URLs."""
+    """Return a text without secrets that have a known form: keys, passwords, and signatures in URLs."""
     return redact(_NAMED.sub(r"\1\2***", redact(text)))
 
 
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
-SHORTEST_SECRET = 6
-"""Shorter values of secret options are placeholders such as "test", found in any text."""
+MIN_SECRET_LENGTH = 6
+"""Minimum length of a secret. Shorter values of secret options are placeholders such as "test", found in any text."""
 
 
 def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
-    """Values in storage options, or in an environment, that must not be printed."""
+    """Yield the values in storage options, or in an environment, that must not be printed."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
-        elif isinstance(value, str) and len(value) >= SHORTEST_SECRET and _SECRET_OPTION.search(name):
+        elif isinstance(value, str) and len(value) >= MIN_SECRET_LENGTH and _SECRET_OPTION.search(name):
             yield value
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without what must not be printed, as it is or as a URL quotes it."""
+    """Return a text without secrets, in plain or URL-quoted form."""
     for secret in secrets:
         for form in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(form, "***")

@@ -1,7 +1,7 @@
 """Opening fsspec file systems: private instances, with options that a repository can work with.
 
 Adds to fsspec: the options of its own configuration and those of the caller are merged, and an option that would be
-dropped, or could not work, is an error that names it. fsspec lets one ``config_kwargs`` replace the other, and drops
+dropped, or cannot work, is an error that names it. fsspec lets one ``config_kwargs`` replace the other, and drops
 options that it does not know.
 """
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 S3FS_RETRIES = 2
-"""s3fs nests its own attempts around botocore's 3: its 5 make 5 * 5 * 3 = 75 for a get, 19 minutes at a server that
-takes connections and says nothing. 2 * 2 * 3 are 12, and a body that breaks off is still fetched again."""
+"""Number of attempts of s3fs, which nests them around botocore's 3. Its default of 5 makes 5 * 5 * 3 = 75 for a get, 19
+minutes at a server that accepts connections and never answers. 2 * 2 * 3 are 12, and a body that breaks off is still
+fetched again."""
 
 PRIVATE: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-"""Listings are never cached, and no instance is shared with the caller: both would hide what other writers did."""
+"""Listings are never cached, and no instance is shared with the caller: both would hide changes by other writers."""
 
 _LISTINGS = "a cached listing hides the objects of other writers"
 _ASYNCHRONOUS = "cas_cache is synchronous and runs the event loop of the file system itself"
@@ -51,17 +52,17 @@ _S3_OPERATIONS = ("PutObject", "GetObject", "HeadObject", "ListObjectsV2", "Dele
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return a file system of our own, and where the URL is in it. No request is made, except to log in.
+    """Return a private file system, and the path of the URL in it. No request is made, except to log in.
 
     Args:
         url: An fsspec URL.
-        options: For the file system; they win over those of fsspec's configuration.
+        options: Options for the file system; they override those of fsspec's configuration.
 
     Raises:
-        InvalidURL: If no file system is called like that, or it refuses its options.
+        InvalidURL: If no file system has this name, or it refuses its options.
         ConfigurationError: If an option cannot work.
         MissingDependency: If the package of the file system is not installed.
-        RemoteUnavailable: If the file system logs in when it is made, and cannot.
+        RemoteUnavailable: If the file system logs in when it is created, and fails.
     """
     import fsspec
 
@@ -72,9 +73,9 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     check_url(url, shown, protocol)
     _check_protocol(protocol, shown)
     try:
-        kind = fsspec.get_filesystem_class(protocol)
-        _check_able(kind, protocol, shown)
-        given = _merged(kind, protocol, options, shown)
+        cls = fsspec.get_filesystem_class(protocol)
+        _check_able(cls, protocol, shown)
+        given = _merged_options(cls, protocol, options, shown)
         filesystem, root = fsspec.url_to_fs(url, **given)
         if hasattr(getattr(filesystem, "dircache", None), "use_listings_cache"):
             filesystem.dircache.use_listings_cache = False
@@ -101,7 +102,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             raise AccessDenied(
                 f"{shown} does not accept the credentials ({first_line(err, secrets)}). Check storage_options."
             ) from None
-        # gcsfs logs in when it is made. The cause is left out: its text and frames can hold the token.
+        # gcsfs logs in when it is created. The cause is dropped, because its text and frames can hold the token.
         reason = first_line(err, secrets)
         raise RemoteUnavailable(
             f"{shown} could not be opened ({reason}). Check the network, the credentials and storage_options."
@@ -110,7 +111,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def all_secrets(protocol: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what must not be printed: secrets of the options, of fsspec's configuration, and of the clouds."""
+    """Return texts that must not be printed: secrets in the options, in fsspec's configuration, and of the clouds."""
     from fsspec.config import conf
 
     names = [name for name, extra in EXTRAS.items() if extra == EXTRAS.get(protocol)] or [protocol]
@@ -119,15 +120,15 @@ def all_secrets(protocol: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_options(options: Mapping[str, Any], shown: str, where: str = "storage_options") -> None:
-    """Refuse options that cannot work.
+    """Raise an error for options that cannot work.
 
     Args:
-        options: For a file system.
-        shown: The URL, as it may be printed.
+        options: Options for a file system.
+        shown: The URL, in a form that may be printed.
         where: Where the options come from.
 
     Raises:
-        ConfigurationError: With the name of the option and the reason.
+        ConfigurationError: If an option cannot work; it names the option and the reason.
     """
     for name, value in options.items():
         if name in REFUSED_OPTIONS and value and value is not PRIVATE.get(name):
@@ -144,20 +145,20 @@ def check_options(options: Mapping[str, Any], shown: str, where: str = "storage_
             )
 
 
-def _merged(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> dict[str, Any]:
-    """Return the options of fsspec's configuration and of the caller in one; the caller's win, name by name."""
+def _merged_options(cls: type, protocol: str, options: Mapping[str, Any], shown: str) -> dict[str, Any]:
+    """Return the options of fsspec's configuration and of the caller together; the caller's win, name by name."""
     from fsspec.config import apply_config
 
-    configured: dict[str, Any] = apply_config(kind, {})
-    # Settings of the listing cache are for every program of this user. This package turns the cache off for itself.
+    configured: dict[str, Any] = apply_config(cls, {})
+    # The user configures the listing cache for all programs. This package turns it off for itself.
     configured = {name: value for name, value in configured.items() if REFUSED_OPTIONS.get(name) is not _LISTINGS}
     configured.pop("skip_instance_cache", None)
     check_options(configured, shown, "fsspec's configuration (FSSPEC_* variables, or the files in ~/.config/fsspec)")
     check_options(options, shown)
-    _check_known(kind, protocol, options, shown)
+    _check_known(cls, protocol, options, shown)
     merged = {**configured, **options, **PRIVATE}
     if protocol not in EXTRAS:
-        del merged["use_listings_cache"]  # some pass what they do not know on to a client, which refuses it
+        del merged["use_listings_cache"]  # some pass unknown options on to a client, which refuses them
     for name in configured.keys() & options.keys():
         if name.endswith("_kwargs"):
             merged[name] = {**(configured[name] or {}), **(options[name] or {})}
@@ -168,7 +169,7 @@ def _merged(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -
 
 
 def _check_protocol(protocol: str, shown: str) -> None:
-    """Refuse a protocol that has no file system, with what was probably meant, or whose file system cannot be used."""
+    """Raise an error for a protocol without a file system, with a suggestion, or with one that cannot be used."""
     import fsspec
 
     if protocol in REFUSED_PROTOCOLS:
@@ -181,10 +182,10 @@ def _check_protocol(protocol: str, shown: str) -> None:
     raise InvalidURL(f"{shown}: no file system is called {protocol!r}.{hint} Use s3://, gs://, az:// or a path.")
 
 
-def _check_able(kind: type, protocol: str, shown: str) -> None:
-    """Refuse a file system that cannot hold a repository, whatever may be read of it.
+def _check_able(cls: type, protocol: str, shown: str) -> None:
+    """Raise an error for a file system that cannot hold a repository, even if it can be read.
 
-    Plain web servers list what their pages link to: a page without links would read as an empty repository.
+    A plain web server lists the links of its pages, so a page without links would read as an empty repository.
     """
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
@@ -192,14 +193,14 @@ def _check_able(kind: type, protocol: str, shown: str) -> None:
     lacking = [
         verb
         for verb, names in _METHODS.items()
-        if all(getattr(kind, name, None) in _base(name, AbstractFileSystem, AsyncFileSystem) for name in names)
+        if all(getattr(cls, name, None) in _base_methods(name, AbstractFileSystem, AsyncFileSystem) for name in names)
     ]
     if lacking:
         raise InvalidURL(_refusal(shown, protocol, f"cannot {' or '.join(lacking)} files. {_INSTEAD}"))
 
 
-def _base(name: str, *kinds: type) -> list[Any]:
-    return [None, *(getattr(kind, name, None) for kind in kinds)]
+def _base_methods(name: str, *classes: type) -> list[Any]:
+    return [None, *(getattr(cls, name, None) for cls in classes)]
 
 
 _METHODS = {
@@ -207,7 +208,7 @@ _METHODS = {
     "write": ("pipe_file", "_pipe_file", "open", "_open"),
     "delete": ("rm_file", "_rm_file", "_rm", "rm"),
 }
-"""Of which a file system brings at least one, if it can do that."""
+"""Methods of which a file system implements at least one, for each verb that it supports."""
 
 _INSTEAD = "Use s3://, gs://, az://, sftp://, webdav:// or a directory."
 
@@ -217,22 +218,22 @@ REFUSED_PROTOCOLS: Mapping[str, str] = {
     **dict.fromkeys(_READ_ONLY, f"cannot list, write and delete files. {_INSTEAD}"),
     "smb": "cannot tell a missing file from a failure. Mount the share, and name the directory.",
 }
-"""File systems of fsspec that cannot hold a repository, although they have the methods, with the reason."""
+"""File systems of fsspec that cannot hold a repository although they have the methods, with the reason."""
 
 
 def _refusal(shown: str, protocol: str, reason: str) -> str:
     return f"{shown} cannot hold a repository: the file system of {protocol}:// {reason}"
 
 
-def _check_known(kind: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:
-    """Refuse options that gcsfs and adlfs would ignore: they take any name. s3fs refuses unknown names itself."""
+def _check_known(cls: type, protocol: str, options: Mapping[str, Any], shown: str) -> None:
+    """Raise an error for options that gcsfs and adlfs would ignore. s3fs refuses unknown names itself."""
     if EXTRAS.get(protocol) in {"gcs", "azure"}:
-        known = {name for each in kind.__mro__ for name in inspect.signature(each.__init__).parameters}  # type: ignore[misc]
+        known = {name for each in cls.__mro__ for name in inspect.signature(each.__init__).parameters}  # type: ignore[misc]
         _refuse_unknown(options, known | set(PRIVATE), f"storage_options of {shown}")
 
 
 def _check_additional(filesystem: Any, shown: str) -> None:
-    """Refuse misspelt names in ``s3_additional_kwargs``: s3fs ignores them, and with them the encryption they mean."""
+    """Raise an error for misspelt names in ``s3_additional_kwargs``: s3fs would ignore them, for example encryption."""
     additional = filesystem.s3_additional_kwargs
     if additional:
         from botocore.loaders import create_loader
@@ -244,7 +245,7 @@ def _check_additional(filesystem: Any, shown: str) -> None:
 
 
 def _check_authorities(filesystem: Any, shown: str) -> None:
-    """Refuse a file of certificate authorities that cannot be read: botocore finds out at each request, and retries."""
+    """Raise an error for an unreadable file of certificate authorities; botocore would fail later, and retry."""
     import ssl
 
     from botocore.exceptions import ProfileNotFound
@@ -254,7 +255,7 @@ def _check_authorities(filesystem: Any, shown: str) -> None:
         try:
             file = filesystem.session.get_config_variable("ca_bundle")
         except ProfileNotFound:
-            return  # the first request says so
+            return  # the first request reports it
     if isinstance(file, str):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
@@ -275,9 +276,10 @@ def _refuse_unknown(options: Mapping[str, Any], known: Iterable[str], where: str
 
 
 def _prepare_session(filesystem: Any) -> None:
-    """Give s3fs the session that it would make, which looks closer at answers, and reads times with another parser.
+    """Give s3fs the session that it would create, with stricter checks of answers and a faster parser of times.
 
-    botocore's takes any form of time, and for a listing of 10,000 names half of the client's time: 0.65 of 1.3 s.
+    botocore's parser accepts any form of time. For a listing of 10,000 names it takes half of the client's time: 0.65
+    of 1.3 s.
     """
     if filesystem.session is None:
         from aiobotocore.session import AioSession
@@ -289,7 +291,7 @@ def _prepare_session(filesystem: Any) -> None:
 
 
 def _time_of(value: Any) -> datetime:
-    """A time as S3's listings write it; any other by botocore."""
+    """Parse a time as S3's listings write it; leave any other form to botocore."""
     if isinstance(value, str) and value.endswith("Z"):
         try:
             return datetime.fromisoformat(value)

@@ -1,4 +1,4 @@
-"""What a check can find: how bad it is, what it costs, how it is mended. Pure."""
+"""The findings of a check: how severe each is, what it costs, and how it is repaired. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from enum import StrEnum
 from typing import Any
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.formatting import size
 from cas_cache.repository import layout
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     LOSS = "loss"
-    """Rows are lost until they are encoded anew."""
+    """Rows are lost until they are encoded again."""
     REPAIR = "repair"
-    """Costs no row, and should be mended."""
+    """Costs no row, but should be repaired."""
     NOTE = "note"
-    """Nothing to do."""
+    """Nothing needs to be done."""
 
 
 _RESTORE_MARKER = f"Restore {layout.MARKER}, with the id that `cas-cache info --json` shows for a mirror of it."
@@ -135,23 +135,23 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "foreign": (Severity.NOTE, "Nothing: readers pass it over.", "Delete it if nobody knows what it is."),
     "duplicate-keys": (Severity.NOTE, "Space: any of the vectors of a key is right.", "Nothing needs to be done."),
 }
-"""Of each kind of finding: how bad it is, what it costs, how it is mended."""
+"""Severity, cost and repair of each kind of finding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem that a check found.
 
     Attributes:
-        kind: Which; stable.
-        severity: How bad it is.
-        path: The object, or the folder of a pack or a namespace's manifests, below the root.
-        namespace: Id of the namespace concerned, where one is known.
-        pack: Id of the pack concerned, where there is one.
-        rows: How many rows pull passes over for it, where that is known; else 0.
-        what: What was found.
-        cost: What it costs.
-        repair: How it is mended.
+        kind: A name in `KINDS`, which never changes.
+        severity: Severity of the finding.
+        path: The object, or the folder of a pack or of a namespace's manifests, below the root.
+        namespace: Id of the namespace concerned, if it is known.
+        pack: Id of the pack concerned, if there is one.
+        rows: Number of rows that a pull skips because of it, if it is known; else 0.
+        what: Description of the problem.
+        cost: Consequence of the problem.
+        repair: How to repair it.
     """
 
     kind: str
@@ -167,14 +167,14 @@ class Finding:
 
 @dataclass(slots=True)
 class CheckReport:
-    """What a check looked at, and what it found.
+    """Result of a check.
 
     Attributes:
-        packs: Packs whose manifests verify.
-        rows: How many rows they hold.
-        packs_read: Packs whose data was read.
+        packs: Number of packs whose manifests pass verification.
+        rows: Number of rows in these packs.
+        packs_read: Number of packs whose data was read.
         bytes: Bytes of content that were read.
-        findings: What is not as it should be, the worst first.
+        findings: Problems that were found, the most severe first.
     """
 
     packs: int = 0
@@ -184,12 +184,12 @@ class CheckReport:
     findings: list[Finding] = field(default_factory=list)
 
     def count(self, severity: Severity) -> int:
-        """Return how many findings are that bad."""
+        """Return the number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     @property
     def clean(self) -> bool:
-        """Whether there is nothing but notes."""
+        """True if there are only notes."""
         return self.count(Severity.NOTE) == len(self.findings)
 
     def _repr_html_(self) -> str:
@@ -202,7 +202,7 @@ class CheckReport:
         table = html.facts("Check of a repository", [*counts, ("findings", len(self.findings))])
         if not self.findings:
             return table
-        rows = [(it.severity, it.kind, it.path, it.rows or None, it.what) for it in self.findings]
+        rows = [(item.severity, item.kind, item.path, item.rows or None, item.what) for item in self.findings]
         headings = ("severity", "kind", "object", "rows", "what")
         return table + html.grid("Findings", headings, rows, total=len(rows))
 
@@ -219,18 +219,18 @@ class CheckReport:
         }
 
 
-def finding(kind: str, path: str, what: str, *, of: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
+def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
     """Return a finding of a kind.
 
     Args:
         kind: A name in `KINDS`.
-        path: Below the root.
-        what: What was found, one sentence.
-        of: Namespace and pack concerned; empty where there is none.
-        rows: How many rows pull passes over for it.
+        path: A path below the root.
+        what: Description of the problem, one sentence.
+        ref: Namespace and pack concerned; empty if there is none.
+        rows: Number of rows that a pull skips because of it.
     """
     severity, cost, repair = KINDS[kind]
-    namespace, pack = of
+    namespace, pack = ref
     return Finding(
         kind=kind,
         severity=severity,

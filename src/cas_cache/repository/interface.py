@@ -1,6 +1,6 @@
-"""What a storage is: four verbs, and how to use it for many objects at a time.
+"""The interface of a storage, four verbs, and functions that use it for many objects concurrently.
 
-Whoever implements `Storage` can hold a repository. Policy (faults in tests, counting) is a wrapper, not a flag.
+Anything that implements `Storage` can hold a repository. Policy (faults in tests, counting) is a wrapper, not a flag.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 CREATE_ONLY = "create_only"
-"""Capability: of any number of writers that create one name, exactly one wins, and its bytes stay."""
+"""Capability: if several writers create the same name, exactly one wins, and its bytes stay."""
 
 PROCESSES = "processes"
 """Capability: other processes see the same objects. Only a storage in memory lacks it."""
 
 IN_FLIGHT = 3
-"""Objects on their way at once. s3fs holds what it sends twice: 3 chunks of 48 MiB are 300 MB."""
+"""Number of objects transferred concurrently. s3fs holds sent data twice: 3 chunks of 48 MiB take 300 MB."""
 
 
 @dataclass(slots=True)
-class Traffic:
-    """What went over the wire, in bytes of content and in requests."""
+class TransferStats:
+    """Transferred content in bytes, and the number of requests."""
 
     up: int = 0
     down: int = 0
@@ -48,15 +48,15 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ObjectInfo:
     """An object in a listing.
 
     Attributes:
-        path: Its path below the root.
-        size: In bytes.
-        modified: When it was last written, in seconds since 1970, by the clock of the storage: only to be compared with
-            times of the same storage. NaN where the storage does not say, so that every comparison is false and nothing
-            of unknown age counts as old.
+        path: Path of the object below the root.
+        size: Size in bytes.
+        modified: Time of the last write in seconds since 1970, by the storage's clock; compare it only with times of
+            the same storage. NaN if the storage does not say, so that every comparison is false and nothing of unknown
+            age counts as old.
     """
 
     path: str
@@ -65,19 +65,20 @@ class Listed:
 
 
 class Storage(Protocol):
-    """Bytes by path below one root. Paths have forward slashes and no dots of their own.
+    """Bytes by path below one root. Paths use forward slashes and have no ``.`` or ``..`` parts.
 
-    What one caller wrote or deleted, every caller sees at once, in reads and in listings. All methods may be called
-    from many threads and, after a fork, from the child. `cas_cache.testing.StorageContract` is this text as tests.
+    A write or delete of one caller is visible to every caller at once, in reads and in listings. All methods may be
+    called from many threads and, after a fork, from the child. `cas_cache.testing.StorageContract` expresses this text
+    as tests.
 
     Attributes:
-        url: Where it is, without credentials.
-        traffic: What went over the wire so far.
-        capabilities: What it can do beyond that: names such as `CREATE_ONLY`. Declared, never faked.
+        url: URL of the root, without credentials.
+        traffic: Bytes and requests transferred so far.
+        capabilities: Additional guarantees, by names such as `CREATE_ONLY`. They are declared, never faked.
     """
 
     url: str
-    traffic: Traffic
+    traffic: TransferStats
     capabilities: frozenset[str]
 
     def close(self) -> None:
@@ -88,49 +89,49 @@ class Storage(Protocol):
         """Return bytes [start, stop) of an object, fewer if it ends before.
 
         Raises:
-            ObjectNotFound: If there is no such object.
-            RemoteError: If the storage is away or refuses.
+            ObjectNotFound: If the object does not exist.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         ...
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        """Write an object whole, over any that is there.
+        """Write a complete object; replace an existing one.
 
-        With `create_only` an object that is there stays, where the storage has the capability `CREATE_ONLY`; elsewhere
-        the last writer may win, and while several write one name there may be a moment in which nobody finds it, so
-        callers read back what they need to be sure of.
+        With `create_only`, an existing object stays if the storage has the capability `CREATE_ONLY`. Without the
+        capability, the last writer may win, and while several write one name there may be a moment in which no reader
+        finds it, so callers read back anything that they depend on.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         ...
 
-    def list(self, prefix: str) -> list[Listed]:
-        """Return every object below a folder, in order of paths; an empty list if there is none.
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Return every object below a folder, ordered by path; an empty list if there is none.
 
         Raises:
-            RemoteError: If the storage is away or refuses, and always when a listing is not complete.
+            RemoteError: If the storage is unreachable or refuses a request, and always if a listing is not complete.
         """
         ...
 
     def delete(self, path: str) -> None:
-        """Delete an object; that it is not there is fine, so a delete whose answer was lost can be repeated.
+        """Delete an object; a missing object is fine, so that a delete whose answer was lost can be repeated.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         ...
 
 
 def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) -> None:
-    """Write objects, a few at a time, in no order; each is made only when its turn comes, none after one has failed.
+    """Write objects, a few concurrently, in any order. Each is built only when it is sent; none after a failure.
 
     Args:
-        storage: Where to.
-        objects: (path, how to make the content).
+        storage: The storage to write to.
+        objects: (path, function that builds the content) of each object.
 
     Raises:
-        RemoteError: If one fails; others may have been written.
+        RemoteError: If a write fails; other objects may have been written.
     """
 
     def put(path: str, make: Callable[[], bytes | memoryview]) -> None:
@@ -147,7 +148,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
         while running:
             _finish_some(running)
     except KeyboardInterrupt:
-        # Whoever stops does not wait for what is on its way: an upload can take minutes, and half of one is no object.
+        # Do not wait for uploads: one can take minutes, and an unfinished upload is not an object.
         join = False
         raise
     finally:
@@ -159,11 +160,11 @@ def _finish_some(running: set[Future[None]]) -> None:
     done = wait(running, return_when=FIRST_COMPLETED).done
     running -= done
     while done:
-        done.pop().result()  # held by a variable, a failed future would be a cycle: future, error, traceback, frame
+        done.pop().result()  # no variable: with its error, traceback and frame, a failed future would form a cycle
 
 
-def in_order(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
-    """Yield function(item) for each item, in order, with a few computed ahead in threads."""
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
+    """Yield function(item) for each item, in order; a few are computed ahead in threads."""
     if len(items) == 1:
         yield function(items[0])
         return
@@ -178,8 +179,8 @@ def in_order(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: in
                 ahead.append(pool.submit(function, items[following]))
             yield result
     except GeneratorExit:
-        # Left before its end, perhaps by the garbage collector, which may run in any thread and under any lock: to
-        # wait for other threads there is to wait for ever.
+        # The generator was abandoned, perhaps by the garbage collector, which may run in any thread and under any lock:
+        # waiting for other threads could then wait forever.
         join = False
         raise
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a repository holds, namespace by namespace: from one listing, manifests and specs. Nothing is changed."""
+"""The content of a repository by namespace, from one listing, manifests and specs. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from cas_cache.repository.manifest import Manifest, superseders
 
 if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
+    from cas_cache.repository.layout import PackRef
     from cas_cache.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One namespace of a repository. Packs that a merge has replaced are not counted, though they take space.
+    """Content of one namespace of a repository. Superseded packs are not counted, although they take space.
 
     Attributes:
-        namespace: Its id.
-        spec: Whose vectors these are; None if that cannot be read.
-        packs: How many.
-        rows: In all of them; a key that is in two packs counts twice.
-        dtype: Of the vectors; None if no manifest can be read.
-        shape: Of one vector.
-        bytes: Of the vectors.
-        superseded: Packs that a merge has replaced and that are still there.
+        namespace: The id of the namespace.
+        spec: The encoder spec; None if it cannot be read.
+        packs: Number of packs.
+        rows: Number of rows in these packs; a key that is in two packs counts twice.
+        dtype: Dtype of the vectors; None if no manifest can be read.
+        shape: Shape of one vector.
+        bytes: Bytes of the vectors.
+        superseded: Number of packs that a merge has replaced and that still exist.
     """
 
     namespace: str
@@ -40,7 +41,7 @@ class Held:
     superseded: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the content as plain JSON."""
         spec = self.spec
         return {
             "namespace": self.namespace,
@@ -56,36 +57,36 @@ class Held:
 
 
 def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
-    """Return what each namespace of a repository holds, by id, and what could not be read.
+    """Return the content of each namespace, ordered by id, and the problems of packs and specs that cannot be read.
 
-    Costs one listing, and a request for each manifest and each spec.
+    Needs one listing, and a request for each manifest and each spec.
 
     Raises:
-        NotARepository: If there is none.
-        RemoteError: If the storage is away or refuses.
+        NotARepository: If there is no repository.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
-    repository.must_be_there()
+    repository.must_exist()
     listed = repository.packs()
     manifests: dict[str, Manifest] = {}
     problems: list[CasCacheError] = []
-    untrusted: set[tuple[str, str]] = set()
-    for of, found in zip(listed, repository.manifests(listed), strict=True):
-        if isinstance(found, Manifest):
-            manifests[of[1]] = found
-        elif isinstance(found, UntrustedPack):
-            untrusted.add(of)
-        elif not repository.has_gone(of, found):
-            problems.append(found)
-    listed = [of for of in listed if of not in untrusted]
+    untrusted: set[PackRef] = set()
+    for ref, answer in zip(listed, repository.manifests(listed), strict=True):
+        if isinstance(answer, Manifest):
+            manifests[ref.pack] = answer
+        elif isinstance(answer, UntrustedPack):
+            untrusted.add(ref)
+        elif not repository.has_gone(ref, answer):
+            problems.append(answer)
+    listed = [ref for ref in listed if ref not in untrusted]
     packs: dict[str, list[str]] = {namespace: [] for namespace, _ in listed}
     for namespace, pack in listed:
         packs[namespace].append(pack)
     return [
-        _held(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
+        _summarize(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
     ], problems
 
 
-def _held(
+def _summarize(
     repository: Repository,
     namespace: str,
     packs: list[str],
@@ -99,8 +100,8 @@ def _held(
     if len(kinds) > 1:
         problems.append(
             RepositoryError(
-                f"Packs of the namespace {namespace} differ in what a vector is: {_named(kinds)}. One of them was made "
-                "by another model or setting under the same name. `cas-cache check` tells more."
+                f"Packs of the namespace {namespace} differ in what a vector is: {_counts(kinds)}. One of them was "
+                "made by another model or setting under the same name. `cas-cache check` tells more."
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
@@ -116,7 +117,7 @@ def _held(
     )
 
 
-def _named(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
+def _counts(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{dtype}{list(shape)} in {count}" for (dtype, shape), count in kinds.most_common())
 
 

@@ -6,14 +6,14 @@
     specs/<namespace>.json
     manifests/<namespace>/<pack>.json
     packs/<pack>/<object>
-    probes/<32 hex digits>                  to read the storage's clock; gone at once
-    doctor/<32 hex digits>/...              what `cas-cache doctor` tries out; gone at its end
+    probes/<32 hex digits>                  probe to read the storage's clock; deleted at once
+    doctor/<32 hex digits>/...              test objects of `cas-cache doctor`; deleted at its end
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache.identity import NAMESPACE_ID
 
@@ -25,7 +25,7 @@ MANIFESTS = "manifests"
 PACKS = "packs"
 PROBES = "probes"
 SCRATCH = "doctor"
-"""Below it each run of `cas-cache doctor --test-remote` has a folder of its own."""
+"""Folder in which each run of `cas-cache doctor --test-remote` has a folder of its own."""
 
 _PACK = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(r"(keys/|vectors/|digests/)?(zarr\.json|c(/(0|[1-9][0-9]*)){1,32})")
@@ -35,13 +35,37 @@ _PROBE_PATH = re.compile(r"probes/[0-9a-f]{32}")
 _MANIFEST_PATH = re.compile(r"manifests/([0-9a-f]{32})/([0-9a-f]{64})\.json")
 
 
+class PackRef(NamedTuple):
+    """The full name of a pack in a repository.
+
+    Attributes:
+        namespace: The id of its namespace.
+        pack: The pack's id.
+    """
+
+    namespace: str
+    pack: str
+
+
+class ObjectRef(NamedTuple):
+    """The full name of an object of a pack.
+
+    Attributes:
+        pack: The pack's id.
+        name: The object's path in the pack.
+    """
+
+    pack: str
+    name: str
+
+
 def repositories_below(paths: Iterable[str]) -> list[str]:
-    """Return the prefixes of repositories among the paths of objects, for those who named a prefix above."""
+    """Return the prefixes of repositories among the paths of objects, as suggestions for a wrong URL."""
     return [path.removesuffix(f"/{MARKER}") for path in paths if path.endswith(f"/{MARKER}")]
 
 
 def spec_path(namespace: str) -> str:
-    """Return where a namespace's spec is."""
+    """Return the path of a namespace's spec."""
     return f"specs/{_checked(NAMESPACE_ID, namespace, 'namespace id')}.json"
 
 
@@ -57,18 +81,18 @@ def manifests_prefix(namespace: str | None = None) -> str:
 
 
 def manifest_path(namespace: str, pack: str) -> str:
-    """Return where a pack's manifest is."""
+    """Return the path of a pack's manifest."""
     return f"{manifests_prefix(namespace)}/{_checked(_PACK, pack, 'pack id')}.json"
 
 
-def parse_manifest_path(path: str) -> tuple[str, str] | None:
-    """Return (namespace, pack) of a manifest's path, or None for anything else."""
+def parse_manifest_path(path: str) -> PackRef | None:
+    """Return the pack whose manifest a path names, or None for anything else."""
     match = _MANIFEST_PATH.fullmatch(path)
-    return (match[1], match[2]) if match else None
+    return PackRef(match[1], match[2]) if match else None
 
 
 def object_path(pack: str, name: str) -> str:
-    """Return where an object of a pack is."""
+    """Return the path of an object of a pack."""
     return f"{pack_prefix(pack)}/{_checked(_OBJECT, name, 'object name')}"
 
 
@@ -77,24 +101,24 @@ def pack_prefix(pack: str) -> str:
     return f"{PACKS}/{_checked(_PACK, pack, 'pack id')}"
 
 
-def parse_object_path(path: str) -> tuple[str, str] | None:
-    """Return (pack, object name) of an object's path, or None for anything else."""
+def parse_object_path(path: str) -> ObjectRef | None:
+    """Return the object that a path names, or None for anything else."""
     match = _OBJECT_PATH.fullmatch(path)
-    return (match[1], match[2]) if match and is_object_name(match[2]) else None
+    return ObjectRef(match[1], match[2]) if match and is_object_name(match[2]) else None
 
 
 def probe_path(name: str) -> str:
-    """Return where a probe of the storage's clock is."""
+    """Return the path of a probe of the storage's clock."""
     return f"{PROBES}/{_checked(NAMESPACE_ID, name, 'probe')}"
 
 
 def is_probe_path(path: str) -> bool:
-    """Whether a path is that of a probe."""
+    """Return True if a path is that of a probe."""
     return _PROBE_PATH.fullmatch(path) is not None
 
 
 def is_object_name(name: str) -> bool:
-    """Whether `name` is one that an object in a pack can have; nothing else may become a path."""
+    """Return True if an object in a pack can have this name; no other name may become a path."""
     return _OBJECT.fullmatch(name) is not None
 
 

@@ -1,7 +1,7 @@
-"""Time limits for requests: a server that takes a request and never answers must not hold a program forever.
+"""Time limits for requests: a server that accepts a request and never answers must not block a program forever.
 
-SDKs limit the wait for each answer and try again several times; none of them limits a body that the server does not
-read, and some file systems have no limit at all.
+SDKs limit the wait for each answer and retry several times. None of them limits the time to send a body that the server
+does not read, and some file systems have no limit at all.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 PATIENCE = 20.0
-"""Seconds for the first small read, with all its attempts: a server that takes connections and says nothing keeps
-s3fs for 3 minutes, and gcsfs for longer."""
+"""Time limit in seconds of the first small read, with all its attempts. A server that accepts connections and never
+answers blocks s3fs for 3 minutes, and gcsfs for longer."""
 
 SMALL_BYTES = 1 << 20
-"""The marker's and a spec's most: what any line carries in that time."""
+"""Maximum size of a small read, such as the marker or a spec, which any connection can transfer within `PATIENCE`."""
 
 REQUEST_SECONDS = 60.0
-"""For any later request, with all its attempts, beside the time that its bytes take."""
+"""Time limit in seconds of any later request, with all its attempts, in addition to the time that its bytes take."""
 
 SLOW_BYTES_PER_SECOND = 1 << 15
-"""For each of the three objects that share a line: about 1 Mbit/s together. 48 MiB get 27 minutes."""
+"""Minimum speed that is expected for each of the three objects that share a connection: about 1 Mbit/s together. 48 MiB
+get 27 minutes."""
 
 MAX_SECONDS = 3600.0
-"""For any request, and for a whole listing: ten million objects are 10,000 pages. SDKs limit the wait for each page."""
+"""Time limit of any single request, and of a complete listing: ten million objects are 10,000 pages. SDKs limit the
+wait for each page."""
 
 
 def seconds_for(size: int, *, answered: bool) -> float:
     """Return the time limit of a request.
 
     Args:
-        size: How many bytes are sent or received at most.
-        answered: The storage has answered before.
+        size: Maximum number of bytes to send or receive.
+        answered: True if the storage has answered before.
     """
     if size <= SMALL_BYTES and not answered:
         return PATIENCE
@@ -47,10 +49,10 @@ def seconds_for(size: int, *, answered: bool) -> float:
 
 
 def in_time(call: Callable[[], _T], seconds: float) -> _T:
-    """Return what a call returns, or raise what it raises.
+    """Run a function with a time limit; return its result, or raise its error.
 
     Raises:
-        Unanswered: If it takes longer. The call goes on in its thread, which does not keep the process alive.
+        Unanswered: If it takes longer. It continues in its thread, which does not keep the process alive.
     """
     results: list[_T] = []
     errors: list[BaseException] = []

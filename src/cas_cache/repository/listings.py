@@ -1,7 +1,7 @@
 """Listings of fsspec file systems: complete, or an error.
 
-Adds to fsspec: its own `find` passes over folders that it cannot list, even with ``on_error="raise"``; and adlfs takes
-a container that does not exist for an empty one.
+Adds to fsspec, whose own `find` skips folders that it cannot list, even with ``on_error="raise"``, and to adlfs, which
+takes a missing container for an empty one.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TEMPORARY = ".tmp-"
-"""How names of files begin that are not complete yet."""
+"""Prefix of the names of files that are not complete yet."""
 
 
 def files_below(filesystem: Any, protocol: str, folder: str) -> dict[str, dict[str, Any]]:
-    """Return what a file system tells of each file below a folder, by name; nothing if there is no such folder."""
+    """Return the file system's information on each file below a folder, by name; empty if the folder does not exist."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
     if EXTRAS.get(protocol) == "azure":
         return _azure_files(filesystem, f"{folder}/")
-    kind = type(filesystem)
-    own = getattr(kind, "_find" if issubclass(kind, AsyncFileSystem) else "find", None)
+    cls = type(filesystem)
+    own = getattr(cls, "_find" if issubclass(cls, AsyncFileSystem) else "find", None)
     if own in (AbstractFileSystem.find, AsyncFileSystem._find):  # noqa: SLF001
-        return _walked(filesystem, folder)
-    found: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True)
-    return found
+        return _walk(filesystem, folder)
+    files: dict[str, dict[str, Any]] = filesystem.find(folder, detail=True)
+    return files
 
 
-def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """List a folder and all folders below it; only one that does not exist, or is a file, has no files."""
-    found: dict[str, dict[str, Any]] = {}
+def _walk(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """List a folder and all folders below it; a folder that does not exist, or is a file, has no files."""
+    files: dict[str, dict[str, Any]] = {}
     folders = [folder]
     while folders:
         path = folders.pop()
@@ -49,13 +49,13 @@ def _walked(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
             if entry["type"] == "directory" and name != path:
                 folders.append(name)
             elif entry["type"] == "file" and not name.rpartition("/")[2].startswith(TEMPORARY):
-                found[name] = entry
-    found.pop(folder, None)  # some file systems list a file as the only entry of itself
-    return found
+                files[name] = entry
+    files.pop(folder, None)  # some file systems list a file as the only entry of itself
+    return files
 
 
 def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """Return the result of `find`, with one request a page. adlfs's own takes a missing container for an empty one."""
+    """Return the result of `find`, with one request per page. adlfs takes a missing container for an empty one."""
     from fsspec.asyn import sync
 
     container, _, below = folder.partition("/")
@@ -76,7 +76,7 @@ def _azure_files(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
 
 
 def modified(info: Mapping[str, Any]) -> float:
-    """When an object was written by the storage's clock; NaN where the listing does not say."""
+    """Return the time of the last write by the storage's clock; NaN if the listing does not have it."""
     for name in _MODIFIED:
         value = info.get(name)
         try:
@@ -92,5 +92,5 @@ def modified(info: Mapping[str, Any]) -> float:
 
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
-"""Names of the time in a listing: s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own
-comes before `mtime`, which gcsfs lets uploaders set."""
+"""Names of the time in a listing: of s3fs, adlfs, gcsfs, most others, sftp and memory. The service's own time comes
+before `mtime`, which gcsfs lets uploaders set."""

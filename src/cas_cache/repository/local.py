@@ -1,7 +1,7 @@
-"""A local directory as a storage: files are whole or absent, and create-only is decided by the file system.
+"""A local directory as a storage: files are complete or absent, and the file system decides create-only.
 
-fsspec's local file system promises neither, which is why this one does not use it. Who else may write in the directory
-could put symbolic links there: none below it is followed, neither to read nor to write.
+fsspec's local file system guarantees neither, so it is not used. Somebody else who may write to the directory could
+place symbolic links there: no link below it is followed, neither to read nor to write.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING
 from cas_cache.disk import TEMP_PREFIX, advice, flush, links_below, make_folder, write_atomically
 from cas_cache.errors import AccessDenied, ConfigurationError, ObjectNotFound, RemoteUnavailable, as_cause
 from cas_cache.file_system import missing_ability
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, TransferStats
 from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ATTEMPTS = 10
-"""Of a write whose folder a delete removed before the file was in it: each needs a delete in that very moment."""
+"""Maximum number of attempts of a write whose folder is removed by a concurrent delete before the file is in it. Each
+attempt needs a delete in that very moment."""
 
 
 class LocalStorage:
-    """A local directory: files are whole or absent, and create-only is decided by the file system."""
+    """A local directory: files are complete or absent, and the file system decides create-only."""
 
     def __init__(self, directory: str) -> None:
         self._root = expanded(directory).absolute()
         self.url = str(self._root)
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self._durable: set[Path] = set()
         self._checked = False
         self.capabilities = frozenset({CREATE_ONLY, PROCESSES})
@@ -43,15 +44,15 @@ class LocalStorage:
         """See `Storage.close`: no file stays open between calls."""
 
     def check_file_system(self) -> None:
-        """Refuse a directory in which nothing can be published; once.
+        """Raise an error for a directory to which nothing can be published; checked once.
 
         Raises:
-            ConfigurationError: If its file system lacks what a repository needs.
+            ConfigurationError: If the file system lacks an ability that a repository needs.
         """
         if self._checked:
             return
-        folder = next(one for one in (self._root, *self._root.parents) if one.is_dir())
-        # The push reports a full disk or a missing permission: rows are pending until then.
+        folder = next(path for path in (self._root, *self._root.parents) if path.is_dir())
+        # A push reports a full disk or a missing permission; rows are pending until then.
         with suppress(OSError):
             missing = missing_ability(folder, in_place=False)
             if missing:
@@ -64,7 +65,7 @@ class LocalStorage:
         """See `Storage.get`."""
         self._refuse_links(path)
         with self._translated(path), (self._root / path).open("rb") as file:
-            # Never more than there is: a buffer is made for what is asked for, and a manifest can name any size.
+            # At most the size of the file: Python allocates the requested size, and a manifest can name any size.
             size = os.fstat(file.fileno()).st_size
             file.seek(start)
             data = file.read(max(0, min(stop, size) - start))
@@ -74,7 +75,7 @@ class LocalStorage:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
         self._refuse_links(path)
-        if create_only:  # the first object of a repository
+        if create_only:  # only the first object of a repository is written so
             self.check_file_system()
         with self._translated(path):
             for attempt in range(1, ATTEMPTS + 1):
@@ -88,51 +89,52 @@ class LocalStorage:
                         raise
         self.traffic.add(up=len(data))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[Listed] = []
+        entries: list[ObjectInfo] = []
         self._refuse_links(prefix)
         with self._translated(prefix):
             if prefix and (self._root / prefix).is_file():
-                return []  # nothing is below an object
-            # os.walk passes over folders it cannot read unless told otherwise.
+                return []  # an object is not a folder
+            # Without `onerror`, os.walk skips folders that it cannot read.
             for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_missing):
                 for name in names:
                     if not name.startswith(TEMP_PREFIX):
-                        found.extend(self._listed(Path(folder, name)))
+                        entries.extend(self._entry_of(Path(folder, name)))
         self.traffic.add()
-        return sorted(found, key=lambda listed: listed.path)
+        return sorted(entries, key=lambda listed: listed.path)
 
     def delete(self, path: str) -> None:
-        """See `Storage.delete`. Folders that this leaves empty go as well: objects have no folders."""
+        """See `Storage.delete`. Also removes folders that become empty, because objects have no folders."""
         file = self._root / path
         self._refuse_links(path, itself=False)
         with self._translated(path), suppress(FileNotFoundError):
             file.unlink()
             flush(file.parent)
+            # A `put` whose folder is removed here creates it again.
             for folder in file.parents:
                 if folder == self._root or not _removed(folder):
                     break
         self.traffic.add()
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder durable, once: an object's name is worth nothing where that of its folder is lost."""
+        """Create a folder durably, once: the name of an object is lost if the name of its folder is."""
         if folder not in self._durable:
             make_folder(folder, below=self._root)
             self._durable.add(folder)
 
-    def _listed(self, file: Path) -> Iterable[Listed]:
+    def _entry_of(self, file: Path) -> Iterable[ObjectInfo]:
         try:
             status = file.lstat()
-            return (Listed(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
+            return (ObjectInfo(file.relative_to(self._root).as_posix(), status.st_size, status.st_mtime),)
         except FileNotFoundError:
             return ()  # deleted since the folder was read
 
     def _refuse_links(self, path: str, *, itself: bool = True) -> None:
-        """Refuse a path that leads elsewhere; `itself` may be a link where only its name is meant."""
+        """Raise an error for a path that leads elsewhere. With `itself` False, the path itself may be a link."""
         if path and {"", ".", ".."} & set(path.split("/")):
-            # `layout` builds no such path: this is what a mistake would meet.
-            msg = f"{path!r} is no path below {self.url}"
+            # `layout` builds no such path, so this finds a programming error.
+            msg = f"{path!r} is not a path below {self.url}"
             raise ValueError(msg)
         checked = path if itself else path.rpartition("/")[0]
         with self._translated(path):
@@ -160,11 +162,11 @@ class LocalStorage:
                     f"{self.url} is on a file system that may only be read ({err}). Name another directory, or read "
                     "it with read_only=True (CAS_CACHE_READ_ONLY=1)."
                 ) from as_cause(err)
-            raise RemoteUnavailable(f"{self.url}: {_told(err, path)}") from as_cause(err)
+            raise RemoteUnavailable(f"{self.url}: {_error_text(err, path)}") from as_cause(err)
 
 
-def _told(err: OSError, path: str) -> str:
-    """What happened, and what to do."""
+def _error_text(err: OSError, path: str) -> str:
+    """Return what happened, and what to do."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({err}). Make room and do the same again: it goes on."
     if err.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
@@ -175,7 +177,7 @@ def _told(err: OSError, path: str) -> str:
 
 
 def _removed(folder: Path) -> bool:
-    """Whether a folder was empty and is gone."""
+    """Return True if a folder was empty and is removed."""
     try:
         folder.rmdir()
     except OSError:

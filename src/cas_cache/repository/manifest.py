@@ -1,7 +1,7 @@
-"""`Manifest` <-> bytes: what makes a pack visible, and the only thing that says what is in it. Pure.
+"""`Manifest` <-> bytes: it makes a pack visible, and it alone says what the pack contains. Pure.
 
-Strict on write. On read, everything that is used is checked for type and range before it is used, and the version and
-features before all else; fields of later versions that no feature guards are passed over.
+Strict on write. On read, every value is checked for type and range before it is used, and version and features before
+everything else. Fields of later versions that no feature guards are ignored.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 FORMAT = "cas-cache-pack"
 VERSION = 1
 KNOWN_FEATURES: frozenset[str] = frozenset()
-MOST_MANIFEST_BYTES = 4 << 20
-"""An object takes about 130 bytes of manifest; a pack has some twenty objects."""
+MAX_MANIFEST_BYTES = 4 << 20
+"""Maximum size of a manifest. An object takes about 130 bytes of it, and a pack has some twenty objects."""
 
 ARRAYS = ("keys", "vectors", "digests")
 
-MOST_DIMENSIONS = 32
-"""Of an array; NumPy had no more for long, and names of chunks have no more."""
+MAX_DIMENSIONS = 32
+"""Maximum number of dimensions of an array. NumPy long had this limit, and names of chunks have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class ObjectRecord:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who signed a manifest; see `signing`. That it is there says nothing: it must be verified.
+    """Signature of a manifest; see `signing`. Its presence proves nothing: it must be verified.
 
     Attributes:
         key: The public key.
-        value: Base64.
+        value: The signature in base64.
     """
 
     key: str
@@ -58,21 +58,21 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What one pack holds.
+    """Description of one pack.
 
     Attributes:
-        namespace: Id of the namespace its rows belong to.
-        rows: How many, at least 1.
-        dtype: Of the vectors, a name in `rows.DTYPES`; stored little-endian.
-        shape: Of one vector.
-        chunk_rows: For each of the arrays, the rows in one of its chunks.
+        namespace: Id of the namespace that the rows belong to.
+        rows: Number of rows, at least 1.
+        dtype: Dtype of the vectors, a name in `rows.DTYPES`; stored little-endian.
+        shape: Shape of one vector.
+        chunk_rows: For each array, the number of rows of one chunk.
         objects: Every object of the pack by its name below the pack.
         supersedes: Ids of packs whose rows are all in this one.
-        nonce: Hex; makes the id of this pack unlike any other's ever.
-        signature: Over all the rest, or None.
-        source_rows: How many rows are from each pack of `supersedes`, in that order; empty if the writer did not say.
-        appearance: Digest of what the encoder looked like that made all rows; None if there were several, or the
-            writer did not say. A hint: nothing is trusted for it.
+        nonce: Hex digits that make the id of this pack different from any other's ever.
+        signature: Signature over the rest of the manifest, or None.
+        source_rows: Number of rows from each pack of `supersedes`, in that order; empty if the writer did not say.
+        appearance: Digest of the appearance of the encoder that made all rows; None if there were several, or the
+            writer did not say. A hint: nothing is trusted because of it.
     """
 
     namespace: str
@@ -89,7 +89,7 @@ class Manifest:
 
     @property
     def vector_bytes(self) -> int:
-        """Bytes of one vector."""
+        """Size of one vector in bytes."""
         return row_bytes(np.dtype(self.dtype), self.shape)
 
     def element_shape(self, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -110,9 +110,9 @@ class Manifest:
         ]
 
     def sources(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return for each of these rows the position in `supersedes` of the pack that it came from; None if no merge.
+        """Return, for each of these rows, the position in `supersedes` of its pack; None if this pack is not a merge.
 
-        If the writer did not say how many rows each pack gave, they count as equally many.
+        If the writer did not say how many rows each pack contributed, they count as equal shares.
         """
         if not self.supersedes:
             return None
@@ -121,7 +121,7 @@ class Manifest:
         return np.searchsorted(ends, rows, "right")
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as canonical JSON: what is stored, and whose hash is the pack's id."""
+        """Return the manifest as canonical JSON: the stored bytes, whose hash is the pack's id."""
         optional: dict[str, Any] = {}
         if self.signature is not None:
             optional["signature"] = asdict(self.signature)
@@ -148,11 +148,11 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read a manifest.
+        """Parse a manifest.
 
         Raises:
-            UnsupportedFormat: If its version or a feature of it is not known here.
-            ValueError: If it is no manifest; the caller knows which pack it was.
+            UnsupportedFormat: If its version or one of its features is unknown.
+            ValueError: If it is not a valid manifest; the caller knows the pack and reports it.
         """
         document = _object(parsed_json(data), "manifest")
         if document.get("format") != FORMAT:
@@ -184,8 +184,8 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        """Refuse a manifest whose chunks are not all among its objects with the sizes they must have."""
-        if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MOST_DIMENSIONS:
+        """Raise an error unless the objects include every chunk with the size that it must have."""
+        if set(self.chunk_rows) != set(ARRAYS) or not 1 <= len(self.shape) < MAX_DIMENSIONS:
             msg = f"arrays {quoted(sorted(self.chunk_rows))}, {len(self.shape)} dimensions of a vector"
             raise ValueError(msg)
         if self.source_rows and (len(self.source_rows), sum(self.source_rows)) != (len(self.supersedes), self.rows):
@@ -206,16 +206,16 @@ class Manifest:
 
 
 def superseders(manifests: Mapping[str, Manifest]) -> dict[str, list[str]]:
-    """Return, for each pack that is superseded, the packs of `manifests` that supersede it.
+    """Return, for each superseded pack, the packs of `manifests` that supersede it.
 
     Args:
-        manifests: By pack.
+        manifests: Manifests by pack.
     """
-    found: dict[str, list[str]] = {}
+    later: dict[str, list[str]] = {}
     for pack, manifest in manifests.items():
         for source in manifest.supersedes:
-            found.setdefault(source, []).append(pack)
-    return found
+            later.setdefault(source, []).append(pack)
+    return later
 
 
 def pack_id(manifest: bytes) -> str:
@@ -244,8 +244,8 @@ def _record(value: dict[str, Any]) -> ObjectRecord:
 def _signature(value: Any) -> Signature | None:
     if value is None:
         return None
-    found = _object(value, "signature")
-    return Signature(_matching(found.get("key"), ".*"), _matching(found.get("value"), ".*"))
+    document = _object(value, "signature")
+    return Signature(_matching(document.get("key"), ".*"), _matching(document.get("value"), ".*"))
 
 
 def _strings(value: Any) -> list[str]:
@@ -272,6 +272,6 @@ def _optional(value: Any, pattern: str) -> str | None:
 
 def _object_name(name: str) -> str:
     if not is_object_name(name):
-        msg = f"{quoted(name)} is no object of a pack"
+        msg = f"{quoted(name)} is not an object of a pack"
         raise ValueError(msg)
     return name

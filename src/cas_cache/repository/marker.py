@@ -1,4 +1,4 @@
-"""``cas-cache.json``: what makes a prefix a repository. Pure."""
+"""``cas-cache.json``, the marker that makes a prefix a repository. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cas_cache.repository import layout
 
 FORMAT = "cas-cache"
 VERSION = 1
-MOST_DOCUMENT_BYTES = 1 << 20
-"""Markers and specs are small; what is larger is not one."""
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Maximum size of markers and specs; a larger object is neither."""
 
 
 _ID = re.compile(r"[0-9A-Za-z_.-]{1,128}")
-"""Ours are 32 hex digits. Mirrors keep it, and people are shown it."""
+"""Pattern of a repository's id. New ids are 32 hex digits. Mirrors store the id, and people see it."""
 
 
 def new_marker(name: str) -> bytes:
@@ -27,22 +27,22 @@ def new_marker(name: str) -> bytes:
 
 
 def checked_marker(data: bytes, url: str) -> dict[str, Any]:
-    """Return the marker of a repository that this version may read.
+    """Parse and check the marker of a repository that this version may read.
 
     Raises:
-        NotARepository: If it is no marker.
-        UnsupportedFormat: If it asks readers for what this version does not know.
+        NotARepository: If it is not a marker.
+        UnsupportedFormat: If the repository requires a feature of readers that this version does not know.
     """
     try:
         marker = parsed_json(data)
         if marker["format"] != FORMAT:
             msg = f"format {quoted(marker['format'])}"
             raise ValueError(msg)
-        # Before all else that a newer version may have changed.
+        # Checked before anything that a newer version may have changed.
         version, reader = marker["version"], marker.get("reader_features", [])
         if version == VERSION:
-            for name, kind in (("id", str), ("reader_features", list), ("writer_features", list)):
-                if not isinstance(marker[name], kind):
+            for name, type_ in (("id", str), ("reader_features", list), ("writer_features", list)):
+                if not isinstance(marker[name], type_):
                     msg = f"{name} is {quoted(marker[name])}"
                     raise TypeError(msg)
             if not _ID.fullmatch(marker["id"]):

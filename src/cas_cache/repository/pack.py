@@ -1,8 +1,8 @@
 """One pack: an immutable batch of rows as a Zarr v3 group, written and read without zarr.
 
-A chunk *is* the rows' bytes: no codec, no shard, one object, one PUT. zarr's own write path would take about 15
-requests a pack, and its reader fills a missing chunk with zeros, so reading goes by the manifest and verifies every
-object and every row.
+A chunk *is* the bytes of its rows: no codec, no shard, one object, one PUT. zarr's own write path would take about 15
+requests per pack, and its reader fills a missing chunk with zeros. Reading therefore goes by the manifest and verifies
+every object and every row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cas_cache.errors import DamagedPack
-from cas_cache.repository.interface import IN_FLIGHT, in_order
+from cas_cache.repository.interface import IN_FLIGHT, ordered_map
 from cas_cache.repository.layout import object_path
 from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.repository.reading import get_of_pack
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 CHUNK_BYTES = 48 << 20
-"""s3fs and gcsfs upload in parts from 50 MiB on; below, an object is one atomic PUT."""
+"""Maximum size of a chunk. s3fs and gcsfs upload in parts from 50 MiB on; below that, an object is one atomic PUT."""
 
 GAP_BYTES = 1 << 17
-"""Rows that are asked for are read in one request if less than this lies between them: at 50 MB/s it takes 3 ms more,
+"""Requested rows are read in one request if less than this lies between them. At 50 MB/s it takes 3 ms more, which is
 less than the wait for another answer of an object storage."""
 
 RANGE_BYTES = 4 << 20
-"""A range is no longer than this, so that some are in flight at once and little is in memory."""
+"""Maximum length of a range, so that several are in flight at once and little is in memory."""
 
 RANGES_IN_FLIGHT = 16
 
 CHUNKS_OF_A_PACK = 16
-"""A pack ends at about 768 MiB of vectors: large enough that a billion rows are hundreds of packs."""
+"""Maximum number of chunks of a pack: about 768 MiB of vectors, so that a billion rows are hundreds of packs."""
 
 
 class PackRows(Protocol):
-    """Rows on their way into a pack, read by column so that only a few chunks are in memory."""
+    """Rows to write as a pack, read by column so that only a few chunks are in memory."""
 
     rows: int
     dtype: np.dtype[Any]
@@ -59,9 +59,9 @@ class PackChunk(NamedTuple):
     """Rows of a pack that were read and verified.
 
     Attributes:
-        keys: (m, 32) uint8.
-        vectors: (m, *shape).
-        digests: (m,) uint64.
+        keys: (m, 32) uint8 keys.
+        vectors: (m, *shape) vectors.
+        digests: (m,) uint64 digests.
         stop: The row after the last of them.
     """
 
@@ -72,27 +72,27 @@ class PackChunk(NamedTuple):
 
 
 def rows_of_a_chunk(rows: int, bytes_of_a_row: int) -> int:
-    """Return the rows of each chunk when `rows` rows are cut evenly, so that little of the last one is padding."""
+    """Return the rows of each chunk when `rows` rows are divided evenly, which leaves little padding at the end."""
     most = max(1, CHUNK_BYTES // bytes_of_a_row)
     chunks = -(-rows // most)
     return -(-rows // chunks)
 
 
 def most_rows_of_a_pack(bytes_of_a_row: int) -> int:
-    """Return how many rows of that size a pack holds at most."""
+    """Return the maximum number of rows of that size in a pack."""
     return CHUNKS_OF_A_PACK * max(1, CHUNK_BYTES // bytes_of_a_row)
 
 
 def describe(
     namespace: str, source: PackRows, nonce: str, supersedes: tuple[str, ...] = (), **optional: Any
 ) -> Manifest:
-    """Return the manifest of the pack that `source` will be: every object is made once, hashed and dropped.
+    """Return the manifest of the pack that `source` will become. Every object is built once, hashed and dropped.
 
     Args:
-        namespace: Whose rows.
+        namespace: The id of the namespace.
         source: The rows.
-        nonce: Hex; drawn for this pack.
-        supersedes: The packs of which these are the rows.
+        nonce: Hex digits drawn for this pack.
+        supersedes: The packs whose rows these are.
         **optional: `source_rows` and `appearance`, see `Manifest`.
     """
     sizes = {"keys": 32, "vectors": row_bytes(source.dtype, source.shape), "digests": 8}
@@ -107,13 +107,13 @@ def describe(
         **optional,
     }
     draft = Manifest(objects={}, **facts)
-    named = list(contents(draft, source))
-    records = in_order(lambda item: _record(item[1]()), named)
-    return Manifest(objects={name: record for (name, _), record in zip(named, records, strict=True)}, **facts)
+    objects = list(contents(draft, source))
+    records = ordered_map(lambda item: _record(item[1]()), objects)
+    return Manifest(objects={name: record for (name, _), record in zip(objects, records, strict=True)}, **facts)
 
 
 def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callable[[], bytes | memoryview]]]:
-    """Yield (name, how to make its content) for each object of a pack, metadata first."""
+    """Yield (name, function that builds the content) for each object of a pack, metadata first."""
     for name, document in zarr_documents(manifest).items():
         yield name, lambda document=document: document  # type: ignore[misc]
     for array in ARRAYS:
@@ -122,11 +122,11 @@ def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callab
 
 
 def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
-    """Return the keys of a pack, (rows, 32) uint8, their objects verified.
+    """Return the keys of a pack, (rows, 32) uint8, from verified objects.
 
     Raises:
-        DamagedPack: If an object is missing, may not be read, or does not verify.
-        RemoteError: If the storage is away or refuses.
+        DamagedPack: If an object is missing, cannot be read, or fails verification.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     return _read_column(storage, pack, manifest, "keys")
 
@@ -134,18 +134,18 @@ def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uin
 def read(
     storage: Storage, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
 ) -> Iterator[PackChunk]:
-    """Yield the rows of a pack from row `first` on, a chunk at a time, verified.
+    """Yield the rows of a pack from row `first` on, verified, one chunk at a time.
 
     Args:
-        storage: Where it is.
-        pack: Its id.
-        manifest: Its manifest.
-        keys: Its keys, from `read_keys`.
+        storage: The storage of the repository.
+        pack: The id of the pack.
+        manifest: The manifest of the pack.
+        keys: The keys of the pack, from `read_keys`.
         first: The row to begin at.
 
     Raises:
-        DamagedPack: If an object is missing or does not verify, or a row does not agree with its digest.
-        RemoteError: If the storage is away or refuses.
+        DamagedPack: If an object is missing or fails verification, or a row does not match its digest.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     digests = _read_column(storage, pack, manifest, "digests")
 
@@ -161,14 +161,14 @@ def read(
             )
         return vectors
 
-    wanted = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
-    for (_, start, stop), vectors in zip(wanted, in_order(fetch, wanted), strict=True):
+    requested = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
+    for (_, start, stop), vectors in zip(requested, ordered_map(fetch, requested), strict=True):
         skip = max(first - start, 0)
         yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
 
 
 def read_digests(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
-    """Return the digests of a pack, (rows,) uint64; errors as `read_keys`."""
+    """Return the digests of a pack, (rows,) uint64; raises the same errors as `read_keys`."""
     return _read_column(storage, pack, manifest, "digests")
 
 
@@ -176,11 +176,11 @@ class RowRange(NamedTuple):
     """Rows of one chunk that are read together.
 
     Attributes:
-        name: Of the chunk.
-        first: The chunk's first row.
-        start: The first row that is read.
-        stop: The row after the last.
-        asked: Which of the rows that were asked for are among them: a slice of these.
+        name: Name of the chunk.
+        first: First row of the chunk.
+        start: First row to read.
+        stop: The row after the last row to read.
+        asked: Slice of the requested rows that the range contains.
     """
 
     name: str
@@ -191,12 +191,12 @@ class RowRange(NamedTuple):
 
 
 def plan_ranges(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
-    """Choose what to read of a pack's vectors for some of its rows. Pure.
+    """Choose the ranges of a pack's vectors to read for some of its rows. Pure.
 
-    Rows that lie near each other are read together with what is between them.
+    Rows that are close to each other are read together with the rows between them.
 
     Args:
-        manifest: The pack's.
+        manifest: The manifest of the pack.
         rows: (n,) int64, ascending, distinct, each in [0, `manifest.rows`).
     """
     of_chunk = manifest.chunk_rows["vectors"]
@@ -228,23 +228,23 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
     *,
     whole_chunks: bool = False,
 ) -> Iterator[PackChunk]:
-    """Yield the vectors of some rows of a pack, by ranged reads, each row proved by its digest.
+    """Yield the vectors of some rows of a pack from ranged reads, each row verified by its digest.
 
     Args:
-        storage: Where it is.
-        pack: Its id.
-        manifest: Its manifest.
+        storage: The storage of the repository.
+        pack: The id of the pack.
+        manifest: The manifest of the pack.
         rows: (n,) int64, ascending, distinct.
-        keys: (n, 32) uint8, theirs.
-        digests: (n,) uint64, theirs.
-        whole_chunks: Read each chunk with such a row whole, and verify its SHA-256, too.
+        keys: (n, 32) uint8, keys of these rows.
+        digests: (n,) uint64, digests of these rows.
+        whole_chunks: Read each chunk that has a requested row completely, and also verify its SHA-256.
 
     Yields:
-        Parts of what was asked for, in order; `stop` counts the rows of all parts so far.
+        Parts of the requested rows, in order; `stop` counts the rows of all parts so far.
 
     Raises:
-        DamagedPack: If an object is missing or short, or a row does not agree with its digest.
-        RemoteError: If the storage is away or refuses.
+        DamagedPack: If an object is missing or too short, or a row does not match its digest.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     dtype, shape = manifest.element_shape("vectors")
     size = manifest.vector_bytes
@@ -276,23 +276,23 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
 
     ranges = _chunks_with(manifest, rows) if whole_chunks else plan_ranges(manifest, rows)
     in_flight = IN_FLIGHT if whole_chunks else RANGES_IN_FLIGHT
-    for part, vectors in zip(ranges, in_order(fetch, ranges, in_flight=in_flight), strict=True):
+    for part, vectors in zip(ranges, ordered_map(fetch, ranges, in_flight=in_flight), strict=True):
         yield PackChunk(keys[part.asked], vectors, digests[part.asked], part.asked.stop)
 
 
 def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
-    """The chunks with some of the rows, as ranges of all their rows."""
-    found = []
+    """Return the chunks that hold some of the rows, as ranges of all their rows."""
+    ranges = []
     for name, start, stop in manifest.chunks("vectors"):
         begin, end = np.searchsorted(rows, [start, stop]).tolist()
         if begin < end:
-            found.append(RowRange(name, start, start, stop, slice(begin, end)))
-    return found
+            ranges.append(RowRange(name, start, start, stop, slice(begin, end)))
+    return ranges
 
 
 def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
-    """Fetch all chunks of an array: of keys or digests, at most a few tens of megabytes."""
-    chunks = in_order(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
+    """Fetch all chunks of keys or digests, which are at most a few tens of megabytes."""
+    chunks = ordered_map(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
     return np.concatenate(list(chunks))
 
 
@@ -311,8 +311,8 @@ def read_object(storage: Storage, pack: str, manifest: Manifest, name: str) -> b
     """Return the content of an object that the manifest names, verified.
 
     Raises:
-        DamagedPack: If it is missing or does not verify.
-        RemoteError: If the storage is away or refuses.
+        DamagedPack: If the object is missing or fails verification.
+        RemoteError: If the storage is unreachable or refuses a request.
     """
     path, record = object_path(pack, name), manifest.objects[name]
     data = get_of_pack(storage, path, 0, record.size, pack=pack)
@@ -330,7 +330,7 @@ def _record(data: bytes | memoryview) -> ObjectRecord:
 
 
 def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: int) -> memoryview:
-    """Return a chunk's bytes: the rows as they lie, or a copy padded with zeros to a whole chunk, as Zarr wants it."""
+    """Return a chunk's bytes: the rows as they are, or a copy padded with zeros to a whole chunk, as Zarr requires."""
     dtype, shape = manifest.element_shape(array)
     rows = np.ascontiguousarray(source.column(array, start, stop), dtype)
     if stop - start < manifest.chunk_rows[array]:

@@ -1,6 +1,6 @@
-"""The packs of a namespace that people read with other tools: which ones, and as what.
+"""The packs of a namespace for people who read them with other tools, as Zarr groups or dask arrays.
 
-Reading packs is not syncing: nothing is written, and no mirror is needed.
+Reading packs is not a sync: nothing is written, and no mirror is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cas_cache.repository.repository import Repository
 
 MAX_LISTINGS = 3
-"""A pack that was listed may be merged and deleted before its manifest is read: then the packs are listed again."""
+"""Maximum number of listings. A listed pack may be merged and deleted before its manifest is read; then list again."""
 
 
 def open_zarr(repository: Repository, namespace: str) -> list[zarr.Group]:
@@ -40,26 +40,26 @@ def open_dask(repository: Repository, namespace: str) -> Any:
             f"{repository.url} has no packs of the namespace {namespace}, so its vectors have no shape. `cas-cache ls "
             f"{repository.url}` lists the namespaces."
         )
-    # The path of an array holds the pack's id, so its name stands for its contents.
+    # The path of an array contains the pack's id, so the name identifies the content, as dask requires.
     return da.concatenate(
         [da.from_array(array, chunks=array.chunks, name=f"cas-cache-{array.path}") for array in arrays]
     )
 
 
 def readable_packs(repository: Repository, namespace: str) -> dict[str, Manifest]:
-    """Return the packs that hold the rows of a namespace, the oldest first; skipped ones are warned of.
+    """Return the packs that hold the rows of a namespace, the oldest first; warn about skipped packs.
 
     Raises:
         ConfigurationError: If `namespace` is not a namespace id.
         NotARepository: If there is no repository.
-        RemoteError: If the remote is away or refuses.
+        RemoteError: If the remote is unreachable or refuses a request.
     """
     if not NAMESPACE_ID.fullmatch(namespace):
         raise ConfigurationError(
             f"{namespace!r} is not a namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls --json` "
             "give them."
         )
-    repository.must_be_there()
+    repository.must_exist()
     for _ in range(MAX_LISTINGS):
         packs = repository.packs(namespace)
         answers = list(zip(packs, repository.manifests(packs), strict=True))
@@ -69,8 +69,8 @@ def readable_packs(repository: Repository, namespace: str) -> dict[str, Manifest
     problems = [answer for _, answer in answers if not isinstance(answer, Manifest)]
     merged = superseders(manifests)
     manifests = {pack: manifest for pack, manifest in manifests.items() if pack not in merged}
-    kind = next(((manifest.dtype, manifest.shape) for manifest in manifests.values()), None)
-    alike = {pack: manifest for pack, manifest in manifests.items() if (manifest.dtype, manifest.shape) == kind}
+    element = next(((manifest.dtype, manifest.shape) for manifest in manifests.values()), None)
+    alike = {pack: manifest for pack, manifest in manifests.items() if (manifest.dtype, manifest.shape) == element}
     problems += [
         DamagedPack(f"The pack {pack} holds vectors of another dtype or shape than the first pack.", pack=pack)
         for pack in manifests.keys() - alike.keys()

@@ -1,7 +1,7 @@
-"""Read one object of a pack: what is wrong with this object alone is a problem of its pack, and of no other.
+"""Read one object of a pack. A problem with a single object is a problem of its pack only.
 
-An archive storage class, a key that is disabled, another owner or a policy for one name make a single object
-unreadable. The same answer for every object means that the credentials are wrong, and ends the pull.
+An archive storage class, a disabled encryption key, another owner or a policy for one name make a single object
+unreadable. If the storage refuses every object, the credentials are wrong, and the pull ends.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ def get_of_pack(storage: Storage, path: str, start: int, stop: int, *, pack: str
 
     Raises:
         DamagedPack: If the object is missing.
-        UnreadablePack: If the storage refuses this object, and not the repository.
-        RemoteError: If the storage is away or refuses everything.
+        UnreadablePack: If the storage refuses this object but not the repository.
+        RemoteError: If the storage is unreachable or refuses everything.
     """
     try:
         return storage.get(path, start, stop)
     except ObjectNotFound as err:
         raise DamagedPack(f"{path} is missing from {storage.url}. Nothing was filled in.", pack=pack) from err
     except AccessDenied as err:
+        # Is it this object only, or everything? The marker is the object that every client may read.
         if not may_read(storage):
             raise
         raise UnreadablePack(f"{path} may not be read, and the rest of the repository may. {err}", pack=pack) from err
 
 
 def may_read(storage: Storage) -> bool:
-    """Return True if the storage gives out the repository's marker: 1 request.
+    """Return True if the storage lets this client read the marker of the repository: 1 request.
 
     Raises:
-        RemoteError: If the storage is away.
+        RemoteError: If the storage is unreachable.
     """
     try:
         storage.get(layout.MARKER, 0, 1)

@@ -1,7 +1,8 @@
-"""The repository: packs made visible by manifests, under one root that many write.
+"""The repository: packs made visible by manifests, under one root that many clients write.
 
-Order is what keeps it whole. Writing: objects, then the manifest. Reading: the manifest, then objects. A writer that
-dies leaves objects that nothing names. Nothing is ever changed in place, and no writer waits for another.
+Its consistency rests on the order of operations. A writer writes objects, then the manifest. A reader reads the
+manifest, then objects. A writer that dies leaves objects that no manifest names. Objects never change in place, and no
+writer waits for another.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from cas_cache.errors import (
 )
 from cas_cache.identity import EncoderSpec, check_no_credentials
 from cas_cache.repository import layout
-from cas_cache.repository.interface import in_order, put_all
-from cas_cache.repository.manifest import MOST_MANIFEST_BYTES, Manifest, pack_id
-from cas_cache.repository.marker import MOST_DOCUMENT_BYTES, checked_marker, new_marker
+from cas_cache.repository.interface import ordered_map, put_all
+from cas_cache.repository.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
+from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.repository.pack import (
     PackChunk,
     PackRows,
@@ -55,43 +56,47 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_SECONDS = 12 * 3600
-"""How long a pack's name may be in use before its manifest is there: from its planning to the first object, and again
-from there to the manifest. Together a day, and `prune` deletes nothing younger unless it is forced to."""
+MAX_SECONDS = 12 * 3600
+"""Maximum number of seconds that a pack's name may be in use before its manifest exists: from planning to the first
+object, and again from there to the manifest. Together this is a day, and `prune` deletes nothing younger unless it is
+forced to."""
 
 SPEC_SECONDS = 600
-"""A push writes the spec again after this, should somebody have dropped the namespace: one request more."""
+"""Seconds after which a push writes the spec again, in case the namespace was dropped. It costs one request."""
 
 SMALL_IN_FLIGHT = 12
-"""Requests for what is small that are on their way at once: aiobotocore has 10 connections, the others wait there."""
+"""Number of concurrent requests for small objects. aiobotocore has 10 connections; the other requests wait for one."""
 
 MAX_SUGGESTIONS = 3
-"""Repositories named in an error."""
+"""Maximum number of repositories named in an error."""
 
 MIRROR_MARKER = "cas-cache-mirror.json"
-"""What a mirror has at its root: the two directories are easily taken for each other."""
+"""Name of a mirror's marker. Its presence explains a common mistake: a mirror's directory named as a repository."""
 
 MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
-"""Seconds before each look for a marker that was written: while several write one name, some servers show none."""
+"""Seconds to wait before each read of a marker that was written. While several clients write one name, some servers
+temporarily show no object at all."""
 
 SETTLING = 5
-"""A marker is read again after this many times as long as finding or writing it took: other clients that found the
-prefix empty have written theirs by then. A storage without create-only keeps the last marker."""
+"""Factor of the wait before a marker is read again, relative to the time that finding or writing it took. Other clients
+that found the prefix empty have written their markers by then. On a storage without create-only the last marker
+wins."""
 
 MAX_SECONDS_TO_FIND, MAX_SECONDS_TO_CREATE = 0.25, 2.0
-"""Upper limits of that wait for a client that found a marker, once for each new mirror, and for one that wrote it."""
+"""Upper limits in seconds of that wait: for a client that found a marker, once per new mirror, and for one that wrote
+it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A pack that is there and not visible yet.
+class StagedPack:
+    """A pack that is written but not visible yet.
 
     Attributes:
-        namespace: Whose rows.
-        pack: Its id.
-        manifest: What makes it visible.
-        paths: Of its objects.
-        began: When writing began, or the plan was looked at, in seconds since 1970 by this machine's clock.
+        namespace: The id of the namespace.
+        pack: The id of the pack.
+        manifest: The bytes of the manifest, which makes the pack visible.
+        paths: Paths of the pack's objects.
+        began: Time at which writing began, or the plan was checked, in seconds since 1970 by this machine's clock.
     """
 
     namespace: str
@@ -105,9 +110,9 @@ class Repository:
     """Packs, manifests and specs in a storage.
 
     Attributes:
-        storage: Where they are.
-        trust: Whose packs are read; None for everybody's.
-        signer: Who signs what is written; None for nobody.
+        storage: The storage that holds the repository.
+        trust: The keys whose packs are read; None to read all packs.
+        signer: The key that signs new packs; None to write unsigned packs.
     """
 
     def __init__(self, storage: Storage, *, trust: Trust | None = None, signer: Signer | None = None) -> None:
@@ -123,17 +128,17 @@ class Repository:
         return f"Repository({self.url!r})"
 
     def _repr_html_(self) -> str:
-        # What it holds only requests would tell, and a notebook's cell makes none.
+        # The content is known only from requests, and showing a notebook cell must not send any.
         return html.facts("Repository", [("url", self.url)])
 
     @property
     def url(self) -> str:
-        """Where it is, without credentials."""
+        """The URL of the repository, without credentials."""
         return self.storage.url
 
     @property
     def id(self) -> str:
-        """What tells it from other repositories; drawn when it was made."""
+        """The id of the repository, drawn when it was created, which distinguishes it from other repositories."""
         if self._marker is None:
             msg = "open() or create() comes first"
             raise RuntimeError(msg)
@@ -143,54 +148,55 @@ class Repository:
         """Find the repository: one request.
 
         Returns:
-            False if there is nothing at all under the URL.
+            False if nothing exists below the URL.
 
         Raises:
-            NotARepository: If there is something else.
-            UnsupportedFormat: If it asks readers for what this version does not know.
-            RemoteError: If the storage is away or refuses.
+            NotARepository: If something other than a repository exists there.
+            UnsupportedFormat: If the repository requires a feature of readers that this version does not know.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         if self._marker is not None:
             return True
         began = time.monotonic()
         data = self._read_marker()
         if data is None:
-            # A doctor may be at work where nothing is yet, or have been killed there.
-            found = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
-            if not found:
+            # A doctor may be testing an empty prefix, or may have been killed there; its objects do not count.
+            entries = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
+            if not entries:
                 return False
-            # Another writer may have made the repository between the two requests, or be about to.
-            listed = any(entry.path == layout.MARKER for entry in found)
+            # Another writer may have created the repository between the two requests, or may be creating it now.
+            listed = any(entry.path == layout.MARKER for entry in entries)
             data = self._read_written_marker() if listed else self._read_marker()
-            if data is None and any(entry.path == MIRROR_MARKER for entry in found):
+            if data is None and any(entry.path == MIRROR_MARKER for entry in entries):
                 raise NotARepository(
                     f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
                     "repository as the remote."
                 )
-            below = layout.repositories_below(entry.path for entry in found)
+            below = layout.repositories_below(entry.path for entry in entries)
             if data is None and below:
                 candidates = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
                 raise NotARepository(f"{self.url} is not a repository. Did you mean {candidates}?")
             if data is None:
                 raise NotARepository(
                     f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
-                    f"{found[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
+                    f"{entries[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
                 )
         self._marker = checked_marker(data, self.url)
         self._seconds = time.monotonic() - began
         return True
 
     def confirm(self) -> None:
-        """Make sure of the marker, the only object that no hash covers: two reads in a row have to agree. 1 request.
+        """Verify the marker, the only object that no hash covers, by two consecutive reads that agree. 1 request.
 
-        While several clients create a repository on a storage without create-only, the marker may be replaced: the
-        last one counts.
+        While several clients create a repository on a storage without create-only, the marker may be replaced. The last
+        marker wins.
 
         Raises:
-            RepositoryError: If no two reads in a row agree.
+            RepositoryError: If no two consecutive reads agree.
         """
         if self._settled:
             return
+        # If this raises an error, the marker must not stay in use.
         expected, self._marker = self._marker, None
         time.sleep(min(SETTLING * self._seconds, MAX_SECONDS_TO_FIND))
         data = self._read_marker()
@@ -199,29 +205,29 @@ class Repository:
         self._marker = checked_marker(data, self.url)
         self._settled = True
 
-    def must_be_there(self) -> None:
-        """Find the repository.
+    def must_exist(self) -> None:
+        """Find the repository, or raise an error.
 
         Raises:
-            NotARepository: If there is none.
+            NotARepository: If there is no repository.
         """
         if not self.open():
             raise NotARepository(
-                f"There is no repository at {self.url}: nothing is there at all. Check the URL; the first push "
+                f"There is no repository at {self.url}: nothing exists there at all. Check the URL; the first push "
                 "makes one."
             )
 
     def create(self) -> None:
-        """Make the repository if there is none; of several that try at once, one wins and all use it.
+        """Create the repository if it does not exist. If several clients try at once, one wins and all use its marker.
 
         Raises:
             NotARepository: If the URL holds something else.
-            RemoteError: If the storage is away or refuses.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         began = time.monotonic()
         if self.open():
             return
-        # The listing may have taken long: another client's marker is replaced only if it was written since this read.
+        # The listing may have taken long. After this read, a put can replace only a marker that was written since.
         if self._read_marker() is None:
             self.storage.put(layout.MARKER, new_marker(secrets.token_hex(16)), create_only=True)
         data = self._read_written_marker()
@@ -231,31 +237,31 @@ class Repository:
         self._marker = checked_marker(self._settle(data, patience), self.url)
         self._settled = True
 
-    def packs(self, namespace: str | None = None) -> list[tuple[str, str]]:
+    def packs(self, namespace: str | None = None) -> list[layout.PackRef]:
         """Return (namespace, pack) of every visible pack, of one namespace or of all, the oldest first: one listing.
 
         Raises:
             RemoteError: If the listing is not complete; it is never taken for an empty one.
         """
         listed = self.storage.list(layout.manifests_prefix(namespace))
-        # What has no time, NaN, comes last.
+        # An object without a time (NaN) comes last.
         listed.sort(key=lambda entry: (not entry.modified < math.inf, entry.modified, entry.path))
         parsed = [layout.parse_manifest_path(entry.path) for entry in listed]
-        return [found for found in parsed if found is not None]
+        return [ref for ref in parsed if ref is not None]
 
     def manifests(
-        self, packs: Sequence[tuple[str, str]]
+        self, packs: Sequence[layout.PackRef]
     ) -> Iterator[Manifest | DamagedPack | UntrustedPack | UnsupportedFormat]:
-        """Yield the manifest of each (namespace, pack), or what is wrong with it; a few are fetched at a time.
+        """Yield the manifest of each (namespace, pack), or the error; a few are fetched concurrently.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
-        return in_order(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
+        return ordered_map(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
 
-    def _manifest_or_problem(self, of: tuple[str, str]) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
+    def _manifest_or_problem(self, ref: layout.PackRef) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
         try:
-            return self.manifest(*of)
+            return self.manifest(*ref)
         except (DamagedPack, UntrustedPack, UnsupportedFormat) as problem:
             return problem
 
@@ -263,11 +269,11 @@ class Repository:
         """Return the manifest of a pack, verified against the pack's id.
 
         Raises:
-            DamagedPack: If it is missing, does not verify, or is another namespace's.
+            DamagedPack: If the manifest is missing, fails verification, or belongs to another namespace.
             UntrustedPack: If it is not signed by a trusted key.
         """
         path = layout.manifest_path(namespace, pack)
-        data = get_of_pack(self.storage, path, 0, MOST_MANIFEST_BYTES, pack=pack)
+        data = get_of_pack(self.storage, path, 0, MAX_MANIFEST_BYTES, pack=pack)
         try:
             if pack_id(data) != pack:
                 msg = "its SHA-256 is not its name"
@@ -278,21 +284,21 @@ class Repository:
                 raise ValueError(msg)
         except (ValueError, KeyError, TypeError) as err:
             raise DamagedPack(
-                f"{path} in {self.url} is damaged ({err}). The pack is passed over.",
+                f"{path} in {self.url} is damaged ({err}). The pack is skipped.",
                 pack=pack,
             ) from err
         reason = None if self.trust is None else self.trust.why_not(data, manifest.signature)
         if reason is not None:
             raise UntrustedPack(
-                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as not there.",
+                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as missing.",
                 pack=pack,
                 reason=reason,
             )
         return manifest
 
-    def has_gone(self, of: tuple[str, str], problem: Exception) -> bool:
-        """Whether what is wrong with a (namespace, pack) is that it was deleted since it was listed: no damage."""
-        return isinstance(problem.__cause__, ObjectNotFound) and of not in self.packs(of[0])
+    def has_gone(self, ref: layout.PackRef, problem: Exception) -> bool:
+        """Return True if an error means that a (namespace, pack) was deleted since it was listed: not damage."""
+        return isinstance(problem.__cause__, ObjectNotFound) and ref not in self.packs(ref.namespace)
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
         """Return the keys of a pack, verified; see `pack.read_keys`."""
@@ -314,9 +320,10 @@ class Repository:
         keys: NDArray[np.uint8],
         digests: NDArray[np.uint64],
     ) -> Iterator[PackChunk]:
-        """Yield some rows of a pack, proved by their digests; see `pack.read_rows`.
+        """Yield some rows of a pack, verified by their digests; see `pack.read_rows`.
 
-        Where not everybody is trusted, whole chunks are read, and proved by their SHA-256: a digest stops no forger.
+        If only some keys are trusted, complete chunks are read and verified by their SHA-256, because a forger can
+        compute row digests.
         """
         return read_rows(self.storage, pack, manifest, rows, keys, digests, whole_chunks=self.trust is not None)
 
@@ -324,9 +331,9 @@ class Repository:
         """Return the packs of a namespace as read-only Zarr groups, the oldest first.
 
         Each group has the arrays ``keys``, ``vectors`` and ``digests``; ``group.basename`` is the pack's id. Every
-        object that is read is verified by its SHA-256, and a missing one is an error, where zarr fills in zeros.
-        Packs that a merge supersedes are left out. Packs that cannot be used are skipped with a `DataWarning`. The same
-        key may be in several packs.
+        object that is read is verified by its SHA-256. A missing object is an error, whereas zarr would fill in zeros.
+        Packs that a merge supersedes are not included. Packs that cannot be used are skipped with a `DataWarning`. The
+        same key may be in several packs.
 
         Args:
             namespace: The namespace's id, as `EncoderSpec.namespace` gives it.
@@ -334,15 +341,15 @@ class Repository:
         Raises:
             ConfigurationError: If `namespace` is not a namespace id.
             NotARepository: If there is no repository.
-            DamagedPack: If an object does not verify; also later, when an array is read.
-            RemoteError: If the remote is away or refuses.
+            DamagedPack: If an object fails verification; also later, when an array is read.
+            RemoteError: If the remote is unreachable or refuses a request.
         """
         return open_zarr(self, namespace)
 
     def open_dask(self, namespace: str) -> Any:
-        """Return the vectors of a namespace as one dask array, (rows, *shape): those of `open_zarr` in the same order.
+        """Return the vectors of a namespace as one dask array, (rows, *shape), in the same order as `open_zarr`.
 
-        Nothing but metadata is read before the array is computed, and then each chunk when its turn comes.
+        Only metadata is read before the array is computed; then each chunk is read when it is needed.
 
         Args:
             namespace: The namespace's id.
@@ -350,7 +357,7 @@ class Repository:
         Raises:
             MissingDependency: If dask is not installed: the extra ``dask``.
             RepositoryError: If the namespace has no packs.
-            As `open_zarr`.
+            The same errors as `open_zarr`.
         """
         return open_dask(self, namespace)
 
@@ -358,11 +365,11 @@ class Repository:
         """Return the spec of a namespace, verified against its id.
 
         Raises:
-            RepositoryError: If it is missing or does not verify.
+            RepositoryError: If the spec is missing or fails verification.
         """
         path = layout.spec_path(namespace)
         try:
-            spec = EncoderSpec.from_canonical(self.storage.get(path, 0, MOST_DOCUMENT_BYTES))
+            spec = EncoderSpec.from_canonical(self.storage.get(path, 0, MAX_DOCUMENT_BYTES))
             if spec.namespace != namespace:
                 msg = "its SHA-256 is not its name"
                 raise IdentityError(msg)
@@ -372,15 +379,15 @@ class Repository:
                 raise
             state = "may not be read" if is_refused else "is missing or damaged"
             raise RepositoryError(
-                f"{path} in {self.url} {state} ({err}). The namespace is passed over by a pull of all. A run with its "
+                f"{path} in {self.url} {state} ({err}). The namespace is skipped by a pull of all. A run with its "
                 "encoder spec still takes its packs, because it brings the spec."
             ) from err
         return spec
 
     def publish_spec(self, spec: EncoderSpec) -> None:
-        """Write a spec, whether it is there or not, unless this object did so a moment ago.
+        """Write a spec, even if it exists, unless this object wrote it a moment ago.
 
-        One that was lost or dropped is so written again, also by a process that runs for days.
+        This restores a spec that was lost or dropped, also in a process that runs for days.
 
         Raises:
             CredentialInSpec: If the spec holds a credential.
@@ -401,13 +408,13 @@ class Repository:
         began: float | None = None,
         appearance: str | None = None,
     ) -> str:
-        """Write a pack and make it visible: a PUT an object, the manifest last; see `write` and `reveal`.
+        """Write a pack and make it visible: one PUT per object, the manifest last; see `write` and `commit`.
 
         Returns:
             The pack's id.
         """
         written = self.write(namespace, source, nonce, began=began, appearance=appearance)
-        self.reveal(written)
+        self.commit(written)
         return written.pack
 
     def write(  # noqa: PLR0913 - the optional facts of a manifest, by name
@@ -420,70 +427,71 @@ class Repository:
         began: float | None = None,
         source_rows: tuple[int, ...] = (),
         appearance: str | None = None,
-    ) -> Written:
-        """Write all of a pack but what makes it visible.
+    ) -> StagedPack:
+        """Write a pack without its manifest, so that it is not visible yet.
 
-        The same rows and nonce always make the same names and bytes, so what was cut short, or whose answer was lost,
-        is simply done again.
+        The same rows and nonce always produce the same names and bytes, so a write that was interrupted, or whose
+        answer was lost, is simply repeated.
 
         Args:
-            namespace: Whose rows.
+            namespace: The id of the namespace.
             source: The rows.
-            nonce: Hex; drawn for this pack, not more than `MOST_SECONDS` ago.
-            supersedes: The packs of which these are the rows, each key once.
-            began: When the nonce was found to be young enough, by `time.time`; None is now, for one that is new. A
-                process may be suspended between the two, and an earlier attempt's objects be old by then.
-            source_rows: How many rows came from each pack of `supersedes`.
-            appearance: Digest of what the encoder looked like that made all rows; None if that is not known.
+            nonce: Hex digits drawn for this pack at most `MAX_SECONDS` ago.
+            supersedes: The packs that this one merges; it holds exactly their rows, each key once.
+            began: Time (`time.time`) at which the nonce was found to be young enough; None means now, for a new nonce.
+                A process may be suspended after that check, and the objects of an earlier attempt may become old.
+            source_rows: Number of rows from each pack of `supersedes`.
+            appearance: Digest of the appearance of the encoder that made all rows; None if it is unknown.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
-            UnsupportedFormat: If the repository asks writers for what this version does not know.
-            ConfigurationError: If it would not be signed, and only what is signed is trusted.
+            RemoteError: If the storage is unreachable or refuses a request.
+            UnsupportedFormat: If the repository requires a feature of writers that this version does not know.
+            ConfigurationError: If only signed packs are trusted, and this one would not be signed.
         """
         self.must_sign()
         self.writable()
         began = time.time() if began is None else began
         manifest = describe(namespace, source, nonce, supersedes, source_rows=source_rows, appearance=appearance)
-        # A merge of what nobody verified is vouched for by nobody.
+        # A merge is signed only if its packs were verified: a signature over unverified packs would vouch for them.
         if self.signer is not None and (self.trust is not None or not supersedes):
             manifest = self.signer.signed(manifest)
         data = manifest.to_bytes()
         pack = pack_id(data)
+        # All objects come before the manifest (see `commit`): a reader that finds the manifest finds every object.
         put_all(self.storage, ((layout.object_path(pack, name), make) for name, make in contents(manifest, source)))
         paths = tuple(layout.object_path(pack, name) for name in manifest.objects)
-        return Written(namespace, pack, data, paths, began)
+        return StagedPack(namespace, pack, data, paths, began)
 
-    def reveal(self, written: Written) -> None:
-        """Make a pack visible.
+    def commit(self, written: StagedPack) -> None:
+        """Write the manifest of a pack, which makes it visible.
 
         Raises:
-            RemoteError: If the storage is away or refuses; the pack is not visible then, or whole.
-            RepositoryError: If writing it took so long that a prune may have removed its first objects.
+            RemoteError: If the storage is unreachable or refuses a request; the pack is then invisible, or complete.
+            RepositoryError: If writing took so long that a prune may have removed the first objects.
         """
         path = layout.manifest_path(written.namespace, written.pack)
         if _in_time(written):
             self.storage.put(path, written.manifest)
             if _in_time(written):
                 return
-            # Asleep while the PUT was on its way. Another process of this mirror may have published the same pack: only
-            # one that a prune has broken is taken back. Who read its manifest meanwhile had misses at worst.
-            there = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
-            if not there.issuperset(written.paths):
+            # The process was suspended during the PUT. Another process of this mirror may have published the same pack,
+            # so the manifest is deleted only if a prune has removed objects. A reader of it had misses at worst.
+            remote_paths = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
+            if not remote_paths.issuperset(written.paths):
                 try:
                     self.storage.delete(path)
                 except AccessDenied as err:
                     logger.warning("left the manifest of pack %s, whose objects have gone: %s", written.pack, err)
         raise RepositoryError(
-            f"Writing pack {written.pack} to {self.url} took more than {MOST_SECONDS // 3600} hours, or the clock was "
+            f"Writing pack {written.pack} to {self.url} took more than {MAX_SECONDS // 3600} hours, or the clock was "
             "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
         )
 
-    def is_there(self, path: str) -> bool:
-        """Whether an object is there, asked for by name: 1 request, and no listing is believed.
+    def exists(self, path: str) -> bool:
+        """Return True if an object exists, by a read of its name: 1 request. A listing could be incomplete.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
+            RemoteError: If the storage is unreachable or refuses a request.
         """
         try:
             self.storage.get(path, 0, 1)
@@ -492,22 +500,22 @@ class Repository:
         return True
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Delete objects, a few at a time; those that are not there are fine.
+        """Delete objects, a few concurrently; missing objects are fine.
 
         Raises:
-            RemoteError: If the storage is away or refuses; others may have been deleted.
+            RemoteError: If the storage is unreachable or refuses a request; some objects may have been deleted.
         """
-        for _ in in_order(self.storage.delete, list(paths)):
+        for _ in ordered_map(self.storage.delete, list(paths)):
             pass
 
     def now(self) -> float:
-        """Return the time by the clock of the storage, the only one that its objects' times may be compared with.
+        """Return the time of the storage's clock, the only clock with which times of its objects may be compared.
 
         A probe is written, listed and deleted: 3 requests.
 
         Raises:
-            RemoteError: If the storage is away or refuses.
-            RepositoryError: If its listings do not tell times.
+            RemoteError: If the storage is unreachable or refuses a request.
+            RepositoryError: If its listings have no times.
         """
         self.writable()
         probe = layout.probe_path(secrets.token_hex(16))
@@ -525,7 +533,7 @@ class Repository:
 
     def _read_marker(self) -> bytes | None:
         try:
-            return self.storage.get(layout.MARKER, 0, MOST_DOCUMENT_BYTES)
+            return self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
         except ObjectNotFound:
             return None
 
@@ -539,14 +547,14 @@ class Repository:
         return None
 
     def _settle(self, data: bytes | None, patience: float) -> bytes:
-        """Read the marker until two reads in a row agree.
+        """Read the marker until two consecutive reads agree.
 
         Args:
-            data: The last read.
-            patience: Seconds to wait before each read, at least.
+            data: The previous read.
+            patience: Minimum number of seconds to wait before each read.
 
         Raises:
-            RepositoryError: If they never do.
+            RepositoryError: If no two consecutive reads agree.
         """
         for pause in MARKER_PAUSES:
             time.sleep(max(pause, patience))
@@ -560,10 +568,10 @@ class Repository:
         )
 
     def must_sign(self) -> None:
-        """Make sure that what is written will be visible to who trusts as this repository's user does.
+        """Raise an error if new packs would be invisible to clients that trust the same keys as this repository object.
 
         Raises:
-            ConfigurationError: If it would not be.
+            ConfigurationError: If they would be.
         """
         if self.trust is not None and (self.signer is None or self.signer.public not in self.trust.keys):
             what = "there is no signing_key" if self.signer is None else f"{self.signer.public} is none of them"
@@ -574,10 +582,10 @@ class Repository:
             )
 
     def writable(self) -> None:
-        """Make sure that there is a repository that this version may write.
+        """Raise an error unless this version may write the repository; create the repository if it does not exist.
 
         Raises:
-            UnsupportedFormat: If it asks writers for what this version does not know.
+            UnsupportedFormat: If the repository requires a feature of writers that this version does not know.
         """
         if self._marker is None:
             self.create()
@@ -589,6 +597,6 @@ class Repository:
             )
 
 
-def _in_time(written: Written) -> bool:
-    """Whether no prune can have taken the first objects of a pack for old ones."""
-    return 0 <= time.time() - written.began <= MOST_SECONDS
+def _in_time(written: StagedPack) -> bool:
+    """Return True if the objects of a pack are too young for a prune to have removed any."""
+    return 0 <= time.time() - written.began <= MAX_SECONDS

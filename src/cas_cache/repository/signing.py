@@ -1,10 +1,12 @@
-"""Signed manifests: who may write packs that are read, where write permission alone is not enough.
+"""Signed manifests: restrict whose packs are read, where write permission alone is not enough.
 
-A signature is a field of the manifest over all the rest of it, so over the namespace, what is superseded, and size and
-SHA-256 of every object. It is part of what the pack's id is the hash of: no request more, no moment in which a pack is
-visible and its signature is not, and a retry makes the same bytes, for Ed25519 (RFC 8032) draws nothing.
+A signature is a field of the manifest and covers the rest of it: the namespace, the superseded packs, and size and
+SHA-256 of every object. The pack's id is the hash of the manifest with its signature. Signing therefore needs no
+additional request, a pack is never visible without its signature, and a retry makes the same bytes, because Ed25519
+(RFC 8032) is deterministic.
 
-What it does not say: that a vector is the encoder's. The self-check does, and whoever signs answers for it.
+A signature does not prove that a vector comes from the encoder. The self-check tests that, and the signer is
+responsible for it.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 PREFIX = "ed25519:"
-"""A public key is this and the base64 of its 32 bytes."""
+"""Prefix of a public key; the base64 of its 32 bytes follows."""
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
 
 CONTEXT = b"cas-cache-pack signature version 1\n"
-"""What is signed begins with this: no signature of anything else is one of a manifest."""
+"""Beginning of the signed bytes, so that a signature of anything else is never the signature of a manifest."""
 
 
 class Trust:
-    """Whose packs are read.
+    """The public keys whose packs are read.
 
     Args:
         keys: Public keys by name, each ``ed25519:`` and base64.
@@ -41,7 +43,7 @@ class Trust:
         names: The names by key.
 
     Raises:
-        ConfigurationError: If there is none, or one is no public key.
+        ConfigurationError: If there is no key, or one is not a public key.
         MissingDependency: If cryptography is not installed.
     """
 
@@ -59,15 +61,15 @@ class Trust:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The public keys."""
+        """The trusted public keys."""
         return frozenset(self.names)
 
     def why_not(self, data: bytes, signature: Signature | None) -> str | None:
-        """Return why a manifest is not trusted; None if it is.
+        """Return the reason why a manifest is not trusted; None if it is.
 
         Args:
-            data: The manifest as it is stored.
-            signature: What it says about its signature.
+            data: The bytes of the manifest, as stored.
+            signature: The signature in the manifest; None if it has none.
         """
         if signature is None:
             return "it is not signed"
@@ -84,16 +86,16 @@ class Trust:
 
 
 class Signer:
-    """A private key.
+    """A private key that signs manifests.
 
     Args:
-        pem: PKCS #8, not encrypted, as `openssl genpkey -algorithm ed25519` writes it, too.
+        pem: The key as unencrypted PKCS #8, which `openssl genpkey -algorithm ed25519` also writes.
 
     Attributes:
-        public: Its public key, ``ed25519:`` and base64.
+        public: The public key, ``ed25519:`` and base64.
 
     Raises:
-        ConfigurationError: If it is no such key.
+        ConfigurationError: If it is not such a key.
         MissingDependency: If cryptography is not installed.
     """
 
@@ -102,7 +104,7 @@ class Signer:
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, _unsupported()) as err:
-            # Not what it says: it may quote the file.
+            # The text of `err` is not shown: it may quote the file.
             raise ConfigurationError("It holds no private key in PEM that can be read without a password.") from err
         if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise ConfigurationError("It holds a key of another kind than Ed25519.")
@@ -119,7 +121,7 @@ class Signer:
 
 
 def new_private_key() -> bytes:
-    """Draw a private key; return it as PEM (PKCS #8).
+    """Generate a private key; return it as PEM (PKCS #8).
 
     Raises:
         MissingDependency: If cryptography is not installed.
@@ -139,11 +141,11 @@ def public_text(raw: bytes) -> str:
 
 
 def _signed_bytes(data: bytes, key: str, value: bytes) -> bytes:
-    """What the signature of a stored manifest is of.
+    """Return the bytes that the signature of a stored manifest covers.
 
     Raises:
-        ValueError: If it is not in canonical form, signature included: then what is hashed and what is read could
-            differ, and one signed content could have several names.
+        ValueError: If the manifest, signature included, is not in canonical form. Otherwise the hashed bytes and the
+            parsed content could differ, and one signed content could have several names.
     """
     document = parsed_json(data)
     signature = document.pop("signature")
@@ -159,10 +161,10 @@ def _bytes_of(public: str, name: str) -> bytes:
         raw = base64.b64decode(public.removeprefix(PREFIX), validate=True) if public.startswith(PREFIX) else b""
     except (binascii.Error, ValueError):
         raw = b""
-    # One text a key: base64 has several for the same bytes.
+    # Accept one spelling per key only: base64 has several for the same bytes.
     if len(raw) != KEY_BYTES or public_text(raw) != public:
         raise ConfigurationError(
-            f"The trusted key {name} is {public!r}, which is no public key. It is {PREFIX} and 44 characters, as "
+            f"The trusted key {name} is {public!r}, which is not a public key. It is {PREFIX} and 44 characters, as "
             "`cas-cache keys list` prints it."
         )
     return raw

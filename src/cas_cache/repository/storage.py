@@ -1,8 +1,9 @@
 """Bytes by path, on fsspec file systems that can list, write and delete. Knows nothing of packs.
 
-Adds to fsspec: errors that say what to do, private instances without listing caches (a cached listing reports files of
-other writers as absent) that are opened anew after a fork, one request a read (no HEAD before the GET), and a count of
-what went over the wire. It never takes a failed listing for an empty one. fsspec is touched here and in `filesystems`.
+Adds to fsspec: errors with advice; private instances without listing caches (a cached listing reports files of other
+writers as absent), which are opened again after a fork; one request per read (no HEAD before the GET); and a count of
+transferred bytes. A failed listing is never taken for an empty one. Only this module, `filesystems` and `listings` use
+fsspec.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cas_cache.repository.failures import (
     without_signatures,
 )
 from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage, TransferStats
 from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
 from cas_cache.repository.listings import TEMPORARY, files_below, modified
 from cas_cache.repository.local import LocalStorage
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 CONCURRENT = {"memory", "webdav", "dav"}
-"""File systems without asyncio that may be used from several threads. Over one connection of paramiko, a thread takes
-the answer that another one waits for."""
+"""File systems without asyncio that several threads may use. Over one connection of paramiko, a thread takes the answer
+that another thread waits for."""
 
 RENAMING = {"sftp", "ssh"}
-"""File systems that replace a file by renaming another one: readers see the old bytes or the new ones, never a part."""
+"""File systems that replace a file by renaming another: readers see the old bytes or the new ones, never a mixture."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> Storage:
@@ -51,12 +52,12 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
 
     Args:
         url: ``s3://bucket/prefix``, ``file:///path``, a path, or the URL of another fsspec file system.
-        storage_options: Handed to the fsspec file system as they are.
-        later: Open the file system at the first request, if there ever is one: its package need not be there, and it
-            cannot log in, as some do when they are made.
+        storage_options: Options passed to the fsspec file system unchanged.
+        later: Open the file system at the first request, if there is one. Its package then need not be installed, and
+            it does not log in yet, as some file systems do when they are created.
 
     Raises:
-        InvalidURL: If it is no URL of a known file system.
+        InvalidURL: If it is not a URL of a known file system.
         ConfigurationError: If an option cannot work, or would be ignored.
         MissingDependency: If the package of its file system is not installed.
     """
@@ -77,24 +78,24 @@ def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, 
 
 
 def with_fewer_checksums(storage: Storage) -> Storage | None:
-    """Return the same storage with checksums only where S3 requires them; None if it is another service."""
+    """Return the same storage with checksums only where S3 requires them; None if the service is not S3."""
     if not isinstance(storage, FsspecStorage):
         return None
     return storage.with_config(WHEN_REQUIRED) if EXTRAS.get(storage.protocol) == "s3" else None
 
 
 class FsspecStorage:
-    """An fsspec file system, through an instance of our own.
+    """An fsspec file system, through a private instance.
 
     Args:
         url: An fsspec URL.
-        storage_options: Handed to the file system.
-        later: Open it at the first request.
+        storage_options: Options passed to the file system.
+        later: Open the file system at the first request.
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> None:
         self.url = without_credentials(url)
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self.protocol = url.partition("://")[0].lower()
         self.capabilities = _capabilities(self.protocol)
         self._asked = (url, dict(storage_options or {}))
@@ -123,7 +124,7 @@ class FsspecStorage:
 
     @property
     def _root(self) -> str:
-        """Where the URL is in the file system."""
+        """The path of the URL in the file system."""
         return self._open()[1]
 
     def _open(self) -> tuple[Any, str]:
@@ -134,18 +135,18 @@ class FsspecStorage:
         return self._opened[process]
 
     def close(self) -> None:
-        """See `Storage.close`: the file systems close their connections when the last reference goes."""
+        """See `Storage.close`. A file system closes its connections when the last reference to it is dropped."""
         self._opened.pop(os.getpid(), None)
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
         if stop <= start:
-            # Services disagree about empty ranges; the first byte tells whether there is an object at all.
+            # Services disagree about empty ranges. Reading the first byte shows whether the object exists.
             self.get(path, start, start + 1)
             return b""
         with self._translated(path, "read"):
             try:
-                # With a range it is one GET; without, s3fs asks for the size first.
+                # With a range this is one GET; without one, s3fs requests the size first.
                 data: bytes = self._call("cat_file", f"{self._root}/{path}", start=start, end=stop, size=stop - start)
             except Exception as err:
                 # Services answer 416 to any range of an empty object.
@@ -157,7 +158,7 @@ class FsspecStorage:
         return data if len(data) <= stop - start else data[start:stop]
 
     def _call(self, name: str, *args: Any, size: int = 0, **options: Any) -> Any:
-        """Call a method of the file system, for no longer than so many bytes may take."""
+        """Call a method of the file system, with a time limit that depends on the number of bytes."""
         import asyncio  # takes longer to import than `cas-cache ls` has to answer
 
         from fsspec.asyn import AsyncFileSystem, sync
@@ -178,7 +179,7 @@ class FsspecStorage:
         return sync(fs.loop, bounded)
 
     def _in_turn(self, call: Callable[[], _T], seconds: float) -> _T:
-        """Call a function in time; one after the other where the file system cannot be used from several threads."""
+        """Call a function with a time limit; one call at a time if the file system does not support several threads."""
         if self.protocol in EXTRAS or self.protocol in CONCURRENT:
             return in_time(call, seconds)
 
@@ -196,7 +197,7 @@ class FsspecStorage:
         self.traffic.add(up=len(data))
 
     def _write(self, path: str, data: bytes, **options: Any) -> None:
-        """Write a file; where its folder has to exist before it, make the folder."""
+        """Write a file; create its folder first where the file system requires one."""
         renames = self.protocol in RENAMING and not options
         folder = path.rpartition("/")[0]
         written = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}" if renames else path
@@ -214,17 +215,18 @@ class FsspecStorage:
         with self._making:
             try:
                 self._call("makedirs", folder, exist_ok=True)
-            except Exception:  # noqa: BLE001 - another process may have made a part of it at the same moment
+            except Exception:  # noqa: BLE001 - another process may have created a part of it at the same time
                 self._call("makedirs", folder, exist_ok=True)
 
     def _created(self, path: str, data: bytes | memoryview) -> bool:
-        """Write an object unless it is there; False if the service cannot do that."""
+        """Write an object unless it exists; return False if the service cannot decide that."""
         try:
             if self.protocol in EXTRAS or self.protocol == "memory":
                 self._write(f"{self._root}/{path}", bytes(data), mode="create")
             elif not self._call("exists", f"{self._root}/{path}"):
                 return False
         except FileExistsError:
+            # An existing object stays, so there is nothing left to write.
             pass
         except Exception as err:
             codes = codes_of(err)
@@ -234,24 +236,24 @@ class FsspecStorage:
                 raise
         return True
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
         folder = f"{self._root}/{prefix}".rstrip("/") + "/"
         with self._translated(prefix, "list"):
             fs = self._fs
-            found = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
+            infos = self._in_turn(lambda: files_below(fs, self.protocol, folder[:-1]), MAX_SECONDS)
         self.traffic.add()
         base = len(self._root) + 1
         try:
             files = [
-                Listed(str(name)[base:], int(info["size"]), modified(info))
-                for name, info in found.items()
-                # What consoles make when asked for a folder is an empty object with a slash at its end.
+                ObjectInfo(str(name)[base:], int(info["size"]), modified(info))
+                for name, info in infos.items()
+                # A console creates a "folder" as an empty object whose name ends with a slash.
                 if info["type"] == "file" and str(name).startswith(folder) and not str(name).endswith("/")
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as err:
             raise RemoteUnavailable(
-                f"The listing of {self.url} is no listing ({first_line(err, self._secrets)}). Check the endpoint."
+                f"The listing of {self.url} is not a listing ({first_line(err, self._secrets)}). Check the endpoint."
             ) from err
         return sorted(files, key=lambda listed: listed.path)
 
@@ -267,11 +269,11 @@ class FsspecStorage:
 
     @contextmanager
     def _translated(self, path: str, doing: Doing) -> Iterator[None]:
-        """Turn what file systems raise into our errors; anything else is a bug and passes through."""
+        """Turn errors of file systems into errors of this package; any other error is a bug and passes through."""
         try:
             yield
         except CasCacheError:
-            raise  # it was opened only now
+            raise  # already ours: the file system was opened in this block
         except Exception as err:
             service = EXTRAS.get(self.protocol, self.protocol)
             ours = error_of(err, self._secrets, url=self.url, path=path, doing=doing, service=service)
@@ -280,17 +282,17 @@ class FsspecStorage:
             as_cause(err)
             self._answered = self._answered and not isinstance(ours, RemoteUnavailable)
             # A cause whose text holds a secret would show it in a traceback.
-            raise ours from None if self._tells(err) else err
+            raise ours from None if self._shows_secrets(err) else err
         self._answered = True
 
-    def _tells(self, err: BaseException) -> bool:
-        """Whether an error, or what led to it, would show what must not be printed."""
+    def _shows_secrets(self, err: BaseException) -> bool:
+        """Return True if an error, or one of its causes, would reveal a secret."""
         shown = "\n".join(map(str, causes_of(err)))
         return without_secrets(without_signatures(shown), self._secrets) != shown
 
 
 def _capabilities(protocol: str) -> frozenset[str]:
-    """What the services behind a protocol promise; some servers that merely speak it (rclone, emulators) do less."""
+    """Return what the services behind a protocol guarantee; some compatible servers (rclone, emulators) give less."""
     if protocol == "memory":
         return frozenset()
     return frozenset({CREATE_ONLY, PROCESSES}) if protocol in EXTRAS else frozenset({PROCESSES})

@@ -1,4 +1,4 @@
-"""URLs of repositories: which there are, what is wrong with one, and how it may be shown. Pure."""
+"""URLs of repositories: supported protocols, checks, and the form in which a URL may be shown. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EXTRAS = {
     "abfs": "azure",
     "abfss": "azure",
 }
-"""Which extra of ours brings a protocol's file system."""
+"""Extra of this package that installs a protocol's file system."""
 
 PACKAGES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs"}
-"""Which package an extra brings."""
+"""Package that an extra installs."""
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::|://)")
 _LOST_COLON = re.compile(r"(s3|gs|gcs|az|abfs|abfss)//")
@@ -31,10 +31,10 @@ _PASSWORD = re.compile(r"(?<=://)[^@/?#]*:(?!\d+(?:/|$)).*@")
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is a URL, as opposed to a path.
+    """Return True if a location is a URL, False if it is a path.
 
     Raises:
-        InvalidURL: If it looks like a URL that lost a slash; as a path it would make a folder called ``s3:``.
+        InvalidURL: If it looks like a URL that lost a slash; as a path it would create a folder called ``s3:``.
     """
     if _PROTOCOL.match(location):
         return True
@@ -43,7 +43,7 @@ def is_url(location: str) -> bool:
         raise InvalidURL(f"The location is an ARN, not a URL. {_instead_of_arn(arn)}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/*", location) or _LOST_COLON.match(location)
     if scheme:
-        # What stands before an @ may be a secret.
+        # The part before an @ may be a secret.
         rest = location[scheme.end() :].rpartition("@")[2]
         meant = f"{scheme[1]}://{rest}"
         raise InvalidURL(f"The location is neither a URL nor a plain path. Did you mean {meant}?")
@@ -51,28 +51,28 @@ def is_url(location: str) -> bool:
 
 
 def _instead_of_arn(arn: re.Match[str]) -> str:
-    """Return what to write instead of an Amazon resource name."""
+    """Return advice on what to write instead of an Amazon resource name."""
     if arn["service"] != "s3":
         return "Name the bucket and the prefix: s3://bucket/prefix."
     if arn["resource"].startswith("accesspoint"):
         return "Name the access point's alias, which stands for a bucket: s3://alias/prefix."
-    # Policies end their resources with a star.
+    # Resources in policies end with a star.
     return f"Did you mean s3://{arn['resource'].rstrip('*').rstrip('/')}?"
 
 
 def without_credentials(url: str) -> str:
-    """Return a URL without user, password and query: what may be printed and kept. A path stays as it is."""
+    """Return a URL without user, password and query, which may be printed and stored. A path is returned unchanged."""
     if "://" not in url:
         return url
     shown = _PASSWORD.sub("", url)
     if EXTRAS.get(shown.partition("://")[0].lower()) != "azure":
-        # Azure's user is the container.
+        # In an Azure URL the user part is the container.
         shown = re.sub(r"(?<=://)[^@/?#]*@", "", shown)
     return shown.partition("?")[0]
 
 
 def check_url(url: str, shown: str, protocol: str) -> None:
-    """Refuse what file systems would take for something else."""
+    """Raise an error for a URL that a file system would misinterpret."""
     if "?" in url or "#" in url:
         raise InvalidURL(
             f"{shown} has a query or fragment (? or #), which would become a part of every object's name. "

@@ -1,8 +1,8 @@
 """The ``zarr.json`` documents that make a pack a Zarr v3 group. Pure.
 
-A manifest names their hashes, so they are part of a pack's id. They are made here and not by the installed zarr, whose
-releases may write other members or another order: the same push makes the same pack under each of them. The bytes are
-those that zarr 3.1.6 writes.
+A manifest names their hashes, so they are part of a pack's id. They are built here rather than by the installed zarr,
+whose releases may write other members or another order: the same push makes the same pack with every release. The bytes
+are those that zarr 3.1.6 writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The packs of a namespace as one read-only Zarr store. The only module that imports zarr.
 
-Adds to a Zarr store: reading goes by manifests, and every object is read whole and has to have the size and SHA-256
-that its manifest names. zarr itself fills a missing chunk with zeros; here it is an error. Nothing is ever written.
+Adds to a Zarr store: reads go by manifests, and every object is read completely and must have the size and SHA-256 that
+its manifest names. zarr itself fills a missing chunk with zeros; here a missing chunk is an error. Nothing is ever
+written.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class PackStore(Store):
         )
 
     def with_read_only(self, read_only: bool = False) -> PackStore:
-        """Return this store again: there is no writable form of it."""
+        """Return this store again, because it has no writable form."""
         if not read_only:
             msg = "packs never change; open them read-only"
             raise ValueError(msg)
@@ -102,7 +103,7 @@ class PackStore(Store):
         self._check_writable()
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:  # noqa: ARG002
-        """Raise ValueError: nothing is written. Only zarr before 3.1.3 asks for this method."""
+        """Raise ValueError: nothing is written. Only zarr before 3.1.3 requires this method."""
         self._check_writable()
 
     async def list(self) -> AsyncIterator[str]:
@@ -112,7 +113,7 @@ class PackStore(Store):
                 yield f"{pack}/{name}"
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names of all objects that begin so."""
+        """Yield the names of all objects that begin with a prefix."""
         async for key in self.list():
             if key.startswith(prefix):
                 yield key
@@ -120,10 +121,10 @@ class PackStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names of objects and folders directly below a folder."""
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         async for key in self.list_prefix(folder):
-            found[key.removeprefix(folder).partition("/")[0]] = None
-        for name in found:
+            names[key.removeprefix(folder).partition("/")[0]] = None
+        for name in names:
             yield name
 
     def _is_named(self, pack: str, name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Nearest neighbours among the rows of a mirror: exact from its memory map, or by a FAISS index kept beside it.
+"""Nearest neighbours among the rows of a mirror: exact from its memory map, or by a FAISS index saved beside it.
 
-Whatever finds the rows, their scores are computed from the stored rows, each proved by its digest: an index can miss a
-neighbour, it can never name a wrong one. Needs the extra ``faiss``.
+However rows are found, their scores are computed from the stored rows, and each row is verified by its digest. An index
+can miss a neighbour but never returns a wrong one. Needs the extra ``faiss``.
 """
 
 from cas_cache.search.design import KINDS, METRICS, Design

@@ -1,6 +1,6 @@
-"""FAISS indexes: made, extended, asked. They propose rows; `ranking` decides.
+"""Build, extend and query FAISS indexes. They propose rows; `ranking` scores them.
 
-Nothing here is trusted with an answer, so rounding (PQ, SQ) costs recall and never a score.
+Answers never depend on an index alone, so rounding (PQ, SQ) costs recall but never changes a score.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from cas_cache.search.design import Design
 
-LEAST_ROWS = 1024
-"""With fewer, exact search is as quick, and quantizers have too little to be fitted to."""
+MIN_ROWS = 1024
+"""Minimum rows for an index: with fewer, exact search is as fast and quantizers have too few rows to train on."""
 
 TRAINED_ON_A_CENTROID = 64
-"""Rows that a quantizer is fitted to, for each of its centroids; faiss wants 39 to 256."""
+"""Number of training rows per centroid of a quantizer; faiss wants 39 to 256."""
 
-LEAST_TRAINED_ON = 1 << 15
-"""What scalar and product quantizers are fitted to, if there are as many."""
+MIN_TRAINED_ON = 1 << 15
+"""Minimum number of training rows for scalar and product quantizers, if there are as many."""
 
 
 def build(design: Design, vectors: NDArray[Any]) -> Any:
     """Return a new index of all rows of (n, d) vectors.
 
     Raises:
-        ConfigurationError: If the design does not suit so many dimensions.
+        ConfigurationError: If the design does not fit this number of dimensions.
     """
     faiss = require_faiss()
     rows, dimensions = vectors.shape
@@ -42,13 +42,13 @@ def build(design: Design, vectors: NDArray[Any]) -> Any:
     lists = getattr(index, "nlist", 1)
     for part in (index, getattr(index, "pq", index)):
         if hasattr(part, "cp"):
-            part.cp.min_points_per_centroid = 1  # there are as many as there are: no warning on stderr
+            part.cp.min_points_per_centroid = 1  # train on what exists, without a warning on stderr
     if hasattr(index, "do_polysemous_training"):
-        index.do_polysemous_training = False  # orders codes for a filter that is not used here, in most of the time
+        index.do_polysemous_training = False  # takes most of the time, and its filter is not used
     if hasattr(index, "hnsw"):
         index.hnsw.efConstruction = int(design.shape["efConstruction"])
     if not index.is_trained:
-        count = min(rows, max(LEAST_TRAINED_ON, TRAINED_ON_A_CENTROID * lists))
+        count = min(rows, max(MIN_TRAINED_ON, TRAINED_ON_A_CENTROID * lists))
         chosen = np.linspace(0, rows - 1, count).astype(np.int64)
         index.train(as_searched(vectors[chosen], design.metric))
     extend(index, design, vectors)
@@ -56,7 +56,7 @@ def build(design: Design, vectors: NDArray[Any]) -> Any:
 
 
 def extend(index: Any, design: Design, vectors: NDArray[Any]) -> None:
-    """Add to an index the rows of (n, d) vectors that it does not cover yet: those from ``index.ntotal`` on."""
+    """Add the rows of (n, d) vectors that an index does not cover yet: those from ``index.ntotal`` on."""
     step = block_rows(vectors.shape[1])
     for start in range(index.ntotal, len(vectors), step):
         index.add(as_searched(vectors[start : start + step], design.metric))
@@ -68,11 +68,11 @@ def propose(
     """Return rows that may be nearest to each query.
 
     Args:
-        index: From `build`.
-        design: Its design.
-        queries: (q, d), as `as_searched` makes them.
-        k: How many will be asked for.
-        among: Only these rows, ascending; None is all.
+        index: An index from `build`.
+        design: The design of the index.
+        queries: (q, d), prepared by `as_searched`.
+        k: The number of neighbours that will be requested.
+        among: Search only these rows, ascending; None searches all.
 
     Returns:
         (q, c) int64 with c >= k unless there are fewer rows; `ABSENT` where fewer were found.
@@ -81,23 +81,23 @@ def propose(
     count = min(k * design.search["k_factor"], index.ntotal)
     options: dict[str, Any] = {} if among is None else {"sel": _selector(faiss, among, index.ntotal)}
     if "efSearch" in design.search:
-        # The graph is walked past rows that may not be chosen, so it has to be walked farther.
+        # The graph is also walked through rows that must not be chosen, so the walk has to be longer.
         share = 1 if among is None else index.ntotal / max(1, len(among))
         walked = round(max(design.search["efSearch"], count) * share)
         chosen = faiss.SearchParametersHNSW(efSearch=min(walked, index.ntotal), **options)
     else:
         chosen = faiss.SearchParametersIVF(nprobe=design.probes(index.nlist), **options)
-    found: NDArray[np.int64] = index.search(queries, count, params=chosen)[1]
-    found[(found < 0) | (found >= index.ntotal)] = ABSENT
-    return found
+    rows: NDArray[np.int64] = index.search(queries, count, params=chosen)[1]
+    rows[(rows < 0) | (rows >= index.ntotal)] = ABSENT
+    return rows
 
 
 def is_sound(index: Any, design: Design, dimensions: int, rows: int) -> bool:
-    """Whether an index that was read is of this design and covers so many rows."""
+    """Return True if an index that was read has this design and covers this number of rows."""
     faiss = require_faiss()
     metric = faiss.METRIC_L2 if design.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    kind: Callable[[Any], bool] = (lambda it: hasattr(it, "hnsw")) if "M" in design.shape else _is_ivf
-    return bool(index.d == dimensions and index.ntotal == rows and index.metric_type == metric and kind(index))
+    is_kind: Callable[[Any], bool] = (lambda index: hasattr(index, "hnsw")) if "M" in design.shape else _is_ivf
+    return bool(index.d == dimensions and index.ntotal == rows and index.metric_type == metric and is_kind(index))
 
 
 def _is_ivf(index: Any) -> bool:

@@ -1,7 +1,7 @@
-"""What a search is: metric, kind of index and parameters. Pure.
+"""Metric, kind of index and parameters of a search. Pure: no I/O.
 
-Parameters have the names that faiss gives them. Those that shape an index are part of its file's name; those of a
-search are not, so one file serves them all.
+Parameters have faiss's names. Parameters that shape an index are part of its file name; search parameters are not, so
+one file serves searches with any of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METRICS = ("cosine", "ip", "l2")
 """Cosine similarity, inner product, Euclidean distance."""
 
 SCALARS = {"8bit": "SQ8", "6bit": "SQ6", "4bit": "SQ4", "fp16": "SQfp16"}
-"""Scalar quantizers, and what faiss' `index_factory` calls them."""
+"""Scalar quantizers, and their names in faiss's `index_factory`."""
 
 _HNSW: Mapping[str, int | str] = {"M": 32, "efConstruction": 200}
 _IVF: Mapping[str, int | str] = {"nlist": 0}
@@ -34,7 +34,7 @@ KINDS: Mapping[str, Mapping[str, int | str]] = {
     "ivfpq": {**_IVF, "m": 0, "nbits": 8},
     "ivfsq": {**_IVF, "sq": "8bit"},
 }
-"""The kinds, and the parameters that shape an index of each. 0: chosen by the number of rows, or of dimensions."""
+"""Kinds of index with the parameters that shape each. 0 means: chosen by the number of rows or dimensions."""
 
 SEARCHED_WITH: Mapping[str, Mapping[str, int]] = {
     "exact": {},
@@ -44,25 +44,25 @@ SEARCHED_WITH: Mapping[str, Mapping[str, int]] = {
     "ivfpq": {"nprobe": 0, "k_factor": 8},
     "ivfsq": {"nprobe": 0, "k_factor": 2},
 }
-"""The parameters of a search in each. ``k_factor``: so many times k rows are ranked anew by their stored vectors."""
+"""Search parameters of each kind. ``k_factor``: k_factor * k candidates are ranked again by their stored vectors."""
 
 ROWS_A_LIST = 39
-"""What faiss asks for, at least, to train a list of an inverted file."""
+"""Minimum number of training rows that faiss asks for per list of an inverted file."""
 
-MOST_HNSW_LINKS = 512
-MOST_BITS = 12
-"""Codebooks of more entries take more rows to train than a namespace has."""
+MAX_HNSW_LINKS = 512
+MAX_BITS = 12
+"""Maximum bits of a code: larger codebooks need more training rows than a namespace has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Metric, kind and parameters of a search, checked. Made by `design_of`.
+    """Checked metric, kind and parameters of a search. Made by `design_of`.
 
     Attributes:
         metric: One of `METRICS`.
         kind: One of `KINDS`.
-        shape: The parameters that shape the index.
-        search: The parameters of a search in it.
+        shape: Parameters that shape the index.
+        search: Parameters of a search in the index.
     """
 
     metric: str = "cosine"
@@ -72,33 +72,33 @@ class Design:
 
     @property
     def name(self) -> str:
-        """What its files are called: metric, kind, and a hash of the parameters that shape it."""
+        """The stem of its file names: metric, kind, and a hash of the parameters that shape the index."""
         digest = hashlib.sha256(canonical_json(dict(self.shape))).hexdigest()[:12]
         return f"{self.metric}-{self.kind}-{digest}"
 
     @property
     def is_trained(self) -> bool:
-        """Whether an index of this kind is fitted to rows before it takes any."""
+        """True if an index of this kind must be trained before rows are added."""
         return self.kind != "hnsw"
 
     def lists(self, rows: int) -> int:
-        """Return how many lists an inverted file of so many rows has."""
+        """Return the number of lists of an inverted file with this number of rows."""
         given = int(self.shape["nlist"])
         return given or max(1, min(round(4 * math.sqrt(rows)), rows // ROWS_A_LIST))
 
     def probes(self, lists: int) -> int:
-        """Return how many of so many lists a search looks into."""
+        """Return the number of lists that a search reads."""
         return min(lists, self.search["nprobe"] or max(16, lists // 16))
 
     def factory(self, dimensions: int, rows: int) -> str:
-        """Return what faiss' `index_factory` is asked for.
+        """Return the string for faiss's `index_factory`.
 
         Args:
-            dimensions: Of a vector.
-            rows: How many there are to train on.
+            dimensions: The number of dimensions of a vector.
+            rows: The number of rows available for training.
 
         Raises:
-            ConfigurationError: If vectors of so many dimensions cannot be cut into `m` parts.
+            ConfigurationError: If vectors of this number of dimensions cannot be cut into `m` parts.
         """
         coarse = f"HNSW{self.shape['M']}" if self.kind.startswith("hnsw") else f"IVF{self.lists(rows)}"
         if "sq" in self.shape:
@@ -108,7 +108,7 @@ class Design:
         return f"{coarse},Flat"
 
     def _parts(self, dimensions: int) -> int:
-        """Parts of a vector that are quantized on their own: of 4 dimensions or, if it cannot be, a few more."""
+        """Return the number of separately quantized parts of a vector, with 4 dimensions each or, if need be, more."""
         given = int(self.shape["m"])
         if given and dimensions % given:
             raise ConfigurationError(
@@ -121,7 +121,7 @@ def design_of(metric: str, kind: str, parameters: Mapping[str, int | str]) -> De
     """Check metric, kind and parameters.
 
     Raises:
-        ConfigurationError: If one is not known or cannot be.
+        ConfigurationError: If one of them is unknown or invalid.
     """
     if metric not in METRICS:
         raise ConfigurationError(f"metric={metric!r} is none of {', '.join(METRICS)}.")
@@ -143,12 +143,12 @@ def design_of(metric: str, kind: str, parameters: Mapping[str, int | str]) -> De
 
 
 def _check(name: str, value: int | str, default: int | str) -> None:
-    """Refuse what faiss would answer with an error of its own, or an abort."""
+    """Reject values for which faiss would raise an error of its own or abort the process."""
     if name == "sq":
         if value not in SCALARS:
             raise ConfigurationError(f"sq={value!r} is none of {', '.join(SCALARS)}.")
         return
     least = {"M": 2, "nlist": 0, "nprobe": 0, "m": 0}.get(name, 1)
-    most = {"M": MOST_HNSW_LINKS, "nbits": MOST_BITS}.get(name, 1 << 30)
+    most = {"M": MAX_HNSW_LINKS, "nbits": MAX_BITS}.get(name, 1 << 30)
     if type(value) is not int or not least <= value <= most:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from {least} to {most} (default {default}).")

@@ -1,7 +1,7 @@
 """Exact search: every row is compared with every query, by `faiss.knn`, with bounded memory.
 
-float32 rows are read where they lie, without a copy, for the inner product and L2; for cosine too, if all of them have
-unit length, as most encoders' do. All other rows are converted, and for cosine normalised, a block at a time.
+float32 rows are read in place, without a copy, for the inner product and L2, and for cosine if all of them have unit
+length, as with most encoders. Other rows are converted, and normalised for cosine, a block at a time.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_BYTES = 32 << 20
-"""float32 that a block takes: small against any matrix whose search takes long, large enough for matrix products."""
+"""Bytes of float32 in a block: small beside any matrix that is slow to search, large enough for matrix products."""
 
 UNIT_TOLERANCE = 1e-6
-"""How far from 1 the squared length of a unit vector may be: 8 ulp of float32, as their product may waver."""
+"""Maximum deviation from 1 of a unit vector's squared length: 8 ulp of float32, because products are rounded."""
 
 
 def require_faiss() -> Any:
-    """Return the package faiss.
+    """Return the faiss package.
 
     Raises:
-        MissingDependency: If it is not installed.
+        MissingDependency: If faiss is not installed.
     """
     try:
         import faiss
@@ -38,7 +38,7 @@ def require_faiss() -> Any:
 
 
 def _use_one_thread() -> None:
-    """Search with one thread in a forked process: the threads of its parent's OpenMP pool do not exist in it.
+    """Use one thread in a forked process, because the threads of its parent's OpenMP pool do not exist in it.
 
     A parallel region would wait for them forever. Rows and scores do not depend on the number of threads.
     """
@@ -51,23 +51,23 @@ os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def block_rows(dimensions: int) -> int:
-    """Return how many rows a block has."""
+    """Return the number of rows in a block."""
     return max(1, BLOCK_BYTES // (4 * dimensions))
 
 
 def as_searched(vectors: NDArray[Any], metric: str) -> NDArray[np.float32]:
-    """Return vectors as faiss is given them: float32, C-contiguous, for cosine of unit length (zeros stay zeros).
+    """Return vectors in the form that faiss needs: float32, C-contiguous, for cosine of unit length (zeros stay zeros).
 
     Args:
         vectors: (n, d).
         metric: One of `METRICS`.
 
     Returns:
-        (n, d), for cosine always a copy.
+        (n, d). For cosine always a copy.
     """
     if metric != "cosine":
         return np.ascontiguousarray(vectors, np.float32)
-    # In float64, where the square of no float16 or float32 underflows or overflows.
+    # In float64, the square of a float16 or float32 number neither underflows nor overflows.
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     wide /= np.where(lengths > 0, lengths, 1)[:, None]
@@ -75,7 +75,7 @@ def as_searched(vectors: NDArray[Any], metric: str) -> NDArray[np.float32]:
 
 
 def are_unit(vectors: NDArray[Any]) -> bool:
-    """Whether all of (n, d) vectors have unit length, as near as float32 can tell."""
+    """Return True if all of (n, d) vectors have unit length, within the precision of float32."""
     step = block_rows(vectors.shape[1])
     for start in range(0, len(vectors), step):
         block = vectors[start : start + step].astype(np.float64)
@@ -93,27 +93,27 @@ def nearest(
     rows: NDArray[np.int64] | slice | None = None,
     in_place: bool = False,
 ) -> NDArray[np.int64]:
-    """Return the rows that are nearest to each query, the best first.
+    """Return the nearest rows of each query, the best first.
 
     Args:
-        queries: (q, d), as `as_searched` makes them.
+        queries: (q, d), prepared by `as_searched`.
         vectors: (n, d), of any numeric dtype; a memory map is not loaded.
-        k: How many; at most as many as there are to choose from.
+        k: The number of neighbours; at most the number of rows that are searched.
         metric: One of `METRICS`.
-        rows: Search only these, ascending; None searches all.
-        in_place: `vectors` are what `as_searched` would make of them.
+        rows: Search only these rows, ascending; None searches all.
+        in_place: True if `as_searched` would not change `vectors`.
 
     Returns:
-        (q, k) int64. Ranked in float32: rows whose scores differ by less than its rounding may change places.
+        (q, k) int64. Ranked in float32: rows whose scores differ by less than its rounding may be in either order.
     """
     faiss = require_faiss()
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    faiss_metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     first = rows.start if isinstance(rows, slice) else 0
     if isinstance(rows, slice) or rows is None:
         vectors = vectors if rows is None else vectors[rows]
         if in_place:
-            found: NDArray[np.int64] = faiss.knn(queries, vectors, k, kind)[1]
-            return found + first
+            positions: NDArray[np.int64] = faiss.knn(queries, vectors, k, faiss_metric)[1]
+            return positions + first
         chosen = None
     else:
         chosen = rows
@@ -122,7 +122,7 @@ def nearest(
     for start in range(0, count, step):
         part: Any = slice(start, min(start + step, count))
         block = as_searched(vectors[part if chosen is None else chosen[part]], metric)
-        scores, where = faiss.knn(queries, block, min(k, len(block)), kind)
+        scores, where = faiss.knn(queries, block, min(k, len(block)), faiss_metric)
         best, at = _merge(best, at, scores if metric == "l2" else -scores, where + start, k)
     return at + first if chosen is None else chosen[at]
 
@@ -130,7 +130,7 @@ def nearest(
 def _merge(
     best: NDArray[np.float32], at: NDArray[np.int64], scores: NDArray[np.float32], where: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k least of two lists a query, in order."""
+    """Return the k smallest entries of two lists per query, in order."""
     best, at = np.concatenate([best, scores], axis=1), np.concatenate([at, where], axis=1)
     order = np.argsort(best, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(at, order, axis=1)

@@ -1,7 +1,7 @@
-"""Find the nearest of some rows: exactly, or by an index that is built once, saved, and extended.
+"""Find nearest neighbours among rows: exactly, or by an index that is built once, saved, and extended.
 
-Where an index leaves something open, it is searched exactly: rows that came since it was saved, few rows, a small part
-of many, and queries for which it finds too few.
+Exact search fills the gaps of an index: rows that were added after it was saved, a small number or a small share of the
+rows, and queries for which the index finds too few.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEARCHED_DTYPES = ("float16", "float32", "float64", "int8", "uint8")
-"""Of which a vector can be that is compared by number."""
+"""Dtypes of vectors that can be compared as numbers."""
 
 TAIL_SHARE = 1 / 16
-"""An index is extended when it is opened if it lacks more than this share of the rows; fewer are searched exactly."""
+"""An index that lacks more than this share of the rows is extended at opening; fewer rows are searched exactly."""
 
 TRAINED_SHARE = 1 / 4
-"""An index is fitted anew when it was fitted to fewer rows than this share."""
+"""An index is trained again if it was trained on fewer rows than this share of all."""
 
 SMALL_SHARE = 1 / 10
-"""A part of the rows that is smaller is searched exactly: at most a tenth of an exact search of all."""
+"""A smaller share of the rows is searched exactly, which costs at most a tenth of an exact search of all."""
 
 
 class Rows(Protocol):
-    """What is searched."""
+    """Rows that can be searched."""
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """(n, d), as of now; a map."""
+        """The current vectors, (n, d); may be a memory map."""
 
-    def prove(self, rows: NDArray[np.int64] | slice) -> None:
-        """Raise `DamagedMirror` if one of the rows is not what was stored."""
+    def verify(self, rows: NDArray[np.int64] | slice) -> None:
+        """Verify rows; raise `DamagedMirror` if one differs from what was stored."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the vectors of rows, proved."""
+        """Return the verified vectors of rows."""
 
     def fingerprint(self, count: int) -> str | None:
-        """What tells the first `count` rows from any others; None if there are fewer."""
+        """Return a string that identifies the first `count` rows; None if there are fewer."""
 
 
 class NamespaceRows:
-    """The rows of a namespace of the mirror, which stay where they are as long as this object lives."""
+    """Rows of a namespace of the mirror. They keep their row numbers while this object lives."""
 
     def __init__(self, namespace: Namespace) -> None:
         namespace.hold()
         weakref.finalize(self, namespace.release).atexit = False
         self._namespace = namespace
-        self.prove = namespace.prove
+        self.verify = namespace.verify
         self.take = namespace.take
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class NamespaceRows:
 
     @property
     def vectors(self) -> NDArray[Any]:
-        """(n, d), mapped, with what other processes have committed."""
+        """Mapped vectors, (n, d), including rows that other processes have committed."""
         ns = self._namespace
         ns.refresh()
         if not ns.rows:
@@ -86,7 +86,7 @@ class NamespaceRows:
         return next(ns.columns(ns.rows))[2]
 
     def fingerprint(self, count: int) -> str | None:
-        """A hash of the rows' digests, each of which is of a key and its vector."""
+        """Return a hash of the rows' digests, which cover keys and vectors; None if there are fewer rows."""
         if not 0 < count <= self._namespace.rows:
             return None
         digests = next(self._namespace.columns(count))[3]
@@ -94,7 +94,7 @@ class NamespaceRows:
 
 
 class ArrayRows:
-    """The rows of an array, which may not change."""
+    """Rows of an array, which must not change."""
 
     def __init__(self, vectors: NDArray[Any]) -> None:
         self.vectors = vectors
@@ -103,38 +103,38 @@ class ArrayRows:
     def __repr__(self) -> str:
         return f"ArrayRows({self.vectors.dtype}, {self.vectors.shape})"
 
-    def prove(self, rows: NDArray[np.int64] | slice) -> None:
-        """Nothing to prove: the array is what was given."""
+    def verify(self, rows: NDArray[np.int64] | slice) -> None:
+        """Do nothing: an array in memory has no digests to verify."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return (n, d) vectors of (n,) rows."""
+        """Return the (n, d) vectors of (n,) rows."""
         taken: NDArray[Any] = self.vectors[rows]
         return taken
 
     def fingerprint(self, count: int) -> str | None:
-        """A hash of the first rows' bytes."""
+        """Return a hash of the first rows' bytes; None if there are fewer rows."""
         if not 0 < count <= len(self.vectors):
             return None
         if count not in self._fingerprints:
             first = np.ascontiguousarray(self.vectors[:count])
-            kind = f"{first.dtype.str} {first.shape} ".encode()
-            self._fingerprints[count] = hashlib.sha256(kind + hashlib.sha256(first.data).digest()).hexdigest()
+            header = f"{first.dtype.str} {first.shape} ".encode()
+            self._fingerprints[count] = hashlib.sha256(header + hashlib.sha256(first.data).digest()).hexdigest()
         return self._fingerprints[count]
 
 
 class Finder:
-    """Nearest neighbours among rows.
+    """Finds nearest neighbours among rows.
 
     Args:
-        rows: What is searched.
-        design: How.
-        folder: Where an index is saved; None keeps it in memory.
+        rows: The rows to search.
+        design: Metric, kind and parameters.
+        folder: The folder that an index is saved in; None keeps it in memory.
 
     Raises:
         MissingDependency: If faiss is not installed.
-        ConfigurationError: If rows of this dtype or shape cannot be searched, or not by this design.
-        MirrorError: If there are none.
-        DamagedMirror: If a row that goes into an index does not agree with its digest.
+        ConfigurationError: If rows of this dtype or shape cannot be searched, or not with this design.
+        MirrorError: If there are no rows.
+        DamagedMirror: If a row to be indexed does not match its digest.
     """
 
     def __init__(self, rows: Rows, design: Design, folder: Path | None = None) -> None:
@@ -155,19 +155,19 @@ class Finder:
 
     @property
     def covered(self) -> int:
-        """How many rows the index covers, the first ones; the others are searched exactly."""
+        """The number of first rows that the index covers; later rows are searched exactly."""
         return self._covered
 
     def update(self) -> None:
-        """Open the index, or build it, or extend it over rows that have come since, as the number of rows asks for."""
+        """Open, build or extend the index, as the current number of rows requires."""
         vectors = self._rows.vectors
-        if self._design.kind == "exact" or len(vectors) < approximate.LEAST_ROWS:
+        if self._design.kind == "exact" or len(vectors) < approximate.MIN_ROWS:
             return
         if self._index is not None and self._covers(len(vectors), self._covered):
             return
-        found = None if self._files is None else self._files.read(self._rows.fingerprint)
-        if found is not None and self._covers(len(vectors), found[1].rows):
-            self._index, self._covered = found[0], found[1].rows
+        loaded = None if self._files is None else self._files.read(self._rows.fingerprint)
+        if loaded is not None and self._covers(len(vectors), loaded[1].rows):
+            self._index, self._covered = loaded[0], loaded[1].rows
             return
         if self._files is None:
             self._build(vectors)
@@ -185,21 +185,21 @@ class Finder:
     def find(
         self, queries: Any, k: int | np.integer[Any], among: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the nearest rows of each query, the best first; of equal ones the lower row.
+        """Return the nearest rows of each query, the best first; of equal rows the lower number comes first.
 
         Args:
             queries: (q, d).
-            k: How many, at least 1.
-            among: Only these rows, ascending, each once; None is all.
+            k: The number of neighbours, at least 1.
+            among: Search only these rows, ascending, each once; None searches all.
 
         Returns:
-            (q, j) float32 scores, larger is nearer (L2: the negative distance), and (q, j) int64 rows, where j is k,
-            or the number of rows if there are fewer.
+            (q, j) float32 scores, where larger is nearer (L2: the negative distance), and (q, j) int64 rows. j is k, or
+            the number of rows if there are fewer.
 
         Raises:
             ConfigurationError: If k is not a whole number of at least 1, or a query is not finite.
             ShapeMismatch: If queries are not (q, d).
-            DamagedMirror: If a row does not agree with its digest. Nothing is returned.
+            DamagedMirror: If a row does not match its digest. Nothing is returned.
         """
         vectors = self._rows.vectors
         asked = checked_queries(queries, vectors.shape[1])
@@ -211,7 +211,9 @@ class Finder:
         if self._index is None or small:
             candidates = self._exactly(prepared, vectors, k, among)
             return rank(asked, candidates, k, self._design.metric, self._rows.take)
-        scores, rows = rank(asked, self._nearly(prepared, vectors, k, among), k, self._design.metric, self._rows.take)
+        scores, rows = rank(
+            asked, self._search_index(prepared, vectors, k, among), k, self._design.metric, self._rows.take
+        )
         short = np.flatnonzero((rows == ABSENT).any(axis=1))
         if len(short):
             candidates = self._exactly(prepared[short], vectors, k, among)
@@ -219,24 +221,24 @@ class Finder:
         return scores, rows
 
     def _covers(self, rows: int, covered: int) -> bool:
-        """Whether an index of the first `covered` rows will do."""
+        """Return True if an index of the first `covered` rows covers enough of all rows."""
         return 0 <= rows - covered <= TAIL_SHARE * rows
 
     def _build(self, vectors: NDArray[Any], *, save: bool = True) -> None:
-        """Make an index of all rows, from the saved one if that can be extended."""
+        """Build an index of all rows, by extending the saved one if possible."""
         rows = len(vectors)
-        found = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
+        loaded = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
         trained = rows
-        if found is not None and (not self._design.is_trained or found[1].trained >= TRAINED_SHARE * rows):
-            index, said = found
-            if self._covers(rows, said.rows):  # another process was faster
-                self._index, self._covered = index, said.rows
+        if loaded is not None and (not self._design.is_trained or loaded[1].trained >= TRAINED_SHARE * rows):
+            index, saved = loaded
+            if self._covers(rows, saved.rows):  # another process was faster
+                self._index, self._covered = index, saved.rows
                 return
-            trained = said.trained
-            self._rows.prove(slice(said.rows, rows))
+            trained = saved.trained
+            self._rows.verify(slice(saved.rows, rows))
             approximate.extend(index, self._design, vectors)
         else:
-            self._rows.prove(slice(0, rows))
+            self._rows.verify(slice(0, rows))
             index = approximate.build(self._design, vectors)
         self._index, self._covered = index, rows
         if self._files is None or not save:
@@ -247,11 +249,11 @@ class Finder:
             mapped = self._files.read(self._rows.fingerprint)
             self._index = index if mapped is None else mapped[0]
 
-    def _nearly(
+    def _search_index(
         self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
     ) -> NDArray[np.int64]:
-        """Candidates from the index, and from the rows that it does not cover."""
-        found = approximate.propose(self._index, self._design, queries, k, among)
+        """Return candidates from the index and from the rows that it does not cover."""
+        early = approximate.propose(self._index, self._design, queries, k, among)
         rows = len(vectors)
         tail: NDArray[np.int64] | slice = slice(self._covered, rows)
         count = rows - self._covered
@@ -259,25 +261,25 @@ class Finder:
             tail = among[among >= self._covered]
             count = len(tail)
         if not count:
-            return found
-        self._rows.prove(tail)
+            return early
+        self._rows.verify(tail)
         late = nearest(queries, vectors, min(k, count), self._design.metric, rows=tail)
-        return np.concatenate([found, late], axis=1)
+        return np.concatenate([early, late], axis=1)
 
     def _exactly(
         self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
     ) -> NDArray[np.int64]:
-        """The k nearest rows, compared with every one."""
+        """Return the k nearest rows by comparing every row."""
         rows: NDArray[np.int64] | slice = slice(0, len(vectors))
         if among is not None:
             run = int(among[-1]) - int(among[0]) == len(among) - 1
             rows = slice(int(among[0]), int(among[-1]) + 1) if run else among
-        self._rows.prove(rows)
+        self._rows.verify(rows)
         in_place = self._in_place(vectors)
         return nearest(queries, vectors, k, self._design.metric, rows=rows, in_place=in_place)
 
     def _in_place(self, vectors: NDArray[Any]) -> bool:
-        """Whether the rows are what faiss compares as they lie."""
+        """Return True if faiss can compare the rows as they are stored."""
         if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
             return False
         if self._design.metric != "cosine":
@@ -289,14 +291,15 @@ class Finder:
 
 
 def check_searchable(vectors: NDArray[Any]) -> None:
-    """Refuse rows that have no distance to a query.
+    """Reject rows that have no distance to a query.
 
     Raises:
-        ConfigurationError: If they are not (n, d), or of a dtype that is not in `SEARCHED_DTYPES`.
+        ConfigurationError: If they are not (n, d), or their dtype is not in `SEARCHED_DTYPES`.
     """
     if vectors.ndim != 2:
         raise ConfigurationError(
-            f"A vector here has the shape {vectors.shape[1:]}; only plain vectors of one dimension can be searched."
+            f"A vector of this namespace has the shape {vectors.shape[1:]}; only plain vectors of one dimension can "
+            "be searched."
         )
     if vectors.dtype.name not in SEARCHED_DTYPES:
         raise ConfigurationError(
@@ -324,9 +327,9 @@ def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:
     """Return queries as an array.
 
     Raises:
-        WrongAnswer: If they are no array.
+        InvalidEncoderOutput: If they are not an array.
         ShapeMismatch: If they are not (q, d).
-        ConfigurationError: If they are not numbers, or one is NaN or infinite.
+        ConfigurationError: If they are not numbers, or one of them is NaN or infinite.
     """
     asked = as_array(queries)
     if asked.ndim != 2 or asked.shape[1] != dimensions:
@@ -335,7 +338,7 @@ def checked_queries(queries: Any, dimensions: int) -> NDArray[Any]:
             f"of shape (n, {dimensions}), by the encoder that made the vectors."
         )
     if asked.dtype.kind not in "fiu":
-        raise ConfigurationError(f"Queries of {asked.dtype} are no vectors of numbers.")
+        raise ConfigurationError(f"Queries of {asked.dtype} are not vectors of numbers.")
     with np.errstate(over="ignore"):
         finite = np.isfinite(asked.astype(np.float32)).all(axis=1)
     if not finite.all():

@@ -1,7 +1,7 @@
-"""Scores of candidates, computed from the stored rows: what a search answers with, whatever proposed the rows.
+"""Compute the scores of candidates from the stored rows. Every search returns these scores, however rows were found.
 
-In float64, one pair at a time, so a score depends on nothing but the two vectors: not on the index, the number of
-threads, or the other queries of the call. Larger is nearer, for every metric.
+Scores are computed in float64, one pair at a time, so that a score depends on the two vectors only: not on the index,
+the number of threads, or other queries of the call. Larger is nearer, for every metric.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ABSENT = -1
-"""The row of a place that no candidate fills."""
+"""Row number that marks a place without a candidate."""
 
 PAIRS_BYTES = 32 << 20
-"""float64 of the candidates that are scored at a time."""
+"""Bytes of float64 vectors that are scored at a time."""
 
 
 def rank(
@@ -29,17 +29,17 @@ def rank(
     metric: str,
     take: Callable[[NDArray[np.int64]], NDArray[Any]],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the best k candidates of each query, the best first; of equal ones the lower row.
+    """Return the best k candidates of each query, the best first; of equal candidates the lower row comes first.
 
     Args:
-        queries: (q, d), as they were asked.
-        candidates: (q, c) int64, rows, or `ABSENT`. One that is there twice counts once.
-        k: How many.
+        queries: (q, d), as the caller gave them.
+        candidates: (q, c) int64, rows or `ABSENT`. A repeated row counts once.
+        k: The number of candidates to return.
         metric: One of `METRICS`.
-        take: Returns the vectors of rows, (n,) int64 to (n, d), or raises if one cannot be trusted.
+        take: Returns the (n, d) vectors of (n,) int64 rows, or raises if one cannot be trusted.
 
     Returns:
-        (q, k) float32 scores and (q, k) int64 rows; where candidates were too few, -inf and `ABSENT`.
+        (q, k) float32 scores and (q, k) int64 rows; -inf and `ABSENT` where there are too few candidates.
     """
     scores = np.full(candidates.shape, -np.inf)
     wide = queries.astype(np.float64)
@@ -47,32 +47,34 @@ def rank(
     across = max(1, min(candidates.shape[1], PAIRS_BYTES // (8 * max(1, queries.shape[1]))))
     down = max(1, PAIRS_BYTES // (8 * max(1, queries.shape[1]) * across))
     for top in range(0, len(queries), down):
-        here = slice(top, top + down)
-        for left in range(0, candidates.shape[1], across):
-            there = slice(left, left + across)
-            block = candidates[here, there]
+        query_part = slice(top, top + down)
+        for offset in range(0, candidates.shape[1], across):
+            candidate_part = slice(offset, offset + across)
+            block = candidates[query_part, candidate_part]
             known = block != ABSENT
             if known.all():
                 vectors = take(block.ravel())
             elif known.any():
-                # A place without a candidate is scored by another's vector, and not counted.
+                # A place without a candidate borrows another row's vector; its score is then replaced by -inf.
                 vectors = take(np.where(known, block, block[known][0]).ravel())
             else:
                 continue
-            found = _scores(wide[here], lengths[here], vectors.reshape(*block.shape, -1).astype(np.float64), metric)
-            scores[here, there] = np.where(known, found, -np.inf)
+            part_scores = _scores(
+                wide[query_part], lengths[query_part], vectors.reshape(*block.shape, -1).astype(np.float64), metric
+            )
+            scores[query_part, candidate_part] = np.where(known, part_scores, -np.inf)
     return _best(scores, candidates, k)
 
 
 def _scores(
     queries: NDArray[np.float64], lengths: NDArray[np.float64], vectors: NDArray[np.float64], metric: str
 ) -> NDArray[np.float64]:
-    """(q, c) scores of (q, d) queries and (q, c, d) vectors."""
+    """Return the (q, c) scores of (q, d) queries and (q, c, d) vectors."""
     if metric == "l2":
         vectors -= queries[:, None, :]
         squares: NDArray[np.float64] = np.einsum("qcd,qcd->qc", vectors, vectors)
         return -np.sqrt(squares)
-    # einsum adds the same terms in the same order for every pair; a matrix product of BLAS would not.
+    # einsum adds the same terms in the same order for every pair, so scores are reproducible; a BLAS product does not.
     products: NDArray[np.float64] = np.einsum("qcd,qd->qc", vectors, queries)
     if metric == "cosine":
         both = lengths[:, None] * np.sqrt(np.einsum("qcd,qcd->qc", vectors, vectors))
@@ -85,7 +87,7 @@ def _best(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     order = np.lexsort((rows, -scores), axis=-1)
     scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    # The same row has the same score, so repeats are neighbours.
+    # Equal rows have equal scores, so sorting puts repeats side by side.
     repeated = np.zeros(rows.shape, np.bool_)
     repeated[:, 1:] = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] != ABSENT)
     if repeated.any():

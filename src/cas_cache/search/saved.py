@@ -1,14 +1,15 @@
-"""Index files, kept beside what they index.
+"""Index files, saved beside the rows that they index.
 
 ::
 
-    <folder>/<metric>-<kind>-<hash>.json             what the index is of: the commit point, written last
+    <folder>/<metric>-<kind>-<hash>.json             describes the index: the commit point, written last
             /<metric>-<kind>-<hash>.<random>.index   as `faiss.write_index` writes it
 
-An index file never changes and its name is never used again, so what the JSON names is whole, or gone because a newer
-one took its place. The JSON has the SHA-256 of each 64 MiB of the file, and they are compared before faiss reads it:
-faiss follows the links of a graph wherever they lead, in memory too. And it has a fingerprint of the rows that are
-covered: rows that moved, by `evict`, or another mirror's rows are not these. What does not agree is built anew.
+An index file never changes and its name is never used again. So the file that the JSON names is complete, or it is gone
+because a newer one replaced it. The JSON has the SHA-256 of each 64 MiB of the file. They are compared before faiss
+reads the file, because faiss follows the links of a graph wherever they lead, also in memory. The JSON also
+has a fingerprint of the covered rows, which shows that rows were moved by `evict` or that they are another mirror's. An
+index that does not match is built again.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 HASHED_AT_ONCE = 64 << 20
-"""Bytes under one SHA-256, so that threads share the work."""
+"""Bytes per SHA-256, so that threads share the work."""
 
 HASH_THREADS = 4
 
 SAFE_NAME = re.compile(r"[0-9A-Za-z_.-]{1,200}")
-"""What a file of ours can be called."""
+"""Permitted names of index files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What is said of an index file.
+    """Description of an index file.
 
     Attributes:
-        file: Its name.
-        rows: How many rows it covers: the first ones.
-        trained: How many rows there were when it was fitted to them.
-        fingerprint: Of the rows covered.
-        sha256: Of each 64 MiB of the file, hex.
-        faiss: The version that wrote it, for people.
-        parameters: That shaped it, for people: the file's name has their hash.
-        version: Of this format.
+        file: The name of the file.
+        rows: The number of first rows that the index covers.
+        trained: The number of rows that existed when the index was trained.
+        fingerprint: The fingerprint of the covered rows.
+        sha256: The SHA-256 of each 64 MiB of the file, hex.
+        faiss: The faiss version that wrote the file; informative only.
+        parameters: The parameters that shaped the index; informative only, because the file name has their hash.
+        version: The version of this format.
     """
 
     file: str
@@ -87,7 +88,7 @@ class IndexFiles:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one who builds: others wait, and find what was built.
+        """Hold the lock for building; other processes wait, and then find the new index.
 
         Raises:
             OSError: If the folder cannot be written.
@@ -98,22 +99,22 @@ class IndexFiles:
             yield
 
     def read(self, fingerprint: Callable[[int], str | None], *, mapped: bool = True) -> tuple[Any, Saved] | None:
-        """Return the index and what is said of it; None if there is none, or it is not to be trusted.
+        """Return the index and its description; None if there is no index or it cannot be trusted.
 
         Args:
-            fingerprint: Of so many first rows; None if there are fewer.
-            mapped: Leave it in its file, as far as faiss can; such an index takes no rows.
+            fingerprint: Returns the fingerprint of the first rows, given their number; None if there are fewer.
+            mapped: Map the file as far as faiss can. Rows cannot be added to a mapped index.
         """
-        saved = self._said()
+        saved = self._read_saved()
         if saved is None or fingerprint(saved.rows) != saved.fingerprint:
             return None
         path = self._folder / saved.file
         faiss = require_faiss()
-        # Before 1.10 faiss maps inverted lists only.
+        # faiss before 1.10 maps inverted lists only.
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
         try:
             if _hashes(path) != saved.sha256:
-                logger.warning("%s is damaged, and is built anew", path)
+                logger.warning("%s is damaged, and is rebuilt", path)
                 return None
             index = faiss.read_index(str(path), flags)
         except (OSError, RuntimeError) as err:
@@ -122,10 +123,10 @@ class IndexFiles:
         return (index, saved) if is_sound(index, self._design, self._dimensions, saved.rows) else None
 
     def write(self, index: Any, *, trained: int, fingerprint: str) -> None:
-        """Save an index in the place of what was saved; the caller holds the lock.
+        """Save an index in place of the earlier one. The caller must hold the lock.
 
         Raises:
-            OSError: If the disk is full or refuses; what was saved stays.
+            OSError: If the disk is full or refuses to write; the earlier index stays.
         """
         faiss = require_faiss()
         name = f"{self._design.name}.{secrets.token_hex(8)}.index"
@@ -150,7 +151,7 @@ class IndexFiles:
                 with contextlib.suppress(OSError):
                     other.unlink()
 
-    def _said(self) -> Saved | None:
+    def _read_saved(self) -> Saved | None:
         try:
             check_folder(self._folder.parent, self._folder)
             document = parsed_json(read_plain(self._path))
@@ -165,18 +166,18 @@ class IndexFiles:
 
 
 def _hashes(path: Path) -> tuple[str, ...]:
-    """The SHA-256 of each `HASHED_AT_ONCE` bytes of a file."""
+    """Return the SHA-256 of each `HASHED_AT_ONCE` bytes of a file."""
 
-    def one(start: int) -> str:
-        digest, left = hashlib.sha256(), HASHED_AT_ONCE
+    def hash_part(start: int) -> str:
+        digest, remaining = hashlib.sha256(), HASHED_AT_ONCE
         with os.fdopen(open_plain(path), "rb", buffering=0) as file:
             file.seek(start)
-            while left and (data := file.read(min(left, 1 << 20))):
+            while remaining and (data := file.read(min(remaining, 1 << 20))):
                 digest.update(data)
-                left -= len(data)
+                remaining -= len(data)
         return digest.hexdigest()
 
     with os.fdopen(open_plain(path), "rb", buffering=0) as file:
         starts = range(0, os.fstat(file.fileno()).st_size, HASHED_AT_ONCE)
     with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
-        return tuple(threads.map(one, starts))
+        return tuple(threads.map(hash_part, starts))

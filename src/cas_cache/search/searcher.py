@@ -1,4 +1,4 @@
-"""`open_search`: nearest neighbours in a namespace of a mirror, with keys, and the ids of a view."""
+"""`open_search`: nearest neighbours in a namespace of a mirror, with their keys, and with the ids of a view."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from cas_cache.search.design import Design
 
 FOLDER = "faiss"
-"""Beside a namespace's columns. Whatever is in it can be deleted at any time."""
+"""Folder of index files, beside a namespace's columns. Its contents can be deleted at any time."""
 
 PACKED = ("binary", "ubinary")
-"""Precisions whose numbers are eight bits each of a vector: no number that could be compared."""
+"""Precisions whose numbers pack eight bits of a vector each, so that they cannot be compared as numbers."""
 
 
 class Neighbours(NamedTuple):
-    """What a search found, for q queries and j neighbours: k, or all there are if they are fewer.
+    """Result of a search, for q queries and j neighbours: k, or the number of available rows if it is smaller.
 
     Attributes:
         scores: (q, j) float32, descending: cosine, inner product, or the negative Euclidean distance.
-        rows: (q, j) int64, rows of the namespace.
+        rows: (q, j) int64, row numbers in the namespace.
         keys: (q, j, 32) uint8, the keys of these rows.
-        positions: (q, j) int64, places in the view; None without one.
-        ids: q lists of j ids that the task has for these places; None without a view, or if the task gave none.
+        positions: (q, j) int64, positions in the view; None without a view.
+        ids: q lists of the j ids that the task gave these positions; None without a view, or if the task gave none.
     """
 
     scores: NDArray[np.float32]
@@ -45,14 +45,14 @@ class Neighbours(NamedTuple):
 
 
 class _Viewed(NamedTuple):
-    """A view's rows.
+    """Rows of a view.
 
     Attributes:
-        asked: How many keys it had.
-        distinct: (u,) int64, its rows that are here, ascending.
-        positions: (p,) int64, its places by row, those of one row ascending.
-        starts: (u + 1,) int64, where each row's places begin in `positions`.
-        ids: By place.
+        asked: The number of keys in the view.
+        distinct: (u,) int64, its rows that the mirror has, ascending.
+        positions: (p,) int64, positions in the view, ordered by row and ascending for each row.
+        starts: (u + 1,) int64, the start of each row's positions in `positions`.
+        ids: The ids, in the order of the view.
     """
 
     asked: int
@@ -70,22 +70,22 @@ def open_search(
     kind: str = "exact",
     **parameters: int | str,
 ) -> Searcher:
-    """Open the search among a namespace's rows; an index that is not there yet is built and saved.
+    """Open a search over a namespace's rows; build and save the index if it does not exist yet.
 
     Args:
         mirror: The mirror, for example ``EmbeddingCache(...).mirror``.
-        namespace: Whose vectors: the encoder spec, or the namespace's id.
+        namespace: The encoder spec of the vectors, or the id of their namespace.
         metric: ``"cosine"``, ``"ip"`` (inner product) or ``"l2"``.
-        kind: ``"exact"``, or the index: ``"hnsw"``, ``"hnswsq"``, ``"ivf"``, ``"ivfpq"``, ``"ivfsq"``.
-        **parameters: As faiss names them: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``; ``m``,
-            ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: so many times k rows
-            are ranked anew by their stored vectors.
+        kind: ``"exact"``, or an index: ``"hnsw"``, ``"hnswsq"``, ``"ivf"``, ``"ivfpq"``, ``"ivfsq"``.
+        **parameters: Parameters by faiss's names: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``;
+            ``m``, ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: k_factor * k
+            candidates are ranked again by their stored vectors.
 
     Raises:
         MissingDependency: If faiss is not installed.
-        ConfigurationError: If metric, kind or a parameter cannot be, or vectors of this kind cannot be searched.
+        ConfigurationError: If metric, kind or a parameter is invalid, or vectors of this kind cannot be searched.
         MirrorError: If the namespace is not in the mirror, or has no rows.
-        DamagedMirror: If a row that goes into an index does not agree with its digest.
+        DamagedMirror: If a row to be indexed does not match its digest.
     """
     design = design_of(metric, kind, parameters)
     name = namespace.namespace if isinstance(namespace, EncoderSpec) else namespace
@@ -105,13 +105,13 @@ def open_search(
 
 
 class Searcher:
-    """Nearest neighbours among a namespace's rows. Made by `open_search`.
+    """Finds nearest neighbours among a namespace's rows. Made by `open_search`.
 
-    Rows that others commit are found from the next search on. As long as it is open nothing is evicted from the
-    namespace.
+    The next search also finds rows that other processes have committed. While a searcher is open, nothing is evicted
+    from the namespace.
 
     Attributes:
-        namespace: Whose rows.
+        namespace: The namespace that is searched.
         design: Metric, kind and parameters.
     """
 
@@ -127,27 +127,27 @@ class Searcher:
 
     @property
     def covered(self) -> int:
-        """How many rows are in the index, the first ones; 0 where there is none. All others are searched exactly."""
+        """The number of first rows in the index, 0 without one. All other rows are searched exactly."""
         return self._finder.covered
 
     def update(self) -> None:
-        """Extend the index over rows that came since it was opened, if they are more than a sixteenth of all."""
+        """Extend the index over rows added since it was opened, if they are more than a sixteenth of all."""
         self._finder.update()
 
     def search(self, queries: Any, k: int = 10, *, view: View | None = None) -> Neighbours:
-        """Return the nearest rows of each query, the best first; of equal ones the lower row.
+        """Return the nearest rows of each query, the best first; of equal rows the lower number comes first.
 
         Args:
-            queries: (q, d), of the encoder that made the rows. A vector of zeros has the cosine 0 with all.
-            k: How many; all there are, if they are fewer.
-            view: Search only what a task asked for. What it asked for twice is two places of one row, and both are
-                found, each with its own id.
+            queries: (q, d), from the encoder that made the rows. A zero vector has the cosine 0 with every row.
+            k: The number of neighbours; all rows, if there are fewer.
+            view: Search only the rows that a task requested. An item that it requested twice has two positions with one
+                row; both are found, each with its own id.
 
         Raises:
-            ConfigurationError: If k is not a whole number of at least 1, a query is not finite, or the view is of
+            ConfigurationError: If k is not a whole number of at least 1, a query is not finite, or the view belongs to
                 another namespace.
             ShapeMismatch: If queries are not (q, d).
-            DamagedMirror: If a row does not agree with its digest. Nothing is returned.
+            DamagedMirror: If a row does not match its digest. Nothing is returned.
         """
         k = checked_k(k)
         if view is None:
@@ -166,7 +166,7 @@ class Searcher:
         return keys
 
     def _rows_of(self, view: View) -> _Viewed:
-        """A view's rows, read again when it or the namespace has grown."""
+        """Return the rows of a view; read them again if the view or the namespace has grown."""
         if view.namespace != self.namespace.spec.namespace:
             raise ConfigurationError(
                 f"The view of {view.task} is of the namespace {view.namespace}; this searches "
@@ -180,14 +180,14 @@ class Searcher:
             return known[1]
         ids = ids_in(folder, view)
         count = self.namespace.rows
-        found = self.namespace.find(keys)
-        places = np.flatnonzero(found != ABSENT)
+        rows = self.namespace.find(keys)
+        places = np.flatnonzero(rows != ABSENT)
         if not len(places):
             raise MirrorError(
                 f"No row of the view of {view.task} is in the mirror {self._mirror.directory}. Pull, or evaluate again."
             )
-        order = np.argsort(found[places], kind="stable")
-        distinct, starts = np.unique(found[places][order], return_index=True)
+        order = np.argsort(rows[places], kind="stable")
+        distinct, starts = np.unique(rows[places][order], return_index=True)
         viewed = _Viewed(len(keys), distinct, places[order], np.append(starts, len(places)), ids)
         self._viewed[view] = (count, viewed)
         return viewed
@@ -196,7 +196,7 @@ class Searcher:
 def _placed(
     scores: NDArray[np.float32], rows: NDArray[np.int64], k: int, viewed: _Viewed
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Give rows their places in a view: a row that has several is there for each, as long as there is room."""
+    """Give rows their positions in a view: a row with several positions is repeated for each, up to k results."""
     at = np.searchsorted(viewed.distinct, rows)
     if len(viewed.positions) == len(viewed.distinct):
         return scores, rows, viewed.positions[at]

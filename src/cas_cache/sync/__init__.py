@@ -1,26 +1,26 @@
-"""Push and pull: the only place that sees both sides."""
+"""Push and pull: the only package that sees both the mirror and the repository."""
 
+from cas_cache.sync.connecting import connect, peek
 from cas_cache.sync.explaining import Explanation, explain
 from cas_cache.sync.lazy import pull_keys, pull_rows
-from cas_cache.sync.meeting import look, meet
 from cas_cache.sync.pulling import pull
 from cas_cache.sync.pushing import push
 from cas_cache.sync.report import Report
-from cas_cache.sync.standing import Standing, pull_of, push_of, standing, standing_here
+from cas_cache.sync.status import SyncStatus, local_status, pull_of, push_of, status_of
 
 __all__ = [
     "Explanation",
     "Report",
-    "Standing",
+    "SyncStatus",
+    "connect",
     "explain",
-    "look",
-    "meet",
+    "local_status",
+    "peek",
     "pull",
     "pull_keys",
     "pull_of",
     "pull_rows",
     "push",
     "push_of",
-    "standing",
-    "standing_here",
+    "status_of",
 ]

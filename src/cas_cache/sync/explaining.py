@@ -1,7 +1,7 @@
 """Explain where the vector of one item is, or why there is none.
 
 The mirror is read first, then the packs that it does not know, then other namespaces of the same model. Nothing is
-changed. What could not be read is reported, and nothing is concluded from it.
+changed. Data that cannot be read is reported, and nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cas_cache.errors import (
     CasCacheError,
     DamagedMirror,
     DamagedPack,
+    IncompleteListing,
     RepositoryError,
-    SuspiciousListing,
     UnsupportedFormat,
     UntrustedPack,
 )
@@ -26,7 +26,7 @@ from cas_cache.identity import canonical_json
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import lines_of
 from cas_cache.repository import Manifest, Repository
-from cas_cache.sync.meeting import look
+from cas_cache.sync.connecting import peek
 from cas_cache.sync.report import without_frames
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror
+    from cas_cache.repository.layout import PackRef
 
 MESSAGES = {
     "served": "The mirror has the vector, of pack {pack}, and serves it.",
@@ -62,8 +63,8 @@ class Difference:
     """One field in which two encoder specs differ.
 
     Attributes:
-        field: Its name.
-        asked: The value in the spec that was asked for.
+        field: The name of the field.
+        asked: The value in the requested spec.
         other: The value in the other spec.
     """
 
@@ -84,9 +85,9 @@ class OtherNamespace:
     """Another namespace of the same model that has the item.
 
     Attributes:
-        namespace: Its id.
+        namespace: The id of the namespace.
         in_mirror: True if the mirror has the row, False if only the repository has it.
-        differences: In what its encoder spec differs.
+        differences: Fields in which its encoder spec differs from the requested one.
     """
 
     namespace: str
@@ -100,11 +101,12 @@ class Explanation:
 
     Attributes:
         status: One of the keys of `MESSAGES`.
-        message: What that means, and what to do.
-        namespace: The namespace that was asked for.
+        message: Meaning of the status, and advice.
+        namespace: The id of the requested namespace.
         pack: The pack that has the row; None if there is none, or if the row is not pushed yet.
-        others: Other namespaces of the same model that have the item. Looked for only if this namespace does not.
-        problems: What could not be read, or was not asked, and why.
+        others: Other namespaces of the same model that have the item. Empty if this namespace has it: then they are not
+            searched.
+        problems: Reasons why something could not be read or was not requested.
     """
 
     status: str
@@ -116,7 +118,7 @@ class Explanation:
 
     @property
     def is_hit(self) -> bool:
-        """Return True if a call is answered from the mirror as it is."""
+        """True if a call would be answered from the mirror as it is."""
         return self.status in SERVED
 
     def as_json(self) -> dict[str, Any]:
@@ -155,17 +157,17 @@ def explain(
     *,
     not_asked: str | None = None,
 ) -> Explanation:
-    """Return where the vector of an item is, or why there is none.
+    """Explain where the vector of an item is, or why there is none.
 
-    The keys of all packs are read that the mirror does not know: of this namespace, and if none has the item, of the
+    Reads the keys of all packs that the mirror does not know: of this namespace and, if no pack has the item, of the
     other namespaces of the model.
 
     Args:
         mirror: The mirror.
-        repository: Its repository; None if there is none, or if it may not be asked.
+        repository: The mirror's repository; None if there is none, or if it must not be accessed.
         spec: The encoder's identity.
         key: (1, 32) uint8, the item's key.
-        not_asked: Why a repository that exists is not asked; None if it is, or if there is none.
+        not_asked: Reason why an existing repository is not accessed; None if it is, or if there is none.
     """
     search = _Search(mirror, repository, key)
     holder = search.in_mirror(spec.namespace)
@@ -190,7 +192,7 @@ def _explanation(
 
 
 class _Search:
-    """Looks for one key. Problems are collected; none of them ends the search."""
+    """Search for one key. Problems are collected; none of them ends the search."""
 
     def __init__(self, mirror: Mirror, repository: Repository | None, key: NDArray[np.uint8]) -> None:
         self._mirror = mirror
@@ -199,7 +201,7 @@ class _Search:
         self.problems: list[str] = []
 
     def in_mirror(self, namespace: str) -> _Holder | None:
-        """Return what the mirror has of a namespace; None if it does not have the key, or cannot be read."""
+        """Return where the mirror has the key in a namespace; None if it does not have it or cannot be read."""
         try:
             ns = self._mirror.get(namespace)
             row = ABSENT if ns is None else int(ns.find(self._key)[0])
@@ -207,7 +209,7 @@ class _Search:
                 return None
             run = ns.run_of(row)
             try:
-                ns.prove(slice(row, row + 1))
+                ns.verify(slice(row, row + 1))
             except DamagedMirror as problem:
                 return _Holder("damaged_here", run.pack, str(problem))
             if run.pack is None:
@@ -223,12 +225,12 @@ class _Search:
         if self._repository is None:
             return None
         try:
-            if not look(self._mirror, self._repository):
+            if not peek(self._mirror, self._repository):
                 return None
             packs = self._unknown_packs(self._repository, namespace)
             best: _Holder | None = None
-            for (_, pack), manifest in zip(packs, self._repository.manifests(packs), strict=True):
-                holder = self._in_pack(self._repository, (namespace, pack), manifest)
+            for ref, manifest in zip(packs, self._repository.manifests(packs), strict=True):
+                holder = self._in_pack(self._repository, ref, manifest)
                 if holder is not None and holder.status == "not_pulled":
                     return holder
                 best = best or holder
@@ -238,45 +240,45 @@ class _Search:
         return best
 
     def others(self, spec: EncoderSpec) -> tuple[OtherNamespace, ...]:
-        """Return the other namespaces of the model that have the key in a row that can be read."""
-        found = []
+        """Return the other namespaces of the model that have the key in a readable row."""
+        others = []
         for namespace, other in sorted(self._specs(spec.namespace).items()):
             if other.model != spec.model:
                 continue
-            here = self.in_mirror(namespace)
-            there = self.in_repository(namespace) if here is None else None
-            if (here is not None and here.status in SERVED) or (there is not None and there.status == "not_pulled"):
-                found.append(OtherNamespace(namespace, here is not None, _differences(spec, other)))
-        return tuple(found)
+            local = self.in_mirror(namespace)
+            remote = self.in_repository(namespace) if local is None else None
+            if (local is not None and local.status in SERVED) or (remote is not None and remote.status == "not_pulled"):
+                others.append(OtherNamespace(namespace, local is not None, _differences(spec, other)))
+        return tuple(others)
 
-    def _unknown_packs(self, repository: Repository, namespace: str) -> list[tuple[str, str]]:
+    def _unknown_packs(self, repository: Repository, namespace: str) -> list[PackRef]:
         """Return the packs of a namespace whose rows may not be in the mirror.
 
         Raises:
-            SuspiciousListing: If the listing is empty although the mirror knows packs of the namespace.
+            IncompleteListing: If the listing is empty although the mirror knows packs of the namespace.
         """
         ns = self._mirror.get(namespace)
         listed = repository.packs(namespace)
         if ns is not None and ns.lasting_packs and not listed:
-            raise SuspiciousListing(
+            raise IncompleteListing(
                 f"{repository.url} lists no pack of namespace {namespace}, but this mirror knows "
                 f"{len(ns.lasting_packs)}. Check the bucket and try again."
             )
         known = frozenset() if ns is None else ns.packs
-        return [(namespace, pack) for _, pack in listed if pack not in known]
+        return [ref for ref in listed if ref.pack not in known]
 
     def _in_pack(
         self,
         repository: Repository,
-        of: tuple[str, str],
+        ref: PackRef,
         manifest: Manifest | DamagedPack | UntrustedPack | UnsupportedFormat,
     ) -> _Holder | None:
-        pack = of[1]
+        pack = ref.pack
         reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
         try:
             if reason is not None:
-                # Nothing of an untrusted pack is served; which keys it claims to have may be reported.
-                manifest = Repository(repository.storage).manifest(*of)
+                # Rows of an untrusted pack are never served, but the keys that it claims to have may be reported.
+                manifest = Repository(repository.storage).manifest(*ref)
             if not isinstance(manifest, Manifest):
                 raise manifest
             rows = np.flatnonzero((repository.keys(pack, manifest) == self._key).all(axis=1))[:1]
@@ -296,7 +298,7 @@ class _Search:
         return _Holder("not_pulled", pack)
 
     def _specs(self, but: str) -> dict[str, EncoderSpec]:
-        """Return the specs of all namespaces of either side but one."""
+        """Return the specs of all namespaces on either side, except one."""
         specs: dict[str, EncoderSpec] = {}
         for line in lines_of(self._mirror, sys.maxsize):
             if line.spec is not None:
@@ -304,7 +306,7 @@ class _Search:
             elif line.namespace != but:
                 self.problems.append(f"Namespace {line.namespace} of the mirror {self._mirror.directory} is damaged.")
         try:
-            if self._repository is not None and look(self._mirror, self._repository):
+            if self._repository is not None and peek(self._mirror, self._repository):
                 for namespace in sorted({namespace for namespace, _ in self._repository.packs()} - specs.keys()):
                     self._read_spec(self._repository, namespace, specs)
         except CasCacheError as problem:
@@ -327,5 +329,9 @@ def _text(value: Any) -> str:
 
 
 def _differences(asked: EncoderSpec, other: EncoderSpec) -> tuple[Difference, ...]:
-    left, right = asked.public_document(), other.public_document()
-    return tuple(Difference(name, left[name], right[name]) for name in left if left[name] != right[name])
+    asked_fields, other_fields = asked.public_document(), other.public_document()
+    return tuple(
+        Difference(name, asked_fields[name], other_fields[name])
+        for name in asked_fields
+        if asked_fields[name] != other_fields[name]
+    )

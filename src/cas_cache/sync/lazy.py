@@ -1,7 +1,8 @@
-"""Lazy pulls: the keys of a namespace first, and of the vectors only those that are asked for.
+"""Lazy pulls: first the keys of a namespace, then only the requested vectors.
 
-The catalogue of the mirror holds keys and digests of whole packs, verified when they were read. Vectors come by ranged
-reads, so no object is there whole to be hashed: each row is proved by its digest, over the key that was asked for.
+The catalogue of the mirror holds keys and digests of complete packs, which were verified when they were read. Vectors
+come from ranged reads, so there is no complete object to hash: each row is verified by its digest, which covers the
+requested key.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from cas_cache.errors import (
     UnsupportedFormat,
 )
 from cas_cache.identity import first_of_each
-from cas_cache.mirror.catalogue import Listed
 from cas_cache.mirror.index import ABSENT
+from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.repository import Manifest, superseders
-from cas_cache.sync.meeting import meet
-from cas_cache.sync.pulling import MOST_LISTINGS, is_gone, manifests_of, read_what_is_listed
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.repository.layout import PackRef
+from cas_cache.sync.connecting import connect
+from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_listed
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Mirror, Namespace
-    from cas_cache.mirror.catalogue import Located
+    from cas_cache.mirror.remote_keys import Located
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
     from cas_cache.repository.pack import PackChunk
@@ -41,10 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMMIT_BYTES = 32 << 20
-"""Vectors, or keys, that are read between two commits."""
+"""Bytes of vectors, or of keys, that are read between two commits."""
 
 BYTES_OF_A_KEY = 40
-"""A key and a digest."""
+"""Size of a key and a digest."""
 
 
 def pull_keys(
@@ -54,34 +56,34 @@ def pull_keys(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the keys and digests of the packs that the mirror does not know.
+    """Download the keys and digests of packs that the mirror does not know.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespaces: Ids of those to look at; None for all.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespaces: Ids of the namespaces to pull; None for all.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Returns:
-        Of the packs that were read; `rows` counts their keys.
+        A report on the packs that were read; `rows` counts their keys.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Keys that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs that are known to be there are not listed.
+        IncompleteListing: If the repository does not list packs that it is known to have.
     """
     report = Report()
-    wanted = None if namespaces is None else list(namespaces)
+    requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
-        if not meet(mirror, repository):
+        if not connect(mirror, repository):
             return report
-        read_what_is_listed(
+        read_listed(
             mirror,
             repository,
-            wanted,
+            requested,
             report,
-            known=lambda ns: ns.lasting_packs | ns.catalogue.packs,
-            read=lambda of: _pull_keys_of(mirror, repository, of, report, bar),
+            known=lambda ns: ns.lasting_packs | ns.remote_keys.packs,
+            read=lambda namespace, packs: _pull_keys_of(mirror, repository, namespace, packs, report, bar),
         )
     return report
 
@@ -94,43 +96,43 @@ def pull_rows(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the vectors of keys that are in the namespace's catalogue.
+    """Download the vectors of keys that are in the namespace's catalogue.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespace: Whose.
-        keys: (n, 32) uint8, not in the mirror yet; those that are not in the catalogue are left out.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespace: The id of the namespace.
+        keys: (n, 32) uint8 keys that the mirror does not have. Keys that are not in the catalogue are skipped.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Rows that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs have gone and the others are not listed.
+        IncompleteListing: If packs have disappeared and no other packs are listed.
     """
     report = Report()
     ns = mirror.get(namespace)
-    if ns is None or not ns.catalogue.rows:
+    if ns is None or not ns.remote_keys.rows:
         return report
     keys = keys[first_of_each(keys)[0]]
     with ns.held(), metered(repository, report), bar_of("pull", 0, progress) as bar:
         reader = _RowReader(ns, repository, report, bar)
-        for _ in range(MOST_LISTINGS):
+        for _ in range(MAX_LISTINGS):
             if not reader.read(keys):
                 break
-            logger.info("the catalogue of %s does not agree with the repository: reading it again", namespace)
+            logger.info("the remote keys of %s do not match the repository: reading them again", namespace)
             report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
             keys = _missing(ns, keys)
     return report
 
 
 class _RowReader:
-    """Reads rows of one namespace. What one pack cannot give is read from the other packs that hold it.
+    """Reads rows of one namespace. Rows that one pack cannot provide are read from other packs that have them.
 
     Args:
         ns: The namespace.
-        repository: Where its packs are.
-        report: Receives the counts and the problems.
+        repository: The repository that holds its packs.
+        report: Report that collects counts and problems.
         bar: The progress bar.
     """
 
@@ -145,36 +147,37 @@ class _RowReader:
         """Read the vectors of keys that are in the catalogue.
 
         Returns:
-            True if the catalogue has to be read again before the remaining keys can be found.
+            True if the catalogue must be read again before the remaining keys can be found.
         """
-        catalogue = self._ns.catalogue
+        remote_keys = self._ns.remote_keys
         superseded: set[str] = set()
-        while located := catalogue.locate(keys, self._failed):
+        while located := remote_keys.locate(keys, self._failed):
             manifests = _manifests_of(located, self._ns.spec.namespace)
             known = len(self._failed)
             outdated = [self._is_outdated(part, manifests[part.pack], keys) for part in located if manifests]
             if not manifests or any(outdated):
-                catalogue.forget()
+                remote_keys.forget()
                 return True
             superseded.update(*(manifests[pack].supersedes for pack in self._failed & manifests.keys()))
             if len(self._failed) == known:
                 return False
             keys = _missing(self._ns, keys)
-        # The keys of a superseded pack are not read as long as those of the pack that supersedes it can be.
-        return bool(len(keys)) and not catalogue.packs.issuperset(superseded)
+        # A superseded pack's keys are not read while those of the superseding pack can be, so the catalogue may lack
+        # them.
+        return bool(len(keys)) and not remote_keys.packs.issuperset(superseded)
 
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
-        """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is noted."""
+        """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is recorded."""
         self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
-        wanted = keys[part.at]
+        part_keys = keys[part.at]
         try:
-            _fetch_pack(self._ns, self._repository, (part, manifest, wanted), self._report, self._bar)
+            _fetch_pack(self._ns, self._repository, (part, manifest, part_keys), self._report, self._bar)
         except (RepositoryError, ShapeMismatch) as problem:
-            if self._repository.has_gone((manifest.namespace, part.pack), problem):
+            if self._repository.has_gone(PackRef(manifest.namespace, part.pack), problem):
                 return True
             if not _agrees(self._repository, part, manifest):
                 return True
-            pass_over(f"pack {part.pack}", problem, self._report)
+            note_skipped(f"pack {part.pack}", problem, self._report)
         else:
             return False
         self._failed.add(part.pack)
@@ -187,51 +190,51 @@ def _missing(ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _manifests_of(located: list[Located], namespace: str) -> dict[str, Manifest]:
-    """Return the manifests of packs; none at all if one of them is damaged or another namespace's."""
+    """Return the manifests of packs; empty if one of them is damaged or another namespace's."""
     try:
         manifests = {part.pack: Manifest.from_bytes(part.manifest) for part in located}
     except (ValueError, UnsupportedFormat):
         return {}
-    # A digest covers key and vector and not whose it is.
+    # A row digest covers key and vector but not the namespace, so it cannot tell whose rows these are.
     return manifests if all(manifest.namespace == namespace for manifest in manifests.values()) else {}
 
 
-def _agrees(repository: Repository, it: Located, manifest: Manifest) -> bool:
-    """Whether what the catalogue says of a pack's rows is what the repository says."""
+def _agrees(repository: Repository, located: Located, manifest: Manifest) -> bool:
+    """Return True if the catalogue and the repository have the same digests of a pack's rows."""
     try:
-        return bool((repository.digests(it.pack, manifest)[it.rows] == it.digests).all())
+        return bool((repository.digests(located.pack, manifest)[located.rows] == located.digests).all())
     except RepositoryError:
-        return True  # the pack is damaged, whatever the catalogue is
+        return True  # the pack is damaged; that says nothing about the catalogue
 
 
 def _fetch_pack(
     ns: Namespace,
     repository: Repository,
-    of: tuple[Located, Manifest, NDArray[np.uint8]],
+    part: tuple[Located, Manifest, NDArray[np.uint8]],
     report: Report,
     bar: Bar,
 ) -> None:
-    it, manifest, keys = of
-    check_kind(ns, manifest, it.pack)
-    waiting: list[PackChunk] = []
-    sources = manifest.sources(it.rows)
+    located, manifest, keys = part
+    check_kind(ns, manifest, located.pack)
+    pending: list[PackChunk] = []
+    sources = manifest.sources(located.rows)
     try:
-        for part in repository.read_rows(it.pack, manifest, it.rows, keys, it.digests):
-            waiting.append(part)
-            bar.update(len(part.keys) * manifest.vector_bytes)
-            if sum(one.vectors.nbytes for one in waiting) >= COMMIT_BYTES:
-                report.rows += _commit(ns, it.pack, waiting, sources)
-                waiting = []
+        for chunk in repository.read_rows(located.pack, manifest, located.rows, keys, located.digests):
+            pending.append(chunk)
+            bar.update(len(chunk.keys) * manifest.vector_bytes)
+            if sum(chunk.vectors.nbytes for chunk in pending) >= COMMIT_BYTES:
+                report.rows += _commit(ns, located.pack, pending, sources)
+                pending = []
     finally:
-        # Also after a damaged range or an interrupted request: these rows are verified.
-        if waiting:
-            report.rows += _commit(ns, it.pack, waiting, sources)
+        # Also after a damaged range or an interrupted request: these rows are verified already.
+        if pending:
+            report.rows += _commit(ns, located.pack, pending, sources)
     report.packs += 1
-    logger.info("pulled %d rows of pack %s of %s", len(it.rows), it.pack, ns.spec.model)
+    logger.info("pulled %d rows of pack %s of %s", len(located.rows), located.pack, ns.spec.model)
 
 
 def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[np.int64] | None) -> int:
-    """Store parts of what was read of a pack; `sources` is for all of its rows that were asked for."""
+    """Store rows that were read of a pack. `sources` covers all requested rows of the pack, not only these."""
     keys, vectors, digests = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "vectors", "digests")
     )
@@ -240,22 +243,23 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
     return ns.append(keys, vectors, digests=digests, pack=pack, sources=sources)
 
 
-def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar) -> bool:
-    """Take the keys of a namespace's packs; whether one of them has gone since it was listed."""
-    namespace, packs = of
+def _pull_keys_of(
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
+) -> bool:
+    """Download the keys of a namespace's packs; return True if one has disappeared since it was listed."""
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
         return False
-    if ns.catalogue.packs.difference(packs):
-        # Merged and pruned, or dropped: what is there now is read anew.
-        ns.catalogue.forget()
-    known = set(ns.packs | ns.catalogue.packs)
+    if ns.remote_keys.packs.difference(packs):
+        # Packs were merged and pruned, or dropped. Read the remaining ones again.
+        ns.remote_keys.forget()
+    known = set(ns.packs | ns.remote_keys.packs)
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests)
-    waiting: list[Listed] = []
-    # What is superseded is read only if what supersedes it could not be.
+    pending: list[RemotePack] = []
+    # A superseded pack is read only if the superseding pack could not be read.
     for pack in sorted(manifests, key=lambda pack: pack in later):
         manifest = manifests[pack]
         if known.intersection(later.get(pack, ())) or (manifest.supersedes and known.issuperset(manifest.supersedes)):
@@ -266,15 +270,15 @@ def _pull_keys_of(mirror: Mirror, repository: Repository, of: tuple[str, list[st
             check_kind(ns, manifest, pack)
             keys, digests = repository.keys(pack, manifest), repository.digests(pack, manifest)
         except RepositoryError as problem:
-            gone |= is_gone(repository, (namespace, pack), problem, report)
+            gone |= is_gone(repository, PackRef(namespace, pack), problem, report)
             continue
         known.add(pack)
-        waiting.append(Listed(pack, manifest.to_bytes(), keys, digests))
+        pending.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
         report.packs += 1
         report.rows += manifest.rows
         bar.update(manifest.rows * BYTES_OF_A_KEY)
-        if sum(len(it.keys) for it in waiting) * BYTES_OF_A_KEY >= COMMIT_BYTES:
-            ns.catalogue.add(waiting)
-            waiting = []
-    ns.catalogue.add(waiting)
+        if sum(len(pack_keys.keys) for pack_keys in pending) * BYTES_OF_A_KEY >= COMMIT_BYTES:
+            ns.remote_keys.add(pending)
+            pending = []
+    ns.remote_keys.add(pending)
     return gone

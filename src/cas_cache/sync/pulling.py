@@ -1,8 +1,8 @@
-"""Pull: take the packs that the mirror does not know.
+"""Pull: download the packs that the mirror does not have.
 
-Rows are appended a chunk at a time, each committed; an interrupted pull goes on at the next chunk. Small packs are read
-side by side and committed together. A merge is read rather than the packs that it supersedes, and these only where it
-cannot be read.
+Rows are appended and committed one chunk at a time; an interrupted pull continues at the next chunk. Small packs are
+read concurrently and committed together. A merge is read in place of the packs that it supersedes; these are read only
+if the merge cannot be.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from cas_cache.errors import (
     CasCacheError,
     CredentialInSpec,
     DamagedMirror,
+    IncompleteListing,
     RepositoryError,
     ShapeMismatch,
-    SuspiciousListing,
     UnsupportedFormat,
     UntrustedPack,
 )
 from cas_cache.repository import Manifest, superseders
-from cas_cache.sync.meeting import meet, selected
-from cas_cache.sync.report import Report, bar_of, leave_out, metered, pass_over
+from cas_cache.repository.layout import PackRef
+from cas_cache.sync.connecting import connect, selected
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_LISTINGS = 3
-"""Listings of one pull: another one if packs have gone since the last, merged and pruned by somebody."""
+MAX_LISTINGS = 3
+"""Maximum number of listings of one pull. It lists again if another process merged and pruned packs since the last
+listing."""
 
 
 def pull(
@@ -48,153 +50,153 @@ def pull(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Take the packs that the mirror does not know.
+    """Download packs that the mirror does not have.
 
-    A pack that does not verify is passed over, with all that it would have given from the damage on: its rows are
-    misses. It is tried again at the next pull, until its rows have come from elsewhere.
+    A pack that fails verification is skipped from the damage on: its remaining rows are misses. The next pull tries it
+    again, until its rows have come from elsewhere.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        namespaces: Ids of those to pull; None for all.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespaces: Ids of the namespaces to pull; None for all.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was taken before is committed.
+        RemoteError: If the remote is unreachable or refuses a request. Rows that were read before are committed.
         RepositoryMismatch: If the mirror belongs to another repository.
-        SuspiciousListing: If packs that are known to be there are not listed.
+        IncompleteListing: If the repository does not list packs that it is known to have.
     """
     report = Report()
-    wanted = None if namespaces is None else list(namespaces)
+    requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
-        if not meet(mirror, repository):
+        if not connect(mirror, repository):
             return report
-        listed, known = read_what_is_listed(
+        listed, known = read_listed(
             mirror,
             repository,
-            wanted,
+            requested,
             report,
             known=lambda ns: ns.lasting_packs,
-            read=lambda of: _pull_namespace(mirror, repository, of, report, bar),
+            read=lambda namespace, packs: _pull_namespace(mirror, repository, namespace, packs, report, bar),
         )
         _note_gone(mirror, repository, listed, known, report)
     return report
 
 
-def read_what_is_listed(
+def read_listed(
     mirror: Mirror,
     repository: Repository,
-    wanted: list[str] | None,
+    requested: list[str] | None,
     report: Report,
     *,
     known: Callable[[Namespace], frozenset[str]],
-    read: Callable[[tuple[str, list[str]]], bool],
+    read: Callable[[str, list[str]], bool],
 ) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
-    """List the repository and read each namespace; list again if packs have gone meanwhile.
+    """List the repository and read each namespace; list again if packs have disappeared since.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        wanted: Ids of the namespaces to look at; None for all.
-        report: What was passed over is noted there.
-        known: Returns the packs that a namespace knows to be in the repository.
-        read: Given (namespace, packs), reads what is not here; returns whether one of them has gone since.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        requested: Ids of the namespaces to read; None for all.
+        report: Report that collects skipped packs and namespaces.
+        known: Returns the packs that a namespace expects the repository to have.
+        read: Reads those packs of a namespace that the mirror lacks, given the namespace and its packs; returns True
+            if one of them has disappeared since it was listed.
 
     Returns:
         The packs of the last listing, and those that were known before it, by namespace.
 
     Raises:
-        As `pull`.
+        The same errors as `pull`.
     """
-    for _ in range(MOST_LISTINGS):
-        # Known before the listing: what another process of this mirror publishes meanwhile is not missing from it.
-        packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, wanted, report)}
-        listed = _listed(repository, wanted)
-        _check_listing(mirror, repository, listed, packs, report, every=wanted is None)
-        gone = [read(of) for of in listed.items()]
+    for _ in range(MAX_LISTINGS):
+        # Collected before the listing: packs that another process of this mirror publishes meanwhile are not missing.
+        known_packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
+        listed = _listed(repository, requested)
+        _check_listing(mirror, repository, listed, known_packs, report, every=requested is None)
+        gone = [read(namespace, packs) for namespace, packs in listed.items()]
         if not any(gone):
             break
         logger.info("packs have gone since they were listed: listing again")
-    return listed, packs
+    return listed, known_packs
 
 
 def manifests_of(
     repository: Repository, namespace: str, packs: list[str], report: Report
 ) -> tuple[dict[str, Manifest], bool]:
-    """Return the manifests of packs, in their order, and whether one of these has gone since it was listed.
+    """Return the manifests of packs, in their order, and True if a pack has disappeared since it was listed.
 
-    Those that cannot be read for another reason go into the report.
+    Manifests that cannot be read for another reason are reported as problems.
     """
-    asked = [(namespace, pack) for pack in packs]
+    asked = [PackRef(namespace, pack) for pack in packs]
     manifests: dict[str, Manifest] = {}
     gone = False
-    for of, manifest in zip(asked, repository.manifests(asked), strict=True):
+    for ref, manifest in zip(asked, repository.manifests(asked), strict=True):
         if isinstance(manifest, Manifest):
-            manifests[of[1]] = manifest
+            manifests[ref.pack] = manifest
         elif isinstance(manifest, UntrustedPack):
-            leave_out(manifest, report)
+            note_untrusted(manifest, report)
         else:
-            gone |= is_gone(repository, of, manifest, report)
+            gone |= is_gone(repository, ref, manifest, report)
     return manifests, gone
 
 
 def _pull_namespace(
-    mirror: Mirror, repository: Repository, of: tuple[str, list[str]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
 ) -> bool:
-    """Read the packs of a namespace that are not here, merges rather than what they supersede.
+    """Read the packs of a namespace that the mirror lacks; read merges in place of the packs they supersede.
 
     Returns:
-        Whether one of them has gone since it was listed, so that others may hold its rows.
+        True if a pack has disappeared since it was listed, so that other packs may hold its rows.
     """
-    namespace, packs = of
     try:
         ns = mirror.get(namespace)
         known = frozenset() if ns is None else ns.packs
     except (DamagedMirror, UnsupportedFormat) as problem:
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
         return False
     manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = superseders(manifests).keys()
-    # Told at once, so that the time left is that of the namespace and not of a pack.
-    bar.total = (bar.total or 0) + sum(it.rows * it.vector_bytes for pack, it in manifests.items() if pack not in later)
-    # What is superseded is read only if what supersedes it could not be.
+    # The total is set at once, so that the estimated time is that of the namespace and not of a pack.
+    bar.total = (bar.total or 0) + sum(m.rows * m.vector_bytes for pack, m in manifests.items() if pack not in later)
+    # Superseded packs come last. If their merge could be read, they are known by then and are not read.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
     alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
     for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
         read = pull_small if small else _pull_each
-        for pack, wrong in read(mirror, repository, (namespace, {it: manifests[it] for it in group}), report, bar):
-            gone |= is_gone(repository, (namespace, pack), wrong, report)
+        chosen = {pack: manifests[pack] for pack in group}
+        for pack, wrong in read(mirror, repository, namespace, chosen, report, bar):
+            gone |= is_gone(repository, PackRef(namespace, pack), wrong, report)
     return gone
 
 
 def _pull_each(
-    mirror: Mirror, repository: Repository, of: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
-    """Read packs one after the other; yield those that could not be read, and what is wrong with them."""
-    namespace, manifests = of
+    """Read packs one after the other; yield those that could not be read, with the error."""
     for pack, manifest in manifests.items():
         ns = mirror.get(namespace)
         if ns is not None and pack in ns.packs:
             continue
-        problem = _pull_pack(mirror, repository, (namespace, pack, manifest), report, bar)
+        problem = _pull_pack(mirror, repository, pack, manifest, report, bar)
         if problem is not None:
             yield pack, problem
 
 
-def is_gone(repository: Repository, of: tuple[str, str], problem: CasCacheError, report: Report) -> bool:
-    """Whether a pack could not be read because it was deleted; if not, what is wrong goes into the report."""
-    if repository.has_gone(of, problem):
+def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: Report) -> bool:
+    """Return True if a pack could not be read because it was deleted; report any other problem."""
+    if repository.has_gone(ref, problem):
         return True
-    pass_over(f"pack {of[1]}", problem, report)
+    note_skipped(f"pack {ref.pack}", problem, report)
     return False
 
 
 def _pull_pack(
-    mirror: Mirror, repository: Repository, named: tuple[str, str, Manifest], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar
 ) -> CasCacheError | None:
-    """Read one pack into the mirror; return what is wrong with it."""
-    namespace, pack, manifest = named
+    """Read one pack into the mirror; return the error if it cannot be read."""
+    namespace = manifest.namespace
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
         check_kind(ns, manifest, pack)
@@ -203,7 +205,7 @@ def _pull_pack(
                 ns.skip(pack, manifest.rows, manifest.supersedes)
                 bar.total -= manifest.rows * manifest.vector_bytes
             else:
-                _pull_rows(ns, repository, (pack, manifest), report, bar)
+                _pull_rows(ns, repository, pack, manifest, report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
         return problem
     report.packs += 1
@@ -211,9 +213,8 @@ def _pull_pack(
     return None
 
 
-def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest], report: Report, bar: Bar) -> None:
-    """Take what the mirror has not of a pack; its vectors are not read if every key is here already."""
-    pack, manifest = named
+def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar) -> None:
+    """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
@@ -236,11 +237,11 @@ def _pull_rows(ns: Namespace, repository: Repository, named: tuple[str, Manifest
         bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
-def _listed(repository: Repository, wanted: list[str] | None) -> dict[str, list[str]]:
-    """The visible packs by namespace: one listing for all, or one for each namespace asked for."""
+def _listed(repository: Repository, requested: list[str] | None) -> dict[str, list[str]]:
+    """Return the visible packs by namespace, from one listing for all, or one per requested namespace."""
     listed: dict[str, list[str]] = {}
-    for part in [None] if wanted is None else wanted:
-        for namespace, pack in repository.packs(part):
+    for namespace_or_all in [None] if requested is None else requested:
+        for namespace, pack in repository.packs(namespace_or_all):
             listed.setdefault(namespace, []).append(pack)
     return listed
 
@@ -254,9 +255,10 @@ def _check_listing(
     *,
     every: bool,
 ) -> None:
-    """Refuse a listing that shows nothing where packs are known to be.
+    """Raise an error if a listing shows nothing although packs are known to exist.
 
-    Where it shows other namespaces, one that is not listed was dropped, or is a problem of its own: the others go on.
+    If it shows other namespaces, one that is missing was dropped or has a problem of its own: report it, go on with
+    others.
     """
     for namespace, packs in known.items():
         ns = mirror.get(namespace)
@@ -267,16 +269,16 @@ def _check_listing(
             f"sends every row again. If the namespace was dropped on purpose, move {ns.folder} out of the mirror: its "
             "rows may be nowhere else."
         )
-        if ns.waiting_rows:
-            way_out = f"{ns.waiting_rows} rows of it wait here to be pushed. Check the bucket and try again."
-        problem = SuspiciousListing(
+        if ns.pending_rows:
+            way_out = f"{ns.pending_rows} rows of it wait here to be pushed. Check the bucket and try again."
+        problem = IncompleteListing(
             f"{repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror knows "
             f"{len(packs)}. Nothing of it was changed. {way_out}"
         )
         if not every or not listed:
             raise problem
         ns.note_gone((), packs)
-        pass_over(f"namespace {namespace}", problem, report)
+        note_skipped(f"namespace {namespace}", problem, report)
 
 
 def _note_gone(
@@ -286,24 +288,25 @@ def _note_gone(
     known: dict[str, frozenset[str]],
     report: Report,
 ) -> None:
-    """Forget superseded packs that are not listed any more, and report others that are not."""
+    """Forget superseded packs that are not listed any more; report other packs that are not."""
     for namespace, packs in known.items():
-        ns, there = mirror.get(namespace), listed.get(namespace, [])
-        if ns is None or not there:
-            continue  # told before
+        ns, remote_packs = mirror.get(namespace), listed.get(namespace, [])
+        if ns is None or not remote_packs:
+            continue  # `_check_listing` has reported this
         ns.refresh()
-        gone = (packs & ns.lasting_packs).difference(there)
+        gone = (packs & ns.lasting_packs).difference(remote_packs)
         if gone:
-            # A merge that was read by a process that was killed, or before an eviction: ask what it supersedes.
-            asked = [(namespace, pack) for pack in there if pack in ns.packs]
-            found = [it for it in repository.manifests(asked) if isinstance(it, Manifest)]
-            merged = {source for manifest in found for source in manifest.supersedes}
+            # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
+            # it supersedes.
+            asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
+            manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
+            merged = {source for manifest in manifests for source in manifest.supersedes}
             ns.supersede(merged & gone)
             gone -= merged
-        ns.note_gone((ns.packs - ns.lasting_packs).difference(there), gone)
+        ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)
         if gone:
             report.problems.append(
-                SuspiciousListing(
+                IncompleteListing(
                     f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
                     f"{repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
                     f"{mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row again. If they "

@@ -1,6 +1,6 @@
-"""Push: plan the mirror's waiting rows into packs and publish them.
+"""Push: plan the mirror's pending rows into packs and publish them.
 
-What was planned is kept in the mirror until its pack is published, so an interrupted push makes the same packs again.
+Plans are kept in the mirror until their packs are published, so an interrupted push makes the same packs again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
-from cas_cache.repository import MOST_SECONDS, most_rows_of_a_pack
-from cas_cache.sync.meeting import belong, meet, selected
-from cas_cache.sync.report import Report, bar_of, metered, pass_over
+from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
+from cas_cache.sync.connecting import bind, connect, selected
+from cas_cache.sync.report import Report, bar_of, metered, note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANY_SMALL_PACKS = 64
-"""From there on a push says that a compaction is worth it: a new mirror takes 4 requests a pack."""
+"""Number of small packs above which a push suggests a compaction: a new mirror needs 4 requests per pack."""
 
 
 def push(
@@ -39,33 +39,35 @@ def push(
     *,
     progress: bool | None = False,
 ) -> Report:
-    """Publish the rows that wait in the mirror.
+    """Publish the pending rows of the mirror.
 
     Args:
-        mirror: From where.
-        repository: Where to; made if there is none.
-        namespaces: Ids of those to push; None for all.
-        progress: Show a progress bar; None where there is a terminal.
+        mirror: The mirror to read.
+        repository: The repository to write to; created if it does not exist.
+        namespaces: Ids of the namespaces to push; None for all.
+        progress: Show a progress bar; None shows it on a terminal only.
 
     Raises:
-        RemoteError: If the remote is away or refuses. What was published before is noted, the rest waits.
+        RemoteError: If the remote is unreachable or refuses a request. Packs that were published before are recorded;
+            the other rows stay pending.
         RepositoryMismatch: If the mirror belongs to another repository.
         ConfigurationError: If only signed packs are trusted, and there is no key to sign these.
-        SuspiciousListing: If the repository that the mirror belongs to is not there.
-        DamagedMirror: If waiting rows do not agree with their digests.
+        IncompleteListing: If the repository that the mirror belongs to does not exist.
+        DamagedMirror: If pending rows do not match their digests.
     """
     report = Report()
-    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.waiting_rows and _may_be_pushed(ns, report)]
+    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
     if not waiting:
         return report
     repository.must_sign()
-    if not meet(mirror, repository):
+    if not connect(mirror, repository):
         repository.create()
-        belong(mirror, repository)
-    total = sum(ns.waiting_rows * ns.row_bytes for ns in waiting)
+        bind(mirror, repository)
+    total = sum(ns.pending_rows * ns.row_bytes for ns in waiting)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
         for name in [ns.spec.namespace for ns in waiting]:
-            # Taken again: its rows may have moved while it was not held, in hours if there are many namespaces.
+            # Get the namespace again: its rows may have moved while it was not held, which can be hours with many
+            # namespaces.
             ns = mirror.get(name)
             if ns is not None:
                 with ns.held():
@@ -76,15 +78,20 @@ def push(
 def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
     repository.publish_spec(ns.spec)
     most_rows = most_rows_of_a_pack(ns.row_bytes)
-    for _ in ns.plan(most_rows, most_age=MOST_SECONDS):
-        # Planned again each time: the packs before may have taken hours, and no name is in use for long.
+    for _ in ns.plan(most_rows, most_age=MAX_SECONDS):
+        # Plan again for each pack: earlier packs may have taken hours, and an old nonce must not be used (see `plan`).
         began = time.time()
-        plans = ns.plan(most_rows, most_age=MOST_SECONDS)
+        plans = ns.plan(most_rows, most_age=MAX_SECONDS)
         if not plans:
             break
         plan = plans[0]
         pack = repository.publish(
-            ns.spec.namespace, _Planned(ns, plan), plan.nonce, began=began, appearance=plan.appearance
+            ns.spec.namespace,
+            _Planned(ns, plan),
+            plan.nonce,
+            began=began,
+            appearance=plan.appearance,
+            # Recorded only after publishing. A crash in between publishes the same pack again, under the same name.
         )
         ns.published(plan, pack)
         report.packs += 1
@@ -104,13 +111,13 @@ def _may_be_pushed(ns: Namespace, report: Report) -> bool:
     try:
         check_no_credentials(ns.spec)
     except CredentialInSpec as problem:
-        pass_over(f"namespace {ns.spec.namespace}", problem, report)
+        note_skipped(f"namespace {ns.spec.namespace}", problem, report)
         return False
     return True
 
 
 class _Planned:
-    """A planned pack of the mirror as the rows of a pack of the repository."""
+    """Adapter that presents a planned pack of the mirror as the rows of a repository pack."""
 
     def __init__(self, ns: Namespace, plan: PlannedPack) -> None:
         self._ns = ns

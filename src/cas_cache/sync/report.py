@@ -1,4 +1,4 @@
-"""What a push or pull did, and how that is shown while it runs."""
+"""The report of a push or pull, and how it is collected while the operation runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache import html
-from cas_cache.amounts import size
+from cas_cache.formatting import size
 from cas_cache.progress import bar_of
 
 if TYPE_CHECKING:
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.repository import Repository
 
-__all__ = ["Report", "bar_of", "leave_out", "metered", "pass_over", "without_frames"]
+__all__ = ["Report", "bar_of", "metered", "note_skipped", "note_untrusted", "without_frames"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Report:
-    """What a push or pull did.
+    """Result of a push or pull.
 
     Attributes:
-        packs: How many packs were published or read.
-        rows: How many rows they held; after a pull, how many of them were new.
-        bytes: Bytes of content that went over the wire.
-        problems: What was passed over, and why: damaged packs, packs of a newer version. None of their rows was used.
-        hints: What could be done about what is in order and could be better.
-        untrusted: Ids of packs that count as not there, because no trusted key signed them.
+        packs: Number of packs that were published or read.
+        rows: Number of rows in these packs; after a pull, the number of new rows.
+        bytes: Bytes of content that were transferred.
+        problems: Errors of skipped packs and namespaces: damaged, or written by a newer version. None of their rows was
+            used.
+        hints: Optional suggestions; nothing is wrong.
+        untrusted: Ids of packs that were skipped because no trusted key signed them.
     """
 
     packs: int = 0
@@ -45,7 +46,7 @@ class Report:
     def _repr_html_(self) -> str:
         rows = [("packs", self.packs), ("rows", self.rows), ("bytes", size(self.bytes))]
         passed_over = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
-        below = html.lines("passed over", passed_over) + html.lines("hints", self.hints)
+        below = html.lines("skipped", passed_over) + html.lines("hints", self.hints)
         return html.facts("What was pushed or pulled", rows) + below
 
     def as_json(self) -> dict[str, Any]:
@@ -60,10 +61,10 @@ class Report:
         }
 
 
-def pass_over(what: str, problem: CasCacheError, report: Report) -> None:
+def note_skipped(what: str, problem: CasCacheError, report: Report) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
-        logger.warning("passed over %s: %s", what, problem)
+        logger.warning("skipped %s: %s", what, problem)
         report.problems.append(without_frames(problem))
 
 
@@ -71,7 +72,7 @@ _Problem = TypeVar("_Problem", bound="CasCacheError")
 
 
 def without_frames(problem: _Problem) -> _Problem:
-    """Drop the tracebacks: their frames hold the report itself, and maps and locks that close has to release."""
+    """Drop the tracebacks: their frames hold the report itself, and maps and locks that `close` has to release."""
     error: BaseException | None = problem
     while error is not None:
         error.__traceback__ = None
@@ -79,8 +80,8 @@ def without_frames(problem: _Problem) -> _Problem:
     return problem
 
 
-def leave_out(untrusted: UntrustedPack, report: Report) -> None:
-    """Note a pack that counts as not there."""
+def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
+    """Record a pack that was skipped because it is not trusted."""
     if untrusted.pack not in report.untrusted:
         logger.info("%s", untrusted)
         report.untrusted.add(untrusted.pack)
@@ -90,7 +91,7 @@ def leave_out(untrusted: UntrustedPack, report: Report) -> None:
 def metered(repository: Repository, report: Report, *, up: bool = False) -> Iterator[None]:
     """Count the bytes that are read, or those that are written (`up`), while the block runs.
 
-    Not both: a push in the background runs beside pulls.
+    Not both, because a background push runs at the same time as pulls.
     """
     traffic = repository.storage.traffic
     before = traffic.up if up else traffic.down

@@ -1,7 +1,7 @@
-"""Many small packs: read side by side, and committed together.
+"""Many small packs: read concurrently, and committed together.
 
-To wait for the answers of a small pack, and to make it durable, takes longer than to read it: 10,000 packs of one row
-took half an hour one by one. What is read is verified as in any pull, and is applied in the same order.
+Waiting for the answers of a small pack, and making it durable, takes longer than reading it: 10,000 packs of one row
+took half an hour one by one. Packs are verified as in any pull, and applied in the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from cas_cache.errors import CasCacheError, CredentialInSpec, DamagedPack, RepositoryError, UnsupportedFormat
 from cas_cache.mirror import WholePack
-from cas_cache.repository import in_order
+from cas_cache.repository import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,39 +26,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SMALL_BYTES = 1 << 20
-"""Vectors of a pack that is small."""
+"""Maximum size of the vectors of a small pack."""
 
 IN_FLIGHT = 8
-"""Small packs that are read side by side."""
+"""Number of small packs that are read concurrently."""
 
 COMMIT_BYTES, COMMIT_PACKS = 32 << 20, 256
-"""What is committed together at most. A commit takes some 30 ms, and more the more packs the mirror knows."""
+"""Maximum size of one commit. A commit takes about 30 ms, and more the more packs the mirror knows."""
 
 
 def is_small(manifest: Manifest) -> bool:
-    """Whether a pack is read with others. Merges are not: they decide what else is read."""
+    """Return True if a pack is read together with others. Merges are not: they decide which other packs are read."""
     small = manifest.rows * manifest.vector_bytes <= SMALL_BYTES
-    # Of several chunks, those before one that is damaged are worth to be taken.
+    # A pack of several chunks is read on its own: chunks before a damaged one are then kept.
     return small and not manifest.supersedes and manifest.chunk_rows["vectors"] >= manifest.rows
 
 
 def pull_small(
-    mirror: Mirror, repository: Repository, of: tuple[str, dict[str, Manifest]], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
-    """Read small packs of a namespace; yield those that could not be read, and what is wrong with them.
+    """Read small packs of a namespace; yield those that could not be read, with the error.
 
     Args:
-        mirror: Where to.
-        repository: From where.
-        of: The namespace, and its packs that nothing is known of here, in the order in which they are applied.
-        report: What was done is counted there.
-        bar: And shown there.
+        mirror: The mirror to write to.
+        repository: The repository to read.
+        namespace: The id of the namespace.
+        manifests: Its packs that the mirror does not know, in the order in which they are applied.
+        report: Report that collects the counts.
+        bar: The progress bar.
     """
-    namespace, manifests = of
     try:
         ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
     except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
-        yield next(iter(manifests)), problem  # that of the namespace, once
+        yield next(iter(manifests)), problem  # a problem of the namespace, so it is reported once
         return
     with ns.held():
         yield from _pull_into(ns, repository, manifests, report, bar)
@@ -69,25 +69,29 @@ def _pull_into(
 ) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
-        read = in_order(lambda named: _read(ns, repository, named), list(manifests.items()), in_flight=IN_FLIGHT)
-        for (pack, manifest), found in zip(manifests.items(), read, strict=True):
-            wrong = found if isinstance(found, CasCacheError) else group.take(pack, manifest, found)
+        read = ordered_map(lambda item: _read_pack(ns, repository, *item), list(manifests.items()), in_flight=IN_FLIGHT)
+        for (pack, manifest), pack_or_problem in zip(manifests.items(), read, strict=True):
+            wrong = (
+                pack_or_problem
+                if isinstance(pack_or_problem, CasCacheError)
+                else group.take(pack, manifest, pack_or_problem)
+            )
             if wrong is not None:
                 yield pack, wrong
                 continue
-            if found is None:
+            if pack_or_problem is None:
                 bar.total -= manifest.rows * manifest.vector_bytes
             else:
                 bar.update(manifest.rows * manifest.vector_bytes)
             report.packs += 1
             logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
     finally:
-        # Whatever ended it: what was read and verified stays.
+        # Whatever ended the loop, rows that were read and verified are kept.
         group.commit()
 
 
 def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
-    """Refuse a pack whose vectors are not made like the namespace's.
+    """Raise an error if a pack's vectors do not have the dtype and shape of the namespace.
 
     Raises:
         DamagedPack: If dtype or shape differ.
@@ -96,7 +100,7 @@ def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
         raise DamagedPack(
             f"The pack {pack} holds {manifest.dtype} vectors of shape {manifest.shape}; the namespace "
             f"{ns.spec.namespace} ({ns.spec.model}) has {ns.dtype.name} of shape {ns.shape} here. One of the two was "
-            "made by another model or setting under the same name. The pack is passed over.",
+            "made by another model or setting under the same name. The pack is skipped.",
             pack=pack,
         )
 
@@ -107,37 +111,38 @@ class _Group:
     def __init__(self, ns: Namespace, report: Report) -> None:
         self._ns = ns
         self._report = report
-        self._read: list[WholePack] = []
-        self._here: list[tuple[str, int]] = []
+        self._whole: list[WholePack] = []
+        self._skipped: list[tuple[str, int]] = []
         self._bytes = 0
 
-    def take(self, pack: str, manifest: Manifest, found: WholePack | None) -> DamagedPack | None:
-        """Commit a pack with the next ones; return what is wrong with it. None stands for one whose keys are here."""
-        if found is None:
-            self._here.append((pack, manifest.rows))
+    def take(self, pack: str, manifest: Manifest, whole: WholePack | None) -> DamagedPack | None:
+        """Add a pack to the next commit; return the error if it does not fit. None is a pack without new keys."""
+        if whole is None:
+            self._skipped.append((pack, manifest.rows))
         else:
-            if self._read and not _alike(self._read[0], found):
-                self.commit()  # then the namespace says what its vectors are
+            if self._whole and not _same_kind(self._whole[0], whole):
+                self.commit()  # fixes dtype and shape of a new namespace, which `check_kind` compares
             try:
                 check_kind(self._ns, manifest, pack)
             except DamagedPack as problem:
                 return problem
-            self._read.append(found)
-            self._bytes += found.vectors.nbytes
-        if len(self._read) + len(self._here) >= COMMIT_PACKS or self._bytes >= COMMIT_BYTES:
+            self._whole.append(whole)
+            self._bytes += whole.vectors.nbytes
+        if len(self._whole) + len(self._skipped) >= COMMIT_PACKS or self._bytes >= COMMIT_BYTES:
             self.commit()
         return None
 
     def commit(self) -> None:
-        read, here = self._read, self._here
-        self._read, self._here, self._bytes = [], [], 0
-        self._report.rows += self._ns.append_packs(read)
-        self._ns.skip_packs(here)
+        new, skipped = self._whole, self._skipped
+        self._whole, self._skipped, self._bytes = [], [], 0
+        self._report.rows += self._ns.append_packs(new)
+        self._ns.skip_packs(skipped)
 
 
-def _read(ns: Namespace, repository: Repository, named: tuple[str, Manifest]) -> WholePack | CasCacheError | None:
-    """Read a pack; None if all of its keys are here, whose vectors are not read then."""
-    pack, manifest = named
+def _read_pack(
+    ns: Namespace, repository: Repository, pack: str, manifest: Manifest
+) -> WholePack | CasCacheError | None:
+    """Read a pack; return None, without reading its vectors, if the mirror has all of its keys."""
     try:
         keys = repository.keys(pack, manifest)
         if ns.holds(keys):
@@ -145,9 +150,9 @@ def _read(ns: Namespace, repository: Repository, named: tuple[str, Manifest]) ->
         chunks = list(repository.read(pack, manifest, keys))
     except (RepositoryError, UnsupportedFormat) as problem:
         return problem
-    vectors, digests = (np.concatenate([getattr(it, name) for it in chunks]) for name in ("vectors", "digests"))
+    vectors, digests = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("vectors", "digests"))
     return WholePack(pack, keys, vectors, digests)
 
 
-def _alike(one: WholePack, other: WholePack) -> bool:
-    return (one.vectors.dtype, one.vectors.shape[1:]) == (other.vectors.dtype, other.vectors.shape[1:])
+def _same_kind(first: WholePack, second: WholePack) -> bool:
+    return (first.vectors.dtype, first.vectors.shape[1:]) == (second.vectors.dtype, second.vectors.shape[1:])

@@ -1,8 +1,8 @@
-"""What it takes to test storages, and to test with them.
+"""Tools for testing storages, and for testing code with storages.
 
-Adds: `StorageContract`, what every storage promises, as tests for pytest; `MemoryStorage`, a dict as a storage;
-`CountingStorage`, `LatencyStorage`, `FaultyStorage` and `FlakyStorage`, policy around any other; `failing_disk`, faults
-of a local disk; and in `cas_cache.testing.proxy` the faults of real HTTP. Imports neither pytest nor fsspec.
+Provides `StorageContract`, the guarantees of every storage as pytest tests; `MemoryStorage`, a storage in a dict;
+`CountingStorage`, `LatencyStorage`, `FaultyStorage` and `FlakyStorage`, which wrap any other storage; `failing_disk`,
+faults of a local disk; and, in `cas_cache.testing.proxy`, faults of real HTTP. Imports neither pytest nor fsspec.
 """
 
 from cas_cache.testing.contract import BucketContract, RefusalContract, StorageContract

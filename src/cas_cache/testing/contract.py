@@ -1,16 +1,16 @@
-"""What every storage promises, as tests.
+"""The guarantees of every storage, as tests.
 
-A subclass whose name starts with ``Test`` and that has a fixture `opener` runs them all with pytest::
+A subclass whose name starts with ``Test`` and that has a fixture `opener` runs all of them with pytest::
 
     class TestMine(StorageContract):
         @pytest.fixture
         def opener(self, tmp_path):
             return functools.partial(open_storage, f"mine://{tmp_path}")
 
-`opener` gives a function that opens one and the same place, empty at first, anew at each call. Where the storage
-declares `PROCESSES`, other processes call it as well, so it must be picklable. `RefusalContract` and `BucketContract`
-add what only services can do. This module does not import pytest; ``pytest.register_assert_rewrite`` on its name, in a
-conftest.py, makes its failures talk.
+`opener` returns a function that opens the same, initially empty, storage again at each call. If the storage declares
+`PROCESSES`, other processes call it as well, so it must be picklable. `RefusalContract` and `BucketContract` add
+guarantees that only services can give. This module does not import pytest. Call ``pytest.register_assert_rewrite`` with
+its name in a conftest.py for detailed assertion messages.
 """
 # ruff: noqa: S101 - asserts are what tests are made of
 
@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, Listed, Storage
+from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage
 from cas_cache.testing.processes import in_process
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     Opener = Callable[[], Storage]
 
 EVERYTHING = 2**62
-"""More bytes than any object has; the highest that every service takes in a Range header is 2**63 - 1."""
+"""More bytes than any object has. The maximum that every service accepts in a Range header is 2**63 - 1."""
 
 NAMESPACE, PACK = "0123456789abcdef" * 2, "fedcba9876543210" * 4
 
 
 class StorageContract:
-    """The promises of `Storage`. A subclass has the fixture `opener`; see the module."""
+    """Tests of the guarantees of `Storage`. A subclass has the fixture `opener`; see the module."""
 
     many: ClassVar[int] = 2_500
-    """Objects in the largest listing: more than two pages of S3 (1,000 each)."""
+    """Number of objects in the largest listing: more than two pages of S3 (1,000 each)."""
 
     writers: ClassVar[int] = 16
-    """Threads that write them."""
+    """Number of threads that write them."""
 
     def test_nothing_is_there_at_first(self, opener: Opener) -> None:
         """An empty place lists nothing, anywhere, and every read is ObjectNotFound, also a FileNotFoundError."""
@@ -68,8 +68,8 @@ class StorageContract:
         writer.put("packs/a", b"0123456789")
         for storage in (writer, reader, opener()):
             assert storage.get("packs/a", 0, 10) == b"0123456789"
-            assert storage.list("packs") == [Listed("packs/a", 10)]
-            assert storage.list("") == [Listed("packs/a", 10)]
+            assert storage.list("packs") == [ObjectInfo("packs/a", 10)]
+            assert storage.list("") == [ObjectInfo("packs/a", 10)]
         writer.put("packs/b", b"1")
         assert [listed.path for listed in reader.list("packs")] == ["packs/a", "packs/b"]
 
@@ -79,7 +79,7 @@ class StorageContract:
         for data in (b"first", b"a longer second", b"3", b""):
             writer.put("a/b", memoryview(data))
             assert reader.get("a/b", 0, 100) == data
-            assert reader.list("a") == [Listed("a/b", len(data))]
+            assert reader.list("a") == [ObjectInfo("a/b", len(data))]
 
     def test_ranges(self, opener: Opener) -> None:
         """[start, stop) is cut at the end of the object, and a range beyond it is empty."""
@@ -95,7 +95,7 @@ class StorageContract:
         storage.put("a/empty", b"")
         for start, stop in ((0, 0), (0, 1), (0, EVERYTHING), (5, 10)):
             assert storage.get("a/empty", start, stop) == b""
-        assert storage.list("a") == [Listed("a/empty", 0)]
+        assert storage.list("a") == [ObjectInfo("a/empty", 0)]
         storage.delete("a/empty")
         assert storage.list("a") == []
 
@@ -123,16 +123,16 @@ class StorageContract:
         ]
         for path in reversed(paths):
             storage.put(path, path.encode())
-        assert storage.list("") == [Listed(path, len(path)) for path in sorted(paths)]
-        assert [found.path for found in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
-        assert [found.path for found in storage.list(f"manifests/{NAMESPACE}")] == [
+        assert storage.list("") == [ObjectInfo(path, len(path)) for path in sorted(paths)]
+        assert [entry.path for entry in storage.list("manifests")] == [f"manifests/{NAMESPACE}/{PACK}.json"]
+        assert [entry.path for entry in storage.list(f"manifests/{NAMESPACE}")] == [
             f"manifests/{NAMESPACE}/{PACK}.json"
         ]
-        assert [found.path for found in storage.list("packs")] == paths[4:]
-        assert [found.path for found in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
+        assert [entry.path for entry in storage.list("packs")] == paths[4:]
+        assert [entry.path for entry in storage.list(f"packs/{PACK}/vectors")] == paths[4:7]
         assert storage.list("manifest") == []
         assert storage.list("nothing/at/all") == []
-        # A listing is of what is below a folder; an object is no folder.
+        # A listing shows the objects below a folder, and an object is not a folder.
         assert storage.list("cas-cache.json") == []
 
     def test_listing_is_complete(self, opener: Opener) -> None:
@@ -141,7 +141,7 @@ class StorageContract:
         paths = [f"manifests/{NAMESPACE}/{i:064x}.json" for i in range(self.many)]
         with ThreadPoolExecutor(self.writers) as pool:
             list(pool.map(lambda path: storage.put(path, b"1"), paths))
-        assert opener().list("manifests") == [Listed(path, 1) for path in paths]
+        assert opener().list("manifests") == [ObjectInfo(path, 1) for path in paths]
 
     def test_delete(self, opener: Opener) -> None:
         """What is deleted is gone at once for everybody, from reads and listings; the rest stays."""
@@ -151,7 +151,7 @@ class StorageContract:
         assert len(reader.list("")) == 4
         writer.delete("packs/b")
         writer.delete("packs/c/d")
-        assert reader.list("packs") == [Listed("packs/a", 1), Listed("packs/b-2", 1)]
+        assert reader.list("packs") == [ObjectInfo("packs/a", 1), ObjectInfo("packs/b-2", 1)]
         assert reader.list("packs/c") == []
         for path in ("packs/b", "packs/c/d"):
             with _raises(ObjectNotFound):
@@ -182,7 +182,7 @@ class StorageContract:
             assert abs(first.modified - time.time()) < 600, "clocks that differ by hours look like a time zone"
             deadline = time.monotonic() + 10
             storage.put("probe-1", b"2")
-            # Services tell whole seconds.
+            # Services report times in whole seconds.
             while storage.list("")[0].modified == first.modified:
                 assert time.monotonic() < deadline
                 time.sleep(0.3)
@@ -198,8 +198,8 @@ class StorageContract:
         storage = opener()
         storage.put("cas-cache.json", b"first", create_only=True)
         opener().put("cas-cache.json", b"the second", create_only=True)
-        found = opener().get("cas-cache.json", 0, 100)
-        assert found == b"first" or (CREATE_ONLY not in storage.capabilities and found == b"the second")
+        data = opener().get("cas-cache.json", 0, 100)
+        assert data == b"first" or (CREATE_ONLY not in storage.capabilities and data == b"the second")
         storage.put("cas-cache.json", b"third")
         assert storage.get("cas-cache.json", 0, 100) == b"third"
 
@@ -231,13 +231,13 @@ class StorageContract:
                 path, content = f"shared/{k}/deep/{i}", f"{i} {k}".encode() * 100
                 storage.put(path, content)
                 assert storage.get(path, 0, EVERYTHING) == content
-                assert Listed(path, len(content)) in storage.list(f"shared/{k}")
+                assert ObjectInfo(path, len(content)) in storage.list(f"shared/{k}")
                 if k % 2:
                     storage.delete(path)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
-        assert [found.path for found in storage.list("")] == [
+        assert [entry.path for entry in storage.list("")] == [
             f"shared/{k}/deep/{i}" for k in (0, 2, 4) for i in range(8)
         ]
 
@@ -253,11 +253,11 @@ class StorageContract:
         if PROCESSES in storage.capabilities:
             seen = in_process("spawn", _other_process, opener)
         else:
-            seen = _other_process(opener)  # another storage object is as far away as it gets
+            seen = _other_process(opener)  # where there are no processes, another storage object is used
         assert seen == [b"old", "packs/gone", "packs/old"]
         assert storage.get("manifests/new", 0, 9) == b"new"
         assert storage.get("packs/old", 0, 9) == b"replaced"
-        assert storage.list("") == [Listed("manifests/new", 3), Listed("packs/old", 8)]
+        assert storage.list("") == [ObjectInfo("manifests/new", 3), ObjectInfo("packs/old", 8)]
         with _raises(ObjectNotFound):
             storage.get("packs/gone", 0, 9)
 
@@ -271,7 +271,7 @@ class StorageContract:
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(lambda i: storage.put(f"child/{i}", b"child"), range(8)))
             storage.delete("child/0")
-            return [found.path for found in storage.list("")]
+            return [entry.path for entry in storage.list("")]
 
         for _ in range(2):
             assert in_process("fork", child) == ["a", *(f"child/{i}" for i in range(1, 8))]
@@ -299,14 +299,14 @@ class StorageContract:
         ours = f"manifests/{NAMESPACE}/{PACK}.json"
         for path in (*foreign, ours):
             storage.put(path, path.encode())
-        assert [found.path for found in opener().list("")] == sorted([*foreign, ours])
-        assert [found.path for found in storage.list("manifests")] == sorted(
+        assert [entry.path for entry in opener().list("")] == sorted([*foreign, ours])
+        assert [entry.path for entry in storage.list("manifests")] == sorted(
             path for path in (*foreign, ours) if path.startswith("manifests/")
         )
         for path in foreign:
             assert storage.get(path, 0, 1000) == path.encode()
             storage.delete(path)
-        assert [found.path for found in storage.list("")] == [ours]
+        assert [entry.path for entry in storage.list("")] == [ours]
 
     def test_paths_of_our_layout(self, opener: Opener) -> None:
         """Every form of path that a repository has: long hexadecimal names, dots, dashes, digits, deep folders."""
@@ -324,11 +324,11 @@ class StorageContract:
         ]
         for path in paths:
             storage.put(path, path.encode(), create_only=True)
-        assert [found.path for found in opener().list("")] == sorted(paths)
+        assert [entry.path for entry in opener().list("")] == sorted(paths)
         for path in paths:
             assert storage.get(path, 0, 1000) == path.encode()
         storage.delete(paths[-1])
-        assert [found.path for found in storage.list("packs")] == sorted(paths[3:-1])
+        assert [entry.path for entry in storage.list("packs")] == sorted(paths[3:-1])
 
     def test_traffic_is_counted(self, opener: Opener) -> None:
         """Bytes of content and requests add up."""
@@ -343,7 +343,7 @@ class StorageContract:
 
 
 class RefusalContract:
-    """For storages that check credentials. A subclass has a fixture `refused`: an opener with wrong ones."""
+    """Tests for storages that check credentials. A subclass has a fixture `refused`: an opener with wrong ones."""
 
     def test_refused_is_not_missing(self, refused: Opener) -> None:
         """Every verb raises AccessDenied, also a PermissionError: never ObjectNotFound, never an empty listing."""
@@ -355,7 +355,7 @@ class RefusalContract:
 
 
 class BucketContract:
-    """For storages with buckets. A subclass has a fixture `nowhere`: an opener at a bucket that does not exist."""
+    """Tests for storages with buckets. A subclass has a fixture `nowhere`: an opener of a missing bucket."""
 
     def test_a_missing_bucket_is_not_an_empty_one(self, nowhere: Opener) -> None:
         """LIST and PUT raise BucketNotFound; GET and DELETE where the service tells it from a missing object."""
@@ -383,7 +383,7 @@ def _attempts(storage: Storage) -> list[Callable[[], object]]:
 
 def _other_process(opener: Opener) -> list[object]:
     storage = opener()
-    seen: list[object] = [storage.get("packs/old", 0, 9), *(found.path for found in storage.list("packs"))]
+    seen: list[object] = [storage.get("packs/old", 0, 9), *(entry.path for entry in storage.list("packs"))]
     storage.put("manifests/new", b"new")
     storage.put("packs/old", b"replaced")
     storage.delete("packs/gone")
@@ -392,7 +392,7 @@ def _other_process(opener: Opener) -> list[object]:
 
 @contextmanager
 def _raises(*expected: type[Exception]) -> Iterator[None]:
-    """`pytest.raises`, without pytest."""
+    """Like `pytest.raises`, without pytest."""
     try:
         yield
     except expected:

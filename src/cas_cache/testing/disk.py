@@ -1,4 +1,4 @@
-"""A local disk that fails: full, or with an error of its own, at the n-th write, flush or rename."""
+"""A failing local disk: full, or with another error, at the n-th write, flush or rename."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ Operation = Literal["write", "fsync", "rename"]
 
 
 SECTOR = 512
-"""Bytes that a disk writes whole or not at all."""
+"""Number of bytes that a disk writes completely or not at all."""
 
 
 class FailingDisk:
-    """What a `failing_disk` has seen.
+    """Record of the operations and failures of a `failing_disk`.
 
     Attributes:
-        calls: How often the operation was asked for.
+        calls: The number of times that the operation was called.
+        fired: The paths of the files at which it failed.
         fired: The files at which it failed.
     """
 
@@ -41,7 +42,7 @@ class FailingDisk:
         return f"FailingDisk({self._root!r}, {len(self.fired)} of {self.calls} failed)"
 
     def _fails(self, path: str) -> OSError | None:
-        """Count an operation; what it raises, if it fails."""
+        """Count an operation; return its error if it has to fail."""
         if not f"{os.path.realpath(path)}/".startswith(f"{self._root}/"):
             return None
         with self._lock:
@@ -52,10 +53,10 @@ class FailingDisk:
             self.fired.append(path)
         return OSError(self._code, os.strerror(self._code), path)
 
-    def _flushed(self, of: Any) -> None:
-        if error := self._fails(_path_of(of)):
+    def _flushed(self, file: Any) -> None:
+        if error := self._fails(_path_of(file)):
             raise error
-        self._fsync(of)
+        self._fsync(file)
 
     def _opened(self, file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         opened = self._open(file, mode, *args, **options)
@@ -72,7 +73,7 @@ class FailingDisk:
         return rename
 
     def _patched(self, operation: Operation) -> list[tuple[Any, str, Any]]:
-        """What stands where for an operation."""
+        """Return the functions to replace for an operation: module, name, replacement."""
         if operation == "write":
             return [(builtins, "open", self._opened), (io, "open", self._opened)]
         if operation == "fsync":
@@ -89,20 +90,19 @@ def failing_disk(
     at: int = 1,
     times: int | None = 1,
 ) -> Iterator[FailingDisk]:
-    """Let an operation on the files below a folder fail, for this whole process, while the context lasts.
+    """Make an operation on the files below a folder fail, in this process, while the context is active.
 
-    A write that fails has written half of what it was given, in whole sectors. Of a flush that fails nothing counts as
-    durable.
+    A failing write writes half of its data, in whole sectors. A failing flush makes nothing durable.
 
     Args:
-        operation: ``"write"`` to an open file; ``"fsync"`` of a file or folder; ``"rename"``, hard links included.
-        folder: Where.
-        code: Of the error: `errno.ENOSPC`, a full disk; `errno.EIO`, a broken one.
+        operation: ``"write"`` to an open file; ``"fsync"`` of a file or folder; ``"rename"``, including hard links.
+        folder: The folder; other files are not affected.
+        code: The error number: `errno.ENOSPC`, a full disk; `errno.EIO`, a broken one.
         at: The first operation that fails, counted from 1.
-        times: How many fail from there on; None for all.
+        times: The number of operations that fail from then on; None for all.
 
     Yields:
-        What was seen.
+        A record of the operations and failures.
     """
     disk = FailingDisk(folder, code, at, times)
     kept = []
@@ -132,7 +132,7 @@ class _File:
         self._file.close()
 
     def write(self, data: Any) -> Any:
-        """Write; or write half of it and fail."""
+        """Write the data, or write half of it and fail."""
         if error := self._fails(self._path):
             whole = data if isinstance(data, str) else memoryview(data).cast("B")
             self._file.write(whole[: len(whole) // 2 // SECTOR * SECTOR])
@@ -141,7 +141,7 @@ class _File:
 
 
 def _path_of(descriptor: Any) -> str:
-    """The file that a descriptor is open for, where the system tells."""
+    """Return the file that a descriptor is open for, where the system reports it."""
     number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
     link = Path(f"/proc/self/fd/{number}")
     if link.exists():

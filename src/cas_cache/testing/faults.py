@@ -1,10 +1,11 @@
-"""Faults of storages, by name, and a storage that has them.
+"""Named faults of storages, and a storage that injects them.
 
-One vocabulary for two places: `FaultyStorage` brings faults into the calls of a storage, `cas_cache.testing.proxy`
-into the HTTP of a real S3 client and a real server. Each takes the kinds that can happen there.
+The names are the same in two places: `FaultyStorage` injects faults into the calls of a storage,
+`cas_cache.testing.proxy` into the HTTP between a real S3 client and a real server. Each supports the kinds that can
+occur there.
 
-A fault is injected at its n-th opportunity. What was injected is noted in `fired`; a test that expects a fault to do
-no harm proves with it that there was one.
+A fault is injected at its n-th opportunity. Injected faults are recorded in `fired`, so a test that expects a fault to
+be harmless can check that it occurred.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cas_cache.testing.wrapper import Verb, Wrapper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
     from cas_cache.testing.wrapper import Call
 
 WireKind = Literal[
@@ -36,7 +37,7 @@ WireKind = Literal[
     "redirect",
     "not-modified",
 ]
-"""What can go wrong on the wire alone."""
+"""Kinds of fault that can occur on the wire only."""
 
 Kind = Literal[
     # The call, and its answer as a whole
@@ -68,7 +69,7 @@ Kind = Literal[
     "skew",
     WireKind,
 ]
-"""What can go wrong; `docs/how-to/test-with-faults.md` says of each what it does."""
+"""Kinds of fault. `docs/how-to/test-with-faults.md` describes the effect of each."""
 
 OF_READS = frozenset({"short-body", "flipped-bit", "range-ignored", "range-wrong"})
 OF_LISTINGS = frozenset(
@@ -76,7 +77,7 @@ OF_LISTINGS = frozenset(
 )
 OF_WRITES = frozenset({"no-space", "repeated"})
 OF_BODIES = frozenset({"reset-in-body", "truncated", "empty-ok"})
-"""Of what is read or listed. A write that is answered with an empty 200 cannot be told from one that was done."""
+"""Kinds for gets and listings only: to a write, an empty 200 looks the same as success."""
 
 WIRE_ONLY: frozenset[str] = frozenset(get_args(WireKind))
 STORAGE_ONLY = frozenset({"repeated", "no-space"})
@@ -99,18 +100,18 @@ _SAID: dict[str, tuple[type[Exception], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong, and when.
+    """A fault, and the calls that it affects.
 
     Attributes:
-        kind: What goes wrong.
-        verb: Which calls count; None counts all in which this kind can happen.
-        at: The first call with the fault, counted from 1 among those that verb and path let through.
-        times: How many calls have it from there on; None is until `mend`.
-        path: A regular expression that is searched for in the path; of a listing, in the folder that is listed.
-        which: The byte of a body, or the entry of a listing, that is concerned; from the end if it is negative, and
-            round again if it is more than there are.
-        seconds: How long a stall is; by how much times are moved. Of the other kinds it is not used.
-        error: Makes what is raised, from a message; None for what this kind raises.
+        kind: The kind of fault.
+        verb: The verb whose calls count; None counts all calls in which this kind can occur.
+        at: The first call with the fault, counted from 1 among the calls that match verb and path.
+        times: The number of calls with the fault from then on; None for all until `mend`.
+        path: A regular expression that is searched for in the path; for a listing, in the listed folder.
+        which: The byte of a body, or the entry of a listing, that is affected. Negative numbers count from the end;
+            numbers that are too large wrap around.
+        seconds: The duration of a stall or timeout, or the shift of times. Other kinds ignore it.
+        error: Makes the exception from a message; None for the default of the kind.
     """
 
     kind: Kind
@@ -126,13 +127,13 @@ class Fault:
         if self.kind not in KINDS:
             raise ValueError(f"There is no fault {self.kind!r}. There are: {', '.join(sorted(KINDS))}.")
         if self.verb is not None and self.verb not in self.verbs:
-            raise ValueError(f"{self.kind!r} is no fault of a {self.verb}.")
+            raise ValueError(f"{self.kind!r} is not a fault of a {self.verb}.")
         if self.at < 1 or (self.times is not None and self.times < 1):
             raise ValueError("Calls are counted from 1.")
 
     @property
     def verbs(self) -> frozenset[Verb]:
-        """The calls in which it can happen."""
+        """The calls in which it can occur."""
         if self.kind in OF_READS:
             return frozenset({"get"})
         if self.kind in OF_LISTINGS:
@@ -142,19 +143,19 @@ class Fault:
         return frozenset({"get", "list"}) if self.kind in OF_BODIES else frozenset(get_args(Verb))
 
     def concerns(self, verb: str, path: str) -> bool:
-        """Whether a call counts."""
+        """Return True if a call counts."""
         return verb in self.verbs and self.verb in {None, verb} and re.search(self.path, path) is not None
 
 
 class Schedule:
-    """Counts the opportunities of faults, and notes which were used. For many threads.
+    """Counts the opportunities of faults, and records which were used. Thread-safe.
 
     Args:
-        faults: What goes wrong.
-        impossible: The kinds that cannot happen here.
+        faults: The faults to inject.
+        impossible: The kinds that cannot occur in this place.
 
     Attributes:
-        fired: (fault, verb, path) of each that was injected.
+        fired: (fault, verb, path) of each injected fault.
     """
 
     def __init__(self, faults: Iterable[Fault], impossible: frozenset[str]) -> None:
@@ -167,59 +168,59 @@ class Schedule:
         self._lock = threading.Lock()
 
     def mend(self) -> None:
-        """Let nothing go wrong any more."""
+        """Inject no more faults."""
         self._mended = True
 
     def due(self, verb: str, path: str) -> list[Fault]:
         """Count a call and return its faults."""
         if self._mended:
             return []
-        found = []
+        due = []
         with self._lock:
             for n, fault in enumerate(self.faults):
                 if fault.concerns(verb, path):
                     self._counts[n] += 1
                     past = self._counts[n] - fault.at
                     if past >= 0 and (fault.times is None or past < fault.times):
-                        found.append(fault)
-        return found
+                        due.append(fault)
+        return due
 
     def note(self, fault: Fault, verb: str, path: str) -> None:
-        """Remember that a fault was injected."""
+        """Record that a fault was injected."""
         with self._lock:
             self.fired.append((fault, verb, path))
 
 
 class FaultyStorage(Wrapper):
-    """Brings faults into the calls of another storage.
+    """Injects faults into the calls of another storage.
 
     Args:
         inner: The storage that does the work.
-        faults: What goes wrong. Several may meet in one call: the first of them is nearest to the caller.
-        sleep: What a stall calls: with one that moves a clock, no time passes.
+        faults: The faults to inject. If several affect one call, the first is nearest to the caller.
+        sleep: The function that a stall calls. With a function that moves a clock, no time passes.
 
     Attributes:
-        deleted: What a stale listing may still show: what was deleted through this storage after it had listed it,
-            and what a test puts there.
+        deleted: Entries that a stale listing may still show: objects that were deleted through this storage after it
+            had listed them, and entries that a test adds.
     """
 
     def __init__(
         self, inner: Storage, faults: Iterable[Fault] = (), *, sleep: Callable[[float], object] = time.sleep
     ) -> None:
         super().__init__(inner)
-        self.deleted: dict[str, Listed] = {}
+        self.deleted: dict[str, ObjectInfo] = {}
         self._schedule = Schedule(faults, WIRE_ONLY)
         self._sleep = sleep
-        self._seen: dict[str, Listed] = {}
+        self._seen: dict[str, ObjectInfo] = {}
         self._late: list[Callable[[], object]] = []
 
     @property
     def fired(self) -> list[tuple[Fault, str, str]]:
-        """(fault, verb, path) of each fault that was injected."""
+        """(fault, verb, path) of each injected fault."""
         return list(self._schedule.fired)
 
     def mend(self) -> None:
-        """Let nothing go wrong any more; calls that are on their way arrive."""
+        """Inject no more faults, and run the delayed calls."""
         self._schedule.mend()
         for run in self._take_late():
             run()
@@ -244,7 +245,7 @@ class FaultyStorage(Wrapper):
         if change is not None:
             before = inside.run()
             after = change(self, fault, call, before)
-            # Times do not count when entries are compared.
+            # Entries compare equal if only their times differ, so a skew is recorded by its kind.
             if after != before or (fault.kind == "skew" and before):
                 self._schedule.note(fault, call.verb, call.path)
             return after
@@ -252,25 +253,25 @@ class FaultyStorage(Wrapper):
         return self._failed(fault, inside)
 
     def _failed(self, fault: Fault, call: Call) -> Any:
-        """A fault of the call as a whole."""
+        """Inject a fault that affects the whole call."""
         kind = fault.kind
         if kind == "stall":
             self._sleep(fault.seconds)
             return call.run()
         if kind == "repeated":
-            # The answer was lost, and the client asked again by itself.
+            # The answer was lost, and the client retried on its own.
             call.run()
             return call.run()
         if kind in {"error-after", "lost-answer", "failing-page"}:
             call.run()
         elif kind == "timeout" and call.verb in {"put", "delete"}:
-            # It is still on its way: it takes effect after the next call.
+            # The request is still on its way: it takes effect after the next call.
             self._late.append(call.run)
         elif kind == "precondition-failed" and call.create_only:
-            # It is there: perhaps it was written by a first attempt whose answer was lost.
+            # The object exists, perhaps because a first attempt wrote it and its answer was lost.
             return call.run()
         elif kind == "conflict" and call.create_only:
-            # Somebody else is writing it, or has begun to and never ends: file systems take it for written.
+            # Another client is writing it, or began to and never finishes. File systems take that for written.
             return None
         elif kind == "not-found":
             raise _not_found(call)
@@ -284,7 +285,7 @@ class FaultyStorage(Wrapper):
             self.deleted[call.path] = self._seen[call.path]
 
     def _take_late(self) -> list[Callable[[], object]]:
-        """The calls that were not answered and are still on their way."""
+        """Return and clear the unanswered calls that are still on their way."""
         late, self._late = self._late, []
         return late
 
@@ -292,15 +293,17 @@ class FaultyStorage(Wrapper):
         return self.inner.get(call.path, 0, max(call.stop, 1 << 30)) if data else data
 
     def _range_wrong(self, _fault: Fault, call: Call, data: bytes) -> bytes:
-        """As many bytes from the beginning, or from a place further on."""
+        """Return as many bytes from the beginning, or from a later position."""
         start = 0 if call.start else max(1, len(data) // 2)
         return self.inner.get(call.path, start, start + len(data)) if data else data
 
-    def _stale_entry(self, fault: Fault, call: Call, entries: list[Listed]) -> list[Listed]:
-        there = {entry.path for entry in entries}
+    def _stale_entry(self, fault: Fault, call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
+        paths = {entry.path for entry in entries}
         inside = f"{call.path}/" if call.path else ""
-        gone = [it for path, it in sorted(self.deleted.items()) if path not in there and path.startswith(inside)]
-        return sorted([*entries, gone[fault.which % len(gone)]], key=lambda it: it.path) if gone else entries
+        gone = [
+            deleted for path, deleted in sorted(self.deleted.items()) if path not in paths and path.startswith(inside)
+        ]
+        return sorted([*entries, gone[fault.which % len(gone)]], key=lambda deleted: deleted.path) if gone else entries
 
 
 def _not_found(call: Call) -> Exception:
@@ -310,12 +313,12 @@ def _not_found(call: Call) -> Exception:
 
 
 def short_body(fault: Fault, data: bytes) -> bytes:
-    """The first half of a body, or its first `which` bytes."""
+    """Return the first half of a body, or its first `which` bytes."""
     return data[: fault.which or len(data) // 2]
 
 
 def flipped_bit(fault: Fault, data: bytes) -> bytes:
-    """A body in which the lowest bit of one byte is another."""
+    """Return a body with the lowest bit of one byte flipped."""
     if not data:
         return data
     at = fault.which % len(data)
@@ -323,23 +326,23 @@ def flipped_bit(fault: Fault, data: bytes) -> bytes:
 
 
 def missing_entry(fault: Fault, entries: list[Any]) -> list[Any]:
-    """A listing without one of its entries."""
+    """Return a listing without one of its entries."""
     at = fault.which % max(1, len(entries))
     return entries[:at] + entries[at + 1 :]
 
 
 def duplicate_entry(fault: Fault, entries: list[Any]) -> list[Any]:
-    """A listing with one of its entries twice."""
+    """Return a listing with one of its entries repeated."""
     at = fault.which % max(1, len(entries))
     return entries[: at + 1] + entries[at:]
 
 
 def cut_listing(_fault: Fault, entries: list[Any]) -> list[Any]:
-    """The first half of a listing, as if that were all."""
+    """Return the first half of a listing, as if it were complete."""
     return entries[: len(entries) // 2]
 
 
-def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[Listed]) -> list[Listed]:
+def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
     return [replace(entry, modified=entry.modified + fault.seconds) for entry in entries]
 
 

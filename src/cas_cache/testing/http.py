@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as a proxy in front of an S3 server needs: whole requests and answers, read and written."""
+"""The part of HTTP/1.1 that a proxy of an S3 server needs: reading and writing complete requests and responses."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 if TYPE_CHECKING:
     from asyncio import StreamReader
 
-MOST_LINE = 1 << 16
+MAX_LINE = 1 << 16
 _OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 
 @dataclass(slots=True)
 class Message:
-    """A request or an answer.
+    """A request or a response.
 
     Attributes:
-        first: Its first line, split at its first two spaces: method, target, version, or version, status, reason.
-        headers: (name, value) in their order.
-        body: Whole, no longer in chunks.
+        first: The first line, split at its first two spaces: method, target, version, or version, status, reason.
+        headers: (name, value) pairs in their order.
+        body: The complete body, without chunked encoding.
     """
 
     first: list[str]
@@ -28,23 +28,23 @@ class Message:
     body: bytes = b""
 
     def header(self, name: str) -> str:
-        """The value of a header; empty if it is not there."""
+        """Return the value of a header; empty if it is absent."""
         return next((value for key, value in self.headers if key.lower() == name), "")
 
     def set(self, name: str, value: str | None) -> None:
         """Replace a header, or remove it."""
-        self.headers = [it for it in self.headers if it[0].lower() != name]
+        self.headers = [header for header in self.headers if header[0].lower() != name]
         if value is not None:
             self.headers.append((name, value))
 
     @property
     def status(self) -> int:
-        """Of an answer."""
+        """The status code of a response."""
         return int(self.first[1])
 
     @property
     def verb(self) -> str:
-        """What a request asks of S3, in the words of a storage."""
+        """The verb of a storage that a request to S3 stands for."""
         method = self.first[0]
         if method in {"GET", "HEAD"}:
             return "list" if "list-type" in self.query or not self._key else "get"
@@ -64,7 +64,7 @@ class Message:
     def ask(self, **values: str) -> None:
         """Change the query of a request."""
         parts = urlsplit(self.first[1])
-        query = {**{key: found[0] for key, found in self.query.items()}, **values}
+        query = {**{key: parsed[0] for key, parsed in self.query.items()}, **values}
         self.first[1] = parts._replace(query=urlencode(query)).geturl()
 
     @property
@@ -72,11 +72,11 @@ class Message:
         return urlsplit(self.first[1]).path.strip("/").partition("/")[2]
 
     def head(self, length: int | None = None) -> bytes:
-        """First line and headers, as they are sent; with a length of the body that is not its own."""
-        headers = [it for it in self.headers if it[0].lower() not in {*_OF_A_CONNECTION, "content-length"}]
-        # The answer to a HEAD tells the length of what is not sent.
-        told = str(length) if length is not None else (self.header("content-length") if not self.body else "")
-        headers.append(("Content-Length", told or str(len(self.body))))
+        """Return first line and headers as bytes to send, with `length` as Content-Length if it is given."""
+        headers = [header for header in self.headers if header[0].lower() not in {*_OF_A_CONNECTION, "content-length"}]
+        # A response to HEAD keeps its Content-Length: the length of a body that is not sent.
+        length_text = str(length) if length is not None else (self.header("content-length") if not self.body else "")
+        headers.append(("Content-Length", length_text or str(len(self.body))))
         lines = [" ".join(self.first), *(f"{name}: {value}" for name, value in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
@@ -94,7 +94,7 @@ async def read_head(reader: StreamReader) -> Message | None:
 
 
 async def read_body(reader: StreamReader, message: Message) -> None:
-    """Read the body that belongs to a head that was read."""
+    """Read the body of a message whose head was read."""
     if "chunked" in message.header("transfer-encoding").lower():
         parts = []
         while size := int((await reader.readline()).split(b";")[0], 16):

@@ -1,4 +1,4 @@
-"""A storage that takes its time."""
+"""A storage with latency."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class LatencyStorage(Wrapper):
-    """Makes every call of another storage take longer. Calls of several threads wait side by side.
+    """Delays every call of another storage. Calls of several threads wait in parallel.
 
     Args:
         inner: The storage that does the work.
-        seconds: Of each call.
-        seconds_of_a_byte: Of each byte that is read or written on top of it: 1e-7 is 10 MB/s.
-        sleep: What waits. With one that moves a clock no time passes, and `waited` tells what would have.
+        seconds: The delay of each call.
+        seconds_of_a_byte: The additional delay per byte read or written: 1e-7 is 10 MB/s.
+        sleep: The function that waits. With a function that moves a clock, no time passes, and `waited` holds the sum.
 
     Attributes:
-        waited: Seconds of all calls so far.
+        waited: The total delay of all calls so far, in seconds.
     """
 
     def __init__(

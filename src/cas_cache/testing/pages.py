@@ -1,4 +1,4 @@
-"""Pages of S3's listings, with faults in them."""
+"""Inject faults into pages of S3 listings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TIME = re.compile(r"(?<=<LastModified>)[^<]*(?=</LastModified>)")
 
 
 def _with_entries(page: str, entries: list[str]) -> str:
-    """A page with other entries, and the right number of them."""
-    found = list(_ENTRY.finditer(page))
-    if not found:
+    """Return a page with other entries, and their correct count."""
+    matches = list(_ENTRY.finditer(page))
+    if not matches:
         return page.replace("</ListBucketResult>", "".join(entries) + "</ListBucketResult>")
-    page = page[: found[0].start()] + "".join(entries) + _ENTRY.sub("", page[found[0].start() :])
+    page = page[: matches[0].start()] + "".join(entries) + _ENTRY.sub("", page[matches[0].start() :])
     return re.sub(r"(?<=<KeyCount>)\d+(?=</KeyCount>)", str(len(entries)), page)
 
 
@@ -32,20 +32,20 @@ def _stale(fault: Fault, page: str, gone: Mapping[str, str]) -> str:
 
 
 def _cut(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
-    """Less than there is, and it says that this is all."""
+    """Return a page with part of its entries that claims to be the last."""
     short = _with_entries(page, cut_listing(fault, _ENTRY.findall(page)))
     return _TOKEN.sub("", short).replace("<IsTruncated>true<", "<IsTruncated>false<")
 
 
 def _lost_token(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
-    """Less than there is; it says that there is more, and not how to ask for it."""
+    """Return a page with part of its entries that claims that more follow, without the token to request them."""
     short = _with_entries(page, cut_listing(fault, _ENTRY.findall(page)))
     return _TOKEN.sub("", short).replace("<IsTruncated>false<", "<IsTruncated>true<")
 
 
 def _skew(fault: Fault, page: str, _gone: Mapping[str, str]) -> str:
-    def moved(found: re.Match[str]) -> str:
-        time = dt.datetime.fromisoformat(found[0]) + dt.timedelta(seconds=fault.seconds)
+    def moved(match: re.Match[str]) -> str:
+        time = dt.datetime.fromisoformat(match[0]) + dt.timedelta(seconds=fault.seconds)
         return time.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
     return _TIME.sub(moved, page)
@@ -59,4 +59,4 @@ CHANGES: dict[str, Callable[[Fault, str, Mapping[str, str]], str]] = {
     "lost-token": _lost_token,
     "skew": _skew,
 }
-"""Given a fault, a page and the entries of what was deleted, by kind: the page as it is answered."""
+"""Functions by kind of fault that return the changed page, given a fault, a page and the entries of deleted objects."""

@@ -1,4 +1,4 @@
-"""Run a function in another process and bring its answer back. For tests: what fails there fails here."""
+"""Run a function in another process and return its result. For tests: a failure in the process fails the test."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ if TYPE_CHECKING:
 _R = TypeVar("_R")
 
 ANSWER_SECONDS = 120
-"""A process that hangs, as forked ones do when they wait for a thread of their parent, fails the test after this."""
+"""Seconds after which a silent process fails the test. Forked processes hang if they wait for a thread of their
+parent."""
 
 
 def in_process(method: Literal["fork", "spawn"], function: Callable[..., _R], *args: Any) -> _R:
     """Return function(*args), called in a new process.
 
     Args:
-        method: With "fork" the child has the very objects; with "spawn" it gets pickled copies, and a function that it
+        method: With "fork" the child uses the same objects; with "spawn" it gets pickled copies, and a function that it
             can import.
-        function: What to call.
-        *args: What to call it with.
+        function: The function to call.
+        *args: Its arguments.
 
     Raises:
-        AssertionError: If it raises there, or does not answer in time; with the child's traceback.
+        AssertionError: If the function raises, with the child's traceback, or does not return in time.
     """
     context: Any = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, args))
     with warnings.catch_warnings():
-        # Python 3.12 warns of any fork of a process with threads, which is what is tested here.
+        # Python 3.12 warns about a fork of a process with threads, which is exactly what these tests do.
         warnings.filterwarnings("ignore", r".*use of fork\(\) may lead to deadlocks", DeprecationWarning)
         process.start()
     sender.close()
@@ -58,7 +59,7 @@ def in_process(method: Literal["fork", "spawn"], function: Callable[..., _R], *a
 def _answer(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     try:
         answer = (True, function(*args))
-    except BaseException:  # noqa: BLE001 - whatever it is, the parent raises it
+    except BaseException:  # noqa: BLE001 - the parent raises it again
         answer = (False, traceback.format_exc())
     sender.send(answer)
     sender.close()

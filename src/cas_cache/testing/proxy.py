@@ -1,6 +1,6 @@
-"""A proxy between a real S3 client and a real S3 server that brings faults into their HTTP.
+"""A proxy between a real S3 client and a real S3 server that injects faults into their HTTP.
 
-It stands before LocalStack, or any server that does not check signatures where requests are changed. Only the
+It works with LocalStack, or with any server that does not check signatures of changed requests. It uses only the
 standard library: asyncio, in a thread of its own, on a free port of 127.0.0.1.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from cas_cache.testing.faults import STORAGE_ONLY, Fault, Schedule, flipped_bit
-from cas_cache.testing.http import MOST_LINE, Message, read_body, read_head
+from cas_cache.testing.http import MAX_LINE, Message, read_body, read_head
 from cas_cache.testing.pages import CHANGES
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LONGEST = 60.0
-"""Seconds that a time-out lasts if its fault does not say: longer than any client of a test waits."""
+"""Seconds of a timeout whose fault has no duration: longer than any client of a test waits."""
 
 _REFUSED = {
     "error": (500, "Internal Server Error", "InternalError"),
@@ -45,23 +45,24 @@ _LOGIN = b"<html><head><title>Welcome</title></head><body>Sign in to the hotel's
 
 
 class _Reset(Exception):
-    """The connection breaks."""
+    """The connection has to be reset."""
 
 
 class FaultProxy:
-    """An HTTP endpoint that passes on what it is asked, but for faults. A context manager.
+    """An HTTP endpoint that forwards requests and injects faults. A context manager.
 
-    Verbs are those of a storage: a GET or HEAD of an object is a get, a GET that lists is a list. What is matched with
-    `Fault.path` is ``/bucket/key``, and for listings ``/bucket/prefix``. The client's own retries are requests of their
-    own: a fault with `times=1` tests them, one with `times=None` tests what comes after them.
+    Verbs are those of a storage: a GET or HEAD of an object is a get, a GET that lists is a list. `Fault.path` is
+    matched with ``/bucket/key``, and for listings with ``/bucket/prefix``. The client's own retries count as requests:
+    a fault with `times=1` tests them, one with `times=None` tests what happens after them.
 
     Args:
         endpoint: The server: ``http://host:port``.
-        faults: What goes wrong.
-        page: The most keys of a page of a listing, for listings of several pages. Changes the query of requests.
+        faults: The faults to inject.
+        page: The maximum number of keys in a page of a listing, to get listings of several pages. Changes the query of
+            requests.
 
     Attributes:
-        url: What clients take for the server's endpoint.
+        url: The endpoint for clients.
         requests: (verb, path) of every request, in order of arrival.
     """
 
@@ -94,15 +95,15 @@ class FaultProxy:
 
     @property
     def fired(self) -> list[tuple[Fault, str, str]]:
-        """(fault, verb, path) of each fault that was injected since the last `inject`."""
+        """(fault, verb, path) of each fault injected since the last `inject`."""
         return list(self._schedule.fired)
 
     def inject(self, *faults: Fault) -> None:
-        """Let these go wrong from now on, instead of those before; counting begins anew."""
+        """Replace the faults with these, and start counting again."""
         self._schedule = Schedule(faults, STORAGE_ONLY)
 
     def mend(self) -> None:
-        """Let nothing go wrong any more."""
+        """Inject no more faults."""
         self._schedule.mend()
 
     # In the thread ----------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class FaultProxy:
                 await self._converse(reader, writer)
             writer.transport.abort()
 
-        server = await asyncio.start_server(connected, HOST, 0, limit=MOST_LINE)
+        server = await asyncio.start_server(connected, HOST, 0, limit=MAX_LINE)
         self.url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stopped.wait()
@@ -135,7 +136,7 @@ class FaultProxy:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # transports say good-bye
+        await asyncio.sleep(0)  # one more cycle of the loop, in which transports close
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
@@ -162,7 +163,7 @@ class FaultProxy:
 
     async def _faulty(self, fault: Fault, request: Message, schedule: Schedule, writer: asyncio.StreamWriter) -> None:
         """Answer one request with a fault in it."""
-        kind, told = fault.kind, (fault, request.verb, request.path)
+        kind, event = fault.kind, (fault, request.verb, request.path)
         if kind in CHANGES or kind in {"short-body", "reset-in-body", "truncated", "flipped-bit"}:
             await self._changed(fault, request, schedule, writer)
             return
@@ -171,14 +172,14 @@ class FaultProxy:
             request.set("range", None if kind == "range-ignored" else _moved(asked))
             answer = await self._passed_on(request)
             if asked and answer.status < 300 and answer.body:
-                schedule.note(*told)
+                schedule.note(*event)
                 if kind == "range-wrong":
-                    # It says that it is what was asked for.
+                    # The response claims to be the requested range.
                     total = answer.header("content-range").partition("/")[2] or "*"
                     answer.set("content-range", f"{asked.replace('=', ' ')}/{total}")
             writer.write(answer.head() + answer.body)
             return
-        schedule.note(*told)
+        schedule.note(*event)
         if kind == "reset":
             raise _Reset
         if kind == "stall":
@@ -187,8 +188,8 @@ class FaultProxy:
         conditional = kind == "precondition-failed" and bool(request.header("if-none-match"))
         answer = _refusal(kind, request)
         if not refused or kind == "error-after" or conditional:
-            found = await self._passed_on(request)
-            answer = answer if refused else found
+            passed = await self._passed_on(request)
+            answer = answer if refused else passed
         if kind == "lost-answer":
             raise _Reset
         if kind == "timeout":
@@ -198,7 +199,7 @@ class FaultProxy:
         writer.write(answer.head() + body)
 
     async def _changed(self, fault: Fault, request: Message, schedule: Schedule, writer: asyncio.StreamWriter) -> None:
-        """Pass a request on and answer with what is not quite the answer."""
+        """Forward a request and return a changed response."""
         answer = await self._passed_on(request)
         kind, length, body = fault.kind, len(answer.body), answer.body
         if answer.status >= 300 or not body:
@@ -217,15 +218,15 @@ class FaultProxy:
             writer.write(answer.head(length) + answer.body)
             await writer.drain()
             if kind == "reset-in-body":
-                await asyncio.sleep(0.01)  # what was sent arrives; a reset may overtake it
+                await asyncio.sleep(0.01)  # let the sent bytes arrive first; a reset may overtake them
                 raise _Reset
             writer.close()
             raise EOFError
         writer.write(answer.head() + answer.body)
 
     async def _passed_on(self, request: Message) -> Message:
-        """What the server answers; a connection of its own for each request."""
-        reader, writer = await asyncio.open_connection(*self._to, limit=MOST_LINE)
+        """Return the server's response to a request, which gets a connection of its own."""
+        reader, writer = await asyncio.open_connection(*self._to, limit=MAX_LINE)
         try:
             request.set("connection", None)
             head = request.head().replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
@@ -246,7 +247,7 @@ class FaultProxy:
         return answer
 
     def _remember(self, request: Message, answer: Message) -> None:
-        """What a stale listing may still show."""
+        """Remember entries that a stale listing may still show."""
         if answer.status >= 300:
             return
         if request.verb == "list":
@@ -258,17 +259,17 @@ class FaultProxy:
 
 
 def _moved(asked: str) -> str:
-    """A range that is as long and begins elsewhere."""
-    found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
-    if found is None:
+    """Return a range of the same length that begins elsewhere."""
+    match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
+    if match is None:
         return asked
-    start, stop = int(found[1]), int(found[2])
+    start, stop = int(match[1]), int(match[2])
     by = -start if start else 1
     return f"bytes={start + by}-{stop + by}"
 
 
 def _refusal(kind: str, request: Message) -> Message:
-    """An answer that is not the server's."""
+    """Return a response that did not come from the server."""
     status, reason, code = _REFUSED.get(kind, (200, "OK", ""))
     if kind == "conflict" and request.header("if-none-match"):
         code = "ConditionalRequestConflict"
@@ -285,9 +286,9 @@ def _refusal(kind: str, request: Message) -> Message:
 
 
 def _break(writer: asyncio.StreamWriter) -> None:
-    """Reset a connection: the other side is told that it broke, not that it ended."""
-    of: socket.socket | None = writer.get_extra_info("socket")
-    if of is not None:
+    """Reset a connection, so that the other side sees an error and not an orderly end."""
+    connection: socket.socket | None = writer.get_extra_info("socket")
+    if connection is not None:
         with suppress(OSError):
-            of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,6 +1,6 @@
-"""Storages for tests: one in memory, and wrappers that count and that fail.
+"""Storages for tests: one in memory, and wrappers that count calls or fail.
 
-Policy is a wrapper, so it composes: ``CountingStorage(FlakyStorage(MemoryStorage()))``.
+Each policy is a wrapper, so they can be combined: ``CountingStorage(FlakyStorage(MemoryStorage()))``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import CREATE_ONLY, Listed, Storage, Traffic
+from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo, Storage, TransferStats
 from cas_cache.testing.faults import Fault, FaultyStorage
 from cas_cache.testing.wrapper import Verb, Wrapper
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class MemoryStorage:
-    """A dict as a storage, for one process.
+    """A storage in a dict, for one process.
 
     Attributes:
-        objects: What it holds, to look at and to damage: bytes by path.
+        objects: The stored objects, bytes by path. Tests may read and damage them.
     """
 
     def __init__(self) -> None:
         self.url = "memory"
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self.capabilities = frozenset({CREATE_ONLY})
         self.objects: dict[str, bytes] = {}
         self._modified: dict[str, float] = {}
@@ -59,14 +59,14 @@ class MemoryStorage:
                 self._modified[path] = time.time()
         self.traffic.add(up=len(data))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
         inside = f"{prefix}/" if prefix else ""
         with self._lock:
-            found = sorted(item for item in self.objects.items() if item[0].startswith(inside))
+            items = sorted(item for item in self.objects.items() if item[0].startswith(inside))
         self.traffic.add()
-        # What a test put into the dict by hand was always there.
-        return [Listed(path, len(data), self._modified.get(path, 0.0)) for path, data in found]
+        # An object that a test put into the dict by hand has the time 0: it is older than every other.
+        return [ObjectInfo(path, len(data), self._modified.get(path, 0.0)) for path, data in items]
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
@@ -88,11 +88,11 @@ class CountingStorage(Wrapper):
         self.calls: list[tuple[Verb, str]] = []
 
     def by_verb(self) -> Counter[str]:
-        """Return how many calls there were of each verb; of one that was not called, 0."""
+        """Return the number of calls of each verb; 0 for a verb that was not called."""
         return Counter(verb for verb, _ in self.calls)
 
     def taken(self) -> list[tuple[Verb, str]]:
-        """Return the calls since the last time, in order of verb and path: concurrent calls have no order."""
+        """Return and clear the calls, sorted by verb and path, because concurrent calls have no order."""
         calls, self.calls = self.calls, []
         return sorted(calls)
 
@@ -106,11 +106,11 @@ class FlakyStorage(FaultyStorage):
 
     Args:
         inner: The storage that does the work.
-        verb: Which calls count; None counts all.
+        verb: The verb whose calls count; None counts all.
         at: The first call that fails, counted from 1.
-        times: How many calls fail from there on; None is until `mend`.
-        after: Let the call do its work and lose the answer.
-        error: Makes what is raised, from a message.
+        times: The number of calls that fail from then on; None for all until `mend`.
+        after: Let the call take effect and lose its answer.
+        error: Makes the exception from a message.
     """
 
     def __init__(

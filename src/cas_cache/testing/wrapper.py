@@ -1,4 +1,4 @@
-"""A storage around another: what every policy for tests is made from."""
+"""Base class of storages that wrap another one to change its behaviour."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.repository.interface import Listed, Storage
+    from cas_cache.repository.interface import ObjectInfo, Storage
 
 Verb = Literal["get", "put", "list", "delete"]
-"""What is asked of a storage."""
+"""Verbs of a storage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Call:
     """One call of a storage.
 
     Attributes:
-        verb: What is asked.
-        path: Of the object, or of the folder that is listed.
-        run: Asks the storage inside, and returns its answer.
+        verb: The verb.
+        path: The path of the object, or of the listed folder.
+        run: Calls the wrapped storage and returns its result.
         start: The first byte that is read.
-        stop: The byte after the last that is read, or that is written.
+        stop: The end of the bytes that are read or written.
         create_only: See `Storage.put`.
     """
 
@@ -68,15 +68,15 @@ class Wrapper:
 
         self._call(Call("put", path, run, stop=len(data), create_only=create_only))
 
-    def list(self, prefix: str) -> list[Listed]:
+    def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
-        found: list[Listed] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
-        return found
+        entries: list[ObjectInfo] = self._call(Call("list", prefix, lambda: self.inner.list(prefix)))
+        return entries
 
     def delete(self, path: str) -> None:
         """See `Storage.delete`."""
         self._call(Call("delete", path, lambda: self.inner.delete(path)))
 
     def _call(self, call: Call) -> Any:
-        """Do what is asked, or something else; returns what the verb returns."""
+        """Run a call, or do something else in its place; return what the verb returns."""
         return call.run()

@@ -1,6 +1,6 @@
-"""Try what a writer and a maintainer do, in a scratch folder: each basic promise alone, then the whole contract.
+"""Test the operations of a writer and a maintainer in a scratch folder: each basic guarantee alone, then the contract.
 
-Nothing is written before DELETE was seen to be allowed or a repository to be there: an empty place stays empty.
+Nothing is written unless DELETE is allowed or a repository exists, so an empty place stays empty.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import traceback
 from typing import TYPE_CHECKING, ClassVar
 
 from cas_cache.doctor import basics
+from cas_cache.doctor.guarantees import BASICS, CONTRACT, Guarantee, check_missing
 from cas_cache.doctor.machine import may_fork
 from cas_cache.doctor.policies import removal
-from cas_cache.doctor.promises import BASICS, CONTRACT, Promise, check_missing
 from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
 from cas_cache.doctor.report import Status
 from cas_cache.doctor.scratch import Below, Scratch
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from cas_cache.repository.interface import Storage
 
 GATE = {"put", "stored", "ranges-past-end", "list-at-once", "delete"}
-"""Without these the contract's thousand objects cannot be told apart or removed, and it is not begun."""
+"""Guarantees that the contract needs: without them, its thousand objects cannot be recognised or removed."""
 
 
 class ShorterContract(StorageContract):
-    """The contract with a listing that is just longer than a page of S3."""
+    """The contract with a listing that is just longer than one page of S3."""
 
     many: ClassVar[int] = 1_100
 
 
-class Trial:
-    """One trial of a storage.
+class Probe:
+    """A test run on a storage.
 
     Args:
-        opener: Opens it; for other processes it must be picklable.
-        report: Where findings go.
-        marked: Whether there is a repository.
+        opener: Opens the storage; for other processes it must be picklable.
+        report: The report that collects findings.
+        marked: True if a repository exists.
     """
 
     def __init__(self, opener: Callable[[], Storage], report: Report, *, marked: bool) -> None:
@@ -60,7 +60,7 @@ class Trial:
         self._away = False
 
     def run(self, contract: StorageContract) -> None:
-        """Try everything, and clean up whatever happens."""
+        """Run all tests, and always clean up afterwards."""
         try:
             self._basics()
             if self._away:
@@ -78,7 +78,7 @@ class Trial:
                 self._clean()
 
     def _basics(self) -> None:
-        """Try each basic promise alone."""
+        """Test each basic guarantee alone."""
         writer, reader = self._writer, self._reader
         if not self._may_delete(writer):
             self.broken.add("delete")
@@ -115,7 +115,7 @@ class Trial:
             self._check("delete", lambda: basics.delete(writer, reader))
 
     def _may_delete(self, storage: Storage) -> bool:
-        """DELETE of what is not there: refused like any other, and leaves nothing."""
+        """DELETE a missing name, which can be refused but deletes nothing; return True if DELETE works."""
         try:
             storage.delete(basics.FIRST)
         except AccessDenied as err:
@@ -127,7 +127,7 @@ class Trial:
         return True
 
     def _check(self, name: str, check: Callable[[], None]) -> bool:
-        """Run one check; whether the promise is kept."""
+        """Run one check; return True if the guarantee is kept."""
         if self._away:
             return False
         try:
@@ -147,7 +147,7 @@ class Trial:
         return name not in self.broken
 
     def _refused(self, name: str, err: AccessDenied) -> None:
-        """Name the verb that was refused in a check; once, for other checks need it as well."""
+        """Report the verb that was refused in a check, once, because other checks need it too."""
         verb = self._writer.refused or self._reader.refused
         self._writer.refused = self._reader.refused = ""
         if verb == "put" and name != "put":
@@ -160,12 +160,12 @@ class Trial:
             self._verbs.add(verb)
             self.report.refused(self._url, verb, err)
 
-    def _broken(self, name: str, seen: str, promise: Promise) -> None:
+    def _broken(self, name: str, seen: str, promise: Guarantee) -> None:
         self.broken.add(name)
         self.report.add(name, promise.status, seen, promise.means, promise.repair)
 
     def _try_fewer_checksums(self) -> None:
-        """Try what did not work with the checksums of the AWS SDK without them, and say so if that helps."""
+        """Repeat failed checks without the checksums of the AWS SDK, and report it if that helps."""
         inner = with_fewer_checksums(self.scratch().inner)
         if inner is None or self._away:
             return
@@ -194,7 +194,7 @@ class Trial:
             self._check("create-only", lambda: basics.create_only(self._writer, self._reader))
 
     def _clock(self, writer: Storage, reader: Storage) -> None:
-        """Tell how far the storage's clock is from this one; nothing depends on it."""
+        """Report how far the storage's clock is from the local one; nothing depends on it."""
         try:
             before = time.time()
             writer.put(basics.SECOND, basics.CONTENT)
@@ -205,12 +205,12 @@ class Trial:
             return
         if abs(skew) > SKEW_SECONDS:
             self.broken.add("clock")
-            self.report.note("clock", f"The storage's clock is {skew:+.0f} s from the one here.", SKEW)
+            self.report.note("clock", f"The storage's clock is {skew:+.0f} s from this machine's.", SKEW)
         else:
-            self.report.ok("clock", f"The storage's clock is {skew:+.1f} s from the one here.")
+            self.report.ok("clock", f"The storage's clock is {skew:+.1f} s from this machine's.")
 
     def _contract(self, contract: StorageContract) -> None:
-        """Run every test of the contract, each in a folder of its own."""
+        """Run every test of the contract, each in its own folder."""
         follow = []
         if PROCESSES not in self.scratch().capabilities:
             self.report.note("processes", "This storage is for one process, and declares so.")
@@ -222,11 +222,11 @@ class Trial:
                 continue
             try:
                 getattr(contract, name)(self.scratch.below(shown))
-            except Exception as err:  # noqa: BLE001 - whatever a file system raises, the promise is broken
+            except Exception as err:  # noqa: BLE001 - whatever a file system raises, the guarantee is broken
                 if promise.rests_on & self.broken:
                     follow.append(shown)
                     continue
-                self._broken(shown, f"{_docstring(contract, name)} {_seen(err)}", promise)
+                self._broken(shown, f"{_docstring(contract, name)} {_error_summary(err)}", promise)
                 if isinstance(err, RemoteUnavailable) and not self._answers():
                     self.report.note("contract", "Ended here: the storage does not answer any more.")
                     return
@@ -240,7 +240,7 @@ class Trial:
             )
 
     def _unfit(self, name: str) -> str:
-        """Why a test is not for this place; empty if it is."""
+        """Return the reason why a test cannot run on this system; empty if it can."""
         if name == "test_use_after_fork" and not may_fork():
             return "forking a process that has threads is not safe on this system."
         return ""
@@ -253,20 +253,20 @@ class Trial:
         return True
 
     def _clean(self) -> None:
-        """Delete what was written, and say what could not be deleted."""
+        """Delete the written objects, and report those that could not be deleted."""
         url = self.scratch().url
-        left, reason = -1, "stopped"
+        remaining, reason = -1, "stopped"
         try:
-            left, reason = self.scratch.clean()
+            remaining, reason = self.scratch.clean()
         finally:
-            if left == 0:
+            if remaining == 0:
                 unseen = f"; LIST does not show that ({reason})" if reason else ""
                 self.report.ok("cleaning", f"{url}/ is empty again{unseen}.")
             else:
                 self.report.add(
                     "cleaning",
                     Status.WARN,
-                    f"{'Objects' if left < 0 else f'{left} objects'} are left below {url}/ ({reason}).",
+                    f"{'Objects' if remaining < 0 else f'{remaining} objects'} are left below {url}/ ({reason}).",
                     "They cost space and nothing else.",
                     f"Delete them: {removal(url)}",
                 )
@@ -275,31 +275,31 @@ class Trial:
 def names_of(contract: StorageContract) -> Iterator[str]:
     """Yield the names of a contract's tests, in order."""
     seen = set()
-    for kind in reversed(type(contract).__mro__):
-        for name in vars(kind):
+    for cls in reversed(type(contract).__mro__):
+        for name in vars(cls):
             if name.startswith("test_") and name not in seen:
                 seen.add(name)
                 yield name
 
 
-def _promise(contract: StorageContract, name: str) -> Promise:
-    return CONTRACT.get(name) or Promise(f"A promise is broken that the contract makes: {_docstring(contract, name)}")
+def _promise(contract: StorageContract, name: str) -> Guarantee:
+    return CONTRACT.get(name) or Guarantee(f"A promise is broken that the contract makes: {_docstring(contract, name)}")
 
 
 def _docstring(contract: StorageContract, name: str) -> str:
     return (getattr(contract, name).__doc__ or name).strip().splitlines()[0]
 
 
-def _seen(err: Exception) -> str:
-    """What was seen, in a line: the words of an error of ours, or the assertion that failed.
+def _error_summary(err: Exception) -> str:
+    """Describe a failure in one line: the message of a cas_cache error, or the assertion that failed.
 
-    Of other errors only the name: their words may hold a token.
+    Other errors are described by name only, because their messages may contain a token.
     """
     if isinstance(err, CasCacheError):
         return f"Seen otherwise: {err}"
     if not isinstance(err, AssertionError):
         return f"Seen otherwise: {type(err).__name__} was raised."
-    # The traceback of another process ends with what happened there; a bare assertion says nothing but its place.
+    # The traceback of another process ends with the error. A bare assertion has no text, so its source line is shown.
     place = traceback.extract_tb(err.__traceback__)[-1]
     lines = str(err).splitlines()
     shown = lines[-1].strip() if lines else str(place.line)

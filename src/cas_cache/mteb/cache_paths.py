@@ -60,7 +60,7 @@ def folder_of(path: Path, experiments: Container[str | None]) -> Folder:
         place, experiment = place.parent.parent, place.name
     elif None not in experiments:
         raise ConfigurationError(
-            f"{path} is no folder of this model's: its experiment_kwargs are not the default, and the path does not "
+            f"{path} is not a folder of this model's: its experiment_kwargs are not the default, and the path does not "
             "name them. Pass backend() the model that mteb's wrapper is given."
         )
     elif EXPERIMENTS in (place.name, place.parent.name):

@@ -1,10 +1,10 @@
-"""Amounts as people read them. Programs read ``as_json``."""
+"""Sizes, durations and counts as text for people. Programs read ``as_json``."""
 
 from __future__ import annotations
 
 
 def size(count: float) -> str:
-    """Return a number of bytes: ``"1.2 GB"``."""
+    """Return a number of bytes as text: ``"1.2 GB"``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -14,7 +14,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time: ``"0.35 s"``, ``"12 s"``, ``"3 min 5 s"``, ``"2 h 4 min"``."""
+    """Return a duration as text: ``"0.35 s"``, ``"12 s"``, ``"3 min 5 s"``, ``"2 h 4 min"``."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     whole = round(seconds)
@@ -25,6 +25,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return ``"1 row"``, ``"1,200 rows"``."""
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with its noun: ``"1 row"``, ``"1,200 rows"``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

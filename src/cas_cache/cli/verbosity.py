@@ -1,4 +1,4 @@
-"""How much a command says: ``-q`` and ``-v``, which every command has."""
+"""Verbosity: ``-q`` and ``-v``, which every command has."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Talk:
-    """What was asked for.
+    """Requested verbosity.
 
     Attributes:
-        quiet: Print results only as JSON, if that is asked for; errors in any case.
-        verbose: How often ``-v`` was given: once shows what is done, and tracebacks; twice every detail.
+        quiet: True to print results only as JSON, if that is requested; errors are always printed.
+        verbose: The number of times that ``-v`` was given: once shows what is done, and tracebacks; twice shows all
+            details.
     """
 
     quiet: bool = False
@@ -33,7 +34,7 @@ class Talk:
 
 
 def verbosity_options() -> list[click.Parameter]:
-    """Return ``-q`` and ``-v``. They count wherever they are typed, before a command's name and after it."""
+    """Return ``-q`` and ``-v``. They count wherever they are typed, before or after a command's name."""
 
     def quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
         _talk(context).quiet |= value
@@ -52,7 +53,7 @@ def verbosity_options() -> list[click.Parameter]:
 
 
 def talking(command: click.Command) -> click.Command:
-    """Give a command ``-q`` and ``-v``; a group's commands get them as well."""
+    """Add ``-q`` and ``-v`` to a command and, for a group, to its commands."""
     command.params += verbosity_options()
     if isinstance(command, click.Group):
         for inner in command.commands.values():
@@ -61,39 +62,39 @@ def talking(command: click.Command) -> click.Command:
     call = cast("Callable[..., Any]", command.callback)
 
     @functools.wraps(call)
-    def said(*args: Any, **kwargs: Any) -> Any:
+    def call_quietly(*args: Any, **kwargs: Any) -> Any:
         if not _talk(click.get_current_context()).quiet or kwargs.get("as_json"):
             return call(*args, **kwargs)
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
             return call(*args, **kwargs)
 
-    command.callback = said
+    command.callback = call_quietly
     return command
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a line or more that a terminal can only show: others wrote specs, ids of documents, names of objects."""
-    # The streams themselves: click takes a stream of ASCII for a mistake and writes UTF-8 to it.
+    """Print text, without characters that a terminal would act on: specs, ids and object names come from others."""
+    # Pass the streams explicitly: click takes an ASCII stream for a mistake and would write UTF-8 to it.
     click.echo(printable(text), file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def is_quiet() -> bool:
-    """Return True if ``-q`` was given: standard output is closed then, and what failed goes to standard error."""
+    """Return True if ``-q`` was given: then standard output is discarded, and failures go to standard error."""
     context = click.get_current_context(silent=True)
     return context is not None and _talk(context).quiet
 
 
 def bars_wanted() -> bool | None:
-    """Whether the command that runs shows how far it is: not if it is quiet, else as the settings say.
+    """Return False if the command is quiet; otherwise the setting that turns progress bars on or off.
 
-    None, if they say nothing: bars on a terminal, lines elsewhere.
+    None if there is no such setting: bars on a terminal, lines elsewhere.
     """
     return False if is_quiet() else Settings.read().progress
 
 
 @contextlib.contextmanager
 def libraries_are_quiet() -> Iterator[None]:
-    """Keep warnings that others log off stderr, where Python prints them if nobody has said what to do with them."""
+    """Keep the log warnings of other libraries off stderr, where Python prints them if no handler is set."""
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
     try:
@@ -107,8 +108,8 @@ def _talk(context: click.Context) -> Talk:
 
 
 def _log(level: int) -> None:
-    """Send what ``cas_cache`` logs to stderr."""
-    from cas_cache.cli.secrecy import PrintableFormatter
+    """Send the log messages of ``cas_cache`` to stderr."""
+    from cas_cache.cli.redact import PrintableFormatter
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))

@@ -1,7 +1,7 @@
-"""mteb's `NumpyCache`, and 1.x's `TextVectorMap`, whose files are the same.
+"""Read mteb's `NumpyCache`, and 1.x's `TextVectorMap`, whose files are identical in format.
 
-``vectors.npy`` is no ``.npy`` file: raw float32, row after row, made with room for 100,000 rows and doubled as it
-fills. Rows that were never stored are zero. The length of a row is in ``dimension`` alone.
+``vectors.npy`` is not a ``.npy`` file: it is raw float32, row after row, allocated for 100,000 rows and doubled when
+full. Rows that were never stored are zero. Only the file ``dimension`` has the length of a row.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.disk import mapped
-from cas_cache.exchange.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
+from cas_cache.interop.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-LONGEST_VECTOR = 10**6
+MAX_DIMENSION = 10**6
 
-LONGEST_NUMBER = 64
-"""Bytes of the file `dimension` that are looked at."""
+MAX_NUMBER_BYTES = 64
+"""Maximum number of bytes that are read of the file `dimension`."""
 
 
 def read_numpy_cache(folder: Path) -> OldRows | Broken:
-    """Return what a folder's files say, or why nothing of it can be trusted."""
+    """Return the rows of a folder, or the reason why none of them can be trusted."""
     stamp = stamp_of(folder)
     index = read_index(folder)
     if isinstance(index, Broken):
@@ -40,7 +40,7 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
     rows, rest = divmod(size, 4 * dimension)
     if rest or not rows:
         return Broken(
-            f"{NUMPY_VECTORS} has {size} bytes, which are no whole rows of {dimension} float32: the file is cut, or "
+            f"{NUMPY_VECTORS} has {size} bytes, which are not whole rows of {dimension} float32: the file is cut, or "
             f"{DIMENSION} is another cache's",
             len(names),
         )
@@ -50,8 +50,8 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
     except OSError as err:
         return Broken(f"{NUMPY_VECTORS} cannot be read ({err})", len(names))
 
-    def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(vectors[wanted], np.float32)
+    def take(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors[indices], np.float32)
 
     return OldRows(names, at, rows, dimension, take, stamp)
 
@@ -59,7 +59,7 @@ def read_numpy_cache(folder: Path) -> OldRows | Broken:
 def _dimension(folder: Path) -> int | None:
     try:
         with (folder / DIMENSION).open("rb") as file:
-            dimension = int(file.read(LONGEST_NUMBER).decode())
+            dimension = int(file.read(MAX_NUMBER_BYTES).decode())
     except (OSError, ValueError):
         return None
-    return dimension if 0 < dimension <= LONGEST_VECTOR else None
+    return dimension if 0 < dimension <= MAX_DIMENSION else None

@@ -1,7 +1,7 @@
-"""Files of vectors that need nothing but NumPy to write: ``.npy``, mteb's `NumpyCache`, safetensors.
+"""Files of vectors that need only NumPy to write: ``.npy``, mteb's `NumpyCache`, safetensors.
 
-safetensors is 8 bytes of length, JSON, and the tensors as they are in memory; its own library wants all of them in
-memory to write them.
+A safetensors file is 8 bytes of length, JSON, and the tensors as they are in memory. It is written without the
+safetensors library, which needs all tensors in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.exchange.exporting import Selection
+    from cas_cache.interop.exporting import Selection
 
 SAFETENSORS_TYPES = {
     "bool": "BOOL",
@@ -38,7 +38,7 @@ SAFETENSORS_TYPES = {
 
 
 def write_npy(selection: Selection, folder: Path) -> None:
-    """Write ``vectors.npy``, ``keys.npy``, (n, 32) uint8, and ``spec.json``, in canonical form, to a new folder."""
+    """Write ``vectors.npy``, ``keys.npy``, (n, 32) uint8, and the canonical ``spec.json`` to a new folder."""
     folder.mkdir()
     count = len(selection.rows)
     with (folder / "vectors.npy").open("xb") as vectors_file, (folder / "keys.npy").open("xb") as keys_file:
@@ -51,7 +51,7 @@ def write_npy(selection: Selection, folder: Path) -> None:
 
 
 def write_mteb(selection: Selection, folder: Path) -> None:
-    """Write a folder that mteb's `NumpyCache` opens, and ``spec.json``, which it does not look at."""
+    """Write a folder that mteb's `NumpyCache` opens, and ``spec.json``, which mteb ignores."""
     folder.mkdir()
     index: dict[str, int] = {}
     row = 0
@@ -66,7 +66,7 @@ def write_mteb(selection: Selection, folder: Path) -> None:
 
 
 def write_safetensors(selection: Selection, path: Path) -> None:
-    """Write the tensors ``vectors`` and ``keys``, (n, 32) uint8, with the spec in the metadata."""
+    """Write the tensors ``vectors`` and ``keys``, (n, 32) uint8, with the encoder spec in the metadata."""
     namespace, count = selection.namespace, len(selection.rows)
     shape = (count, *namespace.shape)
     end = math.prod(shape) * selection.dtype.itemsize
@@ -89,7 +89,7 @@ def write_safetensors(selection: Selection, path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, vectors, _ in selection.chunks():
             file.write(_bytes(vectors))
-        # Keys are 32 bytes a row and mapped: a second pass over the vectors would cost more.
+        # Keys are only 32 bytes a row and mapped, so a second pass over them is cheaper than one over the vectors.
         keys = namespace.keys
         for start in range(0, count, 1 << 16):
             file.write(_bytes(keys[selection.rows[start : start + (1 << 16)]]))

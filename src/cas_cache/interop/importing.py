@@ -1,9 +1,10 @@
-"""Take the vectors of old mteb caches into a namespace.
+"""Import the vectors of old mteb caches into a namespace.
 
-Three steps: find and read the folders, plan, run. A plan says of every key of every folder whether it is taken, and if
-not, why. What is provably wrong (no vector, another text's, a cut file) is never taken. What the folder cannot prove
-(that its rows were prepared once, that no second writer was there) is refused unless the caller accepts it. That the
-vectors are the spec's is the caller's word: mteb writes neither model nor revision nor prompt down.
+Three steps: find and read the folders, plan, run. For every key of every folder, the plan says if it is taken and, if
+not, why. Vectors that are provably wrong (not a vector, another text's, from a truncated file) are never taken. Folders
+that cannot prove a guarantee (that their texts were prepared once, that there was no second writer) are refused unless
+the caller accepts it. Only the caller declares that the vectors belong to the spec: mteb records neither model nor
+revision nor prompt.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import IdentityError
-from cas_cache.exchange.faiss_cache import read_faiss_cache
-from cas_cache.exchange.folders import Broken, OldFolder, OldRows, find_folders
-from cas_cache.exchange.import_plan import CHUNK_BYTES, LEFT, FolderPlan, ImportPlan, ImportReport, chunks_of
-from cas_cache.exchange.numpy_cache import read_numpy_cache
 from cas_cache.identity import KEY_BYTES, EncoderSpec, first_of_each
+from cas_cache.interop.faiss_cache import read_faiss_cache
+from cas_cache.interop.folders import Broken, MtebCacheFolder, OldRows, find_folders
+from cas_cache.interop.import_plan import CHUNK_BYTES, SKIP_REASONS, FolderPlan, ImportPlan, ImportReport, chunks_of
+from cas_cache.interop.numpy_cache import read_numpy_cache
 from cas_cache.mirror.index import ABSENT
 from cas_cache.rows import finite_rows
 
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
 
 TOLERANCE = 0.03
-"""Two vectors of one text are one encoder's if their distance is at most this part of their length: a cosine of 0.9995.
-Batches, padding and half precision stay below, other prompts and titles that count twice above."""
+"""Maximum distance, relative to their length, of two vectors that one encoder made of one text: a cosine of 0.9995.
+Batches, padding and half precision cause less; other prompts, and titles that count twice, cause more."""
 
 TEXT_KEY = re.compile("[0-9a-f]{64}")
 SPEC_FILE = "spec.json"
-"""What `export` puts beside the files of mteb's: whose vectors they are."""
+"""File that `export` writes beside mteb's files: the encoder spec of the vectors."""
 
 PREPARED_TWICE = (
     "mteb 2.x wrote it: its wrapper prepares rows a second time before it encodes them, so vectors of documents with "
@@ -56,7 +57,7 @@ SCOPED = (
     "all its task's"
 )
 HALF = (
-    "all its numbers fit float16, and nothing is here yet to tell the encoder's own dtype: evaluate one task with the "
+    "all its numbers fit float16, and no row exists yet that shows the encoder's own dtype: evaluate one task with the "
     "cache first, then the namespace knows it"
 )
 
@@ -71,22 +72,22 @@ def import_mteb(  # noqa: PLR0913 - independent switches, all by name
     dry_run: bool = False,
     progress: bool | None = False,
 ) -> ImportReport:
-    """Take the vectors of mteb's caches at and below a directory. Nothing is changed there.
+    """Import the vectors of mteb caches at and below a directory. The directory is not changed.
 
     Args:
-        into: The cache, or its mirror. What is stored goes up with the next push.
+        into: The cache, or its mirror. The next push uploads the imported vectors.
         directory: mteb's ``cache_path``, or a folder in it.
-        spec: Whose vectors they are. mteb will find them again if this is what `cas_cache.mteb.spec_of` gives for the
-            model, the task and the role, or the spec of a namespace that an evaluation made.
-        accept_unsafe: Also take folders that cannot prove what they hold.
-        mteb_1: mteb 1.x wrote the folders, which cannot be seen.
-        dry_run: Only say what would be done.
-        progress: Show how many vectors were stored; None where there is a terminal.
+        spec: The encoder spec of the vectors. mteb finds them again if it is the one that `cas_cache.mteb.spec_of`
+            returns for the model, the task and the role, or the spec of a namespace that an evaluation made.
+        accept_unsafe: Also import folders that cannot prove what they hold.
+        mteb_1: Declare that mteb 1.x wrote the folders, which the files do not show.
+        dry_run: Only report what an import would do.
+        progress: Show the number of vectors stored; None shows it on a terminal only.
 
     Raises:
-        ConfigurationError: If there is no cache of mteb, or it changes meanwhile.
-        IdentityError: If the spec's vectors are not of texts alone.
-        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+        ConfigurationError: If there is no mteb cache, or it changes during the import.
+        IdentityError: If the spec's vectors are not made of texts alone.
+        MissingDependency: If a folder is a FAISS cache and faiss is not installed.
     """
     mirror = into.mirror if isinstance(into, EmbeddingCache) else into
     namespace = mirror.get(spec.namespace)
@@ -97,25 +98,25 @@ def import_mteb(  # noqa: PLR0913 - independent switches, all by name
 
 
 def plan_import(
-    folders: Sequence[OldFolder],
+    folders: Sequence[MtebCacheFolder],
     spec: EncoderSpec,
     namespace: Namespace | None,
     *,
     accept_unsafe: bool = False,
     mteb_1: bool = False,
 ) -> ImportPlan:
-    """Read folders, and say what of them would be taken into a namespace. Nothing is changed.
+    """Read folders and plan what would be imported from them into a namespace. Nothing is changed.
 
     Args:
-        folders: From `find_folders`.
-        spec: Whose vectors they are.
-        namespace: What is here of that spec; None if there is nothing.
-        accept_unsafe: Also take folders that cannot prove what they hold.
-        mteb_1: mteb 1.x wrote the folders.
+        folders: Folders from `find_folders`.
+        spec: The encoder spec of the vectors.
+        namespace: The mirror's namespace for this spec; None if it does not exist.
+        accept_unsafe: Also import folders that cannot prove what they hold.
+        mteb_1: Declare that mteb 1.x wrote the folders.
 
     Raises:
-        IdentityError: If the spec's vectors are not of texts alone.
-        MissingDependency: If a folder is FAISS's, and faiss is not installed.
+        IdentityError: If the spec's vectors are not made of texts alone.
+        MissingDependency: If a folder is a FAISS cache and faiss is not installed.
     """
     if spec.fields != ("text",):
         raise IdentityError(
@@ -126,31 +127,31 @@ def plan_import(
     if namespace is not None and not namespace.rows:
         namespace = None
     dtype = np.dtype(np.float32) if namespace is None or namespace.dtype is None else namespace.dtype
-    plans = [_read(folder, spec, mteb_1=mteb_1) for folder in folders]
+    plans = [_read_folder(folder, spec, mteb_1=mteb_1) for folder in folders]
     _check_dimensions(plans, namespace)
     for plan in plans:
         _choose(plan, namespace, dtype)
         if not accept_unsafe and plan.refused:
-            plan.close("refused")
+            plan.skip_all("refused")
     _compare_folders(plans)
     for plan in plans:
         if not accept_unsafe and plan.refused:
-            plan.close("refused")
+            plan.skip_all("refused")
     return ImportPlan(spec, dtype, plans, accept_unsafe)
 
 
-def _read(folder: OldFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
-    """Open a folder, and judge it as a whole."""
+def _read_folder(folder: MtebCacheFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
+    """Open a folder and check it as a whole."""
     plan = FolderPlan(folder, passed_over=_not_meant(folder, spec))
     if plan.passed_over is not None:
         return plan
-    found = _rows_of(folder)
-    if isinstance(found, Broken):
-        plan.broken, plan.total = found.why, found.keys
-        if found.keys:
-            plan.left["broken"] = found.keys
+    rows = _rows_of(folder)
+    if isinstance(rows, Broken):
+        plan.broken, plan.total = rows.why, rows.keys
+        if rows.keys:
+            plan.left["broken"] = rows.keys
         return plan
-    plan.rows, plan.total = found, len(found.names)
+    plan.rows, plan.total = rows, len(rows.names)
     if folder.backend == "faiss" or folder.role is not None:
         plan.refused.append(PREPARED_TWICE)
     elif not mteb_1:
@@ -166,12 +167,12 @@ def _read(folder: OldFolder, spec: EncoderSpec, *, mteb_1: bool) -> FolderPlan:
     return plan
 
 
-def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
-    """Why a folder is another encoder's, by its path or its spec; None if nothing says so."""
+def _not_meant(folder: MtebCacheFolder, spec: EncoderSpec) -> str | None:
+    """Return the reason why path or spec show that a folder is another encoder's; None if they do not."""
     task = spec.scope.get("task")
     if folder.role is not None and folder.role != spec.role:
         return f"it is of the role {folder.role}, and the spec of {spec.role or 'none'}"
-    if folder.experiment is not None and not folder.named:
+    if folder.experiment is not None and not folder.is_named:
         return "it is of settings that are not mteb's default; to import it, name it as the directory"
     if task is not None and task != folder.task:
         return f"it is of the task {folder.task}, and the spec's vectors are {task}'s alone"
@@ -180,8 +181,8 @@ def _not_meant(folder: OldFolder, spec: EncoderSpec) -> str | None:
     return None
 
 
-def _rows_of(folder: OldFolder) -> OldRows | Broken:
-    """Open a folder."""
+def _rows_of(folder: MtebCacheFolder) -> OldRows | Broken:
+    """Open a folder and return its rows, or the reason why it cannot be used."""
     if folder.leads_out is not None:
         return Broken(
             f"{folder.leads_out} is a symbolic link that leads out of the directory that was named; name the one that "
@@ -200,7 +201,7 @@ def _spec_in(folder: Path) -> EncoderSpec | None:
 
 
 def _check_dimensions(plans: list[FolderPlan], namespace: Namespace | None) -> None:
-    """Find vectors of another length than the namespace's, or, if it has none, than each other's."""
+    """Mark folders whose vectors differ in length from the namespace's or, if it has none, from each other's."""
     lengths = {plan.rows.dimension for plan in plans if plan.rows is not None}
     for plan in plans:
         if plan.rows is None:
@@ -212,7 +213,7 @@ def _check_dimensions(plans: list[FolderPlan], namespace: Namespace | None) -> N
 
 
 def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> None:
-    """Judge every row of a folder."""
+    """Decide for every row of a folder if it is taken."""
     if plan.rows is None:
         return
     names, at = plan.rows.names, plan.rows.at
@@ -223,15 +224,15 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
     plan.keys, plan.at = np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)[order], at[order]
     texts, shared = texts[order], (sizes[group] > 1)[order]
     if plan.broken is not None:
-        plan.close("broken")
+        plan.skip_all("broken")
         plan.refused.clear()
         return
     beyond = plan.at >= plan.rows.rows
-    plan.leave("not_a_text", ~texts)
+    plan.skip("not_a_text", ~texts)
     shared, beyond = shared[texts], beyond[texts]
-    plan.leave("beyond_file", beyond)
-    plan.leave("shared_row", shared[~beyond])
-    halves = _judge_rows(plan, namespace, dtype)
+    plan.skip("beyond_file", beyond)
+    plan.skip("shared_row", shared[~beyond])
+    halves = _compare_rows(plan, namespace, dtype)
     if plan.left.get("differs"):
         plan.refused.append(f"{plan.left['differs']} of its vectors differ from those that are here of the same texts")
     if namespace is None and halves and len(plan.at):
@@ -244,10 +245,10 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
         )
 
 
-def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
-    """Leave the rows that are no vectors, or here; return whether all others fit float16."""
+def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
+    """Skip rows that are not valid vectors or are already stored; return True if all finite rows fit float16."""
     reasons = np.zeros(len(plan.at), np.int64)
-    names = list(LEFT)
+    names = list(SKIP_REASONS)
     halves = True
     for part in chunks_of(plan):
         vectors = plan.rows.take(plan.at[part]) if plan.rows is not None else np.empty((0, 0), np.float32)
@@ -255,41 +256,41 @@ def _judge_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[A
         with np.errstate(over="ignore", invalid="ignore"):
             fits = (vectors.astype(dtype).astype(np.float32) == vectors).all(axis=1)
             halves = halves and bool((vectors.astype(np.float16) == vectors)[finite].all())
-        found = np.full(len(vectors), names.index("here"))
+        stored_reason = np.full(len(vectors), names.index("here"))
         if namespace is not None:
             rows = namespace.find(plan.keys[part])
-            here = rows != ABSENT
-            alike = _alike(vectors[here], namespace.take(rows[here]))
-            found[np.flatnonzero(here)[~alike]] = names.index("differs")
+            is_stored = rows != ABSENT
+            alike = _are_close(vectors[is_stored], namespace.take(rows[is_stored]))
+            stored_reason[np.flatnonzero(is_stored)[~alike]] = names.index("differs")
         else:
-            here = np.zeros(len(vectors), np.bool_)
+            is_stored = np.zeros(len(vectors), np.bool_)
         judged = [
             (zero, names.index("zero")),
             (~finite, names.index("not_finite")),
             (~fits, names.index("other_dtype")),
         ]
-        reason = np.where(here, found, -1)
+        reason = np.where(is_stored, stored_reason, -1)
         for which, number in reversed(judged):
             reason[which] = number
         reasons[part] = reason
     for number in sorted({int(n) for n in reasons if n >= 0}):
         which = reasons == number
-        plan.leave(names[number], which)
+        plan.skip(names[number], which)
         reasons = reasons[~which]
     return halves
 
 
 def _rows_without_key(rows: OldRows) -> int:
-    """How many rows of the file hold something and have no key: the room that mteb makes ahead is zero."""
-    named = np.zeros(rows.rows, np.bool_)
-    named[rows.at[rows.at < rows.rows]] = True
-    spare = np.flatnonzero(~named)
+    """Return the number of nonzero rows without a key. Rows that mteb allocates in advance are zero."""
+    has_key = np.zeros(rows.rows, np.bool_)
+    has_key[rows.at[rows.at < rows.rows]] = True
+    spare = np.flatnonzero(~has_key)
     step = max(1, CHUNK_BYTES // (4 * rows.dimension))
     return sum(int(rows.take(spare[at : at + step]).any(axis=1).sum()) for at in range(0, len(spare), step))
 
 
 def _compare_folders(plans: list[FolderPlan]) -> None:
-    """Take a key that several folders have from the first; where their vectors differ, refuse both folders."""
+    """Take a key that several folders have from the first; if their vectors differ, refuse both folders."""
     if not plans:
         return
     owner = np.repeat(np.arange(len(plans)), [len(plan.at) for plan in plans])
@@ -299,23 +300,25 @@ def _compare_folders(plans: list[FolderPlan]) -> None:
     again = np.flatnonzero(original != np.arange(len(keys)))
     differs = np.zeros(len(keys), np.bool_)
     for start in range(0, len(again), 4096):
-        some = again[start : start + 4096]
-        alike = _alike(*(_gathered(plans, owner[these], at[these]) for these in (some, original[some])))
-        differs[some[~alike]] = True
+        repeated = again[start : start + 4096]
+        alike = _are_close(*(_gathered(plans, owner[these], at[these]) for these in (repeated, original[repeated])))
+        differs[repeated[~alike]] = True
     repeats = np.zeros(len(keys), np.bool_)
     repeats[again] = True
-    apart = {(int(owner[here]), int(owner[original[here]])) for here in np.flatnonzero(differs)}
-    for here, other in apart:
-        for one, two in ((here, other), (other, here)):
-            plans[one].refused.append(f"vectors of the same texts differ from those in {plans[two].folder.path}")
+    apart = {(int(owner[place]), int(owner[original[place]])) for place in np.flatnonzero(differs)}
+    for first_plan, second_plan in apart:
+        for plan_number, other_number in ((first_plan, second_plan), (second_plan, first_plan)):
+            plans[plan_number].refused.append(
+                f"vectors of the same texts differ from those in {plans[other_number].folder.path}"
+            )
     for number, plan in enumerate(plans):
         mine = owner == number
-        plan.leave("differs", differs[mine])
-        plan.leave("other_folder", repeats[mine][~differs[mine]])
+        plan.skip("differs", differs[mine])
+        plan.skip("other_folder", repeats[mine][~differs[mine]])
 
 
 def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The vectors of rows of several folders."""
+    """Return the vectors of rows of several folders."""
     vectors: dict[int, NDArray[np.float32]] = {}
     for number in np.unique(owner):
         rows = plans[number].rows
@@ -326,10 +329,10 @@ def _gathered(plans: list[FolderPlan], owner: NDArray[np.int64], at: NDArray[np.
     return np.stack([vectors[position] for position in range(len(owner))])
 
 
-def _alike(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each pair of vectors is one encoder's, but for rounding."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    longer = np.maximum(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+def _are_close(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return True for each pair of vectors that is equal within `TOLERANCE`."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    longer = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
     with np.errstate(invalid="ignore"):
-        alike: NDArray[np.bool_] = np.linalg.norm(one - other, axis=1) <= TOLERANCE * longer
+        alike: NDArray[np.bool_] = np.linalg.norm(first - second, axis=1) <= TOLERANCE * longer
     return alike

@@ -75,8 +75,8 @@ class Kept:
         missing = [method for method in METHODS if not hasattr(self.backend, method)]
         if missing:
             raise ConfigurationError(
-                f"{self._name} is no cache backend: it has no {', '.join(missing)}. mteb's CacheBackendProtocol says "
-                "what it needs."
+                f"{self._name} is not a cache backend: it has no {', '.join(missing)}. mteb's CacheBackendProtocol "
+                "says what it needs."
             )
         if not is_new:
             self._read_kind()

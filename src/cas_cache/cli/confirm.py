@@ -1,4 +1,4 @@
-"""``--yes``: what deletes shows its plan and asks first, on a terminal; elsewhere it must be told."""
+"""``--yes``: commands that delete show their plan and ask first on a terminal; elsewhere they need the option."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cas_cache.cli.talk import say
+from cas_cache.cli.verbosity import say
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -19,10 +19,10 @@ def yes_option(command: _F) -> _F:
 
 
 def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
-    """Whether the command must ask before it deletes. Called before any request, so that a script fails at once.
+    """Return True if the command must ask before it deletes. Called before any request, so that a script fails at once.
 
     Raises:
-        click.UsageError: If it must and nobody can be asked: standard input is no terminal, or a program reads.
+        click.UsageError: If it must ask but cannot: standard input is not a terminal, or ``--json`` was given.
     """
     if yes or dry_run:
         return False
@@ -30,14 +30,14 @@ def is_to_ask(*, yes: bool, dry_run: bool, as_json: bool) -> bool:
         raise click.UsageError("With --json nobody can be asked: add --yes or --dry-run.")
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(
-            "This deletes, and nobody can be asked: standard input is no terminal. Add --yes, or --dry-run to see the "
-            "plan."
+            "This deletes, and nobody can be asked: standard input is not a terminal. Add --yes, or --dry-run to see "
+            "the plan."
         )
     return True
 
 
 def ask(question: str) -> None:
-    """Ask on standard error, which ``-q`` does not close; end the command with 1 if the answer is no."""
+    """Ask on standard error, which ``-q`` does not silence; exit with 1 if the answer is no."""
     if not click.confirm(question, err=True):
         say("Nothing was deleted.", err=True)
         raise click.exceptions.Exit(1)

@@ -1,9 +1,9 @@
 """mteb's `FaissCache`: a flat FAISS index beside an ``index.json``.
 
-Its `add` gives the i-th item of a call the row ``rows before + i``, but stores nothing for an item that is there
-already: after a duplicate, every later key of the call names the row after its own. That always shows. The first row
-number that a duplicate skips is below where the next call starts, so no key ever gets it: the rows of a folder where
-this happened are not 0, 1, ..., n - 1, each once.
+Its `add` gives the i-th item of a call the row ``rows before + i``, but stores nothing for an item that it already has.
+After a duplicate, every later key of the call names the row after its own. This can always be detected: the first row
+number that a duplicate skips is below the start of the next call, so no key ever gets it. The rows of such a folder are
+therefore not 0, 1, ..., n - 1, each once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.errors import MissingDependency
-from cas_cache.exchange.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
-from cas_cache.exchange.numpy_cache import LONGEST_VECTOR
+from cas_cache.interop.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
+from cas_cache.interop.numpy_cache import MAX_DIMENSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 FLAT = {b"IxF2", b"IxFI"}
-"""What a file of a flat index begins with: Euclidean, which mteb writes, and inner product."""
+"""First bytes of files with a flat index: Euclidean, which mteb writes, and inner product."""
 
 HEADER = struct.Struct("<4siqqq?iq")
-"""Kind, dimension, rows, two numbers that are not used, trained, metric, and how many float32 follow."""
+"""Kind, dimension, number of rows, two unused numbers, trained, metric, and the number of float32 that follow."""
 
 
 def read_faiss_cache(folder: Path) -> OldRows | Broken:
-    """Return what a folder's files say, or why nothing of it can be trusted.
+    """Return the rows of a folder, or the reason why none of them can be trusted.
 
     Raises:
         MissingDependency: If faiss is not installed.
@@ -45,7 +45,7 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
     if isinstance(index, Broken):
         return index
     names, at = index
-    problem = _problem(folder / FAISS_VECTORS)
+    problem = _header_problem(folder / FAISS_VECTORS)
     if problem is not None:
         return Broken(problem, len(names))
     try:
@@ -60,16 +60,16 @@ def read_faiss_cache(folder: Path) -> OldRows | Broken:
             len(names),
         )
 
-    def take(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(vectors.reconstruct_batch(wanted), np.float32)
+    def take(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors.reconstruct_batch(indices), np.float32)
 
     return OldRows(names, at, int(vectors.ntotal), int(vectors.d), take, stamp)
 
 
-def _problem(path: Path) -> str | None:
-    """Why a file is not a flat index, whole; None if it is.
+def _header_problem(path: Path) -> str | None:
+    """Return the reason why a file is not a complete flat index; None if it is one.
 
-    faiss believes what a file says: it would make room for any number of rows, and follow a graph wherever it leads.
+    faiss trusts what a file declares: it would allocate any number of rows, and follow a graph wherever it leads.
     """
     try:
         with path.open("rb") as file:
@@ -79,10 +79,10 @@ def _problem(path: Path) -> str | None:
         return f"{FAISS_VECTORS} cannot be read ({err})"
     if len(head) < HEADER.size:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes)"
-    kind, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
-    if kind not in FLAT:
-        return f"{FAISS_VECTORS} is no flat index but of the kind {kind!r}, which mteb never writes, or damaged"
-    plausible = 0 < dimension <= LONGEST_VECTOR and rows >= 0 and trained
+    code, dimension, rows, _, _, trained, _, count = HEADER.unpack(head)
+    if code not in FLAT:
+        return f"{FAISS_VECTORS} is not a flat index but of the kind {code!r}, which mteb never writes, or damaged"
+    plausible = 0 < dimension <= MAX_DIMENSION and rows >= 0 and trained
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"
     return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.identity import KEY_BYTES, LEAST_ITEMS, Batch, digest_of_batch, keys_of_rows
+from cas_cache.identity import KEY_BYTES, MIN_ITEMS, Batch, digest_of_batch, keys_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def _digest_of_dataset(dataset: Any, fields: tuple[str, ...]) -> bytes | None:
     """
     from datasets import Dataset
 
-    if not isinstance(dataset, Dataset) or len(dataset) < LEAST_ITEMS:
+    if not isinstance(dataset, Dataset) or len(dataset) < MIN_ITEMS:
         return None
     if dataset._indices is not None or dataset._format_type is not None:  # noqa: SLF001 - the table is not what rows are
         return None

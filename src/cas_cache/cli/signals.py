@@ -1,8 +1,8 @@
-"""Ctrl-C, and SIGTERM as batch systems send it: a command stops at once, and what it did so far stays done.
+"""Ctrl-C and SIGTERM, which batch systems send: a command stops at once, and its completed work is kept.
 
-The first signal unwinds the command as Ctrl-C does any Python program, so temporary files go; then the process ends
-without waiting for the threads whose answers nobody wants any more. A second one ends it there and then. Neither can
-break anything: whatever is written, here and there, is whole or absent, because a process may always be killed.
+The first signal unwinds the command as Ctrl-C does in any Python program, so that temporary files are removed. Then the
+process ends without waiting for threads, whose results are no longer needed. A second signal ends the process at once.
+Neither can break anything: every local or remote write is complete or absent, because a process can always be killed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ STOPPED = "stopped. Nothing is lost; the same command run again goes on."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 BASE_CODE = 128
-"""And the number of the signal that stopped it: a command's exit code, 130 for Ctrl-C, 143 for SIGTERM."""
+"""Plus the number of the signal, the exit code of a stopped command: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class Stopping:
-    """Which signal has stopped the command, if any."""
+    """Signal handler that remembers the signal that stopped the command."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def __call__(self, number: int, _: object) -> None:
-        """Stop; the second time, end the process."""
+        """Interrupt the command; at the second signal, end the process."""
         if self.number is not None:
             os._exit(BASE_CODE + number)
         self.number = number
         raise KeyboardInterrupt
 
     def end(self) -> NoReturn:
-        """End the process: at once if a signal has stopped it, whatever its threads do."""
+        """End the process with a failure; if a signal has stopped it, without waiting for threads."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
@@ -50,10 +50,10 @@ class Stopping:
 
 @contextmanager
 def stopping() -> Iterator[Stopping]:
-    """Be stopped by signals while the block runs. One that is ignored stays so, as under nohup."""
+    """Handle signals while the block runs. A signal that is ignored stays ignored, as under nohup."""
     stop = Stopping()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may say what signals do
+        yield stop  # only the main thread may set signal handlers
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorError, MirrorWriteError, MissingDependency
-from cas_cache.exchange import FORMATS, Selection, export, import_mteb, select_namespace, select_views
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import FORMATS, Selection, export, import_mteb, select_namespace, select_views
 from cas_cache.mirror import Mirror, View, ids_in
 from cas_cache.mteb import CachedEmbeddingWrapper
 from mteb_integration.mteb_encoders import HashEncoder
@@ -99,7 +99,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, name: str, dtype: str, mon
     """Keys, vectors to the bit, dtype and spec; in one chunk and in many."""
     selection = all_of(tmp_path / "mirror", dtype)
     for number, chunk in enumerate([1 << 20, 4 * 7 * np.dtype(dtype).itemsize]):
-        monkeypatch.setattr("cas_cache.exchange.exporting.CHUNK_BYTES", chunk)
+        monkeypatch.setattr("cas_cache.interop.exporting.CHUNK_BYTES", chunk)
         target = tmp_path / f"out{number}"
         if name == "mteb" and dtype in ("float64", "int64"):
             with pytest.raises(ConfigurationError, match="would be rounded"):
@@ -209,7 +209,7 @@ def test_ids_stay_with_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         view_of(mirror, TEXTS[6:8], "b", ids=["later", "latest"])
         return ids_in(folder, view)
 
-    monkeypatch.setattr("cas_cache.exchange.exporting.ids_in", late)
+    monkeypatch.setattr("cas_cache.interop.exporting.ids_in", late)
     chosen = select_views(mirror, [grows, without], with_ids=True)
     assert [HEX[row] for row in chosen.rows] == [HEX[0], HEX[1], HEX[3], HEX[4]]
     assert chosen.ids == ("x", "y", None, None)
@@ -237,7 +237,7 @@ def test_nothing_is_written_over(tmp_path: Path, name: str, monkeypatch: pytest.
     places["folder"].mkdir()
     places["link"].symlink_to(tmp_path / "nowhere")
     for place in places.values():
-        with pytest.raises(ConfigurationError, match="there already"):
+        with pytest.raises(ConfigurationError, match="exists already"):
             export(selection, place, name)
     write = FORMATS[name]
 
@@ -255,7 +255,7 @@ def test_nothing_is_written_over(tmp_path: Path, name: str, monkeypatch: pytest.
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_damaged_row_never_leaves(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last row of several chunks is found before it is written; no target and nothing else is left."""
-    monkeypatch.setattr("cas_cache.exchange.exporting.CHUNK_BYTES", 64)
+    monkeypatch.setattr("cas_cache.interop.exporting.CHUNK_BYTES", 64)
     folder = mirror_of(tmp_path / "mirror").namespaces()[0].folder
     data = bytearray((folder / "vectors.npy").read_bytes())
     data[-1] ^= 1
@@ -302,7 +302,7 @@ def test_vectors_of_several_axes(tmp_path: Path, name: str) -> None:
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No rows, no such format, keys that are not of texts, a package that is not there."""
     selection = all_of(tmp_path / "mirror")
-    with pytest.raises(ConfigurationError, match="no format"):
+    with pytest.raises(ConfigurationError, match="not a format"):
         export(selection, tmp_path / "out", "csv")
     empty = Mirror(tmp_path / "mirror").namespace(EncoderSpec(model="m", revision="1"))
     with pytest.raises(ConfigurationError, match="nothing to export"):
@@ -320,11 +320,11 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["npy", "mteb", "safetensors"])
 def test_memory_is_bounded(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 MB of vectors go out in less than 6 MB of memory."""
-    monkeypatch.setattr("cas_cache.exchange.exporting.CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("cas_cache.interop.exporting.CHUNK_BYTES", 1 << 20)
     rows = np.ones((2048, 4096), np.float32)
     EmbeddingCache(tmp_path / "mirror").put(texts(2048), rows, SPEC)
     selection = select_namespace(Mirror(tmp_path / "mirror").namespaces()[0])
-    monkeypatch.setattr("cas_cache.mirror.proof.GATHER_ROWS", 64)
+    monkeypatch.setattr("cas_cache.mirror.row_verifier.GATHER_ROWS", 64)
     tracemalloc.start()
     try:
         export(selection, tmp_path / "out", name)

@@ -1,6 +1,7 @@
-"""What a command must not print: secrets of its arguments and of the environment, wherever they turn up.
+"""Remove secrets, of the arguments and of the environment, from everything that a command prints.
 
-The library's own messages have none. Tracebacks, log lines and click's remarks on the arguments show what others wrote.
+The library's own messages contain none. Tracebacks, log lines and click's messages can quote arguments and other
+libraries.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from cas_cache.settings import cloud_secrets
 
 
 def printable(text: str) -> str:
-    """Return a text without secrets, that a terminal can only show."""
+    """Return a text without secrets and without characters that a terminal would act on."""
     for argument in sys.argv[1:]:
-        if argument in text and argument != _shown(argument):
-            text = text.replace(argument, _shown(argument))
+        if argument in text and argument != _without_secrets(argument):
+            text = text.replace(argument, _without_secrets(argument))
     return errors.printable(without_signatures(without_secrets(text, (*cloud_secrets(), *secrets_in(_options())))))
 
 
@@ -32,13 +33,13 @@ class PrintableFormatter(logging.Formatter):
 
 
 def _options() -> dict[str, str]:
-    """The arguments that may be storage options, ``KEY=VALUE``."""
+    """Return the arguments that may be storage options, ``KEY=VALUE``."""
     pairs = (argument.removeprefix("--storage-option=").partition("=") for argument in sys.argv[1:])
     return {name: value for name, equals, value in pairs if equals}
 
 
-def _shown(argument: str) -> str:
-    """A URL without credentials; another argument as it is."""
+def _without_secrets(argument: str) -> str:
+    """Return a URL without credentials; other arguments unchanged."""
     try:
         return without_credentials(argument) if is_url(argument) else argument
     except InvalidURL:

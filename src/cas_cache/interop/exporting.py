@@ -1,7 +1,7 @@
-"""Write vectors out for other tools: of a namespace, or of what a task asked for.
+"""Export vectors for other tools: those of a namespace, or those that a task requested.
 
-A target is whole or absent: it is written beside its place and moved there, never over something. Rows are proved by
-their digests before they leave, and go a chunk at a time.
+A target is complete or absent: it is written beside its final path, then moved to it, and never overwrites a file. Rows
+are verified by their digests before they are written, one chunk at a time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from cas_cache.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
-from cas_cache.exchange.arrow_files import write_arrow, write_parquet
-from cas_cache.exchange.plain_files import write_mteb, write_npy, write_safetensors
 from cas_cache.identity import first_of_each
+from cas_cache.interop.arrow_files import write_arrow, write_parquet
+from cas_cache.interop.plain_files import write_mteb, write_npy, write_safetensors
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
-from cas_cache.progress import counting
+from cas_cache.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace, View
 
 CHUNK_BYTES = 32 << 20
-"""Gathered, proved and written at a time."""
+"""Bytes of vectors that are read, verified and written at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +41,50 @@ class Selection:
     """Rows of one namespace, in the order in which they are written.
 
     Attributes:
-        namespace: Whose.
-        rows: (n,) int64, rows of it.
-        ids: n ids that the task has for the rows, None where it gave none; or None, if they are not asked for.
-        missing: How many rows a view names that are not here; they are not in `rows`.
-        tell: Told how many rows a chunk had, when the next is asked for.
+        namespace: The namespace that the rows belong to.
+        rows: (n,) int64, row numbers in the namespace.
+        ids: The n ids that the task gave to the rows, None for rows without one; or None if ids were not requested.
+        missing: The number of rows that a view names but the mirror does not have; they are not in `rows`.
+        tell: Callback that gets the number of rows of a chunk when the next chunk is requested.
     """
 
     namespace: Namespace
     rows: NDArray[np.int64]
     ids: tuple[str | None, ...] | None = None
     missing: int = 0
-    tell: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
+    advance: Callable[[int], object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What vectors are made of."""
+        """The dtype of the vectors."""
         return np.dtype(np.float32) if self.namespace.dtype is None else self.namespace.dtype
 
     def chunks(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], tuple[str | None, ...] | None]]:
-        """Yield keys, (k, 32) uint8, vectors, (k, *shape), and ids of a bounded number of rows at a time.
+        """Yield keys, (k, 32) uint8, vectors, (k, *shape), and ids of a limited number of rows at a time.
 
         Raises:
-            DamagedMirror: If a row does not agree with its digest.
+            DamagedMirror: If a row does not match its digest.
         """
         step = max(1, CHUNK_BYTES // max(1, self.namespace.row_bytes))
         for start in range(0, len(self.rows), step):
             rows = self.rows[start : start + step]
             vectors = self.namespace.take(rows)
             yield self.namespace.keys[rows], vectors, None if self.ids is None else self.ids[start : start + step]
-            if self.tell is not None:
-                self.tell(len(rows))
+            if self.advance is not None:
+                self.advance(len(rows))
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export wrote.
+    """Report on an export.
 
     Attributes:
-        target: Where.
-        format: As what, one of `FORMATS`.
+        target: The path of the new file or directory.
+        format: The format, one of `FORMATS`.
         namespace: The id of the namespace.
-        rows: How many rows.
-        bytes: How many bytes of files.
-        missing: How many rows were asked for and are not here.
+        rows: The number of rows written.
+        bytes: The size of the written files in bytes.
+        missing: The number of requested rows that the mirror does not have.
     """
 
     target: Path
@@ -107,24 +107,24 @@ class ExportReport:
 
 
 def select_namespace(namespace: Namespace) -> Selection:
-    """Return all rows of a namespace, in the order in which they came."""
+    """Return all rows of a namespace, in the order in which they were stored."""
     namespace.refresh()
     return Selection(namespace, np.arange(namespace.rows, dtype=np.int64))
 
 
 def select_views(mirror: Mirror, views: Sequence[View], *, with_ids: bool = False) -> Selection:
-    """Return the rows that a task asked for, in its order.
+    """Return the rows that a task requested, in the task's order.
 
     Args:
-        mirror: Where the views are.
-        views: Of one namespace, joined in this order.
-        with_ids: Take the ids that the task gave its rows; then a row that was asked for twice is there twice, else
-            once.
+        mirror: The mirror that has the views.
+        views: Views of one namespace, joined in this order.
+        with_ids: Include the ids that the task gave its rows. Then a row that was requested twice appears twice,
+            otherwise once.
 
     Raises:
-        ConfigurationError: If the views are of several namespaces.
-        MirrorError: If the namespace is not here.
-        DamagedMirror: If a view's ids are not what was written.
+        ConfigurationError: If the views belong to several namespaces.
+        MirrorError: If the mirror does not have the namespace.
+        DamagedMirror: If a view's ids are not those that were written.
     """
     namespaces = sorted({view.namespace for view in views})
     if len(namespaces) != 1:
@@ -137,25 +137,25 @@ def select_views(mirror: Mirror, views: Sequence[View], *, with_ids: bool = Fals
         raise MirrorError(
             f"The namespace {namespaces[0]} is not in {mirror.directory} any more. Pull, or evaluate again."
         )
-    parts = [_asked(mirror, view, with_ids=with_ids) for view in views]
+    parts = [_rows_of_view(mirror, view, with_ids=with_ids) for view in views]
     keys = np.concatenate([part for part, _ in parts])
     rows = namespace.find(keys)
-    here = rows != ABSENT
-    chosen = Selection(namespace, rows[here], missing=int((~here).sum()))
+    present = rows != ABSENT
+    chosen = Selection(namespace, rows[present], missing=int((~present).sum()))
     if with_ids:
-        ids = [one for _, part in parts for one in part]
-        return replace(chosen, ids=tuple(one for one, is_here in zip(ids, here, strict=True) if is_here))
-    distinct, _ = first_of_each(keys[here])
+        ids = [id_ for _, part in parts for id_ in part]
+        return replace(chosen, ids=tuple(id_ for id_, is_present in zip(ids, present, strict=True) if is_present))
+    distinct, _ = first_of_each(keys[present])
     return replace(chosen, rows=chosen.rows[distinct])
 
 
-def _asked(mirror: Mirror, view: View, *, with_ids: bool) -> tuple[NDArray[np.uint8], list[str | None]]:
-    """A view's keys, and, if they are wanted, as many ids."""
+def _rows_of_view(mirror: Mirror, view: View, *, with_ids: bool) -> tuple[NDArray[np.uint8], list[str | None]]:
+    """Return a view's keys and, if requested, as many ids."""
     folder = mirror.views.folder(view.task)
     keys, _ = keys_in(folder, view)
     if not with_ids:
         return keys, []
-    # Another process may have added to the view since the keys were read: what it added comes last.
+    # Another process may have extended the view since the keys were read. It appends, so the extra ids are the last.
     ids = (ids_in(folder, view) or [])[: len(keys)]
     return keys, ids + [None] * (len(keys) - len(ids))
 
@@ -171,24 +171,24 @@ def export(
 
     Args:
         selection: From `select_namespace` or `select_views`.
-        target: Must not be there. A directory for ``npy`` and ``mteb``, a file for the others.
-        format: ``npy`` (``vectors.npy``, ``keys.npy``, ``spec.json``), ``mteb`` (what its `NumpyCache` opens),
-            ``parquet``, ``arrow`` (the IPC file format), or ``safetensors``.
-        progress: Show how many rows were written; None where there is a terminal.
+        target: A path that does not exist yet. A directory for ``npy`` and ``mteb``, a file for the other formats.
+        format: ``npy`` (``vectors.npy``, ``keys.npy``, ``spec.json``), ``mteb`` (a folder that mteb's `NumpyCache`
+        opens), ``parquet``, ``arrow`` (the IPC file format), or ``safetensors``.
+        progress: Show the number of rows written; None shows it on a terminal only.
 
     Raises:
-        ConfigurationError: If the target is there, the format cannot hold these vectors, or there are none.
-        DamagedMirror: If a row does not agree with its digest. No target is made.
-        MirrorWriteError: If the disk is full or refuses.
+        ConfigurationError: If the target exists, the format cannot hold these vectors, or there are no rows.
+        DamagedMirror: If a row does not match its digest. No target is made.
+        MirrorWriteError: If the disk is full or refuses to write.
         MissingDependency: If the format's package is not installed.
     """
-    place = _checked(selection, target, format)
+    place = _checked_target(selection, target, format)
     temp = place.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with counting("export", len(selection.rows), progress, "rows") as tell:
-                FORMATS[format](replace(selection, tell=tell), temp)
+            with progress_bar("export", len(selection.rows), progress, "rows") as advance:
+                FORMATS[format](replace(selection, advance=advance), temp)
             size = _settle(temp)
             _move(temp, place)
         finally:
@@ -204,12 +204,12 @@ def export(
 
 
 def plan_export(selection: Selection, target: str | Path, format: str) -> ExportReport:  # noqa: A002 - as in `export`
-    """Return what `export` would write; its `bytes` are those of the vectors. Nothing is written, and no row is proved.
+    """Return the report of an `export` without writing or verifying; `bytes` is the size of the vectors alone.
 
     Raises:
-        ConfigurationError: As `export` does.
+        ConfigurationError: Like `export`.
     """
-    place = _checked(selection, target, format)
+    place = _checked_target(selection, target, format)
     return _report(selection, place, format, len(selection.rows) * selection.namespace.row_bytes)
 
 
@@ -217,13 +217,13 @@ def _report(selection: Selection, place: Path, format: str, size: int) -> Export
     return ExportReport(place, format, selection.namespace.spec.namespace, len(selection.rows), size, selection.missing)
 
 
-def _checked(selection: Selection, target: str | Path, format: str) -> Path:  # noqa: A002 - as in `export`
-    """Refuse what cannot be written, before anything is; return where it goes."""
+def _checked_target(selection: Selection, target: str | Path, format: str) -> Path:  # noqa: A002 - as in `export`
+    """Check format, target and rows before anything is written; return the absolute path of the target."""
     place = Path(target).expanduser().absolute()
     if format not in FORMATS:
-        raise ConfigurationError(f"{format!r} is no format. Choose one of {', '.join(FORMATS)}.")
+        raise ConfigurationError(f"{format!r} is not a format. Choose one of {', '.join(FORMATS)}.")
     if place.exists() or place.is_symlink():
-        raise ConfigurationError(f"{place} is there already, and nothing is written over. Name another target.")
+        raise ConfigurationError(f"{place} exists already, and nothing is overwritten. Name another target.")
     if not len(selection.rows):
         raise ConfigurationError(
             f"There is nothing to export: no row of {selection.namespace.spec.namespace} is here. Pull, or evaluate "
@@ -234,12 +234,12 @@ def _checked(selection: Selection, target: str | Path, format: str) -> Path:  # 
 
 
 def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as in `export`
-    """Refuse what a format cannot hold, before anything is written."""
+    """Reject vectors or ids that the format cannot hold."""
     shape, spec = selection.namespace.shape, selection.namespace.spec
     if len(shape) != 1 and format not in ("npy", "safetensors"):
         raise ConfigurationError(
-            f"A vector here has the shape {shape}; {format} is written for plain vectors only. Choose npy or "
-            "safetensors."
+            f"A vector of this namespace has the shape {shape}; {format} is written for plain vectors only. Choose "
+            "npy or safetensors."
         )
     if selection.ids is not None and format not in FORMATS_WITH_IDS:
         raise ConfigurationError(f"{format} has no place for ids. Choose parquet or arrow, or leave the ids out.")
@@ -258,7 +258,7 @@ def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as
 
 
 def _settle(temp: Path) -> int:
-    """Make what was written durable; return how many bytes it is."""
+    """Make the written files durable; return their size in bytes."""
     files = sorted(temp.iterdir()) if temp.is_dir() else [temp]
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
@@ -272,10 +272,10 @@ def _settle(temp: Path) -> int:
 
 
 def _move(temp: Path, place: Path) -> None:
-    """Give a file or directory its name; whatever has it by now keeps it."""
+    """Move a file or directory to its final name, without replacing one that exists by now."""
     try:
         if temp.is_dir():
-            # The one that makes the directory owns the name; a directory may be renamed over an empty one.
+            # mkdir decides which process owns the name; then a directory may be renamed over the empty one.
             place.mkdir()
             temp.replace(place)
         elif not move_new(temp, place):
@@ -294,6 +294,6 @@ FORMATS: dict[str, Callable[[Selection, Path], None]] = {
     "arrow": write_arrow,
     "safetensors": write_safetensors,
 }
-"""What can be written, and by what."""
+"""Supported formats, with the functions that write them."""
 
 FORMATS_WITH_IDS = frozenset({"parquet", "arrow"})

@@ -1,4 +1,4 @@
-"""What an import takes of which folder, what it leaves and why: a plan that prints itself and can be run."""
+"""Plan of an import: what is taken from each folder, what is skipped, and why. It prints itself and can be run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.amounts import counted
 from cas_cache.errors import ConfigurationError
-from cas_cache.exchange.folders import OldFolder, OldRows, stamp_of
+from cas_cache.formatting import pluralize
 from cas_cache.identity import KEY_BYTES, EncoderSpec
-from cas_cache.progress import counting
+from cas_cache.interop.folders import MtebCacheFolder, OldRows, stamp_of
+from cas_cache.progress import progress_bar
 from cas_cache.rows import storable
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Namespace
 
 CHUNK_BYTES = 32 << 20
-"""Read, judged and committed at a time."""
+"""Bytes of vectors that are read, checked and committed at a time."""
 
-LEFT = {
+SKIP_REASONS = {
     "not_a_text": "keys of no text (images, audio, video)",
     "beyond_file": "rows beyond the end of the file",
     "shared_row": "keys that name one row",
@@ -37,27 +37,28 @@ LEFT = {
     "broken": "in a folder that is broken",
     "refused": "in a folder that is refused",
 }
-"""Why a key's vector was not taken, for people."""
+"""Reasons why a key's vector was not taken, as text for people."""
 
 
 @dataclass(slots=True)
 class FolderPlan:
-    """What is taken of one folder, and why the rest is not.
+    """Part of an import plan: what is taken from one folder, and why the rest is not.
 
     Attributes:
-        folder: Which one.
-        total: How many keys its index has.
-        passed_over: Why it is not meant: it is another encoder's, role's or task's. None if it is meant.
-        broken: Why nothing of it may ever be taken, or None.
-        refused: What it cannot prove; nothing of it is taken unless the caller accepts that.
-        left: How many keys are not taken, by reason, a key of `LEFT`.
-        keys: (n, 32) uint8 of what is taken if the folder is.
+        folder: The folder.
+        total: The number of keys in its index.
+        passed_over: Reason why the folder is skipped because it belongs to another encoder, role or task; None if it is
+            not.
+        broken: Reason why nothing from it can ever be taken, or None.
+        refused: Guarantees that the folder cannot prove. Nothing from it is taken unless the caller accepts that.
+        left: The number of keys that are not taken, by reason, a key of `SKIP_REASONS`.
+        keys: (n, 32) uint8, the keys that are taken.
         at: (n,) int64, their rows, ascending.
-        rows: What the folder's files say; None if they cannot be read.
-        stored: How many of them were new when the plan ran.
+        rows: The folder's rows; None if they cannot be read.
+        stored: The number of vectors that were new when the plan ran.
     """
 
-    folder: OldFolder
+    folder: MtebCacheFolder
     total: int = 0
     passed_over: str | None = None
     broken: str | None = None
@@ -68,16 +69,16 @@ class FolderPlan:
     rows: OldRows | None = None
     stored: int = 0
 
-    def leave(self, reason: str, which: NDArray[np.bool_]) -> None:
-        """Take no longer those of which `which` is true."""
+    def skip(self, reason: str, which: NDArray[np.bool_]) -> None:
+        """Remove the keys for which `which` is true, and count them under a reason."""
         count = int(which.sum())
         if count:
             self.left[reason] = self.left.get(reason, 0) + count
             self.keys, self.at = self.keys[~which], self.at[~which]
 
-    def close(self, reason: str) -> None:
-        """Take nothing."""
-        self.leave(reason, np.ones(len(self.at), np.bool_))
+    def skip_all(self, reason: str) -> None:
+        """Remove all keys, and count them under a reason."""
+        self.skip(reason, np.ones(len(self.at), np.bool_))
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
@@ -98,13 +99,13 @@ class FolderPlan:
 
 @dataclass(slots=True)
 class ImportPlan:
-    """What an import takes and leaves.
+    """Plan of an import.
 
     Attributes:
-        spec: Whose vectors they are, by the caller's word.
-        dtype: What they will be stored as.
-        folders: What is taken of each.
-        accept_unsafe: Whether folders that cannot prove what they hold are taken.
+        spec: The encoder spec of the vectors, as the caller declares it.
+        dtype: The dtype in which they will be stored.
+        folders: The plan of each folder.
+        accept_unsafe: True if vectors are also taken from folders that cannot prove what they hold.
     """
 
     spec: EncoderSpec
@@ -114,28 +115,28 @@ class ImportPlan:
 
     @property
     def taken(self) -> int:
-        """How many vectors are taken."""
+        """The number of vectors that are taken."""
         return sum(len(plan.at) for plan in self.folders)
 
     @property
     def clean(self) -> bool:
-        """Whether a folder is meant, none is broken or refused, and no vector differs from another of its text."""
-        found = any(plan.rows is not None for plan in self.folders)
-        return found and not any(plan.broken or plan.left.keys() & {"refused", "differs"} for plan in self.folders)
+        """True if a folder could be read, none is broken or refused, and no vector differs from another of its text."""
+        any_rows = any(plan.rows is not None for plan in self.folders)
+        return any_rows and not any(plan.broken or plan.left.keys() & {"refused", "differs"} for plan in self.folders)
 
     def run(self, namespace: Namespace, *, progress: bool | None = False) -> ImportReport:
-        """Store what is taken, a chunk at a time, each committed before the next.
+        """Store the vectors that are taken, a chunk at a time, each committed before the next.
 
         Args:
-            namespace: Where to.
-            progress: Show how many vectors were stored; None where there is a terminal.
+            namespace: The namespace to write to.
+            progress: Show the number of vectors stored; None shows it on a terminal only.
 
         Raises:
-            ConfigurationError: If a folder has changed since it was read. What was stored before stays.
-            MirrorWriteError: If the disk is full or refuses.
+            ConfigurationError: If a folder has changed since it was read. Vectors that were stored before stay.
+            MirrorWriteError: If the disk is full or refuses to write.
         """
-        with counting("import", self.taken, progress, "vectors") as tell:
-            for plan, part in [(of, part) for of in self.folders for part in chunks_of(of)]:
+        with progress_bar("import", self.taken, progress, "vectors") as advance:
+            for plan, part in [(folder, part) for folder in self.folders for part in chunks_of(folder)]:
                 if plan.rows is None or stamp_of(plan.folder.path) != plan.rows.stamp:
                     raise ConfigurationError(
                         f"{plan.folder.path} has changed since it was read, and nothing more of it was taken. Stop "
@@ -143,18 +144,18 @@ class ImportPlan:
                     )
                 vectors = storable(plan.rows.take(plan.at[part]).astype(self.dtype), part.stop - part.start)
                 plan.stored += namespace.append(plan.keys[part], vectors)
-                tell(part.stop - part.start)
+                advance(part.stop - part.start)
         return ImportReport(self, sum(plan.stored for plan in self.folders))
 
     def lines(self) -> Iterator[str]:
-        """Yield the plan for people: what is taken of each folder, what is left, and why."""
+        """Yield the plan as lines for people: what is taken from each folder, what is skipped, and why."""
         for plan in self.folders:
             if plan.passed_over:
-                yield f"{plan.folder.path}: passed over, {plan.passed_over}"
+                yield f"{plan.folder.path}: skipped, {plan.passed_over}"
                 continue
-            yield f"{plan.folder.path}: {len(plan.at):,} of {counted(plan.total, 'vector')}"
+            yield f"{plan.folder.path}: {len(plan.at):,} of {pluralize(plan.total, 'vector')}"
             for reason, count in plan.left.items():
-                yield f"  left: {count:,} {LEFT[reason]}"
+                yield f"  left: {count:,} {SKIP_REASONS[reason]}"
             if plan.broken:
                 yield f"  broken: {plan.broken}"
             for why in plan.refused if self.accept_unsafe or "refused" in plan.left else ():
@@ -163,11 +164,11 @@ class ImportPlan:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did.
+    """Report on an import.
 
     Attributes:
-        plan: What it took and left.
-        stored: How many vectors were new; 0 of a dry run.
+        plan: The plan that was run.
+        stored: The number of vectors that were new; 0 for a dry run.
     """
 
     plan: ImportPlan
@@ -175,11 +176,11 @@ class ImportReport:
 
     @property
     def taken(self) -> int:
-        """How many vectors were taken, or, in a dry run, would be."""
+        """The number of vectors that were taken, or that a run would take."""
         return self.plan.taken
 
     def left(self) -> dict[str, int]:
-        """Return how many keys were left in all folders, by reason."""
+        """Return the number of skipped keys in all folders, by reason."""
         totals: dict[str, int] = {}
         for plan in self.plan.folders:
             for reason, count in plan.left.items():
@@ -200,7 +201,7 @@ class ImportReport:
 
 
 def chunks_of(plan: FolderPlan) -> Iterator[slice]:
-    """Cut a plan's rows into chunks of bounded size."""
+    """Yield slices of limited size that cover a plan's rows."""
     step = max(1, CHUNK_BYTES // (4 * plan.rows.dimension)) if plan.rows is not None else 1
     for start in range(0, len(plan.at), step):
         yield slice(start, min(start + step, len(plan.at)))

@@ -22,10 +22,10 @@ from PIL import Image
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, IdentityError, MissingDependency
-from cas_cache.exchange import find_folders, import_mteb, plan_import
-from cas_cache.exchange.faiss_cache import read_faiss_cache
-from cas_cache.exchange.folders import Broken
 from cas_cache.identity import keys_of_texts
+from cas_cache.interop import find_folders, import_mteb, plan_import
+from cas_cache.interop.faiss_cache import read_faiss_cache
+from cas_cache.interop.folders import Broken
 from cas_cache.mirror import Mirror
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of
 from mteb_integration import mteb_tasks as tasks
@@ -180,7 +180,7 @@ def test_where_folders_are_and_what_their_paths_say(tmp_path: Path) -> None:
         made(tmp_path / "old" / place, TEXTS[:2])
     EmbeddingCache(tmp_path / "old" / "mirror").put(TEXTS, vectors(TEXTS), SPEC)
     found = {
-        (str(f.path.relative_to(tmp_path / "old")), f.task, f.role, f.experiment, f.named)
+        (str(f.path.relative_to(tmp_path / "old")), f.task, f.role, f.experiment, f.is_named)
         for f in find_folders(tmp_path / "old")
     }
     assert found == {
@@ -197,7 +197,7 @@ def test_where_folders_are_and_what_their_paths_say(tmp_path: Path) -> None:
         ("T/experiments", "x_1", False),
     ]:
         first = find_folders(tmp_path / "old" / source)[0]
-        assert (first.task, first.role, first.experiment, first.named) == ("T", "query", experiment, named)
+        assert (first.task, first.role, first.experiment, first.is_named) == ("T", "query", experiment, named)
 
 
 @pytest.mark.parametrize("empty", ["nothing", "file", "folder", "mirror"])
@@ -471,8 +471,8 @@ def test_a_folder_that_changes_meanwhile(tmp_path: Path) -> None:
 
 def test_rows_go_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows at a time gives what all at once gives."""
-    monkeypatch.setattr("cas_cache.exchange.import_plan.CHUNK_BYTES", 8 * WIDTH)
-    monkeypatch.setattr("cas_cache.exchange.importing.CHUNK_BYTES", 8 * WIDTH)
+    monkeypatch.setattr("cas_cache.interop.import_plan.CHUNK_BYTES", 8 * WIDTH)
+    monkeypatch.setattr("cas_cache.interop.importing.CHUNK_BYTES", 8 * WIDTH)
     test_rows_that_are_no_vectors_are_left(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """``cache_backend=`` of our wrapper: what answers a call, the mirror, FAISS or a backend of others.
 
 A backend of mteb's, or of anybody's, is given what the mirror would be given: distinct items, once each, a chunk at a
-time. What it gives back is served only where it is proved, see `cas_cache.mteb.kept`: one that shifts rows, rounds,
-loses entries or is written by two processes costs encodings, never a score.
+time. What it gives back is served only where it is proved, see `cas_cache.mteb.custom_backends`: one that shifts
+rows, rounds, loses entries or is written by two processes costs encodings, never a score.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cas_cache.identity import first_of_each
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import Backend
-from cas_cache.mteb.kept import Kept
-from cas_cache.progress import counting
+from cas_cache.mteb.custom_backends import Kept
+from cas_cache.progress import progress_bar
 from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class InForeign:
         Raises:
             CacheMiss: If something is missing and the cache is `only_cached`.
             ConfigurationError: If the backend does not keep what it is given, or another one keeps this namespace.
-            WrongAnswer: If the encoder does not return one vector for each item.
+            InvalidEncoderOutput: If the encoder does not return one vector for each item.
             ShapeMismatch: If dtype or row shape are not the namespace's.
         """
         name = call.spec.namespace
@@ -198,7 +198,7 @@ class InForeign:
             )
         progress = self._cache.progress if call.progress is None else call.progress
         sizes, first = ChunkSizes(self._cache.chunk_items, pace.last), 0
-        with counting("encode", len(missing), progress) as tell:
+        with progress_bar("encode", len(missing), progress) as tell:
             while first < len(missing):
                 chunk = missing[first : first + sizes.next]
                 first += len(chunk)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "calibration"
 
-LEAST_ROWS = 100
+MIN_ROWS = 100
 """Rows of a call that ranges may be taken from; with fewer, sentence-transformers warns."""
 
 
@@ -53,7 +53,7 @@ class StoredRanges:
 
     Args:
         given: (2, d) least and greatest value by dimension, to be kept where none are; None takes them from the first
-            call of at least `LEAST_ROWS` rows.
+            call of at least `MIN_ROWS` rows.
 
     Raises:
         ConfigurationError: If `given` are no ranges.
@@ -66,7 +66,7 @@ class StoredRanges:
                 self._given = np.array(given, np.float32)
                 problem = _problem(self._given)
             except (TypeError, ValueError) as err:
-                problem = f"is no array of numbers ({err})"
+                problem = f"is not an array of numbers ({err})"
             if problem:
                 raise ConfigurationError(
                     f"calibration={type(given).__name__} {problem}. Pass the least and the greatest value of each "
@@ -84,7 +84,7 @@ class StoredRanges:
         Raises:
             ConfigurationError: If it has too few rows to take ranges from, and this encoder has none.
         """
-        if self._given is None and rows < LEAST_ROWS and not any(_folder(directory, spec).glob("ranges-*.npy")):
+        if self._given is None and rows < MIN_ROWS and not any(_folder(directory, spec).glob("ranges-*.npy")):
             raise _too_few(spec, rows)
 
     def of(self, directory: Path, spec: EncoderSpec, vectors: NDArray[Any], *, normalized: bool) -> NDArray[np.float32]:
@@ -137,7 +137,7 @@ def _encoder(spec: EncoderSpec) -> EncoderSpec:
 
 def _taken(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
     finite = np.isfinite(vectors).all(axis=1)
-    if finite.sum() < LEAST_ROWS:
+    if finite.sum() < MIN_ROWS:
         raise _too_few(spec, int(finite.sum()))
     vectors = vectors if finite.all() else vectors[finite]
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
@@ -146,7 +146,7 @@ def _taken(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
 def _too_few(spec: EncoderSpec, rows: int) -> ConfigurationError:
     return ConfigurationError(
         f"There are no calibration ranges for {spec.model} yet, and {rows} rows are too few to take them from. Encode "
-        f"at least {LEAST_ROWS} in one call first, such as a corpus, or pass calibration=ranges of shape (2, d)."
+        f"at least {MIN_ROWS} in one call first, such as a corpus, or pass calibration=ranges of shape (2, d)."
     )
 
 
@@ -191,15 +191,15 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
         if not problem:
             return ranges
     raise DamagedMirror(
-        f"The calibration ranges {path} are damaged: the file {problem}. Delete it, and they are taken anew; vectors "
-        "that were quantized before cannot be compared with those that come then. Or pass calibration=ranges."
+        f"The calibration ranges {path} are damaged: the file {problem}. Delete it, and they are computed again; "
+        "vectors that were quantized before cannot be compared with those that come then. Or pass calibration=ranges."
     )
 
 
 def _problem(ranges: Any, dimension: int | None = None) -> str:
     """Why something is no ranges, "" if it is."""
     if not isinstance(ranges, np.ndarray) or ranges.dtype != np.float32 or ranges.ndim != 2 or len(ranges) != 2:
-        return "is no (2, d) array of numbers"
+        return "is not a (2, d) array of numbers"
     if ranges.shape[1] == 0 or dimension not in (None, ranges.shape[1]):
         return f"has {ranges.shape[1]} dimensions"
     if not np.isfinite(ranges).all():

@@ -1,12 +1,12 @@
-"""The catalogue of a namespace: which rows the repository has, known here without their vectors.
+"""Index of the rows of one namespace that the repository has, without their vectors.
 
-Keys and digests of whole packs, appended to two columns, and the manifests of these packs. It is derived from the
-repository and belongs to nobody: whatever is wrong with it is forgotten and read anew. A key that is damaged here is
-a miss, and a digest that is damaged refuses a vector; neither can let a wrong one through, because the digest of a row
-covers the very key that was asked for.
+Keys and digests of complete packs are appended to two columns, and the manifests of these packs are kept beside them.
+All of it is derived from the repository: if anything is wrong, it is discarded and read again. A damaged key is a miss,
+and a damaged digest rejects a vector. Neither can let a wrong vector through, because the digest of a row covers the
+requested key.
 
-``catalogue/catalogue.json`` is the one commit point; the columns lie in a folder that it names, which is never used
-again once it was forgotten.
+``catalogue/catalogue.json`` is the one commit point. It names the folder of the columns. The name of a discarded folder
+is never used again.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ VERSION = 1
 STATE_FILE = "catalogue.json"
 
 READS = 3
-"""Another process may forget the catalogue between the reading of its state and that of its columns."""
+"""Maximum number of attempts to read. Another process may discard the catalogue after its state and before its columns
+are read."""
 
 
-class Listed(NamedTuple):
-    """A pack on its way into the catalogue.
+class RemotePack(NamedTuple):
+    """A pack to add to the catalogue.
 
     Attributes:
-        pack: Its id.
-        manifest: Its manifest, as it is stored.
-        keys: (n, 32) uint8.
-        digests: (n,) uint64.
+        pack: The id of the pack.
+        manifest: The bytes of its manifest, as stored.
+        keys: (n, 32) uint8 keys.
+        digests: (n,) uint64 digests.
     """
 
     pack: str
@@ -62,14 +63,14 @@ class Listed(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Rows of one pack that were asked for.
+    """Requested rows of one pack.
 
     Attributes:
-        pack: Its id.
-        manifest: Its manifest, as it is stored.
-        at: (m,) int64, positions among the keys that were asked for.
+        pack: The id of the pack.
+        manifest: The bytes of its manifest, as stored.
+        at: (m,) int64, positions among the requested keys.
         rows: (m,) int64, rows of the pack, ascending.
-        digests: (m,) uint64.
+        digests: (m,) uint64, digests of these rows.
     """
 
     pack: str
@@ -82,18 +83,18 @@ class Located(NamedTuple):
 class _State(NamedTuple):
     folder: str
     packs: dict[str, tuple[int, int, bytes]]
-    """By pack: first row, rows, manifest."""
+    """(first row, number of rows, manifest) by pack."""
 
     @property
     def rows(self) -> int:
         return sum(rows for _, rows, _ in self.packs.values())
 
 
-class Catalogue(Pooled):
-    """What the repository has of one namespace.
+class RemoteKeyIndex(Pooled):
+    """The rows of one namespace that the repository is known to have.
 
     Args:
-        folder: Where it is kept; made when it is first written.
+        folder: Folder of the catalogue; created when it is first written.
         namespace: The id of the namespace.
     """
 
@@ -107,38 +108,38 @@ class Catalogue(Pooled):
         self._forgotten()
 
     def __repr__(self) -> str:
-        return f"Catalogue({self._namespace}, packs={len(self._state.packs)})"
+        return f"RemoteKeyIndex({self._namespace}, packs={len(self._state.packs)})"
 
     @property
     def packs(self) -> frozenset[str]:
-        """The packs whose keys are here."""
+        """The packs whose keys the catalogue has."""
         with self.held(), self._handle:
             self._refresh()
             return frozenset(self._state.packs)
 
     @property
     def rows(self) -> int:
-        """How many rows these packs have, repeats included."""
+        """Number of rows of these packs, repeats included."""
         with self.held(), self._handle:
             self._refresh()
             return self._state.rows
 
     def close(self) -> None:
-        """Drop the maps; every later use raises `AlreadyClosed`."""
+        """Drop the maps; any later use raises `AlreadyClosed`."""
         with self._handle:
             self._closed = True
             self._forgotten()
         POOL.discard(self)
 
     def _open_files(self) -> None:
-        """Leave it to `_refresh`, which reads everything again."""
+        """Do nothing: `_refresh` reads everything again."""
 
     def _close_files(self) -> None:
         self._stamp = None
         self._forgotten()
 
     def locate(self, keys: NDArray[np.uint8], without: AbstractSet[str] = frozenset()) -> list[Located]:
-        """Return where the repository has keys, by pack; keys that are not in the catalogue are left out.
+        """Return the packs and rows that hold keys, by pack; keys that the catalogue does not have are skipped.
 
         Args:
             keys: (n, 32) uint8.
@@ -149,16 +150,16 @@ class Catalogue(Pooled):
             if not self._state.packs or not len(keys):
                 return []
             rows = self._find(keys, without)
-            found = np.flatnonzero(rows != ABSENT)
-            found = found[np.argsort(rows[found], kind="stable")]
-            rows = rows[found]
+            positions = np.flatnonzero(rows != ABSENT)
+            positions = positions[np.argsort(rows[positions], kind="stable")]
+            rows = rows[positions]
             located = []
             for pack, (first, count, manifest) in self._state.packs.items():
                 start, stop = np.searchsorted(rows, [first, first + count])
                 if start < stop:
                     part = slice(start, stop)
                     digests = np.array(self._digests[rows[part]])
-                    located.append(Located(pack, manifest, found[part], rows[part] - first, digests))
+                    located.append(Located(pack, manifest, positions[part], rows[part] - first, digests))
             return located
 
     def _find(self, keys: NDArray[np.uint8], without: AbstractSet[str]) -> NDArray[np.int64]:
@@ -176,31 +177,31 @@ class Catalogue(Pooled):
             part = self._keys[first : first + count]
             index = KeyIndex()
             index.extend(part)
-            found = index.find(keys[missing], part)
-            rows[missing] = np.where(found == ABSENT, ABSENT, found + first)
+            part_rows = index.find(keys[missing], part)
+            rows[missing] = np.where(part_rows == ABSENT, ABSENT, part_rows + first)
         return rows
 
-    def add(self, packs: Sequence[Listed]) -> None:
-        """Note packs, with one commit. Those that are noted already are passed over.
+    def add(self, packs: Sequence[RemotePack]) -> None:
+        """Add packs, in one commit. Packs that were added before are skipped.
 
         Raises:
-            MirrorWriteError: If the disk is full or refuses; what was noted before stays.
+            MirrorWriteError: If the disk is full or a write fails; the packs added before stay.
         """
         with self._locked():
             state = self._state
-            fresh = {it.pack: it for it in packs if it.pack not in state.packs}
+            fresh = {pack.pack: pack for pack in packs if pack.pack not in state.packs}
             if not fresh:
                 return
             first = state.rows
             noted = dict(state.packs)
             at = first
-            for it in fresh.values():
-                noted[it.pack] = (at, len(it.keys), it.manifest)
-                at += len(it.keys)
+            for pack in fresh.values():
+                noted[pack.pack] = (at, len(pack.keys), pack.manifest)
+                at += len(pack.keys)
             inner = self.folder / state.folder
             self._tidy()
             inner.mkdir(exist_ok=True)
-            values = [np.concatenate([getattr(it, name) for it in fresh.values()]) for name in ("keys", "digests")]
+            values = [np.concatenate([getattr(pack, name) for pack in fresh.values()]) for name in ("keys", "digests")]
             try:
                 for column, rows in zip(_columns(inner), values, strict=True):
                     column.write(first, rows)
@@ -213,21 +214,22 @@ class Catalogue(Pooled):
             self._index.save(self._keys)
 
     def _give_back(self, inner: Path) -> None:
-        """Cut what a write that failed has left after the committed rows: the disk may be full."""
-        self._refresh(force=True)  # the commit may have happened, although it failed
+        """Truncate the bytes that a failed write left after the committed rows: the disk may be full."""
+        self._refresh(force=True)  # the state may have been committed although the write reported an error
         for column in _columns(inner):
             column.cut(self._state.rows if self._state.folder == inner.name else 0)
 
     def forget(self) -> None:
-        """Forget all of it: what is asked for next is read from the repository.
+        """Discard the catalogue; the next lazy pull reads it from the repository.
 
         Raises:
-            MirrorWriteError: If the disk refuses.
+            MirrorWriteError: If a write fails.
         """
         if not self.folder.exists():
             return
         with self._locked():
             if self._state.packs:
+                # A new name: processes that have mapped the old columns must not take later ones for them.
                 self._commit(_State(secrets.token_hex(8), {}))
             self._tidy()
 
@@ -238,7 +240,7 @@ class Catalogue(Pooled):
         self._index, self._indexed = KeyIndex(), ""
 
     def _refresh(self, *, force: bool = False) -> None:
-        """Take in what is committed; what is damaged counts as not there."""
+        """Read the committed state. A damaged catalogue counts as empty."""
         if self._closed:
             raise AlreadyClosed(f"{self.folder} was closed with its mirror. Open the cache or the mirror again.")
         for _ in range(READS):
@@ -249,18 +251,18 @@ class Catalogue(Pooled):
                 if stamp == self._stamp and not force:
                     return
                 check_folder(self.folder)
-                self._take(_parsed(read_plain(self.folder / STATE_FILE), self._namespace))
+                self._take(_parse_state(read_plain(self.folder / STATE_FILE), self._namespace))
                 self._stamp = stamp
             except FileNotFoundError:
                 break
             except (LinkInMirror, MirrorReadError):
                 raise
             except (ValueError, KeyError, TypeError, AttributeError, DamagedMirror, OSError) as err:
-                problem = str(err)  # the error itself would make a cycle: error, traceback, this frame
+                problem = str(err)  # not the error: with its traceback and this frame it makes a cycle
             else:
                 return
         else:
-            logger.warning("the catalogue %s is forgotten, it is damaged: %s", self.folder, problem)
+            logger.warning("the remote keys in %s are damaged and dropped: %s", self.folder, problem)
         self._stamp = None
         self._forgotten()
 
@@ -283,14 +285,14 @@ class Catalogue(Pooled):
         self._refresh(force=True)
 
     def _tidy(self) -> None:
-        """Remove the columns of what was forgotten; who has mapped them keeps them."""
+        """Remove the columns of discarded catalogues; a process that has mapped them keeps its maps."""
         for other in self.folder.iterdir():
             if other.is_dir() and other.name != self._state.folder:
                 shutil.rmtree(other, ignore_errors=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Be the one writer, with everybody's commits in view."""
+        """Hold the lock of the only writer, after reading all commits of others."""
         check_folder(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
@@ -313,7 +315,7 @@ def _columns(folder: Path) -> tuple[Column, Column]:
     )
 
 
-def _parsed(data: bytes, namespace: str) -> _State:
+def _parse_state(data: bytes, namespace: str) -> _State:
     document: dict[str, Any] = parsed_json(data)
     if document["version"] != VERSION or document["namespace"] != namespace:
         msg = f"version {quoted(document['version'])} of namespace {quoted(document['namespace'])}"

@@ -1,4 +1,4 @@
-"""Arrow and Parquet files: a row for each vector, ``key`` in hex, ``id`` if known, ``vector`` of fixed size.
+"""Arrow and Parquet files: one row per vector with ``key`` in hex, ``id`` if known, and ``vector`` of fixed size.
 
 The schema's metadata has the encoder spec's canonical JSON under ``cas_cache.spec``.
 """
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cas_cache.exchange.exporting import Selection
+    from cas_cache.interop.exporting import Selection
 
 
 def write_parquet(selection: Selection, path: Path) -> None:
-    """Write a Parquet file, a row group for each chunk."""
+    """Write a Parquet file with one row group per chunk."""
     _require_pyarrow("parquet")
     import pyarrow.parquet as pq
 
     schema = _schema(selection)
-    # Neither keys nor the numbers of vectors repeat: a dictionary of them costs more than it saves.
+    # Keys never repeat, and numbers of vectors hardly do: a dictionary would cost more than it saves.
     options = {"compression": "zstd", "use_dictionary": False}
     with path.open("xb") as file, pq.ParquetWriter(file, schema, **options) as writer:
         for batch in _batches(selection, schema):
@@ -30,7 +30,7 @@ def write_parquet(selection: Selection, path: Path) -> None:
 
 
 def write_arrow(selection: Selection, path: Path) -> None:
-    """Write an Arrow IPC file (Feather version 2), not compressed: readers may map it."""
+    """Write an uncompressed Arrow IPC file (Feather version 2), which readers can map."""
     _require_pyarrow("arrow")
     import pyarrow as pa
 

@@ -122,7 +122,7 @@ def as_encoder(model: Any) -> Any:
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
         raise TypeError(
-            f"{type(model).__name__} is no mteb encoder: it has no {', '.join(missing)}. Pass a model from "
+            f"{type(model).__name__} is not an mteb encoder: it has no {', '.join(missing)}. Pass a model from "
             "mteb.get_model, a SentenceTransformer, or a class that implements mteb's EncoderProtocol."
         )
     return model

@@ -1,0 +1,49 @@
+"""Models of sentence-transformers that OpenVINO and ONNX Runtime run are known by the file that was loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from models.installed import packages, run
+from models.test_models_releases import RELEASES
+
+pytestmark = pytest.mark.environments
+
+ENGINES = ("optimum==2.3.0", "optimum-intel==2.2.0", "optimum-onnx==0.1.0", "openvino", "openvino-telemetry",
+           "onnxruntime", "onnx", "flatbuffers", "protobuf", "ml_dtypes")  # fmt: skip
+"""optimum-intel 2.2 and optimum-onnx 0.1 cannot be imported with transformers 5, so an older release goes with them."""
+
+SCRIPT = str(Path(__file__).parent / "exported_models.py")
+
+if TYPE_CHECKING:
+    Seen = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Seen]:
+    """Return what two processes see of the same files."""
+    folder = tmp_path_factory.mktemp("exported")
+    installed = packages(folder / "packages", *RELEASES["4.57 and 5.2"], *ENGINES)
+    (folder / "model").mkdir()
+    first, second = (run([installed], SCRIPT, str(folder / "model")) for _ in range(2))
+    return json.loads(first.splitlines()[-1]), json.loads(second.splitlines()[-1])
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_two_files_of_one_repository_are_two_models(engine: str, two_processes: tuple[Seen, Seen], figure: Any) -> None:
+    """Other vectors, other identities and fingerprints; without the file in the description they would be equal."""
+    one, other, cosine = two_processes[0][engine]
+    figure(f"cosine of what would be served, in thousandths: file of {engine}", round(1000 * cosine))
+    assert cosine < 0.99
+    assert one["identity"] != other["identity"]
+    assert one["fingerprint"] != other["fingerprint"]
+    assert one["blind"] == other["blind"]
+
+
+def test_another_process_sees_the_same(two_processes: tuple[Seen, Seen]) -> None:
+    """A file is described alike wherever it is loaded."""
+    assert two_processes[0] == two_processes[1]
