@@ -13,13 +13,18 @@ Prints, after the last test, the figures that tests noted with `figure`: crash p
 
 Turns the self-check off: most tests count what is encoded, and their encoders are made up. Its own tests turn it on.
 
+Stops ignoring SIGINT: a shell without job control starts background programs with SIGINT ignored, which the processes
+that tests start would inherit, so that tests of Ctrl-C would fail.
+
 Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or AWS_* from outside.
 """
 
 import gc
 import importlib.util
 import os
+import signal
 import sys
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -68,6 +73,12 @@ class S3Remote:
         if self.own_bucket is None:
             pytest.skip(f"needs a whole bucket; {VARIABLE} gives it a prefix of one")
         return self.own_bucket
+
+
+def pytest_configure() -> None:
+    """Stop ignoring SIGINT, so that the processes of the tests do not ignore it either."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str | None:

@@ -22,6 +22,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from cas_cache import threads
 from cas_cache.deadline import Deadline
 from cas_cache.errors import CasCacheError
 from cas_cache.progress import bar_of
@@ -224,7 +225,7 @@ class BackgroundPush:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._ended,), name="cas-cache-push", daemon=True)
         try:
-            self._thread.start()
+            threads.start(self._thread)
         except RuntimeError:  # no more threads
             self._ended.set()
             raise

@@ -7,6 +7,7 @@ repository; and `truth`, the one right vector of every text, with which every an
 import hashlib
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ class Slow:
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         if path.startswith("packs/"):
             self.begun.set()
-            self._mended.wait(self.seconds)
+            end = time.monotonic() + self.seconds
+            # In steps: a signal that comes just before a wait does not interrupt it.
+            while (left := end - time.monotonic()) > 0 and not self._mended.wait(min(left, 0.2)):
+                pass
         self.inner.put(path, data, create_only=create_only)
 
 

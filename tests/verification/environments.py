@@ -3,6 +3,8 @@
 Purpose: find out whether the floors in pyproject.toml, and whatever is newest today, work. Each environment is a new
 one in a folder of its own; a chosen part of the tests runs in it.
 
+Adds: `check_python`, which runs a smaller part on another Python for `make verify`, in an environment that is kept.
+
     python tests/verification/environments.py [NAME ...]
 
 prints a table of Pythons, versions, and tests that passed and failed. uv resolves and installs; packages come from the
@@ -57,6 +59,26 @@ MTEB = (
     "tests/mteb_integration/test_mteb_text_vector_map.py",
     "tests/mteb_integration/test_mteb_wrapper.py",
 )
+PYTHON_TESTS = (
+    "tests/mirror/test_mirror_evict.py",
+    "tests/mirror/test_mirror_namespace.py",
+    "tests/repository/test_pack.py",
+    "tests/repository/test_repository.py",
+    "tests/repository/test_zarr.py",
+    "tests/signing/test_signed_packs.py",
+    "tests/spec",
+    "tests/test_background.py",
+    "tests/test_cache.py",
+    "tests/test_cli.py",
+    "tests/test_close.py",
+    "tests/test_threads.py",
+)
+"""What differs between Pythons (threads and processes that end, the garbage collector, zlib, argument parsing), and a
+sample of each layer."""
+
+PYTHON_EXTRAS = ("s3", "sign")
+PYTHON_TOOLS = ("dask", "hypothesis", "ipython", "pytest")
+
 SELECTED = "not Azure and not localstack and not LocalStack"
 """Servers that take minutes to install are left to the contract's own tests: S3 is rclone's, Google's an emulator."""
 
@@ -119,7 +141,10 @@ class Outcome:
 
 
 def interpreter(minor: int) -> str | None:
-    """Return a Python 3.`minor`: the running one, on the path, or installed by pyenv. None if there is none."""
+    """Return a Python 3.`minor`: the running one, on the path, or installed by pyenv. None if there is none.
+
+    It is run, because pyenv puts commands on the path that only say "command not found".
+    """
     if sys.version_info[:2] == (3, minor):
         return sys.executable
     installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -155,6 +180,25 @@ def check(environment: Environment, folder: Path, python: str) -> Outcome:
     return outcome
 
 
+def check_python(minor: int, folder: Path, python: str) -> Outcome:
+    """Make or update the environment of another Python in a folder, run `PYTHON_TESTS`, and return what happened.
+
+    The releases are those of `make test`, by constraints.txt.
+    """
+    began = time.monotonic()
+    uv = _uv(folder)
+    made = folder / "venv/bin/python"
+    if not made.exists():
+        _run(uv, "venv", "-q", "--clear", "--python", python, folder / "venv")
+    package = f"{ROOT}[{','.join(PYTHON_EXTRAS)}]"
+    constraints = ("--constraints", ROOT / "constraints.txt")
+    _run(uv, "pip", "install", "-q", "--python", made, *constraints, "-e", package, *_tools(PYTHON_TOOLS))
+    outcome = Outcome(_version(made), _versions(uv, made))
+    _count(made, PYTHON_TESTS, folder / "tests.xml", outcome)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
 def _count(python: Path, tests: tuple[str, ...], results: Path, outcome: Outcome) -> None:
     command = [
         python,
@@ -171,6 +215,7 @@ def _count(python: Path, tests: tuple[str, ...], results: Path, outcome: Outcome
         SELECTED,
         f"--junitxml={results}",
     ]
+    results.unlink(missing_ok=True)
     done = subprocess.run(
         [*command, *tests],
         cwd=ROOT,
@@ -195,15 +240,17 @@ def _uv(folder: Path) -> Path:
     found = shutil.which("uv")
     if found:
         return Path(found)
-    _run(sys.executable, "-m", "venv", folder / "tools")
-    _run(folder / "tools/bin/python", "-m", "pip", "install", "-q", "uv")
-    return folder / "tools/bin/uv"
+    installed = folder / "tools/bin/uv"
+    if not installed.exists():
+        _run(sys.executable, "-m", "venv", folder / "tools")
+        _run(folder / "tools/bin/python", "-m", "pip", "install", "-q", "uv")
+    return installed
 
 
-def _tools() -> list[str]:
+def _tools(names: tuple[str, ...] = TOOLS) -> list[str]:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
     requirements = [entry for group in groups.values() for entry in group if isinstance(entry, str)]
-    return sorted({entry for entry in requirements if re.split(r"[\[<>=;]", entry)[0].strip() in TOOLS})
+    return sorted({entry for entry in requirements if re.split(r"[\[<>=;]", entry)[0].strip() in names})
 
 
 def _versions(uv: Path, python: Path) -> dict[str, str]:
@@ -221,7 +268,7 @@ def _written(path: Path, text: str) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with what pip is told about indexes and certificates told to uv as well."""
+    """This process's, with the indexes and certificates of pip for uv as well."""
     environment = dict(os.environ)
     for ours, theirs in (
         ("UV_FIND_LINKS", "PIP_FIND_LINKS"),
@@ -230,8 +277,8 @@ def _environment() -> dict[str, str]:
     ):
         if theirs in environment:
             environment.setdefault(ours, environment[theirs])
-    environment.pop("PYTHONPATH", None)
-    return environment
+    # Options and workers of the pytest that runs this are not those of the pytest that it starts.
+    return {name: value for name, value in environment.items() if name != "PYTHONPATH" and "PYTEST" not in name}
 
 
 def _run(*command: object) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from cas_cache import threads
 from cas_cache.repository.body_limits import put_object
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
     def put(path: str, make: Callable[[], bytes | memoryview]) -> None:
         put_object(storage, path, make())
 
-    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cas-cache")
+    pool = threads.pool(IN_FLIGHT)
     running: set[Future[None]] = set()
     join = True
     try:
@@ -167,7 +168,7 @@ def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight:
     if len(items) == 1:
         yield function(items[0])
         return
-    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="cas-cache")
+    pool = threads.pool(in_flight)
     join = True
     try:
         ahead = [pool.submit(function, item) for item in items[:in_flight]]

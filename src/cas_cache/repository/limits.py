@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+from cas_cache import threads
 from cas_cache.repository.failures import Unanswered
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def in_time(call: Callable[[], _T], seconds: float) -> _T:
         finally:
             done.set()
 
-    threading.Thread(target=run, name="cas-cache-request", daemon=True).start()
+    threads.start(threading.Thread(target=run, name="cas-cache-request", daemon=True))
     if not done.wait(seconds):
         raise unanswered(seconds)
     if errors:
