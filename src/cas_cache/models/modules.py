@@ -291,10 +291,10 @@ class ModuleReader:
             return self.describe(value, where)
         if is_exported(value):
             return describe_exported(value, where, self.code)
-        if is_tokenizer(value):
-            return describe_tokenizer(value, where, self.code)
         if hasattr(value, "to_diff_dict"):
             return describe_config(value, where, self.code.value)
+        if is_tokenizer(value):
+            return describe_tokenizer(value, where, self.code)
         return None
 
 

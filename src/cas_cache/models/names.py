@@ -13,10 +13,10 @@ from typing import Any
 
 LIBRARIES = frozenset(
     {
-        "accelerate", "bitsandbytes", "diffusers", "flash_attn", "mteb", "numpy", "onnx", "onnxruntime", "open_clip",
-        "openvino", "optimum", "peft", "PIL", "quanto", "safetensors", "scipy", "sentence_transformers",
-        "sentencepiece", "timm", "tokenizers", "torch", "torchao", "torchaudio", "torchvision", "transformers",
-        "typing_extensions",
+        "accelerate", "bitsandbytes", "diffusers", "flash_attn", "huggingface_hub", "mteb", "numpy", "onnx",
+        "onnxruntime", "open_clip", "openvino", "optimum", "peft", "PIL", "quanto", "safetensors", "scipy",
+        "sentence_transformers", "sentencepiece", "timm", "tokenizers", "torch", "torchao", "torchaudio",
+        "torchvision", "transformers", "typing_extensions",
     }
 )  # fmt: skip
 """Packages whose code a version and the results of the self-check answer for. All other code is described."""
