@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from cas_cache import threads
 from cas_cache.errors import CasCacheError, ConfigurationError
 from cas_cache.mirror import index
-from cas_cache.repository import interface, open_storage, pack
+from cas_cache.repository import open_storage, pack
 from chaos.crash_disk import Disk, Tree, found, looks_of, placed
 from chaos.crash_faults import NEEDS_ROOM, LastOne, Recording, Refusing
 from chaos.crash_flows import FILE_FLOWS, OLD, mirrors_whole
@@ -226,7 +227,7 @@ def same_each_time(patches: pytest.MonkeyPatch) -> None:
     world.begin()
     now = time.time()
     patches.setattr(time, "time", lambda: now)
-    patches.setattr(interface, "ThreadPoolExecutor", InOrder)
+    patches.setattr(threads, "pool", InOrder)
     patches.setattr(pack, "CHUNK_BYTES", CHUNK_BYTES)
     patches.setattr(index, "SAVE_ROWS", SAVE_ROWS)
     # Nobody pulls the plug of this machine.

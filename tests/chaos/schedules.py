@@ -13,9 +13,9 @@ from typing import Any, Self
 import pytest
 from filelock import FileLock, Timeout
 
-from cas_cache import disk
+from cas_cache import disk, threads
 from cas_cache.mirror import table
-from cas_cache.repository import Repository, interface
+from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.prune import prune
@@ -93,7 +93,7 @@ class Theatre:
         self.name, self.play, self.mutant = name, PLAYS[name], mutant
         self.patches = pytest.MonkeyPatch()
         self.world = Ticking(self.patches)
-        self.patches.setattr(interface, "ThreadPoolExecutor", InOrder)
+        self.patches.setattr(threads, "pool", InOrder)
         self.patches.setattr(os, "fsync", lambda _: None)
         self.scheduler: Scheduler | None = None
         if self.play.locks:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cas_cache import threads
 from cas_cache.errors import RemoteUnavailable
-from cas_cache.repository import interface, open_storage, pack
+from cas_cache.repository import open_storage, pack
 from cas_cache.testing import MemoryStorage
 from cas_cache.testing.processes import in_process
 from chaos.crash_flows import STORAGE_FLOWS
@@ -27,7 +28,7 @@ CHUNK_BYTES = 96
 @pytest.fixture(autouse=True)
 def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the n-th operation the same in every run, chunks small, and mirrors quick."""
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", CHUNK_BYTES)
     # Nobody pulls the plug here, and this is most of the time that a mirror takes.
     monkeypatch.setattr(os, "fsync", lambda _: None)

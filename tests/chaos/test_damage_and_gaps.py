@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from cas_cache import threads
 from cas_cache.errors import DamagedPack, RepositoryError
-from cas_cache.repository import Manifest, Repository, Storage, interface, layout, pack
+from cas_cache.repository import Manifest, Repository, Storage, layout, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
 from cas_cache.testing import MemoryStorage
@@ -21,7 +22,7 @@ from tiers import sampled
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make chunks so small that each pack has several of vectors, and mirrors quick: nobody pulls the plug here."""
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 48)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

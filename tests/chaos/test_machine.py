@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from cas_cache import threads
 from cas_cache.errors import UnsupportedFormat
-from cas_cache.repository import Repository, interface, layout, pack
+from cas_cache.repository import Repository, layout, pack
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import greedy_merge, no_hashes, no_haste
 from chaos.scenes import ALL, Mirrors, assert_has, found_by
@@ -54,7 +55,7 @@ class Everybody(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = pytest.MonkeyPatch()
-        self.patches.setattr(interface, "ThreadPoolExecutor", InOrder)
+        self.patches.setattr(threads, "pool", InOrder)
         self.patches.setattr(os, "fsync", lambda _: None)
         # A merge has several chunks of keys and of vectors.
         self.patches.setattr(pack, "CHUNK_BYTES", 96)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cas_cache import threads
 from cas_cache.errors import RepositoryError
 from cas_cache.mirror import Mirror, Namespace
-from cas_cache.repository import Repository, interface
+from cas_cache.repository import Repository
 from cas_cache.repository.prune import DAY, prune
 from cas_cache.testing import MemoryStorage
 from chaos.faults import HOUR, Deadly, Died, Hooked, InOrder, World
@@ -30,7 +31,7 @@ def test_a_push_that_sleeps_between_its_plan_and_its_first_request(
 
     Else it would write these objects again, and the manifest, and the prune would then delete what is visible.
     """
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     world, memory = World(monkeypatch), MemoryStorage()
     others = Machine(tmp_path / "others", memory)
     others.encode(texts(2, 10))

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from cas_cache import threads
 from cas_cache.errors import IncompleteListing, RepositoryError
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, Storage, interface, layout, pack
+from cas_cache.repository import Repository, Storage, layout, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
 from cas_cache.testing import MemoryStorage
@@ -42,7 +43,7 @@ from repository.storages import OTHER_SPEC, SPEC, Machine
 @pytest.fixture(autouse=True)
 def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the n-th operation the same in every run, chunks small, and mirrors quick: nobody pulls the plug here."""
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cas_cache.repository import Repository, interface, open_storage, pack
+from cas_cache import threads
+from cas_cache.repository import Repository, open_storage, pack
 from cas_cache.repository.prune import prune
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage, failing_disk, storages
 from chaos.faults import DAY, InOrder, World
@@ -26,7 +27,7 @@ ways = pytest.mark.parametrize("skew", sampled([TEN_DAYS, -TEN_DAYS], keep={TEN_
 
 @pytest.fixture(autouse=True)
 def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cas_cache.repository import interface, layout, pack
+from cas_cache import threads
+from cas_cache.repository import layout, pack
 from cas_cache.repository.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage
 from cas_cache.testing.faults import KINDS, WIRE_ONLY
@@ -49,7 +50,7 @@ RANGED = {"lazy pull", "encode lazily"}
 @pytest.fixture(autouse=True)
 def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the n-th operation the same in every run, chunks small, and mirrors quick."""
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache.repository import Repository, interface, layout
+from cas_cache import threads
+from cas_cache.repository import Repository, layout
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import DAY, prune
 from cas_cache.testing import CountingStorage, MemoryStorage
@@ -94,7 +95,7 @@ def modelled(world: ModelWorld) -> list[tuple[bool, int]]:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """Return time that can be moved; what runs side by side runs in order."""
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     return World(monkeypatch)
 
 

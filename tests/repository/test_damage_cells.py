@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import sync
+from cas_cache import sync, threads
 from cas_cache.errors import CasCacheError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import Repository, interface, layout, pack
+from cas_cache.repository import Repository, layout, pack
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.testing import MemoryStorage
@@ -61,7 +61,7 @@ WITH_ANOTHER = ("swapped", "replaced", "copied")
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use several chunks per array in a pack of ten rows, without fsync and without background work."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     World(monkeypatch)  # the same names each time
 

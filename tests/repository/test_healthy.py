@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cas_cache import EncoderSpec
+from cas_cache import EncoderSpec, threads
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import Repository, Storage, interface, layout, pack
+from cas_cache.repository import Repository, Storage, layout, pack
 from cas_cache.repository import check_pack as reading
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
@@ -202,7 +202,7 @@ class Healthy:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """Only planned crashes occur and no threads run, so a seed always gives the same result."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(interface, "ThreadPoolExecutor", InOrder)
+    monkeypatch.setattr(threads, "pool", InOrder)
     return World(monkeypatch)
 
 
