@@ -649,7 +649,7 @@ def test_a_push_asks_the_remote_though_nothing_waits(tmp_path: Path) -> None:
         EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r2")).push()
     moved = EmbeddingCache(tmp_path / "m", remote=tmp_path / "r2", push="manual")
     assert moved.push(rebind=True).rows == 3
-    with pytest.raises(ConfigurationError, match="no namespace id"):
+    with pytest.raises(ConfigurationError, match="not a namespace id"):
         moved.pull("bogus")
 
 

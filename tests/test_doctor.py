@@ -684,7 +684,7 @@ def marker(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("objects", "expected", "words"),
     [
-        ({}, {}, "Nothing is there yet"),
+        ({}, {}, "There is nothing yet"),
         ({"cas-cache.json": marker()}, {}, "Version 1, id abab"),
         ({"data.csv": b"1"}, {"repository": "FAIL"}, "'data.csv' is one"),
         ({"cas-cache.json": b"{"}, {"repository": "FAIL"}, "Name another prefix"),
@@ -907,7 +907,7 @@ def test_a_first_look(run: Any, tmp_path: Path) -> None:
     assert "CAS_CACHE_REMOTE to share it" in line(out, "remote")
     code, out, _ = run("--remote", tmp_path / "repo")
     assert code == 0
-    assert "Nothing is there yet" in line(out, "repository")
+    assert "There is nothing yet" in line(out, "repository")
     assert "--test-remote" in line(out, "write")
     assert list(tmp_path.iterdir()) == []
 

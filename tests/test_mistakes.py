@@ -261,7 +261,7 @@ MISTAKES: dict[str, tuple[Callable[[Place], None], str, str, str]] = {
     "a file as the remote": (as_it_is, "pull x --remote file", "a file is where", "Name a directory for the"),
     "the remote below a file": (as_it_is, "push mirror --remote file/x --rebind", "a file is where", "Name a dir"),
     "a target that is there": (
-        as_it_is, f"export mirror file --format npy -n {SPEC.namespace}", "is there already", "Name another target"
+        as_it_is, f"export mirror file --format npy -n {SPEC.namespace}", "exists already", "Name another target"
     ),
     "a target below a file": (
         as_it_is, f"export mirror file/x --format npy -n {SPEC.namespace}", "Writing .*/file/x failed", "another target"

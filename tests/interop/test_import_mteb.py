@@ -241,10 +241,10 @@ def _cut(name: str, size: int) -> Any:
             (_unlink("dimension"), "dimension is missing"),
             (_write("dimension", "None"), "dimension is missing"),
             (_write("dimension", "0"), "dimension is missing"),
-            (_write("dimension", "7"), "no whole rows of 7"),
+            (_write("dimension", "7"), "not whole rows of 7"),
             (_unlink("vectors.npy"), "no vectors.npy"),
-            (_cut("vectors.npy", 4 * WIDTH * 6 + 3), "no whole rows"),
-            (_cut("vectors.npy", 0), "no whole rows"),
+            (_cut("vectors.npy", 4 * WIDTH * 6 + 3), "not whole rows"),
+            (_cut("vectors.npy", 0), "not whole rows"),
             (
                 lambda folder: shutil.copy(made(folder.parent / "f", backend=FaissCache) / "vectors.faiss", folder),
                 "two",

@@ -143,7 +143,7 @@ def test_belongs_to_one_repository(tmp_path: Path) -> None:
 )
 def test_only_ids_are_looked_up(tmp_path: Path, name: str) -> None:
     """Only an id becomes a path."""
-    with pytest.raises(ValueError, match="no namespace id"):
+    with pytest.raises(ValueError, match="not a namespace id"):
         Mirror(tmp_path).get(name)
 
 

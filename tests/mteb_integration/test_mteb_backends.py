@@ -241,7 +241,7 @@ def test_identity_in_doubt_is_refused(tmp_path):
     """No pinned revision, what depends on the batch, int8 by the call, an argument that is no plain value: refused."""
     with pytest.raises(UnpinnedModel, match="revision"):
         backend(HashEncoder(revision="main"))
-    with pytest.raises(TypeError, match="no mteb encoder"):
+    with pytest.raises(TypeError, match="not an mteb encoder"):
         backend(object())
     with pytest.raises(IdentityError, match="plain value"):
         backend(HashEncoder(), encode_kwargs={"anything": object()})

@@ -370,7 +370,7 @@ def test_what_cannot_work_is_refused(tmp_path, monkeypatch):
 
 def test_a_class_that_is_no_backend(tmp_path):
     """What lacks a method is named, with what it lacks."""
-    with pytest.raises(ConfigurationError, match="no cache backend: it has no add, get_vector"):
+    with pytest.raises(ConfigurationError, match="not a cache backend: it has no add, get_vector"):
         encoded_anew(HashEncoder(), tmp_path, Path)
 
 

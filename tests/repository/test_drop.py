@@ -95,7 +95,7 @@ def test_no_such_namespace(memory: Memory) -> None:
     """An unknown namespace is an error that says so, not a success."""
     with pytest.raises(ConfigurationError, match="There is no namespace"):
         drop(Repository(memory), "0" * 32)
-    with pytest.raises(ValueError, match="no namespace id"):
+    with pytest.raises(ValueError, match="not a namespace id"):
         drop(Repository(memory), "../../etc")
     with pytest.raises(NotARepository):
         drop(Repository(Memory()), MINE)

@@ -176,7 +176,7 @@ def with_nan(value: float) -> Any:
         (with_nan(np.nan), 3, ConfigurationError, "Query 3 holds NaN"),
         (with_nan(-np.inf), 3, ConfigurationError, "Query 3 holds NaN or infinity"),
         (with_nan(1e300), 3, ConfigurationError, "in float32"),
-        (np.full((2, DIMENSIONS), "a"), 3, ConfigurationError, "no vectors of numbers"),
+        (np.full((2, DIMENSIONS), "a"), 3, ConfigurationError, "not vectors of numbers"),
         ({"a": "text"}, 3, InvalidEncoderOutput, "Return a NumPy array"),
     ],
 )

@@ -128,7 +128,7 @@ def test_keys_of_other_kinds(tmp_path: Path) -> None:
     "public", ["", "alice", "ed25519:", "ed25519:AAAA", "ssh-ed25519 AAAA", "ed25519:" + "A" * 42 + "B="]
 )
 def test_public_keys_that_are_none(public: str) -> None:
-    with pytest.raises(ConfigurationError, match="no public key"):
+    with pytest.raises(ConfigurationError, match="not a public key"):
         Trust({"alice": public})
 
 
