@@ -526,7 +526,7 @@ def test_closing_with_a_remote_that_is_away_says_what_waits(
         cache.flush()
     assert "not everything was pushed. 3 rows (168 B) are pending in the mirror" in capsys.readouterr().err
     cache.flush()
-    assert "3 rows (168 B) wait" in capsys.readouterr().err
+    assert "3 rows (168 B) are pending" in capsys.readouterr().err
     assert cache._pusher.settled
     flaky.mend()
     cache.close()

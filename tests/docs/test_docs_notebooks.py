@@ -46,7 +46,7 @@ def test_every_block_runs(
         if "summary()" in block:
             printed = capsys.readouterr().out.splitlines()
             assert printed[0].startswith("100 of 200 items from the cache (50.0%), 100 encoded")
-            assert "100 rows (5.2 kB) wait" in printed[2]
+            assert "100 rows (5.2 kB) are pending" in printed[2]
             assert printed[3:] == [found.strip() for found in re.findall(r"\)  # (Stats.*|0\.5 .*)", block)]
     assert kinds == ["python", "python", "sh", "python"]
     assert "pushed 1 pack" in capsys.readouterr().out

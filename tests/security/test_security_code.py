@@ -41,7 +41,7 @@ LOADS = {"load", "loads", "fromfile", "genfromtxt", "loadtxt", "memmap", "open_m
 PROCESSES = {"testing/processes.py"}
 """May use multiprocessing: functions and values of tests go to processes that the same test has started."""
 
-OWN_NAMES = {f"{name}: imports what a value names" for name in ("__init__.py", "commands.py", "internals.py")} | {
+OWN_NAMES = {f"{name}: imports what a value names" for name in ("__init__.py", "commands.py", "compat.py")} | {
     "functions.py: calls compile"
 }
 """Public names, commands and parts of mteb are imported when they are asked for, from tables in these sources.

@@ -93,7 +93,7 @@ def parse_manifest_path(path: str) -> PackRef | None:
 
 def object_path(pack: str, name: str) -> str:
     """Return the path of an object of a pack."""
-    return f"{pack_prefix(pack)}/{_checked(_OBJECT, name, 'object name')}"
+    return f"{pack_prefix(pack)}/{_checked(_OBJECT, name, 'valid object name')}"
 
 
 def pack_prefix(pack: str) -> str:
@@ -129,6 +129,6 @@ def chunk_name(array: str, chunk: int, dimensions: int) -> str:
 
 def _checked(pattern: re.Pattern[str], value: str, what: str) -> str:
     if not pattern.fullmatch(value):
-        msg = f"{value!r} is no {what}"
+        msg = f"{value!r} is not a {what}"
         raise ValueError(msg)
     return value
