@@ -58,7 +58,7 @@ def test_foreign_names_never_become_paths(name: str, namespace: str, pack: str) 
             for build in (layout.spec_path, layout.manifests_prefix):
                 with pytest.raises(ValueError, match="is not a namespace id"):
                     build(wrong)
-            with pytest.raises(ValueError, match="is no pack id"):
+            with pytest.raises(ValueError, match="is not a pack id"):
                 layout.object_path(wrong, "zarr.json")
             assert layout.parse_manifest_path(wrong) is None
             assert layout.parse_manifest_path(f"manifests/{namespace}/{wrong}.json") is None
@@ -71,7 +71,7 @@ def test_object_names_cannot_leave_their_pack(name: str, pack: str) -> None:
     if layout.is_object_name(name):
         assert posixpath.normpath(layout.object_path(pack, name)).startswith(f"packs/{pack}/")
     else:
-        with pytest.raises(ValueError, match="is no object name"):
+        with pytest.raises(ValueError, match="is not a valid object name"):
             layout.object_path(pack, name)
 
 
