@@ -240,7 +240,7 @@ MISTAKES: dict[str, tuple[Callable[[Place], None], str, str, str]] = {
     ),
     "an unknown role": (as_it_is, "pull mirror --remote repo --role queri", "There is no role", r"mean 'query'\?"),
     "an unknown task": (as_it_is, "pull mirror --remote repo --task Foo", "There is no task 'Foo'", "--model"),
-    "an unknown setting": (settings("remotte = 'x'"), "ls mirror", "setting 'remotte', which is", r"mean remote\?"),
+    "an unknown setting": (settings("remotte = 'x'"), "ls mirror", "unknown setting 'remotte'", r"mean remote\?"),
     "a setting of another kind": (settings("offline = 'yes'"), "ls mirror", "config.toml: offline", "true or false"),
     "settings that are no TOML": (settings("remote = ["), "ls mirror", "cannot be read as TOML", "Mend it"),
     "remotes that are no table": (settings("remotes = 'x'"), "ls mirror", "config.toml: remotes", "table of URLs"),
