@@ -54,7 +54,7 @@ def test_status_says_what_is_only_here_and_only_there(run: Any, team: Team) -> N
     size = truth(["a"]).nbytes
     both = found[SPEC.namespace]
     assert (both["local_rows"], both["rows_to_push"], both["remote_packs"], both["packs_to_pull"]) == (8, 3, 1, 0)
-    assert (both["bytes_to_push"], both["is_up_to_date"]) == (3 * size, False)
+    assert (both["bytes_to_push"], both["up_to_date"]) == (3 * size, False)
     there = found[DOCUMENTS.namespace]
     assert (there["local_rows"], there["packs_to_pull"], there["rows_to_pull"]) == (0, 1, 7)
     assert (there["bytes_to_pull"], there["model"], there["role"]) == (7 * size, SPEC.model, "document")
@@ -77,7 +77,7 @@ def test_sync_leaves_both_sides_in_step(run: Any, team: Team) -> None:
     done = run("sync", team.mirror, "--remote", team.remote, "--json")
     moved = json.loads(done.out)
     assert (moved["pulled"]["rows"], moved["pushed"]["rows"]) == (7, 7)
-    assert all(one["is_up_to_date"] for one in status(run, team).values())
+    assert all(one["up_to_date"] for one in status(run, team).values())
     assert rows(team.mirror) == {SPEC.namespace: 8, DOCUMENTS.namespace: 7, SCOPED.namespace: 4}
     again = run("sync", team.mirror, "--remote", team.remote)
     assert (again.code, again.out) == (0, "pulled 0 packs, 0 rows, 0 B\npushed 0 packs, 0 rows, 0 B\n")
@@ -165,6 +165,6 @@ def test_status_counts_a_merge_once(run: Any, tmp_path: Path) -> None:
     EmbeddingCache(tmp_path / "new", remote=team.remote, push="manual")
     assert run("compact", "--remote", team.remote).code == 0
     (here,) = status(run, team).values()
-    assert (here["remote_packs"], here["packs_to_pull"], here["is_up_to_date"]) == (1, 0, True)
+    assert (here["remote_packs"], here["packs_to_pull"], here["up_to_date"]) == (1, 0, True)
     (new,) = status(run, Team(tmp_path / "new", team.remote)).values()
     assert (new["remote_packs"], new["packs_to_pull"], new["rows_to_pull"]) == (1, 1, 40)

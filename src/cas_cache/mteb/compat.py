@@ -99,7 +99,7 @@ def _moved(where: str, part: str, what: str) -> str:
     package = where.partition(".")[0].replace("_", "-")
     return (
         f"{package} {version(package)} is not one that this cas_cache knows: {where}.{part} {what}. It was written for "
-        "mteb 2.26 and sentence-transformers 6.2. Install these, or a newer cas_cache; nothing was cached."
+        "mteb 2.25 and 2.26, and sentence-transformers 6.2. Install these, or a newer cas_cache; nothing was cached."
     )
 
 

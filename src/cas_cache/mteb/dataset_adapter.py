@@ -1,6 +1,6 @@
 """mteb's loaders and the datasets in them: as items with keys, and some rows of them as a loader.
 
-Read in mteb 2.26.24, datasets and torch; what is not their published interface is named here and in `internals`.
+Read in mteb 2.26.24, datasets and torch; what is not their published interface is named here and in `compat`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a `SentenceTransformer` does with what its modules computed: truncate, normalise, quantize.
 
-Read in sentence-transformers 6.2, and private to it in part; all else of that kind is in `internals`.
+Read in sentence-transformers 6.2, and private to it in part; all else of that kind is in `compat`.
 """
 
 from __future__ import annotations

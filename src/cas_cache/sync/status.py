@@ -63,14 +63,14 @@ class SyncStatus:
     def _repr_html_(self) -> str:
         rows = [
             ("model", None if self.spec is None else self.spec.model),
-            ("rows here", self.local_rows),
+            ("local rows", self.local_rows),
             ("rows to push", self.rows_to_push),
-            ("packs there", self.remote_packs),
+            ("remote packs", self.remote_packs),
             ("packs to pull", self.packs_to_pull),
             ("rows to pull", self.rows_to_pull),
-            ("size here", size(self.local_bytes)),
+            ("local size", size(self.local_bytes)),
         ]
-        return html.facts(f"Namespace {self.namespace}, here and there", rows)
+        return html.facts(f"Namespace {self.namespace}, local and remote", rows)
 
     def as_json(self) -> dict[str, Any]:
         """Return the status as plain JSON."""
@@ -79,7 +79,7 @@ class SyncStatus:
             "namespace": self.namespace,
             **names_of(self.spec),
             **numbers,
-            "is_up_to_date": self.is_up_to_date,
+            "up_to_date": self.is_up_to_date,
         }
 
 
