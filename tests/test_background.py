@@ -428,6 +428,7 @@ print("ready", flush=True)
     (3, 12) <= sys.version_info < (3, 12, 2),
     reason="its first request comes at the end, where s3fs needs a thread that CPython 3.12.0 and 3.12.1 refuse",
 )
+@pytest.mark.verify
 def test_ctrl_c_while_an_endpoint_does_not_answer(tmp_path: Path) -> None:
     """Over the network: the connection is taken and nothing comes back; the process does not wait for the time-out."""
     with socket.socket() as server:

@@ -129,6 +129,7 @@ class RateLimitError(Exception):
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.01, 0.1, 0.2, 1.0])
+@pytest.mark.verify
 def test_a_chunk_takes_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """By default no chunk is more than 10 s of an encoder's work, and a fast one does not commit often."""
     encoder = Clocked(monkeypatch, seconds)

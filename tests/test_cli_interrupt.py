@@ -134,7 +134,8 @@ def rows_of(directory: Path) -> int:
     return 0 if ns is None else ns.rows
 
 
-@pytest.mark.parametrize(("number", "code"), sampled([(signal.SIGINT, 130), (signal.SIGTERM, 143)], keep=2))
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.verify
 def test_a_pull_goes_on_in_the_middle_of_a_pack(
     localstack: Any, proxy: SlowProxy, url: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

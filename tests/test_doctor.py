@@ -309,6 +309,7 @@ def test_nothing_is_wrong(make: Any) -> None:
     assert report.policy == ""
 
 
+@pytest.mark.verify
 def test_a_directory_is_tried_with_processes(tmp_path: Path) -> None:
     """What declares to be for many processes is tried from another; nothing is left but the directory."""
     opener = functools.partial(open_storage, str(tmp_path / "repo"))
@@ -598,7 +599,7 @@ def test_a_test_without_words_is_told_by_its_docstring() -> None:
     assert "Bytes taste good. Seen otherwise: They do not." in told(report, "contract-of-ones-own")
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("elsewhere", sampled([False, True], keep={True}))
 @pytest.mark.parametrize(
     ("error", "shown", "hidden"),
     [

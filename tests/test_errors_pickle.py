@@ -87,6 +87,7 @@ class _Own(CasCacheError):
         self.number = number
 
 
+@pytest.mark.verify
 def test_errors_cross_a_process_pool() -> None:
     """As arguments, results and what a worker raises; one that does not unpickle makes the pool wait forever."""
     kinds = [kind for kind in _tree() if vars(example(kind))]

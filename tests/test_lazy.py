@@ -460,6 +460,7 @@ with EmbeddingCache(sys.argv[2], remote=sys.argv[3], lazy=True, only_cached=True
 """
 
 
+@pytest.mark.verify
 def test_processes_share_a_catalogue(tmp_path: Path) -> None:
     """Four at a time in one mirror: every answer is right, and each row is there once."""
     with EmbeddingCache(tmp_path / "author", remote=tmp_path / "shared") as author:

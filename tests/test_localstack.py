@@ -158,6 +158,7 @@ def test_a_server_that_fails_while_starting_shows_its_log(
         pass
 
 
+@pytest.mark.verify
 def test_port_zero_is_a_free_port_and_the_server_stops_with_its_context(
     localstack: Any, localstack_module: ModuleType
 ) -> None:

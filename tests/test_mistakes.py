@@ -128,7 +128,7 @@ ENDPOINTS: dict[str, tuple[Callable[[], Any], Told]] = {
 }
 
 
-@pytest.mark.parametrize("situation", sampled(ENDPOINTS, keep=4))
+@pytest.mark.parametrize("situation", sampled(ENDPOINTS, keep=7))
 def test_the_service(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, situation: str) -> None:
     """What a pull prints, and what it raises in Python, for each answer of a service."""
     served, told = ENDPOINTS[situation]
@@ -370,6 +370,7 @@ def small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     return run
 
 
+@pytest.mark.verify
 def test_a_full_disk(small_disk: Any, tmp_path: Path) -> None:
     """A pull to it, a push to it, an export to it: what is there stays, and the same command goes on."""
     cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "r"), push="manual")

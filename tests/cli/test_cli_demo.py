@@ -100,6 +100,7 @@ def test_settings_that_forbid_it(run: Any, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.verify
 def test_offline_it_still_shows_itself(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own repository is a temporary directory, and no network."""
     monkeypatch.setenv("CAS_CACHE_OFFLINE", "1")

@@ -46,6 +46,7 @@ PLAYED = {
 
 
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed")
+@pytest.mark.verify
 def test_the_site_builds(tmp_path: Path) -> None:
     """Strictly: a broken link, a missing anchor, a page that is not in the navigation is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

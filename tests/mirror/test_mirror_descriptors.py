@@ -430,6 +430,7 @@ def test_many_answers_are_kept(tmp_path: Path) -> None:
     run(ANSWERS, tmp_path, 60, 128)
 
 
+@pytest.mark.verify
 def test_many_namespaces_with_few_descriptors(tmp_path: Path) -> None:
     """200 namespaces in one process that may open 128 files."""
     run(MANY, tmp_path, 200, 128)

@@ -162,6 +162,7 @@ def test_only_what_no_file_covers_is_sorted(tmp_path: Path, monkeypatch: pytest.
     assert sorted_rows == [(ROWS, ROWS + 5)]
 
 
+@pytest.mark.verify
 def test_a_new_process_finds_all(tmp_path: Path) -> None:
     """With the real sizes, through the mirror: 70,000 rows, of which 65,536 are in files."""
     script = (
@@ -186,6 +187,7 @@ def test_a_new_process_finds_all(tmp_path: Path) -> None:
     assert [output.stdout for output in outputs] == ["[RunFile(0, 65536), Run(65536, 70000)]\n"] * 2
 
 
+@pytest.mark.verify
 def test_few_files_and_no_others(tmp_path: Path) -> None:
     """Each file has 4 times the rows of the next, they are adjacent, and merged files are removed."""
     keys = random_keys(1000)
@@ -346,6 +348,7 @@ def test_a_file_of_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", sampled([20, 21, 30, 9], keep=4))
+@pytest.mark.verify
 def test_a_search_that_is_led_astray(tmp_path: Path, entry: int) -> None:
     """With a prefix changed on the path of searches, every pair of keys is found in any order."""
     keys = random_keys(ROWS)
@@ -556,6 +559,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> list[str]
 
 
 @pytest.mark.parametrize("after", sampled([False, True], keep={False}))
+@pytest.mark.verify
 def test_a_crash_anywhere(tmp_path: Path, after: bool) -> None:
     """Between any two operations of commits that save and merge, no row is lost, doubled or wrong, now or later."""
     keys = keys_for(range(100))

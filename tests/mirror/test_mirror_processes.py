@@ -72,6 +72,7 @@ def test_eight_processes_append_while_four_read(tmp_path: Path) -> None:
     assert check_mirror(Mirror(directory)).clean
 
 
+@pytest.mark.verify
 def test_many_processes_make_one_mirror(tmp_path: Path) -> None:
     """However many processes start at once on a new directory, each gets the same mirror and none is refused."""
     script = (

@@ -104,6 +104,7 @@ def test_scores_are_those_of_mtebs_wrapper(cls, make, tmp_path):
 
 
 @BOTH
+@pytest.mark.verify
 def test_namespaces_are_apart_from_our_wrappers(cls, tmp_path):
     """In one mirror, after a run of mteb's wrapper, ours encodes everything and scores as without a cache."""
     encoder, task = HashEncoder(), tasks.misleading_titles()

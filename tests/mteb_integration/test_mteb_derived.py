@@ -19,6 +19,7 @@ from cas_cache.mteb import CachedEmbeddingWrapper, TextVectorMap, spec_of
 from cas_cache.mteb.derived import FULL, Derivation, derivation_of
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_tasks import loader, metadata
+from tiers import sampled
 
 pytestmark = [
     # mteb asks sentence-transformers for a model's metadata by its old names.
@@ -153,6 +154,7 @@ def test_a_slice_is_the_plain_run_to_the_bit(by, model, tmp_path):
     assert wrapped.stats.encoded == len(TEXTS)
 
 
+@pytest.mark.verify
 def test_normalised_to_the_bit(model, tmp_path):
     """On the machine that encoded them, normalised answers too are those of the same batch."""
     wrapped = cached(model, tmp_path)
@@ -321,7 +323,7 @@ def test_a_call_without_rows(model, tmp_path):
             assert len(wrapped.encode(loader(texts), **CALL, **kwargs)) == len(texts)
 
 
-@pytest.mark.parametrize("output", [OutputDType.INT8, OutputDType.BINARY, OutputDType.FLOAT16])
+@pytest.mark.parametrize("output", sampled([OutputDType.INT8, OutputDType.BINARY, OutputDType.FLOAT16], keep=3))
 def test_mtebs_compression_around_the_cache(output, model, tmp_path):
     """CompressionWrapper(CachedEmbeddingWrapper(m)) is CompressionWrapper(m), and shares the float vectors."""
 
@@ -543,6 +545,7 @@ def test_media_by_the_call_are_refused_and_by_stored_ranges_not(model):
     assert derivation_of(encoder, {"precision": "binary"}, ("image",)).precision == "binary"
 
 
+@pytest.mark.verify
 def test_the_demo_model_normalises_by_a_module_of_its_own(tmp_path):
     """With a Normalize module, truncated vectors are not of length 1 unless that is asked for."""
     whole = SentenceTransformer(str(minilm.get_model_path()), device="cpu")

@@ -77,6 +77,7 @@ def test_scores_and_what_is_encoded(name, encoder, tmp_path):
         ["misleading_titles", "conversations", "classification", "MockBitextMiningTask"], keep={"misleading_titles"}
     ),
 )
+@pytest.mark.verify
 def test_in_several_processes(name, tmp_path):
     """With two processes that prepare and load the rows, warm and on a second machine, nothing is encoded again."""
     encoder = "class of one's own"
@@ -114,6 +115,7 @@ def test_what_two_tasks_share_is_encoded_once(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", sampled(["float16", "float64", "int8"], keep={"float16"}))
+@pytest.mark.verify
 def test_arrays_of_other_types(dtype, tmp_path):
     """Scores are equal for arrays that are not float32."""
     for make in (tasks.misleading_titles, tasks.sts):
@@ -121,6 +123,7 @@ def test_arrays_of_other_types(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", sampled(["float16", "float32", "bfloat16"], keep={"bfloat16"}))
+@pytest.mark.verify
 def test_tensors(dtype, tmp_path):
     """Scores are equal for torch tensors. Of bfloat16 mteb itself evaluates retrieval only."""
     for make in (tasks.misleading_titles, tasks.sts)[: 1 if dtype == "bfloat16" else 2]:
@@ -136,6 +139,7 @@ def test_every_text_task_of_mteb_is_among_these():
 
 @pytest.mark.filterwarnings("ignore:Dimension file not found:UserWarning")  # theirs, of every new directory
 @pytest.mark.filterwarnings("ignore:No existing files found:UserWarning")
+@pytest.mark.verify
 def test_mtebs_own_wrapper_gives_another_score(tmp_path):
     """The misleading titles tell: mteb's own wrapper doubles them and loses score, cas_cache's does not."""
     plain = check_four_runs(HashEncoder(), tasks.misleading_titles(), tmp_path)
@@ -170,6 +174,7 @@ def test_a_remote_that_is_away_is_one_warning(tmp_path):
     assert model.stats.bytes_pushed > 0
 
 
+@pytest.mark.verify
 def test_a_closed_port_is_one_warning(tmp_path):
     """An S3 endpoint that does not answer costs one warning, not the evaluation."""
     options = {

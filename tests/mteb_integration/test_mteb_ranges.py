@@ -55,6 +55,7 @@ def of(ranges, folder, vectors, spec=SPEC, *, normalized=False):
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.verify
 def test_a_row_is_the_same_in_every_call(precision, model, tmp_path):
     """The first call is the plain run; one text alone, and any part, opened anew, have the rows of that."""
     plain = SentenceTransformerEncoderWrapper(model).encode(loader(TEXTS), **CALL, precision=precision)

@@ -57,6 +57,7 @@ def race(url: str, options: dict[str, Any] | None) -> set[str]:
     return ids | {later.id}
 
 
+@pytest.mark.verify
 def test_two_processes_create_one_local_repository(tmp_path: Path) -> None:
     """Of two simultaneous creators on a local disk one wins, and both use its repository."""
     assert len(race(str(tmp_path / "repo"), None)) == 1

@@ -72,6 +72,7 @@ def test_unit_rows_are_searched_in_place(tmp_path: Path, monkeypatch: pytest.Mon
     check_truth(found, QUERIES, np.concatenate([rows, 3 * QUERIES[:1]]), "cosine")
 
 
+@pytest.mark.verify
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in place cost nothing, converted ones a few blocks, however many there are."""
     count, wide = 40_000, 512

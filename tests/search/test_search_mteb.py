@@ -99,6 +99,7 @@ def test_mteb_mock_tasks(tmp_path: Path) -> None:
             assert scores(searched(cached), task) == plain
 
 
+@pytest.mark.verify
 def test_a_corpus_is_searched_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What faiss is given is the map that the cache answered with, of the mirror's own file."""
     import faiss

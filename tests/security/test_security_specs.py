@@ -122,6 +122,7 @@ def test_a_spec_with_a_credential_is_not_written(tmp_path):
     (tmp_path / "spec.json").write_bytes(OLD.canonical())
 
 
+@pytest.mark.verify
 def test_it_can_be_dropped(older_version):
     """As the documentation says."""
     code, said = cli("drop", "--remote", f"{older_version}/remote", "--namespace", OLD.namespace, "--yes", "--force")
