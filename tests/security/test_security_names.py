@@ -74,7 +74,7 @@ def test_paths_of_a_repository(figure: Callable[[str, int], None]) -> None:
             lambda it: layout.manifest_path(it, PACK), lambda it: layout.manifest_path(ID, it),
             lambda it: layout.object_path(it, "zarr.json"),
         ):  # fmt: skip
-            with pytest.raises(ValueError, match="is no "):
+            with pytest.raises(ValueError, match="is not a "):
                 build(name)
             refused += 1
         for path in (f"specs/{name}.json", f"manifests/{name}/{PACK}.json", f"manifests/{ID}/{name}.json"):
@@ -83,7 +83,7 @@ def test_paths_of_a_repository(figure: Callable[[str, int], None]) -> None:
         assert layout.parse_object_path(f"packs/{name}/zarr.json") is None
         assert not layout.is_probe_path(f"probes/{name}")
     for name in NAMES:
-        with pytest.raises(ValueError, match="is no object name"):
+        with pytest.raises(ValueError, match="is not a valid object name"):
             layout.object_path(PACK, name)
         assert not layout.is_object_name(name)
         assert layout.parse_object_path(f"packs/{PACK}/{name}") is None
