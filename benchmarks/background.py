@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 
 SPEC = EncoderSpec(model="bench/encoder", revision="1")
 CASES = ("no remote", "push at the end", "local folder", "slow remote")

@@ -34,11 +34,12 @@ import fsspec
 import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
+from cas_cache.format import layout
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Repository, layout
-from cas_cache.repository.local import LocalStorage
+from cas_cache.repository import Repository
 from cas_cache.repository.pack import plan_ranges
-from cas_cache.rows import digest_rows
+from cas_cache.storage.local import LocalStorage
 from contract.servers import Place, rclone
 
 if TYPE_CHECKING:

@@ -38,7 +38,8 @@ import numpy as np
 
 from cas_cache import EncoderSpec, sync
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,8 @@ from cas_cache.background import BackgroundPush
 from cas_cache.cli import cli
 from cas_cache.errors import RemoteUnavailable, RemoteWarning
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from repository.storages import SPEC, Counting, Encoder, Flaky, Memory, Slow, packs, texts, truth
 from tiers import sampled
 
@@ -302,7 +303,8 @@ def test_a_forked_worker_does_not_push_for_its_parent(tmp_path: Path) -> None:
 SLOW = """
 import json, os, signal, sys, threading, time
 from cas_cache import EmbeddingCache
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from repository.storages import SPEC, Slow, texts, truth
 
 

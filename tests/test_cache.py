@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cas_cache.chunks
+import cas_cache.encoding
 from cas_cache import CacheMiss, EmbeddingCache
 from cas_cache.errors import (
     ConfigurationError,
@@ -111,7 +111,7 @@ class Clocked(Encoder):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, *, fails_at: float = np.inf) -> None:
         super().__init__()
         self.seconds, self.fails_at, self.now = seconds, fails_at, 0.0
-        monkeypatch.setattr(cas_cache.chunks.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(cas_cache.encoding.time, "monotonic", lambda: self.now)
 
     def __call__(self, batch: list[str]) -> Any:
         if len(self.asked) + len(batch) > self.fails_at:
@@ -174,7 +174,7 @@ def test_chunks_recover_from_a_slow_start_and_respect_bytes(tmp_path: Path, monk
             self.now += 0 if self.calls else 30
             return super().__call__(batch)
 
-    monkeypatch.setattr(cas_cache.chunks, "MAX_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
+    monkeypatch.setattr(cas_cache.encoding, "MAX_CHUNK_BYTES", 16 * truth(["a"]).nbytes)
     encoder = WarmsUp(monkeypatch, 0.001)
     with EmbeddingCache(tmp_path) as cache:
         cache.encode(texts(50), SPEC, encoder)

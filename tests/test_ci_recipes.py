@@ -12,7 +12,7 @@ import pytest
 
 from cas_cache.doctor import Role, s3_policy
 from cas_cache.doctor.policies import grant
-from cas_cache.repository import open_storage
+from cas_cache.storage import open_storage
 from ci_recipes import FOLDER, PAGE, Ended, Machine, end, project, read, untracked
 from contract import servers
 from contract.test_doctor_servers import Gateway

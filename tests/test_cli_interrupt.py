@@ -18,8 +18,9 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
 from cas_cache.repository import pack as pack_module
+from cas_cache.storage import open_storage
 from slow_proxy import SlowProxy, slow_proxy
 from tiers import sampled
 

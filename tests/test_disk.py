@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas_cache.disk import write_atomically
+from cas_cache.files.disk import write_atomically
 
 RACER = """
 import sys, time
 from pathlib import Path
-from cas_cache.disk import write_atomically
+from cas_cache.files.disk import write_atomically
 folder, mine = Path(sys.argv[1]), sys.argv[2]
 (folder / f"ready-{mine}").touch()
 while not (folder / "go").exists():
@@ -26,7 +26,7 @@ print("".join("1" if w else "0" for w in won))
 OVERWRITER = """
 import sys
 from pathlib import Path
-from cas_cache.disk import write_atomically
+from cas_cache.files.disk import write_atomically
 print("ready", flush=True)
 while True:
     for letter in b"ab":

@@ -28,10 +28,11 @@ from cas_cache.doctor.policies import removal
 from cas_cache.doctor.probe import GATE, Probe, ShorterContract, names_of
 from cas_cache.doctor.scratch import Scratch
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
+from cas_cache.format.marker import new_marker
 from cas_cache.identity import canonical_json
-from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo
-from cas_cache.repository.marker import new_marker
+from cas_cache.repository import Repository
+from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.interface import CREATE_ONLY, ObjectInfo
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage, StorageContract
 from cas_cache.testing.processes import in_process
 from repository.storages import SPEC, Encoder, Machine, texts

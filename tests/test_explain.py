@@ -9,9 +9,10 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import AlreadyClosed
+from cas_cache.format.signing import Signer, Trust, new_private_key
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
-from cas_cache.repository.signing import Signer, Trust, new_private_key
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from cas_cache.sync.explaining import MESSAGES
 from repository.storages import SPEC, Flaky, texts, truth
 

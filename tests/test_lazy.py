@@ -14,10 +14,11 @@ import pytest
 
 from cas_cache import CacheMiss, EmbeddingCache, sync
 from cas_cache.errors import DataWarning, IncompleteListing, RemoteWarning, SelfCheckFailed
+from cas_cache.format import layout
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.evict import evict
 from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
-from cas_cache.repository import Repository, layout, pack
+from cas_cache.repository import Repository, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
 from repository.storages import (

@@ -23,6 +23,7 @@ import pytest
 
 from cas_cache import EmbeddingCache, background
 from cas_cache import cache as cache_module
+from cas_cache.config.urls import without_credentials
 from cas_cache.errors import (
     AccessDenied,
     BucketNotFound,
@@ -35,7 +36,8 @@ from cas_cache.errors import (
     RemoteWarning,
 )
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage, without_credentials
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from fault_server import refusing
 from repository.storages import SPEC, Encoder, Flaky, Memory, packs, texts, truth
 from tiers import sampled

@@ -17,7 +17,8 @@ from cas_cache import EmbeddingCache
 from cas_cache.errors import AlreadyClosed, ConfigurationError, NotAMirror
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import evict
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from repository.storages import SPEC, Memory, texts, truth
 
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")

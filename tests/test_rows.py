@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas_cache.errors import InvalidEncoderOutput, UnsupportedEncoderOutput
-from cas_cache.rows import BLOCK_BYTES, DTYPES, as_array, digest_rows, finite_rows, row_bytes, storable
+from cas_cache.format.rows import BLOCK_BYTES, DTYPES, as_array, digest_rows, finite_rows, row_bytes, storable
 from naming import named
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)

@@ -13,8 +13,8 @@ import platformdirs
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
+from cas_cache.config.settings import DEFAULT, Settings, user_file
 from cas_cache.errors import ConfigurationError
-from cas_cache.settings import DEFAULT, Settings, user_file
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +245,7 @@ def test_the_home_directory_of_another_is_no_obstacle(tmp_path: Path) -> None:
     gone.mkdir()
     script = f"""
 import os, shutil
-from cas_cache.settings import Settings
+from cas_cache.config.settings import Settings
 assert Settings.read().offline
 os.chdir({str(gone)!r})
 shutil.rmtree({str(gone)!r})

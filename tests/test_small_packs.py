@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cas_cache.errors import DamagedPack, RemoteUnavailable
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import WholePack
 from cas_cache.mirror.table import Table
 from cas_cache.repository import Repository, pack
-from cas_cache.rows import digest_rows
 from cas_cache.sync import small_packs
 from repository.storages import SPEC, Counting, Flaky, Machine, Memory, texts, truth
 

@@ -14,9 +14,11 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
 )
+from cas_cache.format import layout
+from cas_cache.format.manifest import pack_id
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Repository, layout, open_storage, pack
-from cas_cache.repository.manifest import pack_id
+from cas_cache.repository import Repository, pack
+from cas_cache.storage import open_storage
 from repository.storages import (
     OTHER_SPEC,
     SPEC,

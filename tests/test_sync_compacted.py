@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import DamagedPack, IncompleteListing, RepositoryError
+from cas_cache.format import layout
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, layout
+from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.prune import prune

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import threads
-from cas_cache.repository import ordered_map
-from cas_cache.repository.interface import put_all
-from cas_cache.repository.limits import in_time
+from cas_cache.storage import ordered_map, threads
+from cas_cache.storage.interface import put_all
+from cas_cache.storage.limits import in_time
 from repository.storages import Memory
 
 SHUTDOWN = "can't create new thread at interpreter shutdown"

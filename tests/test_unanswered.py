@@ -14,10 +14,10 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import BucketNotFound, RemoteUnavailable, RemoteWarning
+from cas_cache.format.marker import new_marker
 from cas_cache.mirror import Mirror
-from cas_cache.repository import limits, open_storage
-from cas_cache.repository import storage as storage_module
-from cas_cache.repository.marker import new_marker
+from cas_cache.storage import fsspec_storage as storage_module
+from cas_cache.storage import limits, open_storage
 from fault_server import Server, refusing
 from repository.storages import SPEC, Encoder, texts, truth
 

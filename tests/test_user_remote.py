@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache.repository import open_storage
+from cas_cache.storage import open_storage
 from user_remote import VARIABLE, UserRemote
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,13 +24,14 @@ ORDER: dict[str, tuple[str, ...]] = {
     "cas_cache.models": ("describe", "describe_encoder", "weights_fingerprint"),
     "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
-    "cas_cache.repository": ("Repository", "open_storage"),
+    "cas_cache.storage": ("open_storage",),
+    "cas_cache.repository": ("Repository",),
     "cas_cache.testing": ("StorageContract",),
     "cas_cache.doctor": ("examine_machine", "examine_mirror", "examine_remote"),
 }
 """The public modules and, of each, the names that are used first, in the order of use. The others follow."""
 
-IN_PART = {"cas_cache.repository": (), "Repository": ("open_zarr", "open_dask", "url", "id")}
+IN_PART = {"cas_cache.storage": (), "cas_cache.repository": (), "Repository": ("open_zarr", "open_dask", "url", "id")}
 """Modules of which the names above are public and no other, and classes of which only these members are."""
 
 MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "search", "stats")

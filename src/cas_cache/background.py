@@ -22,10 +22,10 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from cas_cache import threads
 from cas_cache.deadline import Deadline
 from cas_cache.errors import CasCacheError
 from cas_cache.progress import bar_of
+from cas_cache.storage import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,10 @@ import numpy as np
 
 from cas_cache import html, sync
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
-from cas_cache.chunks import ChunkSizes, gathered, in_chunks
+from cas_cache.config.keyring import trust_of
+from cas_cache.config.locations import options_of, places
+from cas_cache.config.settings import Settings
+from cas_cache.encoding import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
     BucketNotFound,
@@ -33,6 +36,7 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
 )
+from cas_cache.format.rows import as_array, checked_dtype, finite_rows, storable
 from cas_cache.formatting import pluralize
 from cas_cache.identity import (
     NAMESPACE_ID,
@@ -44,20 +48,17 @@ from cas_cache.identity import (
     keys_of_texts,
     texts_at,
 )
-from cas_cache.location import options_of, places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.progress import progress_bar
 from cas_cache.reopening import OPEN_IN_THE_WORKER, check_portable, reopen
-from cas_cache.repository import Repository, open_storage
-from cas_cache.repository.local import LocalStorage
-from cas_cache.rows import as_array, checked_dtype, finite_rows, storable
+from cas_cache.repository import Repository
 from cas_cache.self_check import MIN_ROWS, ObservedEncoder, SelfCheck
-from cas_cache.settings import Settings
 from cas_cache.stats import Stats
-from cas_cache.trust import trust_of
+from cas_cache.storage import open_storage
+from cas_cache.storage.local import LocalStorage
 from cas_cache.upload import Upload
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cas_cache.config.settings import Settings
+from cas_cache.config.urls import without_credentials
 from cas_cache.errors import ConfigurationError
 from cas_cache.identity.credentials import find_credentials
-from cas_cache.repository import without_credentials
-from cas_cache.repository.failures import secrets_in
-from cas_cache.repository.interface import PROCESSES
-from cas_cache.settings import Settings
+from cas_cache.storage.failures import secrets_in
+from cas_cache.storage.interface import PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cas_cache.repository import Storage
+    from cas_cache.storage import Storage
 
 _Cache = TypeVar("_Cache")
 

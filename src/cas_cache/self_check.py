@@ -18,9 +18,9 @@ import numpy as np
 
 from cas_cache.comparison import difference_of_kind, distances, max_distance
 from cas_cache.errors import SelfCheckFailed, SelfCheckTooLarge
+from cas_cache.format.rows import as_array, storable
 from cas_cache.mirror.verified import UNKNOWN
 from cas_cache.progress import progress_bar
-from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import threads
 from cas_cache.errors import CasCacheError, ConfigurationError
 from cas_cache.mirror import index
-from cas_cache.repository import open_storage, pack
+from cas_cache.repository import pack
+from cas_cache.storage import open_storage, threads
 from chaos.crash_disk import Disk, Tree, found, looks_of, placed
 from chaos.crash_faults import NEEDS_ROOM, LastOne, Recording, Refusing
 from chaos.crash_flows import FILE_FLOWS, OLD, mirrors_whole

@@ -20,7 +20,7 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.mirror.evict import evict
 from cas_cache.mirror.views import View, keys_in
-from cas_cache.repository import Storage
+from cas_cache.storage import Storage
 from chaos.faults import Deadly, Died
 from chaos.scenes import (
     ALL,

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
-from cas_cache.repository import Storage
-from cas_cache.repository.interface import ObjectInfo
+from cas_cache.storage import Storage
+from cas_cache.storage.interface import ObjectInfo
 
 HOUR, DAY = 3600.0, 86_400.0
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cas_cache.repository import interface, open_storage, pack
+from cas_cache.repository import pack
+from cas_cache.storage import interface, open_storage
 from chaos.faults import InOrder, Killing, points
 from chaos.scenes import FLOWS, Found, Mirrors, Scene
 

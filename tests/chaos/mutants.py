@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cas_cache import disk
-from cas_cache.repository import Repository, compact, layout, pack, prune, repository
-from cas_cache.repository.interface import ObjectInfo
-from cas_cache.repository.marker import checked_marker, new_marker
+from cas_cache.files import disk
+from cas_cache.format import layout
+from cas_cache.format.marker import checked_marker, new_marker
+from cas_cache.repository import Repository, compact, pack, prune, repository
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.sync import lazy, pulling
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cas_cache.errors import ConfigurationError, IncompleteListing
+from cas_cache.format import layout
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, Storage, layout, open_storage
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.findings import Severity
 from cas_cache.repository.prune import prune
+from cas_cache.storage import Storage, open_storage
 from cas_cache.testing import MemoryStorage
 from chaos.faults import Deadly, Died
 from repository.storages import OTHER_SPEC, SPEC, Machine, texts

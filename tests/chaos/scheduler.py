@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from cas_cache.repository import Storage
+from cas_cache.storage import Storage
 from chaos.faults import Died, Hooked
 
 PATIENCE = 60.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import threads
 from cas_cache.errors import RemoteUnavailable
-from cas_cache.repository import open_storage, pack
+from cas_cache.repository import pack
+from cas_cache.storage import open_storage, threads
 from cas_cache.testing import MemoryStorage
 from cas_cache.testing.processes import in_process
 from chaos.crash_flows import STORAGE_FLOWS

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from cas_cache import threads
 from cas_cache.errors import DamagedPack, RepositoryError
-from cas_cache.repository import Manifest, Repository, Storage, layout, pack
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest
+from cas_cache.repository import Repository, pack
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
+from cas_cache.storage import Storage, threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import DAY, Hooked, InOrder, World
 from chaos.scenes import NOTES, Mirrors, Scene, compact_it, compacted, found_by, kinds_of, prune_it, pulled

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from cas_cache import threads
 from cas_cache.errors import UnsupportedFormat
-from cas_cache.repository import Repository, layout, pack
+from cas_cache.format import layout
+from cas_cache.repository import Repository, pack
+from cas_cache.storage import threads
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import greedy_merge, no_hashes, no_haste
 from chaos.scenes import ALL, Mirrors, assert_has, found_by

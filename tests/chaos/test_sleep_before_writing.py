@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import threads
 from cas_cache.errors import RepositoryError
 from cas_cache.mirror import Mirror, Namespace
 from cas_cache.repository import Repository
 from cas_cache.repository.prune import DAY, prune
+from cas_cache.storage import threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import HOUR, Deadly, Died, Hooked, InOrder, World
 from repository.storages import SPEC, Machine, texts

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cas_cache.repository import Storage
+from cas_cache.storage import Storage
 from cas_cache.testing import MemoryStorage
 from chaos.faults import Hooked
 

@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
-from cas_cache.repository import Repository, Storage, open_storage
+from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
+from cas_cache.storage import Storage, open_storage
 from repository.storages import OTHER_SPEC, SPEC, Machine, truth
 
 SPECS = (SPEC, OTHER_SPEC)

@@ -13,7 +13,8 @@ import pytest
 
 from cas_cache import demo
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 
 
 @pytest.fixture

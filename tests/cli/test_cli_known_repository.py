@@ -8,7 +8,8 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from cli.places import DOCUMENTS, Places, made
 from repository.storages import OTHER_SPEC, SPEC, texts, truth
 

@@ -13,8 +13,9 @@ from cas_cache import EmbeddingCache
 from cas_cache.cli.table import visible
 from cas_cache.identity import EncoderSpec
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
 from cas_cache.repository.inventory import inventory
+from cas_cache.storage import open_storage
 from cli.places import DOCUMENTS, EMPTY, Places, made, tree
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, texts
 

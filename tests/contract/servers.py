@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cas_cache.repository import Storage, open_storage
-from cas_cache.repository.interface import CREATE_ONLY
+from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.interface import CREATE_ONLY
 
 HOST = "127.0.0.1"
 START_SECONDS = 60

@@ -24,7 +24,8 @@ from cas_cache.cli import main
 from cas_cache.doctor import Report, Role, Status, examine_remote, s3_policy
 from cas_cache.doctor.probe import Probe
 from cas_cache.errors import AccessDenied, CasCacheError
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from cas_cache.testing import StorageContract
 from contract.servers import SECRET, Place
 from repository.storages import SPEC, Encoder, texts

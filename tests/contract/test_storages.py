@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache.repository import Storage
+from cas_cache.storage import Storage
 from cas_cache.testing import (
     BucketContract,
     CountingStorage,

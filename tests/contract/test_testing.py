@@ -11,8 +11,8 @@ import pytest
 from aiobotocore.session import AioSession
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository import filesystems, listings, open_storage
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo
+from cas_cache.storage import filesystems, listings, open_storage
+from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from cas_cache.testing.processes import in_process
 from tiers import sampled

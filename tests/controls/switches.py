@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cas_cache import disk, self_check
+from cas_cache import self_check
 from cas_cache.errors import DamagedPack, RepositoryError
+from cas_cache.files import disk
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, ObjectRecord
+from cas_cache.format.signing import Trust
 from cas_cache.identity import EncoderSpec, batch
 from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
 from cas_cache.mirror import mirror as mirror_module
-from cas_cache.repository import compact, layout, local, pack, prune, repository
-from cas_cache.repository.manifest import Manifest, ObjectRecord
+from cas_cache.repository import compact, pack, prune, repository
 from cas_cache.repository.repository import Repository
-from cas_cache.repository.signing import Trust
+from cas_cache.storage import local
 from cas_cache.sync import pulling
 from cas_cache.testing import MemoryStorage
 

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.repository.signing import Signer
+from cas_cache.format.signing import Signer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"

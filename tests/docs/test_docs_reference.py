@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from cas_cache.cli import cli
-from cas_cache.settings import KINDS, VARIABLES
+from cas_cache.config.settings import KINDS, VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 

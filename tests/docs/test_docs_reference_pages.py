@@ -10,7 +10,7 @@ import pytest
 
 from cas_cache import errors
 from cas_cache.cli import cli
-from cas_cache.settings import VARIABLES
+from cas_cache.config.settings import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from cas_cache.testing import CountingStorage, MemoryStorage
 from contract import servers
 

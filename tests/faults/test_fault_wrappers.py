@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cas_cache.disk import write_atomically
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import ObjectInfo
+from cas_cache.files.disk import write_atomically
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, LatencyStorage, MemoryStorage, failing_disk
 from cas_cache.testing.faults import KINDS, STORAGE_ONLY, WIRE_ONLY
 from cas_cache.testing.proxy import FaultProxy

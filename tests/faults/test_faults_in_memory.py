@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from cas_cache import threads
-from cas_cache.repository import layout, pack
-from cas_cache.repository.interface import ObjectInfo
+from cas_cache.format import layout
+from cas_cache.repository import pack
+from cas_cache.storage import threads
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage
 from cas_cache.testing.faults import KINDS, WIRE_ONLY
 from chaos.faults import DAY, InOrder, World

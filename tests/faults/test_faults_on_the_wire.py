@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import RemoteError
-from cas_cache.repository import Storage, layout, open_storage
-from cas_cache.repository.interface import ObjectInfo
+from cas_cache.format import layout
+from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import Fault, FaultProxy, MemoryStorage
 from cas_cache.testing.faults import KINDS, STORAGE_ONLY
 from cas_cache.testing.wrapper import Wrapper

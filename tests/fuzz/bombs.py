@@ -23,17 +23,18 @@ import numpy as np
 
 from cas_cache import EncoderSpec, sync
 from cas_cache.cli import main as command_line
+from cas_cache.config.settings import Settings
 from cas_cache.errors import CasCacheError
+from cas_cache.format import layout
+from cas_cache.format.manifest import pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, layout
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.inventory import inventory
-from cas_cache.repository.manifest import pack_id
 from cas_cache.search.design import design_of
 from cas_cache.search.saved import IndexFiles
-from cas_cache.settings import Settings
 from cas_cache.testing import MemoryStorage
 from fuzz import scenes
 from fuzz.mirror_targets import serve

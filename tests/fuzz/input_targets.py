@@ -17,14 +17,14 @@ import click
 import numpy as np
 
 from cas_cache.cli import cli, main
+from cas_cache.config.locations import places
+from cas_cache.config.settings import VARIABLES, Settings
+from cas_cache.config.urls import check_url, is_url, without_credentials
 from cas_cache.errors import ConfigurationError, IdentityError, InvalidItem, RemoteUnavailable
 from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
-from cas_cache.location import places
 from cas_cache.mirror import Mirror, View
-from cas_cache.repository import is_url, open_storage, without_credentials
-from cas_cache.repository.storage import FsspecStorage
-from cas_cache.repository.urls import check_url
-from cas_cache.settings import VARIABLES, Settings
+from cas_cache.storage import open_storage
+from cas_cache.storage.fsspec_storage import FsspecStorage
 from cli.places import leaves, made
 from fuzz.choices import NUMBERS, TEXTS, Choices, mutated_bytes
 from fuzz.scenes import Target, assert_printable, fast, only, typed

@@ -12,14 +12,15 @@ from typing import Any
 from cas_cache import sync
 from cas_cache.cli.table import name_of, visible
 from cas_cache.errors import CasCacheError, DamagedPack, NotARepository, RepositoryError, UnsupportedFormat
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, pack_id
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
-from cas_cache.repository import Repository, layout
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check, plan_check
-from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.inventory import inventory
-from cas_cache.repository.manifest import Manifest, pack_id
-from cas_cache.repository.storage import FsspecStorage
+from cas_cache.storage.fsspec_storage import FsspecStorage
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import MemoryStorage
 from fuzz.choices import Choices, mutated, mutated_bytes
 from fuzz.scenes import ROWS, STRANGERS, Target, assert_printable, fast, only, remote, typed

@@ -13,6 +13,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.cli import commands
+from cas_cache.config.locations import places
+from cas_cache.config.settings import Settings
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
@@ -25,12 +27,10 @@ from cas_cache.errors import (
 )
 from cas_cache.identity import canonical_json, keys_of_rows, keys_of_texts, parsed_json, quoted
 from cas_cache.interop import find_folders, plan_import
-from cas_cache.location import places
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.state import State
 from cas_cache.repository import Repository
-from cas_cache.repository.storage import FsspecStorage
-from cas_cache.settings import Settings
+from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.testing import MemoryStorage
 from fuzz.input_targets import HOSTILE
 from fuzz.scenes import assert_printable

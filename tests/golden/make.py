@@ -17,9 +17,10 @@ from unittest import mock
 
 import numpy as np
 
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import EncoderSpec, keys_of_texts
-from cas_cache.repository import Repository, open_storage, pack
-from cas_cache.rows import digest_rows
+from cas_cache.repository import Repository, pack
+from cas_cache.storage import open_storage
 
 SMALL_CHUNK_BYTES = 256
 

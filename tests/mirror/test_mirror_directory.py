@@ -176,7 +176,7 @@ def test_no_room_for_a_new_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("cas_cache.disk.os.fsync", refuse)
+        broken.setattr("cas_cache.files.disk.os.fsync", refuse)
         with pytest.raises(MirrorWriteError, match="Make room"):
             mirror.namespace(SPEC)
     assert mirror.namespaces() == []

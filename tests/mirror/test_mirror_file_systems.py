@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cas_cache import EmbeddingCache, EncoderSpec, exclusive
-from cas_cache.disk import write_atomically
+from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
-from cas_cache.exclusive import ExclusiveLock
+from cas_cache.files import exclusive
+from cas_cache.files.disk import write_atomically
+from cas_cache.files.exclusive import ExclusiveLock
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import evict
 from tiers import sampled

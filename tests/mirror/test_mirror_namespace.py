@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cas_cache.errors import DamagedMirror, MirrorWriteError, ShapeMismatch
+from cas_cache.format.rows import digest_rows
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
-from cas_cache.rows import digest_rows
 from mirror.mirror_rows import OTHER, SPEC, check_all, keys_for, vectors_for
 
 READER = """
@@ -419,7 +419,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["cas_cache.mirror.column.os.fsync", "cas_cache.disk.os.fsync", "pathlib.Path.replace"]
+    "place", ["cas_cache.mirror.column.os.fsync", "cas_cache.files.disk.os.fsync", "pathlib.Path.replace"]
 )
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """A refused flush or rename raises one of cas_cache's errors, and committed rows are not touched."""

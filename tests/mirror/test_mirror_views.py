@@ -246,7 +246,7 @@ def test_a_disk_that_refuses(views: Views, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("cas_cache.disk.os.fsync", refuse)
+        broken.setattr("cas_cache.files.disk.os.fsync", refuse)
         with pytest.raises(MirrorWriteError, match="No space"):
             views.record(VIEW, keys_for([3]), None)
     assert np.array_equal(noted(views), keys_for([1, 2]))

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from cas_cache import EncoderSpec, sync
 from cas_cache.errors import RemoteUnavailable
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, ObjectRecord, pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
-from cas_cache.repository import Manifest, Repository, Storage, layout
-from cas_cache.repository.interface import ObjectInfo
-from cas_cache.repository.manifest import ObjectRecord, pack_id
+from cas_cache.repository import Repository
+from cas_cache.storage import Storage
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, MemoryStorage
 
 Memory, Counting = MemoryStorage, CountingStorage

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import AccessDenied, BucketNotFound, ConfigurationError, RemoteUnavailable
-from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.failures import error_of
+from cas_cache.repository import Repository
+from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.failures import error_of
 from fault_server import Answer, Server, refusing, serving
 
 KEYS = {"key": "AKIAEXAMPLEEXAMPLE", "secret": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
@@ -54,7 +55,7 @@ def test_the_loser_of_a_first_push_goes_on(status: int, code: str) -> None:
             error(404, "NoSuchKey") if found is None else (206, {"ETag": '"e"', "Content-Range": "bytes 0-1/2"}, found)
         )
 
-    from cas_cache.repository.marker import new_marker
+    from cas_cache.format.marker import new_marker
 
     winner = new_marker("0" * 32)
     with serving(answer) as endpoint:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import RemoteUnavailable
-from cas_cache.repository import open_storage
-from cas_cache.repository.body_limits import put_object
+from cas_cache.storage import open_storage
+from cas_cache.storage.body_limits import put_object
 
 NGINX = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
 AMAZON = (

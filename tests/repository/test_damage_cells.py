@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from cas_cache import sync, threads
+from cas_cache import sync
 from cas_cache.errors import CasCacheError
+from cas_cache.format import layout
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import Repository, layout, pack
+from cas_cache.repository import Repository, pack
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
+from cas_cache.storage import threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import InOrder, World
 from repository.storages import OTHER_SPEC, SPEC, Machine, packs, texts, truth

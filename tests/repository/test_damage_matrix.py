@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from cas_cache.errors import CasCacheError, RepositoryMismatch
+from cas_cache.format import layout
+from cas_cache.format.manifest import pack_id
 from cas_cache.identity import canonical_json
-from cas_cache.repository import Repository, layout, pack
+from cas_cache.repository import Repository, pack
 from cas_cache.repository.check import check
 from cas_cache.repository.findings import CheckReport, Severity
-from cas_cache.repository.manifest import pack_id
 from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, manifest_of, packs, reseal, texts
 from tiers import sampled
 

@@ -22,19 +22,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cas_cache import EncoderSpec, threads
+from cas_cache import EncoderSpec
+from cas_cache.format import layout
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import Repository, Storage, layout, pack
+from cas_cache.repository import Repository, pack
 from cas_cache.repository import check_pack as reading
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop import drop
 from cas_cache.repository.findings import Severity
-from cas_cache.repository.interface import ObjectInfo
 from cas_cache.repository.prune import prune
-from cas_cache.rows import digest_rows
+from cas_cache.storage import Storage, threads
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import MemoryStorage
 from chaos.faults import DAY, Deadly, Died, InOrder, World
 from repository.storages import Machine, texts

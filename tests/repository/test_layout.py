@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas_cache.repository import layout
+from cas_cache.format import layout
 
 NAMESPACES = st.text("0123456789abcdef", min_size=32, max_size=32)
 PACKS = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas_cache.errors import UnsupportedFormat
-from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord, pack_id
-from cas_cache.rows import DTYPES
+from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord, pack_id
+from cas_cache.format.rows import DTYPES
 
 SHA = "c0" * 32
 

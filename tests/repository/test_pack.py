@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cas_cache.errors import DamagedPack
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest
+from cas_cache.format.rows import DTYPES, digest_rows, row_bytes, storable
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Manifest, Repository, layout, open_storage, pack
-from cas_cache.rows import DTYPES, digest_rows, row_bytes, storable
+from cas_cache.repository import Repository, pack
+from cas_cache.storage import open_storage
 from repository.storages import SPEC, Memory, manifest_of, packs, reseal, texts, truth
 
 NONCE = "0" * 32

@@ -16,12 +16,13 @@ from cas_cache.errors import (
     RepositoryError,
     UnsupportedFormat,
 )
-from cas_cache.repository import Repository, layout
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, ObjectRecord
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
-from cas_cache.repository.interface import ObjectInfo
-from cas_cache.repository.manifest import Manifest, ObjectRecord
 from cas_cache.repository.prune import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
+from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts
 

@@ -18,14 +18,17 @@ from cas_cache.errors import (
     RepositoryError,
     UnsupportedFormat,
 )
-from cas_cache.repository import Repository, layout, open_storage
-from cas_cache.repository.marker import new_marker
+from cas_cache.format import layout
+from cas_cache.format.marker import new_marker
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 from cas_cache.testing.wrapper import Call, Wrapper
 from repository.storages import OTHER_SPEC, SPEC, Counting, Flaky, Machine, Memory, packs, texts
 
 CREATE = """
 import json, sys
-from cas_cache.repository import Repository, open_storage
+from cas_cache.repository import Repository
+from cas_cache.storage import open_storage
 url, options = json.loads(sys.argv[1])
 repository = Repository(open_storage(url, options))
 print("ready", flush=True)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from cas_cache.errors import NotARepository, ObjectNotFound
-from cas_cache.repository import Repository, Storage, open_storage
-from cas_cache.repository.interface import ObjectInfo
+from cas_cache.repository import Repository
+from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.interface import ObjectInfo
 from repository.storages import Memory
 
 Opener = Callable[[], Storage]

@@ -9,7 +9,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, InvalidURL
-from cas_cache.repository import open_storage
+from cas_cache.storage import open_storage
 
 KEYS = {"key": "AKIAEXAMPLEEXAMPLE", "secret": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 REMOTE = "s3://team/emb"

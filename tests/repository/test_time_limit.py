@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cas_cache.errors import RepositoryError
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
-from cas_cache.rows import digest_rows
 from chaos.faults import HOUR, World
 from repository.storages import SPEC, Memory, packs, texts, truth
 

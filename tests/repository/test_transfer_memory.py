@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from cas_cache.errors import RemoteUnavailable
-from cas_cache.repository import Repository, open_storage, pack
-from cas_cache.repository.interface import IN_FLIGHT, put_all
-from cas_cache.repository.manifest import Manifest
-from cas_cache.rows import digest_rows
+from cas_cache.format.manifest import Manifest
+from cas_cache.format.rows import digest_rows
+from cas_cache.repository import Repository, pack
+from cas_cache.storage import open_storage
+from cas_cache.storage.interface import IN_FLIGHT, put_all
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from repository.storages import SPEC
 

@@ -22,12 +22,14 @@ from cas_cache.errors import (
     NotARepository,
     RepositoryError,
 )
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest
+from cas_cache.format.rows import DTYPES
+from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Repository, layout, open_storage, pack
+from cas_cache.repository import Repository, pack
 from cas_cache.repository.compact import compact
-from cas_cache.repository.manifest import Manifest
-from cas_cache.repository.zarr_metadata import zarr_documents
-from cas_cache.rows import DTYPES
+from cas_cache.storage import open_storage
 from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, packs, repository_of, texts, truth
 
 NAMESPACE = "0123456789abcdef0123456789abcdef"

@@ -14,7 +14,7 @@ import pytest
 from cas_cache.errors import MirrorWriteError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
-from cas_cache.repository import open_storage
+from cas_cache.storage import open_storage
 from cas_cache.testing.processes import in_process
 from security import mirrors
 

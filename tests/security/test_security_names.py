@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 
 from cas_cache import EmbeddingCache, EncoderSpec, sync
 from cas_cache.errors import CasCacheError, DamagedMirror
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror, View
 from cas_cache.mirror.views import folder_name
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.repository import Manifest, Repository, layout, open_storage
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
+from cas_cache.storage import open_storage
 from cas_cache.testing import MemoryStorage
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder

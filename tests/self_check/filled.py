@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import SelfCheckFailed
+from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
-from cas_cache.rows import digest_rows
 from repository.storages import SPEC, Memory, truth
 
 ROWS = 20

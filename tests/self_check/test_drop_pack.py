@@ -12,9 +12,10 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, MirrorError, SelfCheckFailed
+from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import forget_packs
-from cas_cache.repository import Repository, layout
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.drop_pack import drop_pack

@@ -11,11 +11,11 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, SelfCheckFailed, SelfCheckTooLarge
+from cas_cache.format.manifest import Manifest
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import evict
 from cas_cache.repository import Repository
 from cas_cache.repository.compact import compact
-from cas_cache.repository.manifest import Manifest
 from repository.storages import SPEC, Encoder, Memory, texts, truth
 from self_check.filled import ROWS, WAYS, fill, opened, publish, read, rows_of, wrong
 

@@ -5,7 +5,7 @@ Adds: `collision`, a change of a vector that its row digest does not show.
 
 from fractions import Fraction
 
-from cas_cache import rows
+from cas_cache.format import rows
 
 
 def collision(words: int) -> list[int]:

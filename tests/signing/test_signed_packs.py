@@ -28,15 +28,16 @@ from cas_cache.errors import (
     UntrustedMirror,
     UntrustedPack,
 )
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, Signature
+from cas_cache.format.signing import Signer, Trust, new_private_key
 from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
-from cas_cache.repository import Manifest, Repository, layout
+from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
-from cas_cache.repository.manifest import Signature
 from cas_cache.repository.prune import DAY, prune
-from cas_cache.repository.signing import Signer, Trust, new_private_key
 from cas_cache.testing import MemoryStorage
 from chaos.faults import World
 from repository.storages import OTHER_SPEC, SPEC, Flaky, Machine, texts, truth

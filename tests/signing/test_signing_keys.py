@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cas_cache import EmbeddingCache
+from cas_cache.config.keyring import new_signing_key, signing_keys, trust_of
+from cas_cache.config.settings import Settings, keys_folder
 from cas_cache.errors import ConfigurationError, MissingDependency
-from cas_cache.repository.signing import Signer, Trust, new_private_key
-from cas_cache.settings import Settings, keys_folder
-from cas_cache.trust import new_signing_key, signing_keys, trust_of
+from cas_cache.format.signing import Signer, Trust, new_private_key
 from repository.storages import SPEC, texts, truth
 
 TEXTS = texts(4)

@@ -29,8 +29,8 @@ def complete_directories(_: click.Context, __: click.Parameter, incomplete: str)
 
 def complete_remotes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the names of remotes in the settings; without a match the shell offers directories."""
-    from cas_cache.repository import without_credentials
-    from cas_cache.settings import Settings
+    from cas_cache.config.settings import Settings
+    from cas_cache.config.urls import without_credentials
 
     try:
         remotes = Settings.read().remotes

@@ -95,9 +95,9 @@ def _remote(remote: str | None) -> tuple[str | None, str | None]:
     Raises:
         ConfigurationError: If the settings forbid writing to a remote.
     """
-    from cas_cache.location import places
-    from cas_cache.repository import is_url, without_credentials
-    from cas_cache.settings import Settings
+    from cas_cache.config.locations import places
+    from cas_cache.config.settings import Settings
+    from cas_cache.config.urls import is_url, without_credentials
 
     if remote is None:
         return None, None

@@ -12,12 +12,13 @@ import click
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
 from cas_cache.cli.verbosity import is_quiet, say
+from cas_cache.config.locations import places
+from cas_cache.config.settings import Settings
+from cas_cache.config.urls import without_credentials
 from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
-from cas_cache.location import places
-from cas_cache.repository import open_storage, without_credentials
-from cas_cache.repository.failures import secrets_in
-from cas_cache.settings import Settings
+from cas_cache.storage import open_storage
+from cas_cache.storage.failures import secrets_in
 
 if TYPE_CHECKING:
     from cas_cache.doctor import Finding

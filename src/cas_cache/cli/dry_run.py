@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cas_cache.cli.options import existing_mirror, known_remote, open_mirror, open_repository
+from cas_cache.config.locations import places
+from cas_cache.config.settings import Settings
 from cas_cache.errors import ConfigurationError
-from cas_cache.location import places
-from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from cas_cache.cli.filters import Filters

@@ -20,9 +20,9 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.text import TEXT, json_text
 from cas_cache.cli.verbosity import say
+from cas_cache.config.settings import TABLES, Settings
+from cas_cache.config.urls import is_url, without_credentials
 from cas_cache.formatting import pluralize
-from cas_cache.repository import is_url, without_credentials
-from cas_cache.settings import TABLES, Settings
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache

@@ -8,8 +8,8 @@ from cas_cache.cli.help import Command, CommandGroup
 from cas_cache.cli.options import print_json
 from cas_cache.cli.table import visible
 from cas_cache.cli.verbosity import say
-from cas_cache.settings import Settings, user_file
-from cas_cache.trust import new_signing_key, signing_keys
+from cas_cache.config.keyring import new_signing_key, signing_keys
+from cas_cache.config.settings import Settings, user_file
 
 
 @click.group(cls=CommandGroup, examples=("cas-cache keys new alice", "cas-cache keys list"))

@@ -10,13 +10,13 @@ from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, names_repository, open_mirror, open_repository, print_json
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.verbosity import say
+from cas_cache.config.settings import Settings, expanded
 from cas_cache.errors import CasCacheError, MirrorError
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.mirror import MARKER
-from cas_cache.settings import Settings, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,14 +11,15 @@ import click
 from cas_cache.cli.completion import complete_directories, complete_namespaces, complete_remotes
 from cas_cache.cli.text import json_text
 from cas_cache.cli.verbosity import bars_wanted, say
+from cas_cache.config.locations import places
+from cas_cache.config.settings import Settings, expanded
+from cas_cache.config.urls import is_url
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
+from cas_cache.format import layout
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
-from cas_cache.location import places
 from cas_cache.mirror import Mirror
-from cas_cache.repository import is_url, layout
-from cas_cache.settings import Settings, expanded
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
@@ -97,8 +98,9 @@ def open_repository(
         click.UsageError: If they name no repository.
         ConfigurationError: If the cache is offline, or it is read-only and the command `writes`.
     """
-    from cas_cache.repository import Repository, open_storage
-    from cas_cache.trust import trust_of
+    from cas_cache.config.keyring import trust_of
+    from cas_cache.repository import Repository
+    from cas_cache.storage import open_storage
 
     settings = Settings.read()
     _, url = places(cache, known_remote(cache, remote), settings)
@@ -236,7 +238,7 @@ def open_trusted_mirror(cache: str | None, remote: str | None) -> Mirror:
         NotAMirror: If it does not exist.
         UntrustedMirror: If it has rows of packs that no trusted key has signed.
     """
-    from cas_cache.trust import trust_of
+    from cas_cache.config.keyring import trust_of
 
     mirror = open_mirror(cache, remote)
     trust, _ = trust_of(Settings.read())

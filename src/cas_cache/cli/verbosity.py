@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cas_cache.config.settings import Settings
 from cas_cache.errors import printable
-from cas_cache.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

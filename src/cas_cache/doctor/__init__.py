@@ -15,7 +15,7 @@ from cas_cache.doctor.report import Finding, Report, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 __all__ = [
     "Finding",

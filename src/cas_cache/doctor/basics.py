@@ -12,7 +12,7 @@ from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 from cas_cache.repository.pack import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 FIRST, SECOND, LARGE, CREATED = "basics/first", "basics/second", "basics/large", "basics/created"
 LARGEST = "basics/largest"

@@ -13,7 +13,7 @@ from cas_cache.doctor.report import Status
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
 
 if TYPE_CHECKING:
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 
 @dataclass(frozen=True, slots=True)

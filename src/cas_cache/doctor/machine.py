@@ -10,16 +10,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cas_cache.config.settings import expanded
+from cas_cache.config.urls import EXTRAS, PACKAGES, is_url, without_credentials
 from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
 from cas_cache.formatting import pluralize
 from cas_cache.mirror import Mirror
-from cas_cache.repository.urls import EXTRAS, PACKAGES, is_url, without_credentials
-from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
+    from cas_cache.config.settings import Settings
     from cas_cache.doctor.report import Report
-    from cas_cache.settings import Settings
 
 LITTLE_ROOM = 10**9
 """Free bytes on the mirror's disk below which a pull may fail: a million rows of 768 float16 are 1.5 GB."""

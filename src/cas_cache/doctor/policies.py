@@ -13,7 +13,7 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 
-from cas_cache.repository.urls import EXTRAS
+from cas_cache.config.urls import EXTRAS
 
 
 class Role(StrEnum):

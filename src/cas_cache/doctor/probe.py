@@ -18,16 +18,16 @@ from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
 from cas_cache.doctor.report import Status
 from cas_cache.doctor.scratch import Below, Scratch
 from cas_cache.errors import AccessDenied, CasCacheError, RemoteError, RemoteUnavailable
-from cas_cache.repository.diagnosis import REQUEST_CHECKSUMS, RESPONSE_CHECKSUMS
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES
-from cas_cache.repository.storage import with_fewer_checksums
+from cas_cache.storage.diagnosis import REQUEST_CHECKSUMS, RESPONSE_CHECKSUMS
+from cas_cache.storage.fsspec_storage import with_fewer_checksums
+from cas_cache.storage.interface import CREATE_ONLY, PROCESSES
 from cas_cache.testing import StorageContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cas_cache.doctor.report import Report
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 GATE = {"put", "stored", "ranges-past-end", "list-at-once", "delete"}
 """Guarantees that the contract needs: without them, its thousand objects cannot be recognised or removed."""

@@ -20,17 +20,17 @@ from cas_cache.errors import (
     RepositoryError,
     UnsupportedFormat,
 )
+from cas_cache.format import layout
+from cas_cache.format.layout import SCRATCH
+from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.formatting import pluralize
-from cas_cache.repository import layout
-from cas_cache.repository.layout import SCRATCH
-from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.repository.repository import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cas_cache.doctor.report import Report
-    from cas_cache.repository.interface import ObjectInfo, Storage
+    from cas_cache.storage.interface import ObjectInfo, Storage
 
 SKEW_SECONDS = 60
 SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."

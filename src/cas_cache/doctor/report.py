@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.doctor.policies import Role, grant, permission
-from cas_cache.repository.diagnosis import is_clock_wrong
-from cas_cache.repository.failures import causes_of, codes_of
+from cas_cache.storage.diagnosis import is_clock_wrong
+from cas_cache.storage.failures import causes_of, codes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

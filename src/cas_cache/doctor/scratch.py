@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteError
-from cas_cache.repository.layout import SCRATCH
+from cas_cache.format.layout import SCRATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cas_cache.repository.interface import ObjectInfo, Storage
+    from cas_cache.storage.interface import ObjectInfo, Storage
 
 DELETERS = 16
 ROUNDS = 3

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
+from cas_cache.files.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.identity import first_of_each
 from cas_cache.interop.arrow_files import write_arrow, write_parquet
 from cas_cache.interop.plain_files import write_mteb, write_npy, write_safetensors

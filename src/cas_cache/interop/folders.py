@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cas_cache.config.settings import expanded
 from cas_cache.errors import ConfigurationError
-from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import mapped
+from cas_cache.files.disk import mapped
 from cas_cache.interop.folders import DIMENSION, NUMPY_VECTORS, Broken, OldRows, read_index, stamp_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.disk import read_plain, write_atomically
+from cas_cache.files.disk import read_plain, write_atomically
 from cas_cache.identity import canonical_json, parsed_json
 
 if TYPE_CHECKING:

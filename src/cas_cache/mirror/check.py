@@ -13,9 +13,9 @@ import numpy as np
 
 from cas_cache import html
 from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
+from cas_cache.format.rows import digest_rows
 from cas_cache.formatting import pluralize
 from cas_cache.identity import first_of_each
-from cas_cache.rows import digest_rows
 
 if TYPE_CHECKING:
     from cas_cache.mirror.mirror import Mirror

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import open_plain, plain, reading
 from cas_cache.errors import DamagedMirror, set_aside
+from cas_cache.files.disk import open_plain, plain, reading
+from cas_cache.format.rows import row_bytes
 from cas_cache.mirror.descriptors import EXHAUSTED, map_answer, map_file, may_map_answer
-from cas_cache.rows import row_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

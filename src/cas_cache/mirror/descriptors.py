@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
-from cas_cache.disk import mapped
+from cas_cache.files.disk import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

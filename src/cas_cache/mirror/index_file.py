@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import TEMP_PREFIX, open_plain
+from cas_cache.files.disk import TEMP_PREFIX, open_plain
 from cas_cache.identity import prefixes_of
 from cas_cache.mirror.descriptors import map_file
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import check_folder, read_plain, write_atomically
+from cas_cache.files.disk import check_folder, read_plain, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

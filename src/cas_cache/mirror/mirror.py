@@ -17,7 +17,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from cas_cache.disk import advice, check_folder, lock_of, make_folder, read_plain, reading, write_atomically
+from cas_cache.config.settings import expanded
 from cas_cache.errors import (
     AlreadyClosed,
     ConfigurationError,
@@ -33,13 +33,13 @@ from cas_cache.errors import (
     as_cause,
     set_aside,
 )
-from cas_cache.file_system import missing_ability
+from cas_cache.files.disk import advice, check_folder, lock_of, make_folder, read_plain, reading, write_atomically
+from cas_cache.files.file_system import missing_ability
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
-from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache.disk import advice, check_folder, is_full, lock_of
 from cas_cache.errors import AlreadyClosed, MirrorWriteError, ShapeMismatch
+from cas_cache.files.disk import advice, check_folder, is_full, lock_of
+from cas_cache.format.rows import digest_rows, row_bytes
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.appearances import Appearances
 from cas_cache.mirror.descriptors import POOL, Pooled
@@ -38,7 +39,6 @@ from cas_cache.mirror.row_verifier import RowVerifier
 from cas_cache.mirror.table import Table
 from cas_cache.mirror.usage import Usage, UseLock, read_usage
 from cas_cache.mirror.verified import UNKNOWN, DoubtedRows, VerifiedPacks
-from cas_cache.rows import digest_rows, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

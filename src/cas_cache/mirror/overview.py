@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from cas_cache import html
-from cas_cache.disk import check_folder, read_plain
 from cas_cache.errors import CasCacheError
+from cas_cache.files.disk import check_folder, read_plain
 from cas_cache.formatting import size
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
 from cas_cache.mirror.state import State, may_have_pending_rows

@@ -11,7 +11,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas_cache.disk import read_plain, write_atomically
+from cas_cache.files.disk import read_plain, write_atomically
 from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of, read_plain, reading, write_atomically
 from cas_cache.errors import AlreadyClosed, DamagedMirror, LinkInMirror, MirrorReadError, MirrorWriteError, as_cause
+from cas_cache.files.disk import check_folder, lock_of, read_plain, reading, write_atomically
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.descriptors import POOL, Pooled

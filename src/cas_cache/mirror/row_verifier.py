@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.errors import DamagedMirror, set_aside
+from cas_cache.format.rows import digest_rows
 from cas_cache.mirror.memo import as_rows
-from cas_cache.rows import digest_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
+from cas_cache.format.rows import DTYPES, row_bytes
 from cas_cache.identity import parsed_json, quoted
-from cas_cache.rows import DTYPES, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.disk import NO_LOCKS, open_plain, read_error, read_plain, write_atomically
 from cas_cache.errors import MirrorError
+from cas_cache.files.disk import NO_LOCKS, open_plain, read_error, read_plain, write_atomically
 from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import read_plain, write_atomically
+from cas_cache.files.disk import read_plain, write_atomically
 from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from cas_cache.disk import check_folder, lock_of, make_folder, open_plain, read_plain, reading, write_atomically
 from cas_cache.errors import DamagedMirror, MirrorReadError, MirrorWriteError
+from cas_cache.files.disk import check_folder, lock_of, make_folder, open_plain, read_plain, reading, write_atomically
 from cas_cache.identity import KEY_BYTES, NAMESPACE_ID, canonical_json, parsed_json, quoted
 from cas_cache.mirror.column import Column
 

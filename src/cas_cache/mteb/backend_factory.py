@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cas_cache.chunks import ChunkSizes
+from cas_cache.encoding import ChunkSizes
 from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.format.rows import as_array, storable
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import Backend
 from cas_cache.mteb.custom_backends import Kept
 from cas_cache.progress import progress_bar
-from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

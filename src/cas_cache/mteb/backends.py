@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.cache import EmbeddingCache
-from cas_cache.disk import TEMP_PREFIX, flush
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
@@ -26,9 +25,10 @@ from cas_cache.errors import (
     MirrorWriteError,
     MissingDependency,
 )
+from cas_cache.files.disk import TEMP_PREFIX, flush
+from cas_cache.format.rows import as_array, row_bytes
 from cas_cache.identity import Batch, EncoderSpec, keys_of_rows
 from cas_cache.mirror.index import ABSENT
-from cas_cache.rows import as_array, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

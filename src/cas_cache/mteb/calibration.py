@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import check_folder, flush, read_plain, write_atomically
 from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorWriteError
+from cas_cache.files.disk import check_folder, flush, read_plain, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.disk import check_folder, read_error, read_plain, write_atomically
 from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
@@ -28,11 +27,12 @@ from cas_cache.errors import (
     MirrorWriteError,
     ShapeMismatch,
 )
+from cas_cache.files.disk import check_folder, read_error, read_plain, write_atomically
+from cas_cache.format.rows import DTYPES, as_array, finite_rows, row_bytes
 from cas_cache.identity import KEY_BYTES, parsed_json, quoted
 from cas_cache.mirror import Namespace
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mteb.backends import bits_of
-from cas_cache.rows import DTYPES, as_array, finite_rows, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

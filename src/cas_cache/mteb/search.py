@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import ConfigurationError
-from cas_cache.rows import as_array
+from cas_cache.format.rows import as_array
 from cas_cache.search import METRICS, ArrayRows, Design, Finder
 from cas_cache.search.design import design_of
 from cas_cache.search.exact import require_faiss

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache.errors import ConfigurationError, InvalidEncoderOutput, MirrorError, ShapeMismatch
+from cas_cache.format.rows import as_array, finite_rows, storable
 from cas_cache.identity import EncoderSpec, canonical_json, first_of_each, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View, keys_in, views_in
 from cas_cache.mirror.index import ABSENT
-from cas_cache.rows import as_array, finite_rows, storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

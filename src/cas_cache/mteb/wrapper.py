@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from cas_cache import html
 from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, UnsupportedEncoderOutput
+from cas_cache.format.rows import as_array
 from cas_cache.mirror import View
 from cas_cache.mteb import classification, compat, dataset_adapter
 from cas_cache.mteb.backend_factory import Call, answers_of
@@ -24,7 +25,6 @@ from cas_cache.mteb.calibration import stored_ranges
 from cas_cache.mteb.derived import derivation_of
 from cas_cache.mteb.specs import check_describable, spec_of
 from cas_cache.progress import is_shown, progress_bar_if_slow
-from cas_cache.rows import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable

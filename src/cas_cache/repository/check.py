@@ -24,21 +24,21 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
+from cas_cache.format import layout
+from cas_cache.format.manifest import superseders
+from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.progress import BYTES, progress_bar
-from cas_cache.repository import layout
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
-from cas_cache.repository.interface import ordered_map
-from cas_cache.repository.manifest import superseders
-from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.repository.prune import MIN_GRACE
+from cas_cache.storage.interface import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import ObjectInfo
-    from cas_cache.repository.manifest import Manifest
+    from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
+    from cas_cache.storage.interface import ObjectInfo
 
 
 @dataclass(slots=True)

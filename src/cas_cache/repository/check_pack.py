@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
+from cas_cache.format import layout
+from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.format.rows import digest_rows, row_bytes
 from cas_cache.identity import parsed_json, quoted
-from cas_cache.repository import layout
 from cas_cache.repository.findings import Finding, Severity, finding
-from cas_cache.repository.interface import ordered_map
-from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.repository.reading import get_of_pack
-from cas_cache.rows import digest_rows, row_bytes
+from cas_cache.storage.interface import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 MAX_KEYS = 1 << 22
 """Maximum number of keys remembered to count duplicates: 8 B each, 32 MiB. With more keys, a sample is counted and the

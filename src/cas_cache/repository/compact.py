@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache import html
-from cas_cache.disk import mapped
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
+from cas_cache.files.disk import mapped
+from cas_cache.format.layout import PackRef
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, progress_bar
-from cas_cache.repository.layout import PackRef
-from cas_cache.repository.manifest import Manifest, superseders
 from cas_cache.repository.pack import most_rows_of_a_pack
 
 if TYPE_CHECKING:

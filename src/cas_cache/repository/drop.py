@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.errors import ConfigurationError, IncompleteListing
+from cas_cache.format import layout
 from cas_cache.formatting import size
-from cas_cache.repository import layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.repository import Repository
+    from cas_cache.storage.interface import ObjectInfo
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.errors import ConfigurationError
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest
 from cas_cache.formatting import pluralize, size
-from cas_cache.repository import layout
-from cas_cache.repository.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from cas_cache import html
+from cas_cache.format import layout
 from cas_cache.formatting import size
-from cas_cache.repository import layout
 
 
 class Severity(StrEnum):

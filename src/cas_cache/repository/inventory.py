@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import CasCacheError, RepositoryError, UntrustedPack
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.identity import names_of
-from cas_cache.repository.manifest import Manifest, superseders
 
 if TYPE_CHECKING:
+    from cas_cache.format.layout import PackRef
     from cas_cache.identity import EncoderSpec
-    from cas_cache.repository.layout import PackRef
     from cas_cache.repository.repository import Repository
 
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cas_cache.errors import DamagedPack
-from cas_cache.repository.interface import IN_FLIGHT, ordered_map
-from cas_cache.repository.layout import object_path
-from cas_cache.repository.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.format.layout import object_path
+from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
+from cas_cache.format.rows import digest_rows, row_bytes
+from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.repository.reading import get_of_pack
-from cas_cache.repository.zarr_metadata import zarr_documents
-from cas_cache.rows import digest_rows, row_bytes
+from cas_cache.storage.interface import IN_FLIGHT, ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 CHUNK_BYTES = 48 << 20
 """Maximum size of a chunk. s3fs and gcsfs upload in parts from 50 MiB on; below that, an object is one atomic PUT."""

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache import html
 from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
+from cas_cache.format import layout
+from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.marker import MAX_DOCUMENT_BYTES
 from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
 from cas_cache.progress import progress_bar
-from cas_cache.repository import layout
-from cas_cache.repository.interface import ordered_map
-from cas_cache.repository.manifest import Manifest, superseders
-from cas_cache.repository.marker import MAX_DOCUMENT_BYTES
+from cas_cache.storage.interface import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from cas_cache.repository.interface import ObjectInfo
     from cas_cache.repository.repository import Repository
+    from cas_cache.storage.interface import ObjectInfo
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError, DamagedPack, DataWarning, MissingDependency, RepositoryError
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.identity import NAMESPACE_ID
-from cas_cache.repository.manifest import Manifest, superseders
 
 if TYPE_CHECKING:
     import zarr

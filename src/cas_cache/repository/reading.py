@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import AccessDenied, DamagedPack, ObjectNotFound, UnreadablePack
-from cas_cache.repository import layout
+from cas_cache.format import layout
 
 if TYPE_CHECKING:
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 
 def get_of_pack(storage: Storage, path: str, start: int, stop: int, *, pack: str) -> bytes:

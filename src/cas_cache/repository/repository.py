@@ -26,11 +26,10 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
+from cas_cache.format import layout
+from cas_cache.format.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
+from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.identity import EncoderSpec, check_no_credentials
-from cas_cache.repository import layout
-from cas_cache.repository.interface import ordered_map, put_all
-from cas_cache.repository.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
-from cas_cache.repository.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.repository.pack import (
     PackChunk,
     PackRows,
@@ -43,6 +42,7 @@ from cas_cache.repository.pack import (
 )
 from cas_cache.repository.readable import open_dask, open_zarr
 from cas_cache.repository.reading import get_of_pack, may_read
+from cas_cache.storage.interface import ordered_map, put_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from cas_cache.repository.interface import Storage
-    from cas_cache.repository.signing import Signer, Trust
+    from cas_cache.format.signing import Signer, Trust
+    from cas_cache.storage.interface import Storage
 
 logger = logging.getLogger(__name__)
 

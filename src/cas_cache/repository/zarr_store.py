@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from cas_cache.repository.interface import Storage
-    from cas_cache.repository.manifest import Manifest
+    from cas_cache.format.manifest import Manifest
+    from cas_cache.storage.interface import Storage
 
 
 def zarr_groups(storage: Storage, manifests: Mapping[str, Manifest]) -> list[zarr.Group]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch
-from cas_cache.rows import as_array
+from cas_cache.format.rows import as_array
 from cas_cache.search import approximate
 from cas_cache.search.exact import are_unit, as_searched, nearest, require_faiss
 from cas_cache.search.ranking import ABSENT, rank

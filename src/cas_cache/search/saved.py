@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.disk import TEMP_PREFIX, check_folder, flush, lock_of, open_plain, read_plain, write_atomically
+from cas_cache.files.disk import TEMP_PREFIX, check_folder, flush, lock_of, open_plain, read_plain, write_atomically
 from cas_cache.identity import parsed_json
 from cas_cache.search.approximate import is_sound
 from cas_cache.search.exact import require_faiss

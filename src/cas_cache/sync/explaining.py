@@ -22,19 +22,20 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
+from cas_cache.format.manifest import Manifest
 from cas_cache.identity import canonical_json
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.overview import lines_of
-from cas_cache.repository import Manifest, Repository
+from cas_cache.repository import Repository
 from cas_cache.sync.connecting import peek
 from cas_cache.sync.report import without_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cas_cache.format.layout import PackRef
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror
-    from cas_cache.repository.layout import PackRef
 
 MESSAGES = {
     "served": "The mirror has the vector, of pack {pack}, and serves it.",

@@ -19,11 +19,11 @@ from cas_cache.errors import (
     ShapeMismatch,
     UnsupportedFormat,
 )
+from cas_cache.format.layout import PackRef
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
-from cas_cache.repository import Manifest, superseders
-from cas_cache.repository.layout import PackRef
 from cas_cache.sync.connecting import connect
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_listed
 from cas_cache.sync.report import Report, bar_of, metered, note_skipped

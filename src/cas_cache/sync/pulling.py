@@ -23,8 +23,8 @@ from cas_cache.errors import (
     UnsupportedFormat,
     UntrustedPack,
 )
-from cas_cache.repository import Manifest, superseders
-from cas_cache.repository.layout import PackRef
+from cas_cache.format.layout import PackRef
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.sync.connecting import connect, selected
 from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small

@@ -13,14 +13,15 @@ import numpy as np
 
 from cas_cache.errors import CasCacheError, CredentialInSpec, DamagedPack, RepositoryError, UnsupportedFormat
 from cas_cache.mirror import WholePack
-from cas_cache.repository import ordered_map
+from cas_cache.storage import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.progress import Bar
-    from cas_cache.repository import Manifest, Repository
+    from cas_cache.repository import Repository
     from cas_cache.sync.report import Report
 
 logger = logging.getLogger(__name__)

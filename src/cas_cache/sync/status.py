@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.errors import RepositoryError, UntrustedPack
+from cas_cache.format.layout import PackRef
+from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.formatting import size
 from cas_cache.identity import names_of
-from cas_cache.repository import Manifest, most_rows_of_a_pack, superseders
-from cas_cache.repository.layout import PackRef
+from cas_cache.repository import most_rows_of_a_pack
 from cas_cache.sync.connecting import peek, selected
 from cas_cache.sync.report import Report, note_skipped, note_untrusted
 

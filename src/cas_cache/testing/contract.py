@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage
+from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage
 from cas_cache.testing.processes import in_process
 
 if TYPE_CHECKING:

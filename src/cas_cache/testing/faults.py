@@ -23,7 +23,7 @@ from cas_cache.testing.wrapper import Verb, Wrapper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cas_cache.repository.interface import ObjectInfo, Storage
+    from cas_cache.storage.interface import ObjectInfo, Storage
     from cas_cache.testing.wrapper import Call
 
 WireKind = Literal[

@@ -11,7 +11,7 @@ from cas_cache.testing.wrapper import Wrapper
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
     from cas_cache.testing.wrapper import Call
 
 

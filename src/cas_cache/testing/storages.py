@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ObjectNotFound, RemoteUnavailable
-from cas_cache.repository.interface import CREATE_ONLY, ObjectInfo, Storage, TransferStats
+from cas_cache.storage.interface import CREATE_ONLY, ObjectInfo, Storage, TransferStats
 from cas_cache.testing.faults import Fault, FaultyStorage
 from cas_cache.testing.wrapper import Verb, Wrapper
 

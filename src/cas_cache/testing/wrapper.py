@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.repository.interface import ObjectInfo, Storage
+    from cas_cache.storage.interface import ObjectInfo, Storage
 
 Verb = Literal["get", "put", "list", "delete"]
 """Verbs of a storage."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from cas_cache import threads
-from cas_cache.repository.failures import Unanswered
+from cas_cache.storage import threads
+from cas_cache.storage.failures import Unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable

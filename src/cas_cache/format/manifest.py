@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import UnsupportedFormat
+from cas_cache.format.layout import chunk_name, is_object_name
+from cas_cache.format.rows import DTYPES, row_bytes
 from cas_cache.identity import KEY_BYTES, canonical_json, parsed_json, quoted
-from cas_cache.repository.layout import chunk_name, is_object_name
-from cas_cache.rows import DTYPES, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, advice, flush, links_below, make_folder, write_atomically
+from cas_cache.config.settings import expanded
 from cas_cache.errors import AccessDenied, ConfigurationError, ObjectNotFound, RemoteUnavailable, as_cause
-from cas_cache.file_system import missing_ability
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, TransferStats
-from cas_cache.settings import expanded
+from cas_cache.files.disk import TEMP_PREFIX, advice, flush, links_below, make_folder, write_atomically
+from cas_cache.files.file_system import missing_ability
+from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo, TransferStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,10 +14,11 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cas_cache.config.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
-from cas_cache.repository.codes import EXISTS_ALREADY, NO_BUCKET, NO_CONDITIONS, NO_FOLDER
-from cas_cache.repository.diagnosis import WHEN_REQUIRED
-from cas_cache.repository.failures import (
+from cas_cache.storage.codes import EXISTS_ALREADY, NO_BUCKET, NO_CONDITIONS, NO_FOLDER
+from cas_cache.storage.diagnosis import WHEN_REQUIRED
+from cas_cache.storage.failures import (
     Doing,
     causes_of,
     codes_of,
@@ -26,12 +27,11 @@ from cas_cache.repository.failures import (
     without_secrets,
     without_signatures,
 )
-from cas_cache.repository.filesystems import all_secrets, check_options, open_filesystem
-from cas_cache.repository.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage, TransferStats
-from cas_cache.repository.limits import MAX_SECONDS, in_time, seconds_for, unanswered
-from cas_cache.repository.listings import TEMPORARY, files_below, modified
-from cas_cache.repository.local import LocalStorage
-from cas_cache.repository.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
+from cas_cache.storage.filesystems import all_secrets, check_options, open_filesystem
+from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage, TransferStats
+from cas_cache.storage.limits import MAX_SECONDS, in_time, seconds_for, unanswered
+from cas_cache.storage.listings import TEMPORARY, files_below, modified
+from cas_cache.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,7 +10,7 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.repository.urls import EXTRAS
+from cas_cache.config.urls import EXTRAS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

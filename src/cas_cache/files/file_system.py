@@ -11,7 +11,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import TEMP_PREFIX, is_full, open_plain
+from cas_cache.files.disk import TEMP_PREFIX, is_full, open_plain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cas_cache import threads
-from cas_cache.repository.body_limits import put_object
+from cas_cache.storage import threads
+from cas_cache.storage.body_limits import put_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.repository.manifest import ARRAYS
+from cas_cache.format.manifest import ARRAYS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cas_cache.repository.manifest import Manifest
+    from cas_cache.format.manifest import Manifest
 
 
 def zarr_documents(manifest: Manifest) -> dict[str, bytes]:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cas_cache.disk import flush
+from cas_cache.config.settings import keys_folder
 from cas_cache.errors import ConfigurationError
-from cas_cache.repository.signing import Signer, Trust, new_private_key
-from cas_cache.settings import keys_folder
+from cas_cache.files.disk import flush
+from cas_cache.format.signing import Signer, Trust, new_private_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cas_cache.settings import Settings
+    from cas_cache.config.settings import Settings
 
 CHOICES = ("any", "signed-by")
 

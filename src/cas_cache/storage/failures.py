@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 from cas_cache.errors import AccessDenied, BucketNotFound, CasCacheError, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.identity.credentials import redact
-from cas_cache.repository.codes import (
+from cas_cache.storage.codes import (
     ARCHIVED,
     CLOCK,
     CLOUDS,
@@ -33,7 +33,7 @@ from cas_cache.repository.codes import (
     UNKNOWN_CREDENTIALS,
     UNREACHABLE,
 )
-from cas_cache.repository.diagnosis import TLS, checksum_hint, clock_skew, is_clock_wrong, tls_reason
+from cas_cache.storage.diagnosis import TLS, checksum_hint, clock_skew, is_clock_wrong, tls_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,8 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import ConfigurationError, IdentityError, MissingDependency
+from cas_cache.format.manifest import Manifest, Signature
 from cas_cache.identity import canonical_json, parsed_json
-from cas_cache.repository.manifest import Manifest, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

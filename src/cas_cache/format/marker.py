@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from cas_cache.errors import NotARepository, UnsupportedFormat
+from cas_cache.format import layout
 from cas_cache.identity import canonical_json, parsed_json, quoted
-from cas_cache.repository import layout
 
 FORMAT = "cas-cache"
 VERSION = 1

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cas_cache.config.settings import cloud_secrets
+from cas_cache.config.urls import EXTRAS, PACKAGES, check_url, without_credentials
 from cas_cache.errors import AccessDenied, ConfigurationError, InvalidURL, MissingDependency, RemoteUnavailable
-from cas_cache.repository.answers import check_answers
-from cas_cache.repository.codes import UNKNOWN_CREDENTIALS
-from cas_cache.repository.failures import codes_of, first_line, secrets_in
-from cas_cache.repository.urls import EXTRAS, PACKAGES, check_url, without_credentials
-from cas_cache.settings import cloud_secrets
+from cas_cache.storage.answers import check_answers
+from cas_cache.storage.codes import UNKNOWN_CREDENTIALS
+from cas_cache.storage.failures import codes_of, first_line, secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

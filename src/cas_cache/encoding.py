@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.errors import ShapeMismatch
+from cas_cache.format.rows import as_array, storable
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.pace import Pace
-from cas_cache.rows import as_array, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cas_cache.config.settings import expanded
+from cas_cache.config.urls import is_url, without_credentials
 from cas_cache.errors import ConfigurationError
-from cas_cache.repository import is_url, without_credentials
-from cas_cache.settings import expanded
 
 if TYPE_CHECKING:
-    from cas_cache.settings import Settings
+    from cas_cache.config.settings import Settings
 
 
 def options_of(location: object, remote: object, storage_options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 from cas_cache.errors import CasCacheError, DamagedMirror, LinkInMirror, MirrorReadError, as_cause
-from cas_cache.exclusive import ExclusiveLock
+from cas_cache.files.exclusive import ExclusiveLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

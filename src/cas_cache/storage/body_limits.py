@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import AccessDenied, RemoteUnavailable
-from cas_cache.repository.failures import causes_of, codes_of
+from cas_cache.storage.failures import causes_of, codes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cas_cache.repository.interface import Storage
+    from cas_cache.storage.interface import Storage
 
 TOO_LARGE = {"EntityTooLarge", "RequestEntityTooLarge", "PayloadTooLarge", "RequestBodyTooLarge", "413"}
 """Error codes of S3-compatible servers, Azure and proxies for a body that is too large."""
