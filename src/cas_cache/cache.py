@@ -11,7 +11,6 @@ import logging
 import os
 import time
 import warnings
-import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -211,12 +210,7 @@ class EmbeddingCache:
             self._pusher = self._started_pusher(self._given["push_seconds"])
 
     def _started_pusher(self, seconds: float | None) -> BackgroundPush:
-        upload = self._upload
-        pusher = BackgroundPush(
-            upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
-        )
-        # If the cache is dropped with pending rows, the pusher stays alive to push them; only its timer thread ends.
-        weakref.finalize(self, pusher.abandon).atexit = False
+        pusher = BackgroundPush(self._upload, seconds=PUSH_SECONDS if seconds is None else seconds)
         # A push also writes to the mirror: it records which rows were pushed.
         if os.access(self.mirror.directory, os.W_OK):
             pusher.resume()

@@ -203,7 +203,7 @@ def _pull_pack(
         with ns.held():
             if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
                 ns.skip(pack, manifest.rows, manifest.supersedes)
-                bar.total -= manifest.rows * manifest.vector_bytes
+                bar.total = (bar.total or 0) - manifest.rows * manifest.vector_bytes
             else:
                 _pull_rows(ns, repository, pack, manifest, report, bar)
     except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
@@ -218,10 +218,10 @@ def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manif
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
         ns.skip(pack, manifest.rows, manifest.supersedes)
-        bar.total -= manifest.rows * manifest.vector_bytes
+        bar.total = (bar.total or 0) - manifest.rows * manifest.vector_bytes
         return
     done = ns.applied_rows(pack)
-    bar.total -= done * manifest.vector_bytes
+    bar.total = (bar.total or 0) - done * manifest.vector_bytes
     bar.refresh()
     for chunk in repository.read(pack, manifest, keys, done):
         upto = (chunk.stop, manifest.rows)

@@ -81,7 +81,7 @@ def _pull_into(
                 yield pack, wrong
                 continue
             if pack_or_problem is None:
-                bar.total -= manifest.rows * manifest.vector_bytes
+                bar.total = (bar.total or 0) - manifest.rows * manifest.vector_bytes
             else:
                 bar.update(manifest.rows * manifest.vector_bytes)
             report.packs += 1
