@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.memo import Rows
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 logger = logging.getLogger(__name__)
 
@@ -472,7 +472,7 @@ class EmbeddingCache:
             not_asked=None if self.repository is None else not_asked,
         )
 
-    def pull(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+    def pull(self, namespaces: Iterable[str] | None = None) -> sync.SyncReport:
         """Download packs that the mirror does not have: of some namespaces, or of all.
 
         Raises:
@@ -482,7 +482,7 @@ class EmbeddingCache:
         """
         return self._pull(namespaces, self.progress)
 
-    def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.Report:
+    def _pull(self, namespaces: Iterable[str] | None, progress: bool | None) -> sync.SyncReport:
         repository = self._remote("pull from")
         requested = _checked_namespaces(namespaces)
         with self._no_empty_mirror():
@@ -509,7 +509,7 @@ class EmbeddingCache:
             self.mirror = Mirror(self.mirror.directory)
             self._is_mirror_removed = False
 
-    def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.Report:
+    def pull_keys(self, namespaces: Iterable[str] | None = None) -> sync.SyncReport:
         """Download the keys of a repository's packs: of some namespaces, or of all. Prepares a `lazy` cache for a run.
 
         Raises:
@@ -522,7 +522,7 @@ class EmbeddingCache:
         self.stats.add(bytes_pulled=report.bytes)
         return report
 
-    def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> sync.Report:
+    def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> sync.SyncReport:
         """Publish the pending rows of some namespaces, or of all.
 
         Args:
@@ -548,7 +548,7 @@ class EmbeddingCache:
         self.stats.add(bytes_pushed=report.bytes)
         return report
 
-    def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.Report, sync.Report]:
+    def sync(self, namespaces: Iterable[str] | None = None) -> tuple[sync.SyncReport, sync.SyncReport]:
         """Pull, then push."""
         requested = _checked_namespaces(namespaces)
         return self.pull(requested), self.push(requested)
@@ -627,7 +627,7 @@ class EmbeddingCache:
         self.stats.add(bytes_pulled=report.bytes)
         self._tell_problems(report)
 
-    def _tell_problems(self, report: Report) -> None:
+    def _tell_problems(self, report: SyncReport) -> None:
         if report.untrusted and not self._warned_untrusted:
             self._warned_untrusted = True
             warnings.warn(

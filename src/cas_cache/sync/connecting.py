@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.repository import Repository
-    from cas_cache.sync.report import Report
+    from cas_cache.sync.report import SyncReport
 
 
 def connect(mirror: Mirror, repository: Repository) -> bool:
@@ -70,7 +70,7 @@ def peek(mirror: Mirror | None, repository: Repository) -> bool:
     return repository.open() if mirror is None or mirror.repository is None else connect(mirror, repository)
 
 
-def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
+def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: SyncReport) -> list[Namespace]:
     """Return the mirror's namespaces, or the requested ones; report a damaged one and go on with the others."""
     selected = []
     for namespace in mirror.ids() if namespaces is None else namespaces:

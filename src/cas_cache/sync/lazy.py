@@ -26,7 +26,7 @@ from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.sync.connecting import connect
 from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_listed
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped
+from cas_cache.sync.report import SyncReport, bar_of, metered, note_skipped
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def pull_keys(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download the keys and digests of packs that the mirror does not know.
 
     Args:
@@ -72,7 +72,7 @@ def pull_keys(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If the repository does not list packs that it is known to have.
     """
-    report = Report()
+    report = SyncReport()
     requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
         if not connect(mirror, repository):
@@ -95,7 +95,7 @@ def pull_rows(
     keys: NDArray[np.uint8],
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download the vectors of keys that are in the namespace's catalogue.
 
     Args:
@@ -110,7 +110,7 @@ def pull_rows(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If packs have disappeared and no other packs are listed.
     """
-    report = Report()
+    report = SyncReport()
     ns = mirror.get(namespace)
     if ns is None or not ns.remote_keys.rows:
         return report
@@ -136,7 +136,7 @@ class _RowReader:
         bar: The progress bar.
     """
 
-    def __init__(self, ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+    def __init__(self, ns: Namespace, repository: Repository, report: SyncReport, bar: Bar) -> None:
         self._ns = ns
         self._repository = repository
         self._report = report
@@ -211,7 +211,7 @@ def _fetch_pack(
     ns: Namespace,
     repository: Repository,
     part: tuple[Located, Manifest, NDArray[np.uint8]],
-    report: Report,
+    report: SyncReport,
     bar: Bar,
 ) -> None:
     located, manifest, keys = part
@@ -244,7 +244,7 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
 
 
 def _pull_keys_of(
-    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: SyncReport, bar: Bar
 ) -> bool:
     """Download the keys of a namespace's packs; return True if one has disappeared since it was listed."""
     try:

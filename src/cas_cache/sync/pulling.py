@@ -26,7 +26,7 @@ from cas_cache.errors import (
 from cas_cache.format.layout import PackRef
 from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.sync.connecting import connect, selected
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
+from cas_cache.sync.report import SyncReport, bar_of, metered, note_skipped, note_untrusted
 from cas_cache.sync.small_packs import check_kind, is_small, pull_small
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def pull(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download packs that the mirror does not have.
 
     A pack that fails verification is skipped from the damage on: its remaining rows are misses. The next pull tries it
@@ -66,7 +66,7 @@ def pull(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If the repository does not list packs that it is known to have.
     """
-    report = Report()
+    report = SyncReport()
     requested = None if namespaces is None else list(namespaces)
     with metered(repository, report), bar_of("pull", 0, progress) as bar:
         if not connect(mirror, repository):
@@ -87,7 +87,7 @@ def read_listed(
     mirror: Mirror,
     repository: Repository,
     requested: list[str] | None,
-    report: Report,
+    report: SyncReport,
     *,
     known: Callable[[Namespace], frozenset[str]],
     read: Callable[[str, list[str]], bool],
@@ -122,7 +122,7 @@ def read_listed(
 
 
 def manifests_of(
-    repository: Repository, namespace: str, packs: list[str], report: Report
+    repository: Repository, namespace: str, packs: list[str], report: SyncReport
 ) -> tuple[dict[str, Manifest], bool]:
     """Return the manifests of packs, in their order, and True if a pack has disappeared since it was listed.
 
@@ -142,7 +142,7 @@ def manifests_of(
 
 
 def _pull_namespace(
-    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: SyncReport, bar: Bar
 ) -> bool:
     """Read the packs of a namespace that the mirror lacks; read merges in place of the packs they supersede.
 
@@ -172,7 +172,7 @@ def _pull_namespace(
 
 
 def _pull_each(
-    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: SyncReport, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read packs one after the other; yield those that could not be read, with the error."""
     for pack, manifest in manifests.items():
@@ -184,7 +184,7 @@ def _pull_each(
             yield pack, problem
 
 
-def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: Report) -> bool:
+def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: SyncReport) -> bool:
     """Return True if a pack could not be read because it was deleted; report any other problem."""
     if repository.has_gone(ref, problem):
         return True
@@ -193,7 +193,7 @@ def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report
 
 
 def _pull_pack(
-    mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: SyncReport, bar: Bar
 ) -> CasCacheError | None:
     """Read one pack into the mirror; return the error if it cannot be read."""
     namespace = manifest.namespace
@@ -213,7 +213,9 @@ def _pull_pack(
     return None
 
 
-def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar) -> None:
+def _pull_rows(
+    ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: SyncReport, bar: Bar
+) -> None:
     """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
@@ -251,7 +253,7 @@ def _check_listing(
     repository: Repository,
     listed: dict[str, list[str]],
     known: dict[str, frozenset[str]],
-    report: Report,
+    report: SyncReport,
     *,
     every: bool,
 ) -> None:
@@ -286,7 +288,7 @@ def _note_gone(
     repository: Repository,
     listed: dict[str, list[str]],
     known: dict[str, frozenset[str]],
-    report: Report,
+    report: SyncReport,
 ) -> None:
     """Forget superseded packs that are not listed any more; report other packs that are not."""
     for namespace, packs in known.items():

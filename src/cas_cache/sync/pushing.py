@@ -15,7 +15,7 @@ from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
 from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
 from cas_cache.sync.connecting import bind, connect, selected
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped
+from cas_cache.sync.report import SyncReport, bar_of, metered, note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def push(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Publish the pending rows of the mirror.
 
     Args:
@@ -55,17 +55,17 @@ def push(
         IncompleteListing: If the repository that the mirror belongs to does not exist.
         DamagedMirror: If pending rows do not match their digests.
     """
-    report = Report()
-    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
-    if not waiting:
+    report = SyncReport()
+    pending = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
+    if not pending:
         return report
     repository.must_sign()
     if not connect(mirror, repository):
         repository.create()
         bind(mirror, repository)
-    total = sum(ns.pending_rows * ns.row_bytes for ns in waiting)
+    total = sum(ns.pending_rows * ns.row_bytes for ns in pending)
     with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
-        for name in [ns.spec.namespace for ns in waiting]:
+        for name in [ns.spec.namespace for ns in pending]:
             # Get the namespace again: its rows may have moved while it was not held, which can be hours with many
             # namespaces.
             ns = mirror.get(name)
@@ -75,7 +75,7 @@ def push(
     return report
 
 
-def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+def _push_namespace(ns: Namespace, repository: Repository, report: SyncReport, bar: Bar) -> None:
     repository.publish_spec(ns.spec)
     most_rows = most_rows_of_a_pack(ns.row_bytes)
     for _ in ns.plan(most_rows, most_age=MAX_SECONDS):
@@ -106,7 +106,7 @@ def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: 
         )
 
 
-def _may_be_pushed(ns: Namespace, report: Report) -> bool:
+def _may_be_pushed(ns: Namespace, report: SyncReport) -> bool:
     """Return False, and report it, if an older version wrote a credential into the namespace's spec."""
     try:
         check_no_credentials(ns.spec)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.repository import Repository
 
-__all__ = ["Report", "bar_of", "metered", "note_skipped", "note_untrusted", "without_frames"]
+__all__ = ["SyncReport", "bar_of", "metered", "note_skipped", "note_untrusted", "without_frames"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Report:
+class SyncReport:
     """Result of a push or pull.
 
     Attributes:
@@ -61,7 +61,7 @@ class Report:
         }
 
 
-def note_skipped(what: str, problem: CasCacheError, report: Report) -> None:
+def note_skipped(what: str, problem: CasCacheError, report: SyncReport) -> None:
     """Report a problem, once."""
     if str(problem) not in map(str, report.problems):
         logger.warning("skipped %s: %s", what, problem)
@@ -80,7 +80,7 @@ def without_frames(problem: _Problem) -> _Problem:
     return problem
 
 
-def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
+def note_untrusted(untrusted: UntrustedPack, report: SyncReport) -> None:
     """Record a pack that was skipped because it is not trusted."""
     if untrusted.pack not in report.untrusted:
         logger.info("%s", untrusted)
@@ -88,7 +88,7 @@ def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
 
 
 @contextmanager
-def metered(repository: Repository, report: Report, *, up: bool = False) -> Iterator[None]:
+def metered(repository: Repository, report: SyncReport, *, up: bool = False) -> Iterator[None]:
     """Count the bytes that are read, or those that are written (`up`), while the block runs.
 
     Not both, because a background push runs at the same time as pulls.

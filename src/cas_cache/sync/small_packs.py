@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
-    from cas_cache.sync.report import Report
+    from cas_cache.sync.report import SyncReport
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def is_small(manifest: Manifest) -> bool:
 
 
 def pull_small(
-    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
+    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: SyncReport, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read small packs of a namespace; yield those that could not be read, with the error.
 
@@ -66,7 +66,7 @@ def pull_small(
 
 
 def _pull_into(
-    ns: Namespace, repository: Repository, manifests: dict[str, Manifest], report: Report, bar: Bar
+    ns: Namespace, repository: Repository, manifests: dict[str, Manifest], report: SyncReport, bar: Bar
 ) -> Iterator[tuple[str, CasCacheError]]:
     group = _Group(ns, report)
     try:
@@ -109,7 +109,7 @@ def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
 class _Group:
     """Packs that were read and are not committed yet."""
 
-    def __init__(self, ns: Namespace, report: Report) -> None:
+    def __init__(self, ns: Namespace, report: SyncReport) -> None:
         self._ns = ns
         self._report = report
         self._whole: list[WholePack] = []
