@@ -165,7 +165,7 @@ def test_a_bar_and_its_stand_in_take_the_same_calls(capsys):
         with bar_of("pull", 0, shown) as bar:
             bar.total = 3
             bar.update(2)
-            bar.refresh()
+            bar.update(0)
             bar.clear()
             assert (bar.total, bar.n) == (3, 2)
         bar.close()

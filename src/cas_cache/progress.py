@@ -55,10 +55,10 @@ class NoBar:
         """Add to the finished work."""
         self.n += done
 
-    def refresh(self) -> None:
-        """Show nothing, as `clear` and `close`."""
+    def clear(self) -> None:
+        """Do nothing, because nothing is shown; `close` neither."""
 
-    clear = close = refresh
+    close = clear
 
 
 class _LineWriter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import DamagedMirror, IncompleteListing, UnsupportedFormat
-from cas_cache.sync.report import note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,5 +79,5 @@ def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: SyncRepor
                 ns.refresh()
                 selected.append(ns)
         except (DamagedMirror, UnsupportedFormat) as problem:
-            note_skipped(f"namespace {namespace}", problem, report)
+            report.skip(f"namespace {namespace}", problem)
     return selected
