@@ -16,12 +16,12 @@ from cas_cache import self_check
 from cas_cache.errors import DamagedPack, RepositoryError
 from cas_cache.files import disk
 from cas_cache.format import layout
-from cas_cache.format.manifest import Manifest, ObjectRecord
+from cas_cache.format.manifest import Manifest, ObjectRecord, pack_id
 from cas_cache.format.signing import Trust
 from cas_cache.identity import EncoderSpec, batch
 from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
 from cas_cache.mirror import mirror as mirror_module
-from cas_cache.repository import compact, pack, prune, repository
+from cas_cache.repository import compact, pack, prune, publishing, reading, repository
 from cas_cache.repository.repository import Repository
 from cas_cache.storage import local
 from cas_cache.sync import pulling
@@ -67,7 +67,7 @@ def _manifest_last() -> None:
 
     def early(self: Repository, of: str, source: Any, nonce: str, **options: Any) -> str:
         data = pack.describe(of, source, nonce).to_bytes()
-        self.storage.put(layout.manifest_path(of, repository.pack_id(data)), data)
+        self.storage.put(layout.manifest_path(of, pack_id(data)), data)
         return publish(self, of, source, nonce, **options)
 
     Repository.publish = early  # type: ignore[method-assign]
@@ -79,7 +79,7 @@ def _grace() -> None:
 
 
 def _storage_clock() -> None:
-    Repository.now = lambda _: time.time()  # type: ignore[method-assign]
+    prune.storage_time = lambda _: time.time()
 
 
 def _lock() -> None:
@@ -159,7 +159,7 @@ def _merges_whole() -> None:
 
 
 def _in_time() -> None:
-    repository._in_time = lambda _: True
+    publishing.StagedPack.in_time = lambda _: True  # type: ignore[method-assign]
 
 
 def _time_from_the_plan() -> None:
@@ -229,7 +229,7 @@ CONTROLS = {
         _row_digest_of_the_mirror, ("tests/mirror/test_mirror_damage.py::test_rows_that_changed_places",)
     ),
     "row digests of packs": Control(
-        lambda: _digests_agree(pack),
+        lambda: _digests_agree(reading),
         ("tests/repository/test_pack.py::test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest",),
     ),
     "SHA-256 of objects": Control(

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
     AccessDenied,
-    DamagedPack,
     NotARepository,
     ObjectNotFound,
     RepositoryError,
     UnreadablePack,
     UnsupportedFormat,
-    UntrustedPack,
 )
 from cas_cache.format import layout
 from cas_cache.format.manifest import superseders
@@ -36,6 +34,7 @@ from cas_cache.storage.interface import ordered_map
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cas_cache.errors import DamagedPack
     from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import ObjectInfo
@@ -109,7 +108,7 @@ def check(
     Raises:
         RemoteError: If the storage is unreachable or refuses a request; nothing is known then.
     """
-    run = _Run(repository, progress)
+    run = _Check(repository, progress)
     before = repository.storage.traffic.down
     if run.marker():
         run.check_objects(sample if read_data else 0.0)
@@ -119,7 +118,7 @@ def check(
     return run.report
 
 
-class _Run:
+class _Check:
     """One run of a check: collects the report, and examines suspected problems a second time."""
 
     def __init__(self, repository: Repository, progress: bool | None = False) -> None:
@@ -198,24 +197,18 @@ class _Run:
                 return
 
     def _packs(self, plan: Plan) -> None:
-        manifests = []
-        with progress_bar("check", len(plan.packs), self.progress, "packs") as advance:
-            for manifest in ordered_map(self._manifest, plan.packs):
-                manifests.append(manifest)
-                advance(1)
-        known = {
-            pack: manifest for (_, pack), manifest in zip(plan.packs, manifests, strict=True) if manifest is not None
-        }
-        superseded = superseders(known)
+        manifests = self._manifests(plan.packs)
+        superseded = superseders(manifests)
         seen = _Namespace("")
         to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
         with progress_bar("read", to_read, self.progress, BYTES) as advance:
-            for ref, manifest in zip(plan.packs, manifests, strict=True):
+            for ref in plan.packs:
+                manifest = manifests.get(ref.pack)
                 if ref.namespace != seen.id:
                     self._finish_namespace(seen)
                     seen = _Namespace(ref.namespace)
                 sizes = plan.objects.get(ref.pack, {})
-                if manifest is not None:
+                if manifest is not None and manifest.namespace == ref.namespace:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
                     seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref.pack, manifest.rows))
@@ -229,26 +222,17 @@ class _Run:
                 advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
         self._finish_namespace(seen)
 
-    def _manifest(self, ref: layout.PackRef) -> Manifest | None:
-        """Return a pack's manifest; None if it has no usable one."""
-        path = layout.manifest_path(*ref)
-        for last in (False, True):
-            try:
-                return self.repository.manifest(*ref)
-            except UnsupportedFormat as err:
-                self.find("pack-newer", path, str(err), ref=ref)
-                break
-            except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as missing: {err.reason}.", ref=ref)
-                break
-            except UnreadablePack as err:
-                self.find("unreadable", path, str(err), ref=ref)
-                break
-            except DamagedPack as err:
-                gone = isinstance(err.__cause__, ObjectNotFound)
-                if last and not (gone and ref not in self.repository.packs(ref.namespace)):
-                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
-        return None
+    def _manifests(self, packs: list[layout.PackRef]) -> dict[str, Manifest]:
+        """Return the manifests of the usable packs. A manifest that fails verification is read a second time."""
+        with progress_bar("check", len(packs), self.progress, "packs") as advance:
+            first = self.repository.read_manifests(packs, advance)
+        second = self.repository.read_manifests(list(first.problems))
+        for ref, untrusted in {**first.untrusted, **second.untrusted}.items():
+            what = f"It counts as missing: {untrusted.reason}."
+            self.find("untrusted", layout.manifest_path(*ref), what, ref=ref)
+        for ref, problem in second.problems.items():
+            self.find(*_manifest_finding(ref, problem), ref=ref)
+        return first.readable | second.readable
 
     def _finish_namespace(self, seen: _Namespace) -> None:
         """Report problems that show only when all packs of a namespace are known."""
@@ -284,6 +268,16 @@ class _Run:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
                 orphan = finding("orphan", f"packs/{pack}", what, ref=("", pack))
                 self.report.findings.append(replace(orphan, severity=Severity.NOTE) if young else orphan)
+
+
+def _manifest_finding(ref: layout.PackRef, problem: DamagedPack | UnsupportedFormat) -> tuple[str, str, str]:
+    """Return kind, path and description of the finding about a manifest."""
+    path = layout.manifest_path(*ref)
+    if isinstance(problem, UnsupportedFormat):
+        return "pack-newer", path, str(problem)
+    if isinstance(problem, UnreadablePack):
+        return "unreadable", path, str(problem)
+    return "manifest-damaged", path, f"It does not verify ({problem.__cause__})."
 
 
 class _Namespace:

@@ -6,7 +6,6 @@ most one chunk of each array is in memory, in addition to the few that are being
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
 from cas_cache.format import layout
 from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.format.rows import digest_rows, row_bytes
+from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository.findings import Finding, Severity, finding
 from cas_cache.repository.reading import get_of_pack
@@ -165,7 +165,7 @@ class PackCheck:
             except DamagedPack:
                 kind = "object-missing"
                 continue
-            if ObjectRecord(len(data), hashlib.sha256(data).hexdigest()) == record:
+            if ObjectRecord.of(data) == record:
                 return data
             kind = "object-content"
         return kind
@@ -183,29 +183,13 @@ class PackCheck:
             facts = _zarr_facts(document, name)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
             return f"It is not Zarr v3 metadata of cas_cache ({err!r})."
-        expected = self._wanted_facts(name)
+        expected = _zarr_facts(parsed_json(zarr_documents(self.manifest)[name]), name)
         differing = [
             f"{fact} is {quoted(facts[fact])}, not {expected[fact]!r}"
             for fact in expected
             if facts[fact] != expected[fact]
         ]
         return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
-
-    def _wanted_facts(self, name: str) -> dict[str, Any]:
-        if name == "zarr.json":
-            return {"zarr_format": 3, "node_type": "group"}
-        array = name.partition("/")[0]
-        dtype, shape = self.manifest.element_shape(array)
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [self.manifest.rows, *shape],
-            "data_type": dtype.name,
-            "chunk_shape": [self.manifest.chunk_rows[array], *shape],
-            "separator": "/",
-            "fill_value": 0,
-            "codecs": [("bytes", "little")],
-        }
 
     def _part(self, array: str, data: bytes, count: int) -> NDArray[Any]:
         dtype, shape = self.manifest.element_shape(array)

@@ -16,6 +16,7 @@ from cas_cache import html
 from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
 from cas_cache.formatting import size
+from cas_cache.repository.prune import storage_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -125,7 +126,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
     """
     repository.must_exist()
     repository.writable()
-    now = time.time() if dry_run else repository.now()
+    now = time.time() if dry_run else storage_time(repository)
     listed = repository.storage.list("")
     if all(entry.path != layout.MARKER for entry in listed):
         raise IncompleteListing(f"{repository.url} does not list {layout.MARKER}, which is there. Nothing was deleted.")

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cas_cache import html
 from cas_cache.errors import ConfigurationError
 from cas_cache.format import layout
-from cas_cache.format.manifest import Manifest
 from cas_cache.formatting import pluralize, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -101,12 +101,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
         return DropPackReport(None)
     namespace, name = matches[0]
     of_namespace = [ref for ref in listed if ref.namespace == namespace]
-    manifests = {
-        other: manifest
-        for (_, other), manifest in zip(of_namespace, repository.manifests(of_namespace), strict=True)
-        if isinstance(manifest, Manifest)
-    }
-    report = plan_drop_pack(namespace, name, manifests)
+    report = plan_drop_pack(namespace, name, repository.read_manifests(of_namespace).readable)
     if report.other_rows and not (force or dry_run):
         raise ConfigurationError(
             f"The pack {name} was merged into {', '.join(report.packs[1:])}, which holds "

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache import html
-from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
+from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound, RepositoryError
 from cas_cache.format import layout
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES
 from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
@@ -35,6 +36,7 @@ from cas_cache.storage.interface import ordered_map
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import ObjectInfo
 
@@ -230,15 +232,11 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         )
     repository.must_exist()
     repository.writable()
-    now = time.time() if dry_run else repository.now()
+    now = time.time() if dry_run else storage_time(repository)
     listed = repository.storage.list("")
     _check_listing(repository, listed, now, force=force)
     packs = [ref for ref in (layout.parse_manifest_path(entry.path) for entry in listed) if ref]
-    manifests = {
-        pack: manifest
-        for (_, pack), manifest in zip(packs, repository.manifests(packs), strict=True)
-        if isinstance(manifest, Manifest)
-    }
+    manifests = repository.read_manifests(packs).readable
     # A known pack that is superseded by a listed one was merged and pruned before, so it is not lost.
     shown = _namespaces(listed)
     expected = {pack for pack, namespace in (known or {}).items() if namespace in shown}
@@ -273,6 +271,29 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
                 logger.info("deleted %s %s: %d objects", deletion.reason, deletion.pack, len(deletion.paths))
                 advance(1)
     return report
+
+
+def storage_time(repository: Repository) -> float:
+    """Return the time of the storage's clock, the only clock with which times of its objects may be compared.
+
+    A probe is written, listed and deleted: 3 requests.
+
+    Raises:
+        RemoteError: If the storage is unreachable or refuses a request.
+        RepositoryError: If its listings have no times.
+    """
+    storage, probe = repository.storage, layout.probe_path(secrets.token_hex(16))
+    storage.put(probe, b"")
+    try:
+        now = next((entry.modified for entry in storage.list(layout.PROBES) if entry.path == probe), math.nan)
+    finally:
+        storage.delete(probe)
+    if not math.isfinite(now):
+        raise RepositoryError(
+            f"{repository.url} does not tell when its objects were written, so none can be known to be old. Nothing "
+            "was deleted. Delete by the means of the storage, or not at all."
+        )
+    return now
 
 
 def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float, *, force: bool) -> None:

@@ -21,17 +21,17 @@ from cas_cache.errors import (
     RepositoryError,
     ShapeMismatch,
     UnsupportedFormat,
-    UntrustedPack,
 )
 from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.sync.connecting import connect, selected
 from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
-from cas_cache.sync.small_packs import check_kind, is_small, pull_small
+from cas_cache.sync.small_packs import check_kind, is_grouped, pull_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
@@ -128,17 +128,12 @@ def manifests_of(
 
     Manifests that cannot be read for another reason are reported as problems.
     """
-    asked = [PackRef(namespace, pack) for pack in packs]
-    manifests: dict[str, Manifest] = {}
-    gone = False
-    for ref, manifest in zip(asked, repository.manifests(asked), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[ref.pack] = manifest
-        elif isinstance(manifest, UntrustedPack):
-            note_untrusted(manifest, report)
-        else:
-            gone |= is_gone(repository, ref, manifest, report)
-    return manifests, gone
+    manifests = repository.read_manifests([PackRef(namespace, pack) for pack in packs])
+    for untrusted in manifests.untrusted.values():
+        note_untrusted(untrusted, report)
+    for ref, problem in manifests.problems.items():
+        note_skipped(f"pack {ref.pack}", problem, report)
+    return manifests.readable, bool(manifests.gone)
 
 
 def _pull_namespace(
@@ -163,7 +158,7 @@ def _pull_namespace(
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
     alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
-    for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
+    for small, group in groupby(order, lambda pack: pack not in alone and is_grouped(manifests[pack])):
         read = pull_small if small else _pull_each
         chosen = {pack: manifests[pack] for pack in group}
         for pack, wrong in read(mirror, repository, namespace, chosen, report, bar):
@@ -299,8 +294,7 @@ def _note_gone(
             # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
             # it supersedes.
             asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
-            manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
-            merged = {source for manifest in manifests for source in manifest.supersedes}
+            merged = superseders(repository.read_manifests(asked).readable).keys()
             ns.supersede(merged & gone)
             gone -= merged
         ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)

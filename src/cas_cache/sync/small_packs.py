@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SMALL_BYTES = 1 << 20
-"""Maximum size of the vectors of a small pack."""
+MAX_GROUPED_BYTES = 1 << 20
+"""Maximum size of the vectors of a pack that is read together with others."""
 
 IN_FLIGHT = 8
 """Number of small packs that are read concurrently."""
@@ -36,9 +36,9 @@ COMMIT_BYTES, COMMIT_PACKS = 32 << 20, 256
 """Maximum size of one commit. A commit takes about 30 ms, and more the more packs the mirror knows."""
 
 
-def is_small(manifest: Manifest) -> bool:
+def is_grouped(manifest: Manifest) -> bool:
     """Return True if a pack is read together with others. Merges are not: they decide which other packs are read."""
-    small = manifest.rows * manifest.vector_bytes <= SMALL_BYTES
+    small = manifest.rows * manifest.vector_bytes <= MAX_GROUPED_BYTES
     # A pack of several chunks is read on its own: chunks before a damaged one are then kept.
     return small and not manifest.supersedes and manifest.chunk_rows["vectors"] >= manifest.rows
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
-from cas_cache.errors import RepositoryError, UntrustedPack
-from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.errors import RepositoryError
+from cas_cache.format.manifest import superseders
 from cas_cache.formatting import size
 from cas_cache.identity import names_of
 from cas_cache.repository import most_rows_of_a_pack
 from cas_cache.sync.connecting import peek, selected
-from cas_cache.sync.report import Report, note_skipped, note_untrusted
+from cas_cache.sync.pulling import manifests_of
+from cas_cache.sync.report import Report, note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -151,15 +151,7 @@ def _compared(
     repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report
 ) -> SyncStatus:
     known = frozenset() if ns is None else ns.packs
-    unknown = [PackRef(namespace, pack) for pack in packs if pack not in known]
-    manifests: dict[str, Manifest] = {}
-    for (_, pack), manifest in zip(unknown, repository.manifests(unknown), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[pack] = manifest
-        elif isinstance(manifest, UntrustedPack):
-            note_untrusted(manifest, report)
-        else:
-            note_skipped(f"pack {pack}", manifest, report)
+    manifests, _ = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = set(superseders(manifests))
     merged = known if ns is None else known - ns.lasting_packs
     # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
