@@ -29,7 +29,7 @@ from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.findings import CheckReport, Severity, finding
 from cas_cache.repository.prune import MIN_GRACE
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,7 +19,7 @@ from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import parsed_json, quoted
 from cas_cache.repository.findings import Finding, Severity, finding
 from cas_cache.repository.reading import get_of_pack
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

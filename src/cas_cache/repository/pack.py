@@ -13,7 +13,7 @@ import numpy as np
 from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.format.rows import row_bytes
 from cas_cache.format.zarr_metadata import zarr_documents
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -31,7 +31,7 @@ from cas_cache.format.marker import MAX_DOCUMENT_BYTES
 from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
 from cas_cache.progress import progress_bar
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

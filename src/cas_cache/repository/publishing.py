@@ -15,7 +15,7 @@ from cas_cache.errors import AccessDenied, ConfigurationError, RepositoryError
 from cas_cache.format import layout
 from cas_cache.format.manifest import pack_id
 from cas_cache.repository.pack import contents
-from cas_cache.storage.interface import put_all
+from cas_cache.storage.threads import put_all
 
 if TYPE_CHECKING:
     from cas_cache.format.manifest import Manifest

@@ -17,7 +17,7 @@ from cas_cache.format import layout
 from cas_cache.format.layout import object_path
 from cas_cache.format.manifest import ObjectRecord
 from cas_cache.format.rows import digest_rows
-from cas_cache.storage.interface import IN_FLIGHT, ordered_map
+from cas_cache.storage.threads import IN_FLIGHT, ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from cas_cache.repository.marker import RepositoryMarker
 from cas_cache.repository.pack import PackRows, describe
 from cas_cache.repository.publishing import StagedPack, check_signer, commit, stage
 from cas_cache.repository.reading import PackChunk, read, read_digests, read_keys, read_rows
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
