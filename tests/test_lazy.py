@@ -19,8 +19,8 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.evict import evict
 from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
 from cas_cache.repository import Repository, pack, reading
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from repository.storages import (
     OTHER_SPEC,
     SPEC,

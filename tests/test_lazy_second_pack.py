@@ -11,7 +11,7 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, DataWarning, RemoteUnavailable, RemoteWarning, UnreadablePack
 from cas_cache.repository import Repository, pack, reading
-from cas_cache.repository.compact import compact
+from cas_cache.repository.compacting import compact
 from cas_cache.testing.wrapper import Call, Wrapper
 from repository.storages import SPEC, Machine, Memory, packs, texts, truth
 

@@ -15,7 +15,7 @@ import pytest
 from cas_cache.files import disk
 from cas_cache.format import layout
 from cas_cache.format.marker import checked_marker, new_marker
-from cas_cache.repository import Repository, compact, prune, publishing, reading
+from cas_cache.repository import Repository, compacting, pruning, publishing, reading
 from cas_cache.repository.marker import RepositoryMarker
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.sync import lazy, pulling
@@ -44,8 +44,8 @@ def manifest_first(patches: pytest.MonkeyPatch) -> None:
 
 def no_grace(patches: pytest.MonkeyPatch) -> None:
     """Prune deletes what nothing refers to, however young."""
-    plan = prune.plan_prune
-    patches.setattr(prune, "plan_prune", lambda *args, **options: plan(*args, **(options | {"grace": 0.0})))
+    plan = pruning.plan_prune
+    patches.setattr(pruning, "plan_prune", lambda *args, **options: plan(*args, **(options | {"grace": 0.0})))
 
 
 def stale_listing(patches: pytest.MonkeyPatch) -> None:
@@ -70,8 +70,8 @@ def stale_listing(patches: pytest.MonkeyPatch) -> None:
 
         return real(Repository(Stale()), **options)
 
-    real = prune.prune
-    patches.setattr(prune, "_is_named", lambda *_: False)
+    real = pruning.prune
+    patches.setattr(pruning, "_is_named", lambda *_: False)
     patches.setattr("chaos.plays.prune", wrong)
 
 
@@ -119,7 +119,7 @@ def no_second_reading(patches: pytest.MonkeyPatch) -> None:
 
 def bold_compaction(patches: pytest.MonkeyPatch) -> None:
     """A compaction deletes what it has merged."""
-    run = compact._run_merge
+    run = compacting._run_merge
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         run(repository, merge, *rest)
@@ -127,7 +127,7 @@ def bold_compaction(patches: pytest.MonkeyPatch) -> None:
             repository.delete([it.path for it in repository.storage.list(layout.pack_prefix(source))])
             repository.delete([layout.manifest_path(merge.namespace, source)])
 
-    patches.setattr(compact, "_run_merge", wrong)
+    patches.setattr(compacting, "_run_merge", wrong)
 
 
 def objects_first(patches: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def no_hashes(patches: pytest.MonkeyPatch) -> None:
 
 def greedy_merge(patches: pytest.MonkeyPatch) -> None:
     """A merge names all packs that there are, whether it holds their rows or not."""
-    run, stage = compact._run_merge, Repository.stage
+    run, stage = compacting._run_merge, Repository.stage
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         every = tuple(name for _, name in repository.packs(merge.namespace))
@@ -179,7 +179,7 @@ def greedy_merge(patches: pytest.MonkeyPatch) -> None:
             inner.setattr(Repository, "stage", greedy)
             run(repository, merge, *rest)
 
-    patches.setattr(compact, "_run_merge", wrong)
+    patches.setattr(compacting, "_run_merge", wrong)
 
 
 MUTANTS: dict[str, tuple[str, Patch]] = {

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from cas_cache.errors import UnsupportedFormat
 from cas_cache.format import layout
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.prune import storage_time
+from cas_cache.repository.pruning import storage_time
 from cas_cache.storage import threads
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import greedy_merge, no_hashes, no_haste

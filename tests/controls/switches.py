@@ -21,7 +21,7 @@ from cas_cache.format.signing import Trust
 from cas_cache.identity import EncoderSpec, batch
 from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
 from cas_cache.mirror import mirror as mirror_module
-from cas_cache.repository import compact, pack, prune, publishing, reading, repository
+from cas_cache.repository import compacting, pack, pruning, publishing, reading, repository
 from cas_cache.repository.repository import Repository
 from cas_cache.storage import local
 from cas_cache.sync import pulling
@@ -74,12 +74,12 @@ def _manifest_last() -> None:
 
 
 def _grace() -> None:
-    plan = prune.plan_prune
-    prune.plan_prune = lambda *args, **options: plan(*args, **{**options, "grace": 0})
+    plan = pruning.plan_prune
+    pruning.plan_prune = lambda *args, **options: plan(*args, **{**options, "grace": 0})
 
 
 def _storage_clock() -> None:
-    prune.storage_time = lambda _: time.time()
+    pruning.storage_time = lambda _: time.time()
 
 
 def _lock() -> None:
@@ -155,7 +155,7 @@ def _spec_hash() -> None:
 
 
 def _merges_whole() -> None:
-    prune._is_whole = lambda *_: True
+    pruning._is_whole = lambda *_: True
 
 
 def _in_time() -> None:
@@ -181,8 +181,8 @@ def _lengths_in_batch_digests() -> None:
 
 
 def _deletions_begin_with_the_manifest() -> None:
-    deletion = prune._deletion
-    prune._deletion = lambda reason, of, name, objects, age: deletion(reason, of, name, objects[::-1], age)
+    deletion = pruning._deletion
+    pruning._deletion = lambda reason, of, name, objects, age: deletion(reason, of, name, objects[::-1], age)
 
 
 def _listing_of_a_pull() -> None:
@@ -190,15 +190,15 @@ def _listing_of_a_pull() -> None:
 
 
 def _listing_of_a_prune() -> None:
-    prune._check_listing = lambda *_, **__: None
+    pruning._check_listing = lambda *_, **__: None
 
 
 def _asked_by_name() -> None:
-    prune._is_named = lambda *_: False
+    pruning._is_named = lambda *_: False
 
 
 def _fresh_look() -> None:
-    compact._merged_or_gone = lambda *_: False
+    compacting._merged_or_gone = lambda *_: False
 
 
 def _one_repository() -> None:

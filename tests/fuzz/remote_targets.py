@@ -17,7 +17,7 @@ from cas_cache.format.manifest import Manifest, pack_id
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check, plan_check
+from cas_cache.repository.checking import check, plan_check
 from cas_cache.repository.inventory import inventory
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.storage.interface import ObjectInfo

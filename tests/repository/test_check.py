@@ -19,9 +19,9 @@ from cas_cache.errors import RemoteUnavailable
 from cas_cache.format import layout
 from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.repository import Repository, check_pack, pack
-from cas_cache.repository.check import check, plan_check
 from cas_cache.repository.check_pack import KeyCount
-from cas_cache.repository.findings import KINDS, CheckReport, Severity
+from cas_cache.repository.check_report import KINDS, CheckReport, Severity
+from cas_cache.repository.checking import check, plan_check
 from cas_cache.storage import open_storage
 from cas_cache.storage.interface import ObjectInfo
 from chaos.faults import DAY, World

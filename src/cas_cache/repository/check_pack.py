@@ -17,7 +17,7 @@ from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.format.rows import digest_rows, row_bytes
 from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import parsed_json, quoted
-from cas_cache.repository.findings import Finding, Severity, finding
+from cas_cache.repository.check_report import CheckFinding, Severity, finding
 from cas_cache.repository.reading import get_of_pack
 from cas_cache.storage.threads import ordered_map
 
@@ -84,7 +84,7 @@ class PackCheck:
     ref: layout.PackRef
     manifest: Manifest
 
-    def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
+    def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[CheckFinding]:
         """Return the problems of the pack.
 
         Args:
@@ -126,7 +126,7 @@ class PackCheck:
             return True
         return False
 
-    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
+    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[CheckFinding]:
         """Fetch and check every object once; then check the rows whose chunks are all verified."""
         chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
         chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
@@ -170,7 +170,7 @@ class PackCheck:
             kind = "object-content"
         return kind
 
-    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
+    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[CheckFinding]:
         """Yield the problems of an object whose hash matches the manifest."""
         if name in METADATA and (wrong := self._wrong_metadata(name, data)):
             yield self._metadata_finding(name, wrong)
@@ -195,7 +195,7 @@ class PackCheck:
         dtype, shape = self.manifest.element_shape(array)
         return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
 
-    def _object_finding(self, kind: str, name: str, what: str) -> Finding:
+    def _object_finding(self, kind: str, name: str, what: str) -> CheckFinding:
         """Return a finding about a complete object; an object that is not a chunk costs no rows."""
         for array in ARRAYS:
             for chunk, start, _ in self.manifest.chunks(array):
@@ -204,7 +204,7 @@ class PackCheck:
                     return finding(kind, self._path(name), what, ref=self.ref, rows=lost)
         return self._metadata_finding(name, what)
 
-    def _metadata_finding(self, name: str, what: str) -> Finding:
+    def _metadata_finding(self, name: str, what: str) -> CheckFinding:
         return finding("metadata", self._path(name), what, ref=self.ref)
 
     def _path(self, name: str) -> str:

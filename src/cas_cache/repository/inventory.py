@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NamespaceContent:
     """Content of one namespace of a repository. Superseded packs are not counted, although they take space.
 
     Attributes:
@@ -56,7 +56,7 @@ class Held:
         }
 
 
-def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
+def inventory(repository: Repository) -> tuple[list[NamespaceContent], list[CasCacheError]]:
     """Return the content of each namespace, ordered by id, and the problems of packs and specs that cannot be read.
 
     Needs one listing, and a request for each manifest and each spec.
@@ -84,7 +84,7 @@ def _summarize(
     packs: list[str],
     manifests: dict[str, Manifest],
     problems: list[CasCacheError],
-) -> Held:
+) -> NamespaceContent:
     mine = {pack: manifests[pack] for pack in packs if pack in manifests and manifests[pack].namespace == namespace}
     replaced = superseders(mine)
     lasting = [manifest for pack, manifest in mine.items() if pack not in replaced]
@@ -97,7 +97,7 @@ def _summarize(
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
-    return Held(
+    return NamespaceContent(
         namespace,
         _spec(repository, namespace, problems),
         packs=sum(pack not in replaced for pack in packs),

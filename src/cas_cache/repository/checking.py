@@ -27,8 +27,8 @@ from cas_cache.format.manifest import superseders
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository.check_pack import KeyCount, PackCheck
-from cas_cache.repository.findings import CheckReport, Severity, finding
-from cas_cache.repository.prune import MIN_GRACE
+from cas_cache.repository.check_report import CheckReport, Severity, finding
+from cas_cache.repository.pruning import MIN_GRACE
 from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Plan:
+class CheckPlan:
     """The objects to check, from a listing.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
         return sorted(self.objects.keys() - {pack for _, pack in self.packs})
 
 
-def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
+def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> CheckPlan:
     """Sort a listing into a plan. Pure.
 
     Args:
@@ -73,16 +73,16 @@ def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
             lies in that fraction of all ids. The sample is therefore the same each time, and a larger one contains a
             smaller one. At least one pack is read, unless the fraction is 0.
     """
-    plan = Plan()
+    plan = CheckPlan()
     for entry in listed:
-        _sort(plan, entry)
+        _add_to_plan(plan, entry)
     plan.namespaces.update(namespace for namespace, _ in plan.packs)
     ids = sorted({pack for _, pack in plan.packs})
     plan.to_read = {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
     return plan
 
 
-def _sort(plan: Plan, entry: ObjectInfo) -> None:
+def _add_to_plan(plan: CheckPlan, entry: ObjectInfo) -> None:
     if manifest := layout.parse_manifest_path(entry.path):
         plan.packs.append(manifest)
     elif object_ref := layout.parse_object_path(entry.path):
@@ -102,7 +102,8 @@ def check(
         repository: The repository; it need not be open.
         read_data: Also read the objects, and check hashes, row digests, ``zarr.json``, padding and duplicate keys. Only
             a few chunks are in memory at a time.
-        sample: With `read_data`, the fraction of the packs that is read; see `plan_check`.
+        sample: With `read_data`, the fraction of the packs that is read, 0 to 1: at least one pack,
+            and the same ones each time.
         progress: Show the number of packs, or bytes, that were checked; None shows it on a terminal only.
 
     Raises:
@@ -196,7 +197,7 @@ class _Check:
                     self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
-    def _packs(self, plan: Plan) -> None:
+    def _packs(self, plan: CheckPlan) -> None:
         manifests = self._manifests(plan.packs)
         superseded = superseders(manifests)
         seen = _Namespace("")
@@ -251,7 +252,7 @@ class _Check:
         if repeats := seen.keys.repeats:
             self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
-    def _orphans(self, plan: Plan) -> None:
+    def _orphans(self, plan: CheckPlan) -> None:
         if not plan.orphans:
             return
         visible = {pack for _, pack in self.repository.packs()}

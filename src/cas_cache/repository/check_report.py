@@ -139,7 +139,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckFinding:
     """One problem that a check found.
 
     Attributes:
@@ -181,7 +181,7 @@ class CheckReport:
     rows: int = 0
     packs_read: int = 0
     bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckFinding] = field(default_factory=list)
 
     def count(self, severity: Severity) -> int:
         """Return the number of findings of a severity."""
@@ -219,7 +219,7 @@ class CheckReport:
         }
 
 
-def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
+def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> CheckFinding:
     """Return a finding of a kind.
 
     Args:
@@ -231,7 +231,7 @@ def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""),
     """
     severity, cost, repair = KINDS[kind]
     namespace, pack = ref
-    return Finding(
+    return CheckFinding(
         kind=kind,
         severity=severity,
         path=path,
