@@ -374,17 +374,7 @@ def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: py
 
 def test_a_first_push_looks_for_the_repository_once(tmp_path: Path) -> None:
     """One listing, and of the marker: the read that finds none, one before it is written, and two that agree."""
-
-    class Reads(Wrapper):
-        def __init__(self, inner: Memory) -> None:
-            super().__init__(inner)
-            self.calls: list[tuple[str, str]] = []
-
-        def _call(self, call: Call) -> Any:
-            self.calls.append((call.verb, call.path))
-            return call.run()
-
-    storage = Reads(Memory())
+    storage = Counting(Memory())
     machine = Machine(tmp_path / "mirror", storage)
     machine.encode(texts(3))
     assert machine.push().rows == 3

@@ -53,14 +53,15 @@ class PackChunk(NamedTuple):
     stop: int
 
 
-def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
-    """Return the keys of a pack, (rows, 32) uint8, from verified objects.
+def read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
+    """Return the keys, (rows, 32) uint8, or the digests, (rows,) uint64, of a pack, from verified objects.
 
     Raises:
         DamagedPack: If an object is missing, cannot be read, or fails verification.
         RemoteError: If the storage is unreachable or refuses a request.
     """
-    return _read_column(storage, pack, manifest, "keys")
+    chunks = ordered_map(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
+    return np.concatenate(list(chunks))
 
 
 def read(
@@ -72,36 +73,26 @@ def read(
         storage: The storage of the repository.
         pack: The id of the pack.
         manifest: The manifest of the pack.
-        keys: The keys of the pack, from `read_keys`.
+        keys: The keys of the pack, from `read_column`.
         first: The row to begin at.
 
     Raises:
         DamagedPack: If an object is missing or fails verification, or a row does not match its digest.
         RemoteError: If the storage is unreachable or refuses a request.
     """
-    digests = _read_column(storage, pack, manifest, "digests")
+    digests = read_column(storage, pack, manifest, "digests")
 
     def fetch(chunk: tuple[str, int, int]) -> NDArray[Any]:
         name, start, stop = chunk
         vectors = _read_chunk(storage, pack, manifest, "vectors", chunk)
-        wrong = np.flatnonzero(digest_rows(keys[start:stop], vectors) != digests[start:stop])
-        if len(wrong):
-            raise DamagedPack(
-                f"{len(wrong)} rows of {object_path(pack, name)} in {storage.url} do not agree with their digests, the "
-                f"first is row {start + wrong[0]}. None of this chunk was taken.",
-                pack=pack,
-            )
+        where = f"{object_path(pack, name)} in {storage.url}"
+        _verify_rows(where, pack, np.arange(start, stop), keys[start:stop], vectors, digests[start:stop])
         return vectors
 
     requested = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
     for (_, start, stop), vectors in zip(requested, ordered_map(fetch, requested), strict=True):
         skip = max(first - start, 0)
         yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
-
-
-def read_digests(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
-    """Return the digests of a pack, (rows,) uint64; raises the same errors as `read_keys`."""
-    return _read_column(storage, pack, manifest, "digests")
 
 
 class RowRange(NamedTuple):
@@ -197,19 +188,32 @@ def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
     def fetch(part: RowRange) -> NDArray[Any]:
         read = whole(part) if whole_chunks else ranged(part)
         vectors = np.ascontiguousarray(read[rows[part.asked] - part.start])
-        wrong = np.flatnonzero(digest_rows(keys[part.asked], vectors) != digests[part.asked])
-        if len(wrong):
-            raise DamagedPack(
-                f"{len(wrong)} rows of {object_path(pack, part.name)} in {storage.url} do not agree with their "
-                f"digests, the first is row {rows[part.asked][wrong[0]]}. None of them was taken.",
-                pack=pack,
-            )
+        where = f"{object_path(pack, part.name)} in {storage.url}"
+        _verify_rows(where, pack, rows[part.asked], keys[part.asked], vectors, digests[part.asked])
         return vectors
 
     ranges = _chunks_with(manifest, rows) if whole_chunks else plan_ranges(manifest, rows)
     in_flight = IN_FLIGHT if whole_chunks else RANGES_IN_FLIGHT
     for part, vectors in zip(ranges, ordered_map(fetch, ranges, in_flight=in_flight), strict=True):
         yield PackChunk(keys[part.asked], vectors, digests[part.asked], part.asked.stop)
+
+
+def _verify_rows(
+    where: str,
+    pack: str,
+    rows: NDArray[np.int64],
+    keys: NDArray[np.uint8],
+    vectors: NDArray[Any],
+    digests: NDArray[np.uint64],
+) -> None:
+    """Raise an error if a row does not match its digest; `where` and `rows` say which rows these are."""
+    wrong = np.flatnonzero(digest_rows(keys, vectors) != digests)
+    if len(wrong):
+        raise DamagedPack(
+            f"{len(wrong)} rows of {where} do not agree with their digests, the first is row {rows[wrong[0]]}. None of "
+            "these rows was taken.",
+            pack=pack,
+        )
 
 
 def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
@@ -220,12 +224,6 @@ def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
         if begin < end:
             ranges.append(RowRange(name, start, start, stop, slice(begin, end)))
     return ranges
-
-
-def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
-    """Fetch all chunks of keys or digests, which are at most a few tens of megabytes."""
-    chunks = ordered_map(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
-    return np.concatenate(list(chunks))
 
 
 def _read_chunk(

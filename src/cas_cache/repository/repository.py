@@ -20,7 +20,7 @@ from cas_cache.repository.manifests import is_missing, manifest_or_problem, read
 from cas_cache.repository.marker import RepositoryMarker
 from cas_cache.repository.pack import PackRows, describe
 from cas_cache.repository.publishing import StagedPack, check_signer, commit, stage
-from cas_cache.repository.reading import PackChunk, read, read_digests, read_keys, read_rows
+from cas_cache.repository.reading import PackChunk, read, read_column, read_rows
 from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
@@ -162,16 +162,16 @@ class Repository:
         return is_missing(problem) and ref not in self.packs(ref.namespace)
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
-        """Return the keys of a pack, verified; see `reading.read_keys`."""
-        return read_keys(self.storage, pack, manifest)
+        """Return the keys of a pack, verified; see `reading.read_column`."""
+        return read_column(self.storage, pack, manifest, "keys")
 
     def read(self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0) -> Iterator[PackChunk]:
         """Yield the rows of a pack, verified; see `reading.read`."""
         return read(self.storage, pack, manifest, keys, first)
 
     def digests(self, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
-        """Return the digests of a pack, verified; see `reading.read_digests`."""
-        return read_digests(self.storage, pack, manifest)
+        """Return the digests of a pack, verified; see `reading.read_column`."""
+        return read_column(self.storage, pack, manifest, "digests")
 
     def read_rows(
         self,

@@ -16,38 +16,20 @@ if TYPE_CHECKING:
 Doing = Literal["read", "list", "write", "delete"]
 
 NO_CREDENTIALS = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "CredentialRetrievalError",
-    "NoAuthInformation",
-}
+    "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError", "NoAuthInformation",
+}  # fmt: skip
 """Errors before a request is sent, because no credentials are known."""
 
 EXPIRED = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "TokenRefreshRequired",
-    "TokenRetrievalError",
-    "UnauthorizedSSOTokenError",
-    "SSOTokenLoadError",
-    "RefreshError",
-}
+    "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "TokenRetrievalError", "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError", "RefreshError",
+}  # fmt: skip
 
 UNKNOWN_CREDENTIALS = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "InvalidClientTokenId",
-    "UnrecognizedClientException",
-    "ClientAuthenticationError",
-    "AuthenticationFailed",
-    "AuthenticationException",
-    "BadHostKeyException",
-    "LogonFailure",
-    "PermissionDenied",
-    "401",
-}
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId",
+    "UnrecognizedClientException", "ClientAuthenticationError", "AuthenticationFailed", "AuthenticationException",
+    "BadHostKeyException", "LogonFailure", "PermissionDenied", "401",
+}  # fmt: skip
 
 CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 
@@ -79,13 +61,8 @@ NO_CONDITIONS = {"NotImplemented", "501"}
 """Answers to a write that may only create, from a service that does not support it."""
 
 NO_FOLDER = {
-    "FileNotFoundError",
-    "NoSuchFile",
-    "ResourceConflict",
-    "ResourceNotFound",
-    "SMBOSError",
-    "ObjectPathNotFound",
-}
+    "FileNotFoundError", "NoSuchFile", "ResourceConflict", "ResourceNotFound", "SMBOSError", "ObjectPathNotFound",
+}  # fmt: skip
 """Exceptions of paramiko, asyncssh, webdav4 and smbprotocol for a write to a folder that does not exist."""
 
 CLOUDS = {"s3", "gcs", "azure"}
@@ -97,23 +74,13 @@ ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocati
 """`ENDLESS` is the final error of botocore if a service redirects it to another region without naming one."""
 
 UNREACHABLE = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ClientConnectorError",
-    "ClientConnectorDNSError",
-    "ConnectionRefusedError",
-    "gaierror",
-    "ServiceRequestError",
-    "ProxyConnectionError",
-}
+    "EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ClientConnectorDNSError",
+    "ConnectionRefusedError", "gaierror", "ServiceRequestError", "ProxyConnectionError",
+}  # fmt: skip
 SILENT = {
-    "Unanswered",
-    "TimeoutError",
-    "FSTimeoutError",
-    "ReadTimeoutError",
-    "ServerTimeoutError",
+    "Unanswered", "TimeoutError", "FSTimeoutError", "ReadTimeoutError", "ServerTimeoutError",
     "ServiceResponseTimeoutError",
-}
+}  # fmt: skip
 SERVER_ERRORS = {"InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
 NOT_THE_SERVICE = {"ResponseParserError", "ExpatError", "ParseError", "DecodeError", "ContentTypeError"}
 """Errors for answers that do not come from the service: HTML of a proxy or a login page."""
@@ -164,34 +131,19 @@ TOO_LARGE = {"EntityTooLarge", "RequestEntityTooLarge", "PayloadTooLarge", "Requ
 """Error codes of S3-compatible servers, Azure and proxies for a body that is too large."""
 
 CLOSED = {
-    "BrokenPipeError",
-    "ConnectionResetError",
-    "ConnectionClosedError",
-    "ClientOSError",
-    "ServerDisconnectedError",
-}
+    "BrokenPipeError", "ConnectionResetError", "ConnectionClosedError", "ClientOSError", "ServerDisconnectedError",
+}  # fmt: skip
 """Errors of a connection that was closed while a body was being sent."""
 
 TLS = {
-    "SSLError",
-    "SSLCertVerificationError",
-    "CertificateError",
-    "ClientSSLError",
-    "ClientConnectorSSLError",
+    "SSLError", "SSLCertVerificationError", "CertificateError", "ClientSSLError", "ClientConnectorSSLError",
     "ClientConnectorCertificateError",
-}
+}  # fmt: skip
 
 REFUSED_TRAILERS = {
-    "BadDigest",
-    "IncompleteBody",
-    "InvalidDigest",
-    "MalformedTrailerError",
-    "MissingContentLength",
-    "NotImplemented",
-    "XAmzContentSHA256Mismatch",
-    "411",
-    "501",
-}
+    "BadDigest", "IncompleteBody", "InvalidDigest", "MalformedTrailerError", "MissingContentLength", "NotImplemented",
+    "XAmzContentSHA256Mismatch", "411", "501",
+}  # fmt: skip
 """Answers to a PUT whose checksum follows the body: rclone sends `MissingContentLength`, Cloudflare
 `NotImplemented`."""
 
