@@ -11,7 +11,7 @@ before the manifest and delete the manifest before the data, so a pack whose man
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
@@ -28,6 +28,7 @@ from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository.check_pack import KeyCount, PackCheck
 from cas_cache.repository.check_report import CheckReport, Severity, finding
+from cas_cache.repository.listing import RepositoryListing
 from cas_cache.repository.pruning import MIN_GRACE
 from cas_cache.storage.threads import ordered_map
 
@@ -40,57 +41,17 @@ if TYPE_CHECKING:
     from cas_cache.storage.interface import ObjectInfo
 
 
-@dataclass(slots=True)
-class CheckPlan:
-    """The objects to check, from a listing.
-
-    Attributes:
-        packs: (namespace, pack) of every visible pack.
-        to_read: Ids of the packs whose data is read.
-        objects: Size of each object, by pack and name.
-        namespaces: Ids of the namespaces that have packs or a spec.
-        foreign: Paths in the repository's folders that no object of a repository can have.
-    """
-
-    packs: list[layout.PackRef] = field(default_factory=list)
-    to_read: set[str] = field(default_factory=set)
-    objects: dict[str, dict[str, int]] = field(default_factory=dict)
-    namespaces: set[str] = field(default_factory=set)
-    foreign: list[str] = field(default_factory=list)
-
-    @property
-    def orphans(self) -> list[str]:
-        """Ids of the packs that have objects but no manifest."""
-        return sorted(self.objects.keys() - {pack for _, pack in self.packs})
-
-
-def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> CheckPlan:
-    """Sort a listing into a plan. Pure.
+def packs_to_read(packs: Iterable[layout.PackRef], sample: float) -> set[str]:
+    """Return the ids of the packs whose data is read. Pure.
 
     Args:
-        listed: Every object below the root.
-        sample: Fraction of the packs whose data is read, 0 to 1. A pack is in the sample if its id, which is a hash,
-            lies in that fraction of all ids. The sample is therefore the same each time, and a larger one contains a
-            smaller one. At least one pack is read, unless the fraction is 0.
+        packs: The visible packs.
+        sample: Fraction of them, 0 to 1. A pack is in the sample if its id, which is a hash, lies in that fraction of
+            all ids. The sample is therefore the same each time, and a larger one contains a smaller one. At least one
+            pack is read, unless the fraction is 0.
     """
-    plan = CheckPlan()
-    for entry in listed:
-        _add_to_plan(plan, entry)
-    plan.namespaces.update(namespace for namespace, _ in plan.packs)
-    ids = sorted({pack for _, pack in plan.packs})
-    plan.to_read = {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
-    return plan
-
-
-def _add_to_plan(plan: CheckPlan, entry: ObjectInfo) -> None:
-    if manifest := layout.parse_manifest_path(entry.path):
-        plan.packs.append(manifest)
-    elif object_ref := layout.parse_object_path(entry.path):
-        plan.objects.setdefault(object_ref.pack, {})[object_ref.name] = entry.size
-    elif namespace := layout.parse_spec_path(entry.path):
-        plan.namespaces.add(namespace)
-    elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
-        plan.foreign.append(entry.path)
+    ids = sorted({ref.pack for ref in packs})
+    return {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
 
 
 def check(
@@ -154,16 +115,15 @@ class _Check:
 
     def check_objects(self, sample: float) -> None:
         """Check everything except the marker."""
-        listed = self.storage.list("")
-        if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
-            listed = self._recheck_marker()
-        plan = plan_check(listed, sample=sample)
-        for path in plan.foreign:
+        listing = RepositoryListing.of(self.storage.list(""))
+        if not (self.marked and listing.has_marker):
+            listing = RepositoryListing.of(self._recheck_marker())
+        for path in listing.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
-        for _ in ordered_map(self._spec, sorted(plan.namespaces)):
+        for _ in ordered_map(self._spec, sorted(listing.namespaces)):
             pass
-        self._packs(plan)
-        self._orphans(plan)
+        self._packs(listing, packs_to_read(listing.manifests, sample))
+        self._orphans(listing.orphans)
 
     def _recheck_marker(self) -> list[ObjectInfo]:
         """Resolve a conflict of marker and listing: a repository that was just created, or an unreliable listing."""
@@ -197,18 +157,21 @@ class _Check:
                     self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
-    def _packs(self, plan: CheckPlan) -> None:
-        manifests = self._manifests(plan.packs)
+    def _packs(self, listing: RepositoryListing, to_read: set[str]) -> None:
+        manifests = self._manifests(list(listing.manifests))
         superseded = superseders(manifests)
         seen = _Namespace("")
-        to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
-        with progress_bar("read", to_read, self.progress, BYTES) as advance:
-            for ref in plan.packs:
+        sizes_of = {
+            pack: {name: entry.size for name, entry in objects.items()} for pack, objects in listing.objects.items()
+        }
+        total = sum(sum(sizes_of.get(pack, {}).values()) for pack in to_read)
+        with progress_bar("read", total, self.progress, BYTES) as advance:
+            for ref in listing.manifests:
                 manifest = manifests.get(ref.pack)
                 if ref.namespace != seen.id:
                     self._finish_namespace(seen)
                     seen = _Namespace(ref.namespace)
-                sizes = plan.objects.get(ref.pack, {})
+                sizes = sizes_of.get(ref.pack, {})
                 if manifest is not None and manifest.namespace == ref.namespace:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
@@ -217,10 +180,10 @@ class _Check:
                     # The keys of a superseded pack are expected to be in another pack, so they are not counted as
                     # duplicates.
                     count = KeyCount() if ref.pack in superseded else seen.keys
-                    keys = count if ref.pack in plan.to_read else None
+                    keys = count if ref.pack in to_read else None
                     self.report.packs_read += keys is not None
                     self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
-                advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
+                advance(sum(sizes.values()) if ref.pack in to_read else 0)
         self._finish_namespace(seen)
 
     def _manifests(self, packs: list[layout.PackRef]) -> dict[str, Manifest]:
@@ -252,11 +215,11 @@ class _Check:
         if repeats := seen.keys.repeats:
             self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
-    def _orphans(self, plan: CheckPlan) -> None:
-        if not plan.orphans:
+    def _orphans(self, packs: list[str]) -> None:
+        if not packs:
             return
         visible = {pack for _, pack in self.repository.packs()}
-        unnamed = [pack for pack in plan.orphans if pack not in visible]
+        unnamed = [pack for pack in packs if pack not in visible]
         for pack, listed in zip(
             unnamed, ordered_map(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
         ):

@@ -18,6 +18,7 @@ from cas_cache import html
 from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
 from cas_cache.formatting import pluralize, size
+from cas_cache.repository.listing import RepositoryListing
 from cas_cache.repository.pruning import storage_time
 
 if TYPE_CHECKING:
@@ -128,28 +129,21 @@ def plan_drop(listed: Iterable[ObjectInfo], namespace: str, *, now: float) -> Dr
         namespace: The id of the namespace.
         now: Time of the storage's clock.
     """
-    report = DropReport(namespace)
-    spec, objects, ages = layout.spec_path(namespace), [], []
-    for entry in listed:
-        manifest_ref = layout.parse_manifest_path(entry.path)
-        if manifest_ref and manifest_ref.namespace == namespace:
-            report.packs.append(manifest_ref.pack)
-            report.manifests.append(entry.path)
-            ages.append(now - entry.modified)
-        elif entry.path == spec:
-            report.spec = spec
-        else:
-            objects.append(entry)
-            continue
-        report.bytes += entry.size
-    report.idle = math.nan if any(map(math.isnan, ages)) else min(ages, default=math.inf)
-    mine = set(report.packs)
-    for entry in objects:
-        object_ref = layout.parse_object_path(entry.path)
-        if object_ref and object_ref.pack in mine:
-            report.objects.append(entry.path)
-            report.bytes += entry.size
-    return report
+    layout.spec_path(namespace)  # raises an error for anything but a namespace id
+    listing = RepositoryListing.of(listed)
+    manifests = {ref.pack: entry for ref, entry in listing.manifests.items() if ref.namespace == namespace}
+    spec = listing.specs.get(namespace)
+    objects = [entry for pack in manifests for entry in listing.objects.get(pack, {}).values()]
+    ages = [now - entry.modified for entry in manifests.values()]
+    return DropReport(
+        namespace,
+        packs=list(manifests),
+        manifests=[entry.path for entry in manifests.values()],
+        spec=None if spec is None else spec.path,
+        objects=[entry.path for entry in objects],
+        bytes=sum(entry.size for entry in (*manifests.values(), *objects, *([] if spec is None else [spec]))),
+        idle=math.nan if any(map(math.isnan, ages)) else min(ages, default=math.inf),
+    )
 
 
 def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run: bool = False) -> DropReport:
