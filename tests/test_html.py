@@ -21,10 +21,10 @@ from cas_cache.mirror.overview import count_namespaces, lines_of
 from cas_cache.mirror.pace import Pace
 from cas_cache.mirror.views import View
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import CompactReport, Merge
-from cas_cache.repository.drop import DropReport
-from cas_cache.repository.findings import CheckReport, Finding, Severity
-from cas_cache.repository.prune import Deletion, PruneReport
+from cas_cache.repository.check_report import CheckFinding, CheckReport, Severity
+from cas_cache.repository.compacting import CompactReport, Merge
+from cas_cache.repository.dropping import DropReport
+from cas_cache.repository.pruning import Deletion, PruneReport
 from cas_cache.stats import Stats
 from cas_cache.sync import SyncReport, SyncStatus
 from repository.storages import SPEC, Counting, Encoder, Memory, texts
@@ -99,7 +99,7 @@ def reports() -> list[Any]:
         CheckReport(1, 2, 3, 4),
         CheckReport(
             findings=[
-                Finding(
+                CheckFinding(
                     kind=EVIL, severity=Severity.NOTE, path=EVIL, namespace=EVIL, pack=EVIL, rows=1, what=EVIL,
                     cost=EVIL, repair=EVIL,
                 )

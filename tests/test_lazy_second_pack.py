@@ -10,8 +10,8 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, DataWarning, RemoteUnavailable, RemoteWarning, UnreadablePack
-from cas_cache.repository import Repository, pack
-from cas_cache.repository.compact import compact
+from cas_cache.repository import Repository, pack, reading
+from cas_cache.repository.compacting import compact
 from cas_cache.testing.wrapper import Call, Wrapper
 from repository.storages import SPEC, Machine, Memory, packs, texts, truth
 
@@ -22,8 +22,8 @@ SHARED = texts(200)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make chunks of 1,600 bytes: a pack of 200 rows has 2 of vectors."""
     monkeypatch.setattr(pack, "CHUNK_BYTES", 1600)
-    monkeypatch.setattr(pack, "GAP_BYTES", 64)
-    monkeypatch.setattr(pack, "RANGE_BYTES", 320)
+    monkeypatch.setattr(reading, "GAP_BYTES", 64)
+    monkeypatch.setattr(reading, "RANGE_BYTES", 320)
 
 
 @pytest.fixture

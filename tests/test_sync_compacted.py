@@ -12,9 +12,9 @@ from cas_cache.errors import DamagedPack, IncompleteListing, RepositoryError
 from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.sync import pull, push
 from cas_cache.sync.pushing import MANY_SMALL_PACKS
 from repository.storages import SPEC, Counting, Machine, Memory, manifest_of, packs, texts

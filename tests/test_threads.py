@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cas_cache.storage import ordered_map, threads
-from cas_cache.storage.interface import put_all
-from cas_cache.storage.limits import in_time
+from cas_cache.storage.threads import in_time, put_all
 from repository.storages import Memory
 
 SHUTDOWN = "can't create new thread at interpreter shutdown"

@@ -12,7 +12,7 @@ from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, DataWarning, RepositoryError, UnreadablePack
 from cas_cache.format.layout import manifest_path, object_path, spec_path
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
+from cas_cache.repository.checking import check
 from cas_cache.storage import open_storage
 from cas_cache.testing.wrapper import Call, Wrapper
 from fault_server import answering

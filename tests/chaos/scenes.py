@@ -12,11 +12,11 @@ from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage, open_storage
 from cas_cache.testing import MemoryStorage
 from chaos.faults import Deadly, Died

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from cas_cache.files import disk
 from cas_cache.mirror import table
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import threads
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import MUTANTS

@@ -17,11 +17,11 @@ from cas_cache.format.manifest import pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.evict import EvictReport, evict
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
 from chaos.faults import DAY, HOUR, Deadly, Died, Failing, Intruded, World
 from chaos.scenes import ALL, DEATHS, SPECS, Mirrors, assert_has, found_by, kinds_of, pulled

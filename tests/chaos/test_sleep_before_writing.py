@@ -7,7 +7,7 @@ import pytest
 from cas_cache.errors import RepositoryError
 from cas_cache.mirror import Mirror, Namespace
 from cas_cache.repository import Repository
-from cas_cache.repository.prune import DAY, prune
+from cas_cache.repository.pruning import DAY, prune
 from cas_cache.storage import threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import HOUR, Deadly, Died, Hooked, InOrder, World

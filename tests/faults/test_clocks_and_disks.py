@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.prune import prune
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import open_storage, threads
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage, failing_disk, storages
 from chaos.faults import DAY, InOrder, World

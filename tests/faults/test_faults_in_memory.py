@@ -54,7 +54,7 @@ def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
 
 
 def calls_of(flow: Flow, before: Scene) -> list[tuple[Any, str]]:

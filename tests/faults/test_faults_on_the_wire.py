@@ -44,7 +44,7 @@ def proxy(localstack: Any) -> Iterator[FaultProxy]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make mirrors quick, and waits between attempts short: botocore draws them from up to 20 s."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
 
 

@@ -31,7 +31,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
+from cas_cache.repository.checking import check
 from cas_cache.repository.inventory import inventory
 from cas_cache.search.design import design_of
 from cas_cache.search.saved import IndexFiles

@@ -135,7 +135,7 @@ def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
     misses: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another client writes the name, rclone's server reports it missing: no error, and no foreign prefix."""
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
 
     class Replacing(Memory):
         left = 0
@@ -163,7 +163,7 @@ def test_a_marker_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.Monke
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
             pass
 
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
     with pytest.raises(RepositoryError, match="cannot be read back"):
         Repository(Swallowing()).create()
 
@@ -358,7 +358,7 @@ def test_a_client_that_finds_a_marker_uses_the_last_one(tmp_path: Path) -> None:
 
 def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of reads is limited, and nothing is bound or written."""
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
     memory = LastWins()
     for storage in (Replaced(memory, 1, 100), Replaced(memory, 1, 100)):  # one creates, one finds
         machine = Machine(tmp_path / "mirror", storage)
@@ -370,6 +370,16 @@ def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: py
         assert memory.objects.keys() == {layout.MARKER}
     storage = Replaced(memory, 1, 0)
     assert Machine(tmp_path / "mirror", storage).push().rows == 3
+
+
+def test_a_first_push_looks_for_the_repository_once(tmp_path: Path) -> None:
+    """One listing, and of the marker: the read that finds none, one before it is written, and two that agree."""
+    storage = Counting(Memory())
+    machine = Machine(tmp_path / "mirror", storage)
+    machine.encode(texts(3))
+    assert machine.push().rows == 3
+    assert storage.calls.count(("list", "")) == 1
+    assert storage.calls.count(("get", layout.MARKER)) == 4
 
 
 def test_a_marker_that_appears_after_the_listing_is_not_replaced() -> None:

@@ -21,9 +21,9 @@ from cas_cache.mirror.evict import evict
 from cas_cache.mteb import FaissCache, TextVectorMap
 from cas_cache.mteb.calibration import StoredRanges
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.search import approximate, open_search
 from cas_cache.storage import open_storage
 from repository.storages import truth

@@ -35,9 +35,9 @@ from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import DAY, prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import DAY, prune
 from cas_cache.testing import MemoryStorage
 from chaos.faults import World
 from repository.storages import OTHER_SPEC, SPEC, Flaky, Machine, texts, truth

@@ -13,12 +13,12 @@ from cas_cache.cli.verbosity import bars_wanted, is_quiet, say
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository.check import check as check_repository
-from cas_cache.repository.findings import Severity
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check as check_repository
 
 if TYPE_CHECKING:
     from cas_cache.mirror import Mirror
-    from cas_cache.repository.findings import CheckReport
+    from cas_cache.repository.check_report import CheckReport
 
 WHOLE = 100.0
 

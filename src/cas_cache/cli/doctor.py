@@ -18,7 +18,7 @@ from cas_cache.config.urls import without_credentials
 from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.storage import open_storage
-from cas_cache.storage.failures import secrets_in
+from cas_cache.storage.redaction import secrets_in
 
 if TYPE_CHECKING:
     from cas_cache.doctor import Finding

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
-    from cas_cache.repository.inventory import Held
+    from cas_cache.repository.inventory import NamespaceContent
 
 
 @click.command(
@@ -198,6 +198,6 @@ def _end(problems: Sequence[CasCacheError], *, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _holding_columns(held: Held) -> tuple[str, ...]:
+def _holding_columns(held: NamespaceContent) -> tuple[str, ...]:
     vector = f"{held.dtype}[{','.join(map(str, held.shape))}]" if held.dtype else "-"
     return pluralize(held.rows, "row"), pluralize(held.packs, "pack"), vector, size_of(held.bytes)

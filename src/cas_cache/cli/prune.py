@@ -13,8 +13,8 @@ from cas_cache.cli.options import cache_options, dry_run_option, known_packs, op
 from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
-from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
-from cas_cache.repository.prune import prune as prune_repository
+from cas_cache.repository.pruning import DAY, MAX_PACKS, PruneReport
+from cas_cache.repository.pruning import prune as prune_repository
 
 UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
 

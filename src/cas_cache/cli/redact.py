@@ -13,7 +13,7 @@ from cas_cache import errors
 from cas_cache.config.settings import cloud_secrets
 from cas_cache.config.urls import is_url, without_credentials
 from cas_cache.errors import InvalidURL
-from cas_cache.storage.failures import secrets_in, without_secrets, without_signatures
+from cas_cache.storage.redaction import secrets_in, without_secrets, without_signatures
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cas_cache.config.urls import EXTRAS
+from cas_cache.storage.codes import PERMISSIONS
 
 
 class Role(StrEnum):
@@ -27,38 +28,16 @@ class Role(StrEnum):
     """Also deletes: prune, drop, and compact when two compactions collide."""
 
 
+_EVERY_FOLDER = "write and execute on every folder"
 _PERMISSIONS = {
-    "s3": {
-        "list": "s3:ListBucket",
-        "get": "s3:GetObject",
-        "missing": "s3:ListBucket",
-        "put": "s3:PutObject",
-        "overwrite": "s3:PutObject",
-        "delete": "s3:DeleteObject",
-    },
-    "gcs": {
-        "list": "storage.objects.list",
-        "get": "storage.objects.get",
-        "missing": "storage.objects.list",
-        "put": "storage.objects.create",
-        "overwrite": "storage.objects.delete, which writing over an object needs as well,",
-        "delete": "storage.objects.delete",
-    },
-    "azure": {
-        "list": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "get": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "missing": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "put": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
-        "overwrite": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
-        "delete": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete",
-    },
+    **{service: {**names, "missing": names["list"]} for service, names in PERMISSIONS.items()},
     "local": {
         "list": "read and execute on every folder",
         "get": "read on the files and execute on their folders",
         "missing": "execute on every folder",
-        "put": "write and execute on every folder",
-        "overwrite": "write and execute on every folder",
-        "delete": "write and execute on every folder",
+        "put": _EVERY_FOLDER,
+        "overwrite": _EVERY_FOLDER,
+        "delete": _EVERY_FOLDER,
     },
 }
 

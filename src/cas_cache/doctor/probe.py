@@ -18,7 +18,7 @@ from cas_cache.doctor.remote import SKEW, SKEW_SECONDS
 from cas_cache.doctor.report import Status
 from cas_cache.doctor.scratch import Below, Scratch
 from cas_cache.errors import AccessDenied, CasCacheError, RemoteError, RemoteUnavailable
-from cas_cache.storage.diagnosis import REQUEST_CHECKSUMS, RESPONSE_CHECKSUMS
+from cas_cache.storage.failures import REQUEST_CHECKSUMS, RESPONSE_CHECKSUMS
 from cas_cache.storage.fsspec_storage import with_fewer_checksums
 from cas_cache.storage.interface import CREATE_ONLY, PROCESSES
 from cas_cache.testing import StorageContract

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
 from cas_cache.doctor.policies import Role, grant, permission
-from cas_cache.storage.diagnosis import is_clock_wrong
-from cas_cache.storage.failures import causes_of, codes_of
+from cas_cache.storage.codes import EXPIRED, NO_CREDENTIALS, UNKNOWN_CREDENTIALS, codes_of, is_clock_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -73,17 +72,11 @@ _ASKED = {
 }
 """Descriptions of requests that a verb alone does not describe."""
 
-_WRONG_CREDENTIALS = {
-    "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
-    "TokenRetrievalError", "UnauthorizedSSOTokenError", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-    "ClientAuthenticationError", "AuthenticationFailed", "401",
-}  # fmt: skip
-"""Names that SDKs and services use for missing, wrong or expired credentials. Granting a permission does not help."""
+_WRONG_CREDENTIALS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS
+"""Codes for missing, wrong or expired credentials. Granting a permission does not help."""
 
 _NOT_AUTHENTICATED = "failed to authenticate"
 """Text with which Azure and Azurite, whose codes for it differ, report a wrong key."""
-
-_CLOCK = "RequestTimeTooSkewed"
 
 
 @dataclass(slots=True)
@@ -136,7 +129,7 @@ class Report:
         """
         reason = str(err).partition(" Check the ")[0].removesuffix(".")
         codes = codes_of(err)
-        if _CLOCK in codes or is_clock_wrong(causes_of(err)):
+        if is_clock_wrong(err):
             self.add(
                 "credentials", Status.FAIL, f"{reason}.", "This machine's clock is wrong.", "Set the clock, then retry."
             )

@@ -42,6 +42,11 @@ class ObjectRecord:
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, data: bytes | memoryview) -> ObjectRecord:
+        """Return the record of an object with this content."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:

@@ -19,7 +19,7 @@ from cas_cache.models.parts import is_module
 from cas_cache.models.value_text import text_of
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
-from cas_cache.storage.failures import first_line
+from cas_cache.storage.redaction import first_line
 
 UNLIMITED = 1 << 31
 """Tokens; a static embedding has infinitely many, and some tokenizers of transformers 10**30."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.mirror.remote_keys import Located
     from cas_cache.repository import Repository
-    from cas_cache.repository.pack import PackChunk
+    from cas_cache.repository.reading import PackChunk
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cas_cache.errors import CasCacheError, DamagedMirror, IncompleteListing, ShapeMismatch, UnsupportedFormat
 from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.sync.connecting import connect, selected
 from cas_cache.sync.report import PACK_PROBLEMS, SyncReport, Transfer, manifests_of, transferring
 from cas_cache.sync.small_packs import check_kind, is_grouped, pull_small
@@ -23,6 +23,7 @@ from cas_cache.sync.small_packs import check_kind, is_grouped, pull_small
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.repository import Repository
 
@@ -220,8 +221,7 @@ def _note_gone(transfer: Transfer, listed: dict[str, list[str]], known: dict[str
             # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
             # it supersedes.
             refs = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
-            manifests = [manifest for manifest in transfer.repository.manifests(refs) if isinstance(manifest, Manifest)]
-            merged = {source for manifest in manifests for source in manifest.supersedes}
+            merged = superseders(transfer.repository.read_manifests(refs).readable).keys()
             ns.supersede(merged & gone)
             gone -= merged
         ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)

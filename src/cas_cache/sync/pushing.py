@@ -13,7 +13,7 @@ import numpy as np
 
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
-from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
+from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack, small_rows
 from cas_cache.sync.connecting import bind, connect, selected
 from cas_cache.sync.report import SyncReport, transferring
 
@@ -61,7 +61,7 @@ def push(
         return report
     repository.must_sign()
     if not connect(mirror, repository):
-        repository.create()
+        repository.create(found_empty=True)
         bind(mirror, repository)
     total = sum(ns.pending_rows * ns.row_bytes for ns in pending)
     with transferring(mirror, repository, "push", progress, report=report, push_bytes=total) as transfer:
@@ -99,7 +99,7 @@ def _push_namespace(transfer: Transfer, ns: Namespace) -> None:
         report.rows += plan.rows
         transfer.bar.update(plan.rows * ns.row_bytes)
         logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
-    small = ns.small_packs(most_rows // 2)
+    small = ns.small_packs(small_rows(ns.row_bytes))
     if small > MANY_SMALL_PACKS:
         report.hints.append(
             f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache import html
-from cas_cache.errors import CredentialInSpec, RepositoryError, UnsupportedFormat, UntrustedPack
+from cas_cache.errors import CredentialInSpec, RepositoryError, UnsupportedFormat
 from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest
 from cas_cache.formatting import size
 from cas_cache.progress import bar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from cas_cache.errors import CasCacheError
+    from cas_cache.errors import CasCacheError, UntrustedPack
+    from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.progress import Bar
     from cas_cache.repository import Repository
@@ -157,19 +157,12 @@ def manifests_of(
 
     Manifests that cannot be read for another reason are reported as problems.
     """
-    refs = [PackRef(namespace, pack) for pack in packs]
-    manifests: dict[str, Manifest] = {}
-    gone = False
-    for ref, manifest in zip(refs, repository.manifests(refs), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[ref.pack] = manifest
-        elif isinstance(manifest, UntrustedPack):
-            report.skip_untrusted(manifest)
-        elif repository.has_gone(ref, manifest):
-            gone = True
-        else:
-            report.skip(f"pack {ref.pack}", manifest)
-    return manifests, gone
+    manifests = repository.read_manifests([PackRef(namespace, pack) for pack in packs])
+    for untrusted in manifests.untrusted.values():
+        report.skip_untrusted(untrusted)
+    for ref, problem in manifests.problems.items():
+        report.skip(f"pack {ref.pack}", problem)
+    return manifests.readable, bool(manifests.gone)
 
 
 _Problem = TypeVar("_Problem", bound="CasCacheError")

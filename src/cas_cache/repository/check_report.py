@@ -39,16 +39,8 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "If a repository was here, all of it.",
         "Check the URL and who deleted what; a push makes a new repository.",
     ),
-    "marker-missing": (
-        Severity.REPAIR,
-        "No client reads or writes this repository; no row is lost.",
-        _RESTORE_MARKER,
-    ),
-    "marker-damaged": (
-        Severity.REPAIR,
-        "No client reads or writes this repository; no row is lost.",
-        _RESTORE_MARKER,
-    ),
+    "marker-missing": (Severity.REPAIR, "No client reads or writes this repository; no row is lost.", _RESTORE_MARKER),
+    "marker-damaged": (Severity.REPAIR, "No client reads or writes this repository; no row is lost.", _RESTORE_MARKER),
     "marker-newer": (
         Severity.REPAIR,
         "Nothing was checked: this cas_cache may not read the repository.",
@@ -60,26 +52,14 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "What is not listed is not found, and was not checked.",
         "Check the permission to list, and the storage; then check again.",
     ),
-    "spec-missing": (
-        Severity.REPAIR,
-        _NO_SPEC,
-        _RESTORE_SPEC,
-    ),
-    "spec-damaged": (
-        Severity.REPAIR,
-        _NO_SPEC,
-        _RESTORE_SPEC,
-    ),
+    "spec-missing": (Severity.REPAIR, _NO_SPEC, _RESTORE_SPEC),
+    "spec-damaged": (Severity.REPAIR, _NO_SPEC, _RESTORE_SPEC),
     "spec-credential": (
         Severity.REPAIR,
         "Everybody who can read the repository can read it. This cas_cache neither pulls nor pushes the namespace.",
         "Revoke the credential, delete the namespace with `cas-cache drop`, and evaluate again without it in the spec.",
     ),
-    "manifest-damaged": (
-        Severity.LOSS,
-        "The rows of the pack, where no mirror has them.",
-        _RESTORE_OBJECT,
-    ),
+    "manifest-damaged": (Severity.LOSS, "The rows of the pack, where no mirror has them.", _RESTORE_OBJECT),
     "pack-newer": (Severity.NOTE, "This cas_cache passes the pack over.", "Update cas_cache to read it."),
     "untrusted": (
         Severity.REPAIR,
@@ -91,21 +71,9 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "The rows of the pack, or with a chunk of vectors those after them, where no mirror has them.",
         "Restore the object from its archive, enable its key, or grant the right to read it; then pull again.",
     ),
-    "object-missing": (
-        Severity.LOSS,
-        f"{_ROWS_OF_OBJECT}.",
-        _RESTORE_OBJECT,
-    ),
-    "object-size": (
-        Severity.LOSS,
-        f"{_ROWS_OF_OBJECT}; bytes after the right ones cost nothing.",
-        _RESTORE_OBJECT,
-    ),
-    "object-content": (
-        Severity.LOSS,
-        f"{_ROWS_OF_OBJECT}.",
-        _RESTORE_OBJECT,
-    ),
+    "object-missing": (Severity.LOSS, f"{_ROWS_OF_OBJECT}.", _RESTORE_OBJECT),
+    "object-size": (Severity.LOSS, f"{_ROWS_OF_OBJECT}; bytes after the right ones cost nothing.", _RESTORE_OBJECT),
+    "object-content": (Severity.LOSS, f"{_ROWS_OF_OBJECT}.", _RESTORE_OBJECT),
     "row-digest": (
         Severity.LOSS,
         "These rows and those after them, where no mirror has them; the writer's memory or disk is suspect.",
@@ -139,7 +107,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckFinding:
     """One problem that a check found.
 
     Attributes:
@@ -181,7 +149,7 @@ class CheckReport:
     rows: int = 0
     packs_read: int = 0
     bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckFinding] = field(default_factory=list)
 
     def count(self, severity: Severity) -> int:
         """Return the number of findings of a severity."""
@@ -219,7 +187,7 @@ class CheckReport:
         }
 
 
-def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> Finding:
+def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> CheckFinding:
     """Return a finding of a kind.
 
     Args:
@@ -231,7 +199,7 @@ def finding(kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""),
     """
     severity, cost, repair = KINDS[kind]
     namespace, pack = ref
-    return Finding(
+    return CheckFinding(
         kind=kind,
         severity=severity,
         path=path,

@@ -18,23 +18,26 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cas_cache import html
-from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound
+from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound, RepositoryError
 from cas_cache.format import layout
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES
 from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
 from cas_cache.progress import progress_bar
-from cas_cache.storage.interface import ordered_map
+from cas_cache.repository.listing import RepositoryListing
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import ObjectInfo
 
@@ -140,16 +143,12 @@ def plan_prune(
         grace: Grace period in seconds.
         most_packs: Maximum number of packs to delete; the oldest come first.
     """
-    objects_of: dict[str, dict[str, ObjectInfo]] = {}
-    manifest_entries: dict[str, ObjectInfo] = {}
-    candidates: list[Deletion] = []
-    for entry in listed:
-        if object_ref := layout.parse_object_path(entry.path):
-            objects_of.setdefault(object_ref.pack, {})[object_ref.name] = entry
-        elif manifest_ref := layout.parse_manifest_path(entry.path):
-            manifest_entries[manifest_ref.pack] = entry
-        elif layout.is_probe_path(entry.path):
-            candidates.append(Deletion("probe", "", entry.path, (entry.path,), entry.size, now - entry.modified))
+    listing = RepositoryListing.of(listed)
+    objects_of = listing.objects
+    manifest_entries = {ref.pack: entry for ref, entry in listing.manifests.items()}
+    candidates = [
+        Deletion("probe", "", probe.path, (probe.path,), probe.size, now - probe.modified) for probe in listing.probes
+    ]
     for pack, others in superseders(manifests).items():
         if pack in manifests:
             whole = [
@@ -163,7 +162,7 @@ def plan_prune(
             age = max((age for age in whole if not math.isnan(age)), default=math.nan)
             objects = [manifest_entries[pack], *objects_of.get(pack, {}).values()]
             candidates.append(_deletion("superseded", manifests[pack].namespace, pack, objects, age))
-    for pack in objects_of.keys() - manifest_entries.keys():
+    for pack in listing.orphans:
         objects = list(objects_of[pack].values())
         ages = [now - entry.modified for entry in objects]
         age = math.nan if any(map(math.isnan, ages)) else min(ages)
@@ -230,19 +229,14 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         )
     repository.must_exist()
     repository.writable()
-    now = time.time() if dry_run else repository.now()
+    now = time.time() if dry_run else storage_time(repository)
     listed = repository.storage.list("")
-    _check_listing(repository, listed, now, force=force)
-    packs = [ref for ref in (layout.parse_manifest_path(entry.path) for entry in listed) if ref]
-    manifests = {
-        pack: manifest
-        for (_, pack), manifest in zip(packs, repository.manifests(packs), strict=True)
-        if isinstance(manifest, Manifest)
-    }
+    listing = RepositoryListing.of(listed)
+    _check_listing(repository, listing, now, force=force)
+    manifests = repository.read_manifests(list(listing.manifests)).readable
     # A known pack that is superseded by a listed one was merged and pruned before, so it is not lost.
-    shown = _namespaces(listed)
-    expected = {pack for pack, namespace in (known or {}).items() if namespace in shown}
-    if lost := expected.difference((pack for _, pack in packs), superseders(manifests)):
+    expected = {pack for pack, namespace in (known or {}).items() if namespace in listing.namespaces}
+    if lost := expected.difference((ref.pack for ref in listing.manifests), superseders(manifests)):
         raise IncompleteListing(
             f"{repository.url} does not list {len(lost)} packs that are known to be there, the first is {min(lost)}. "
             "Nothing was deleted. Check the storage; a pull with the mirror that knows them tells more."
@@ -251,7 +245,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         # A client that does not verify signatures deletes nothing that is signed: the merge may be forged.
         manifests = {pack: manifest for pack, manifest in manifests.items() if manifest.signature is None}
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
-    namespaces = sorted(shown)
+    namespaces = sorted(listing.namespaces)
     names = list(ordered_map(lambda deletion: _names(repository, deletion, namespaces), report.deletions))
     checked = ordered_map(lambda paths: _is_named(repository, paths), names)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
@@ -275,35 +269,49 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
     return report
 
 
-def _check_listing(repository: Repository, listed: list[ObjectInfo], now: float, *, force: bool) -> None:
+def storage_time(repository: Repository) -> float:
+    """Return the time of the storage's clock, the only clock with which times of its objects may be compared.
+
+    A probe is written, listed and deleted: 3 requests.
+
+    Raises:
+        RemoteError: If the storage is unreachable or refuses a request.
+        RepositoryError: If its listings have no times.
+    """
+    storage, probe = repository.storage, layout.probe_path(secrets.token_hex(16))
+    storage.put(probe, b"")
+    try:
+        now = next((entry.modified for entry in storage.list(layout.PROBES) if entry.path == probe), math.nan)
+    finally:
+        storage.delete(probe)
+    if not math.isfinite(now):
+        raise RepositoryError(
+            f"{repository.url} does not tell when its objects were written, so none can be known to be old. Nothing "
+            "was deleted. Delete by the means of the storage, or not at all."
+        )
+    return now
+
+
+def _check_listing(repository: Repository, listing: RepositoryListing, now: float, *, force: bool) -> None:
     """Raise an error for a listing that lacks existing objects.
 
     Raises:
         IncompleteListing: If it does.
     """
-    paths = {entry.path for entry in listed}
-    packs = {ref.pack for ref in map(layout.parse_manifest_path, paths) if ref}
     # A manifest that only the second listing shows is new, or the first listing was incomplete.
-    again = repository.storage.list(layout.MANIFESTS)
-    lacking = [entry.path for entry in again if entry.path not in paths and entry.modified < now]
+    again = RepositoryListing.of(repository.storage.list(layout.MANIFESTS)).manifests
+    lacking = [entry.path for ref, entry in again.items() if ref not in listing.manifests and entry.modified < now]
     problem = ""
-    if layout.MARKER not in paths:
+    if not listing.has_marker:
         problem = f"does not list {layout.MARKER}, which is there"
     elif lacking:
         problem = f"lists {len(lacking)} old manifests at one time and not at another, the first is {lacking[0]}"
-    elif not packs and not force and any(map(layout.parse_object_path, paths)):
+    elif listing.objects and not listing.manifests and not force:
         problem = "lists objects of packs and not one manifest; if that is how it should be, use force=True (--force)"
     if problem:
         raise IncompleteListing(
             f"{repository.url} {problem}. Nothing was deleted. Check the storage and the permission to list."
         )
-
-
-def _namespaces(listed: Iterable[ObjectInfo]) -> set[str]:
-    """Return the ids of the namespaces that a listing shows, by manifests or specs."""
-    paths = [entry.path for entry in listed]
-    namespaces = {ref.namespace for ref in map(layout.parse_manifest_path, paths) if ref}
-    return namespaces | {namespace for namespace in map(layout.parse_spec_path, paths) if namespace}
 
 
 def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:

@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from cas_cache import html
-from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, UntrustedPack, as_cause
+from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, as_cause
 from cas_cache.files.disk import mapped
 from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.identity import KEY_BYTES, first_of_each
 from cas_cache.progress import BYTES, progress_bar
-from cas_cache.repository.pack import most_rows_of_a_pack
+from cas_cache.repository.pack import is_small, most_rows_of_a_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -111,11 +112,6 @@ class CompactReport:
         }
 
 
-def is_small(manifest: Manifest) -> bool:
-    """Return True if a pack is to be merged: less than half full, and not a merge itself."""
-    return not manifest.supersedes and 2 * manifest.rows < most_rows_of_a_pack(manifest.vector_bytes)
-
-
 def plan_compact(manifests: Mapping[str, Manifest], *, at_least: int = AT_LEAST, signs: bool = False) -> list[Merge]:
     """Group small packs with their neighbours in time. Pure.
 
@@ -182,15 +178,14 @@ def compact(
     if not dry_run:
         repository.must_sign()
         repository.writable()
-    packs = repository.packs()
-    by_namespace: dict[str, dict[str, Manifest]] = {}
     requested = None if namespaces is None else set(namespaces)
-    packs = [ref for ref in packs if requested is None or ref.namespace in requested]
-    for (namespace, pack), manifest in zip(packs, repository.manifests(packs), strict=True):
-        if isinstance(manifest, Manifest):
-            by_namespace.setdefault(namespace, {})[pack] = manifest
-        elif not (isinstance(manifest, UntrustedPack) or repository.has_gone(PackRef(namespace, pack), manifest)):
-            report.problems.append(manifest)
+    read = repository.read_manifests(
+        [ref for ref in repository.packs() if requested is None or ref.namespace in requested]
+    )
+    report.problems += read.problems.values()
+    by_namespace: dict[str, dict[str, Manifest]] = {}
+    for pack, manifest in read.readable.items():
+        by_namespace.setdefault(manifest.namespace, {})[pack] = manifest
     plans = [
         (merge, manifests)
         for manifests in by_namespace.values()
@@ -226,7 +221,7 @@ def _run_merge(
             return
         spool.seal()
         appearances = {manifests[pack].appearance for pack in spool.packs}
-        written = repository.write(
+        staged = repository.stage(
             merge.namespace,
             spool,
             secrets.token_hex(16),
@@ -240,14 +235,14 @@ def _run_merge(
             report.taken_back += 1
             try:
                 # Safe to delete: this call drew the nonce, so no other client can know or use the name.
-                repository.delete(written.paths)
+                repository.delete(staged.paths)
             except AccessDenied as err:
-                logger.info("left the objects of pack %s to prune: %s", written.pack, err)
+                logger.info("left the objects of pack %s to prune: %s", staged.pack, err)
             return
-        repository.commit(written)
-        report.written.append(written.pack)
+        repository.commit(staged)
+        report.written.append(staged.pack)
         report.rows += spool.rows
-        logger.info("merged %d packs of %s: %s", len(spool.packs), merge.namespace, written.pack)
+        logger.info("merged %d packs of %s: %s", len(spool.packs), merge.namespace, staged.pack)
 
 
 def _merged_or_gone(
@@ -257,10 +252,8 @@ def _merged_or_gone(
     listed = repository.packs(namespace)
     if not {pack for _, pack in listed}.issuperset(packs):
         return True
-    new = [ref for ref in listed if ref.pack not in known]
-    answers = zip(new, repository.manifests(new), strict=True)
-    others = {pack: manifest for (_, pack), manifest in answers if isinstance(manifest, Manifest)}
-    return not superseders(others).keys().isdisjoint(packs)
+    new = repository.read_manifests([ref for ref in listed if ref.pack not in known])
+    return not superseders(new.readable).keys().isdisjoint(packs)
 
 
 @contextmanager

@@ -11,87 +11,47 @@ before the manifest and delete the manifest before the data, so a pack whose man
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import (
     AccessDenied,
-    DamagedPack,
     NotARepository,
     ObjectNotFound,
     RepositoryError,
     UnreadablePack,
     UnsupportedFormat,
-    UntrustedPack,
 )
 from cas_cache.format import layout
 from cas_cache.format.manifest import superseders
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.progress import BYTES, progress_bar
 from cas_cache.repository.check_pack import KeyCount, PackCheck
-from cas_cache.repository.findings import CheckReport, Severity, finding
-from cas_cache.repository.prune import MIN_GRACE
-from cas_cache.storage.interface import ordered_map
+from cas_cache.repository.check_report import CheckReport, Severity, finding
+from cas_cache.repository.listing import RepositoryListing
+from cas_cache.repository.pruning import MIN_GRACE
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cas_cache.errors import DamagedPack
     from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import ObjectInfo
 
 
-@dataclass(slots=True)
-class Plan:
-    """The objects to check, from a listing.
-
-    Attributes:
-        packs: (namespace, pack) of every visible pack.
-        to_read: Ids of the packs whose data is read.
-        objects: Size of each object, by pack and name.
-        namespaces: Ids of the namespaces that have packs or a spec.
-        foreign: Paths in the repository's folders that no object of a repository can have.
-    """
-
-    packs: list[layout.PackRef] = field(default_factory=list)
-    to_read: set[str] = field(default_factory=set)
-    objects: dict[str, dict[str, int]] = field(default_factory=dict)
-    namespaces: set[str] = field(default_factory=set)
-    foreign: list[str] = field(default_factory=list)
-
-    @property
-    def orphans(self) -> list[str]:
-        """Ids of the packs that have objects but no manifest."""
-        return sorted(self.objects.keys() - {pack for _, pack in self.packs})
-
-
-def plan_check(listed: Iterable[ObjectInfo], *, sample: float = 0.0) -> Plan:
-    """Sort a listing into a plan. Pure.
+def packs_to_read(packs: Iterable[layout.PackRef], sample: float) -> set[str]:
+    """Return the ids of the packs whose data is read. Pure.
 
     Args:
-        listed: Every object below the root.
-        sample: Fraction of the packs whose data is read, 0 to 1. A pack is in the sample if its id, which is a hash,
-            lies in that fraction of all ids. The sample is therefore the same each time, and a larger one contains a
-            smaller one. At least one pack is read, unless the fraction is 0.
+        packs: The visible packs.
+        sample: Fraction of them, 0 to 1. A pack is in the sample if its id, which is a hash, lies in that fraction of
+            all ids. The sample is therefore the same each time, and a larger one contains a smaller one. At least one
+            pack is read, unless the fraction is 0.
     """
-    plan = Plan()
-    for entry in listed:
-        _sort(plan, entry)
-    plan.namespaces.update(namespace for namespace, _ in plan.packs)
-    ids = sorted({pack for _, pack in plan.packs})
-    plan.to_read = {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
-    return plan
-
-
-def _sort(plan: Plan, entry: ObjectInfo) -> None:
-    if manifest := layout.parse_manifest_path(entry.path):
-        plan.packs.append(manifest)
-    elif object_ref := layout.parse_object_path(entry.path):
-        plan.objects.setdefault(object_ref.pack, {})[object_ref.name] = entry.size
-    elif namespace := layout.parse_spec_path(entry.path):
-        plan.namespaces.add(namespace)
-    elif entry.path.partition("/")[0] in ("manifests", "packs", "specs"):
-        plan.foreign.append(entry.path)
+    ids = sorted({ref.pack for ref in packs})
+    return {pack for pack in ids if int(pack, 16) < sample * 16 ** len(pack)} or set(ids[: sample > 0])
 
 
 def check(
@@ -103,13 +63,14 @@ def check(
         repository: The repository; it need not be open.
         read_data: Also read the objects, and check hashes, row digests, ``zarr.json``, padding and duplicate keys. Only
             a few chunks are in memory at a time.
-        sample: With `read_data`, the fraction of the packs that is read; see `plan_check`.
+        sample: With `read_data`, the fraction of the packs that is read, 0 to 1: at least one pack,
+            and the same ones each time.
         progress: Show the number of packs, or bytes, that were checked; None shows it on a terminal only.
 
     Raises:
         RemoteError: If the storage is unreachable or refuses a request; nothing is known then.
     """
-    run = _Run(repository, progress)
+    run = _Check(repository, progress)
     before = repository.storage.traffic.down
     if run.marker():
         run.check_objects(sample if read_data else 0.0)
@@ -119,7 +80,7 @@ def check(
     return run.report
 
 
-class _Run:
+class _Check:
     """One run of a check: collects the report, and examines suspected problems a second time."""
 
     def __init__(self, repository: Repository, progress: bool | None = False) -> None:
@@ -154,16 +115,15 @@ class _Run:
 
     def check_objects(self, sample: float) -> None:
         """Check everything except the marker."""
-        listed = self.storage.list("")
-        if not (self.marked and any(entry.path == layout.MARKER for entry in listed)):
-            listed = self._recheck_marker()
-        plan = plan_check(listed, sample=sample)
-        for path in plan.foreign:
+        listing = RepositoryListing.of(self.storage.list(""))
+        if not (self.marked and listing.has_marker):
+            listing = RepositoryListing.of(self._recheck_marker())
+        for path in listing.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
-        for _ in ordered_map(self._spec, sorted(plan.namespaces)):
+        for _ in ordered_map(self._spec, sorted(listing.namespaces)):
             pass
-        self._packs(plan)
-        self._orphans(plan)
+        self._packs(listing, packs_to_read(listing.manifests, sample))
+        self._orphans(listing.orphans)
 
     def _recheck_marker(self) -> list[ObjectInfo]:
         """Resolve a conflict of marker and listing: a repository that was just created, or an unreliable listing."""
@@ -197,25 +157,22 @@ class _Run:
                     self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
-    def _packs(self, plan: Plan) -> None:
-        manifests = []
-        with progress_bar("check", len(plan.packs), self.progress, "packs") as advance:
-            for manifest in ordered_map(self._manifest, plan.packs):
-                manifests.append(manifest)
-                advance(1)
-        known = {
-            pack: manifest for (_, pack), manifest in zip(plan.packs, manifests, strict=True) if manifest is not None
-        }
-        superseded = superseders(known)
+    def _packs(self, listing: RepositoryListing, to_read: set[str]) -> None:
+        manifests = self._manifests(list(listing.manifests))
+        superseded = superseders(manifests)
         seen = _Namespace("")
-        to_read = sum(sum(plan.objects.get(pack, {}).values()) for pack in plan.to_read)
-        with progress_bar("read", to_read, self.progress, BYTES) as advance:
-            for ref, manifest in zip(plan.packs, manifests, strict=True):
+        sizes_of = {
+            pack: {name: entry.size for name, entry in objects.items()} for pack, objects in listing.objects.items()
+        }
+        total = sum(sum(sizes_of.get(pack, {}).values()) for pack in to_read)
+        with progress_bar("read", total, self.progress, BYTES) as advance:
+            for ref in listing.manifests:
+                manifest = manifests.get(ref.pack)
                 if ref.namespace != seen.id:
                     self._finish_namespace(seen)
                     seen = _Namespace(ref.namespace)
-                sizes = plan.objects.get(ref.pack, {})
-                if manifest is not None:
+                sizes = sizes_of.get(ref.pack, {})
+                if manifest is not None and manifest.namespace == ref.namespace:
                     self.report.packs += 1
                     self.report.rows += manifest.rows
                     seen.kinds.setdefault((manifest.dtype, manifest.shape), []).append((ref.pack, manifest.rows))
@@ -223,32 +180,23 @@ class _Run:
                     # The keys of a superseded pack are expected to be in another pack, so they are not counted as
                     # duplicates.
                     count = KeyCount() if ref.pack in superseded else seen.keys
-                    keys = count if ref.pack in plan.to_read else None
+                    keys = count if ref.pack in to_read else None
                     self.report.packs_read += keys is not None
                     self.report.findings += PackCheck(self.storage, ref, manifest).findings(sizes, keys)
-                advance(sum(sizes.values()) if ref.pack in plan.to_read else 0)
+                advance(sum(sizes.values()) if ref.pack in to_read else 0)
         self._finish_namespace(seen)
 
-    def _manifest(self, ref: layout.PackRef) -> Manifest | None:
-        """Return a pack's manifest; None if it has no usable one."""
-        path = layout.manifest_path(*ref)
-        for last in (False, True):
-            try:
-                return self.repository.manifest(*ref)
-            except UnsupportedFormat as err:
-                self.find("pack-newer", path, str(err), ref=ref)
-                break
-            except UntrustedPack as err:
-                self.find("untrusted", path, f"It counts as missing: {err.reason}.", ref=ref)
-                break
-            except UnreadablePack as err:
-                self.find("unreadable", path, str(err), ref=ref)
-                break
-            except DamagedPack as err:
-                gone = isinstance(err.__cause__, ObjectNotFound)
-                if last and not (gone and ref not in self.repository.packs(ref.namespace)):
-                    self.find("manifest-damaged", path, f"It does not verify ({err.__cause__}).", ref=ref)
-        return None
+    def _manifests(self, packs: list[layout.PackRef]) -> dict[str, Manifest]:
+        """Return the manifests of the usable packs. A manifest that fails verification is read a second time."""
+        with progress_bar("check", len(packs), self.progress, "packs") as advance:
+            first = self.repository.read_manifests(packs, advance)
+        second = self.repository.read_manifests(list(first.problems))
+        for ref, untrusted in {**first.untrusted, **second.untrusted}.items():
+            what = f"It counts as missing: {untrusted.reason}."
+            self.find("untrusted", layout.manifest_path(*ref), what, ref=ref)
+        for ref, problem in second.problems.items():
+            self.find(*_manifest_finding(ref, problem), ref=ref)
+        return first.readable | second.readable
 
     def _finish_namespace(self, seen: _Namespace) -> None:
         """Report problems that show only when all packs of a namespace are known."""
@@ -267,11 +215,11 @@ class _Run:
         if repeats := seen.keys.repeats:
             self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
-    def _orphans(self, plan: Plan) -> None:
-        if not plan.orphans:
+    def _orphans(self, packs: list[str]) -> None:
+        if not packs:
             return
         visible = {pack for _, pack in self.repository.packs()}
-        unnamed = [pack for pack in plan.orphans if pack not in visible]
+        unnamed = [pack for pack in packs if pack not in visible]
         for pack, listed in zip(
             unnamed, ordered_map(lambda pack: self.storage.list(f"packs/{pack}"), unnamed), strict=True
         ):
@@ -284,6 +232,16 @@ class _Run:
                     what = f"{what} The last was written less than a day ago: a writer may be at work."
                 orphan = finding("orphan", f"packs/{pack}", what, ref=("", pack))
                 self.report.findings.append(replace(orphan, severity=Severity.NOTE) if young else orphan)
+
+
+def _manifest_finding(ref: layout.PackRef, problem: DamagedPack | UnsupportedFormat) -> tuple[str, str, str]:
+    """Return kind, path and description of the finding about a manifest."""
+    path = layout.manifest_path(*ref)
+    if isinstance(problem, UnsupportedFormat):
+        return "pack-newer", path, str(problem)
+    if isinstance(problem, UnreadablePack):
+        return "unreadable", path, str(problem)
+    return "manifest-damaged", path, f"It does not verify ({problem.__cause__})."
 
 
 class _Namespace:
