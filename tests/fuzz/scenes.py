@@ -77,7 +77,7 @@ def remote(folder: Path) -> MemoryStorage:
 
 
 def mirror(folder: Path) -> Path:
-    """Return a mirror with `ROWS` of `SPEC` in four index files, partly from packs, with every kind of derived file."""
+    """Return a mirror with `ROWS` of `SPEC` with an index file, partly from packs, with every kind of derived file."""
     from cas_cache import EmbeddingCache
 
     fast()
