@@ -1,4 +1,4 @@
-"""The file of the key index: whatever happens to it, every key finds its row, or no row, and never another key's row."""
+"""The file of the key index: whatever happens to it, every key finds its row or none, and never another key's row."""
 
 import errno
 import os
