@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cas_cache.mirror import Mirror, Namespace, index
+from cas_cache.mirror.evict import evict_packs
 from cas_cache.mirror.index import ABSENT, INDEX_FILE, TEMP_NAME, KeyIndex
 from mirror.mirror_rows import SPEC, check_all, keys_for, vectors_for
 from tiers import sampled
@@ -146,7 +147,7 @@ def test_a_new_process_finds_all(tmp_path: Path) -> None:
         "order = np.random.default_rng(1).permutation(70_000)\n"
         "assert np.array_equal(ns.find(keys[order]), order)\n"
         "assert (ns.find(keys[:, ::-1]) == -1).all()\n"
-        "print(ns._index)\n"
+        "print(ns.index)\n"
     )
     outputs = [
         subprocess.run([sys.executable, "-c", script, str(tmp_path), *more], check=True, capture_output=True, text=True)
@@ -324,7 +325,7 @@ def test_rows_that_moved(tmp_path: Path, first: bool) -> None:
         gone = "a" if first else "b"
         evicting = namespace_of(tmp_path)
         assert evicting.reserve()
-        evicting.evict([gone])
+        evict_packs(evicting, [gone])
         assert not (folder / INDEX_FILE).exists()
         (folder / INDEX_FILE).write_bytes(index_bytes)
         ns = namespace_of(tmp_path)
@@ -499,7 +500,7 @@ def test_a_reader_beside_two_writers(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for ns in (old, namespace_of(tmp_path / "mirror")):
             ns.refresh()
             check_all(ns)
-            from_files += ns._index.saved_rows > 0
+            from_files += ns.index.saved_rows > 0
         if (old.folder / INDEX_FILE).exists():
             seen.add((old.folder / INDEX_FILE).stat().st_size)
     assert [process.wait() for process in processes] == [0, 0]
@@ -526,7 +527,7 @@ def test_writers_that_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows = check_all(ns)
         acknowledged = [int(item) for line in lines[1:] for item in line.split()]
         assert all(key.tobytes() in rows for key in keys_for(acknowledged))
-    assert ns._index.saved_rows > 0
+    assert ns.index.saved_rows > 0
 
 
 def test_a_look_up_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
