@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
     from cas_cache.mirror.verified import RowGroup
 
 logger = logging.getLogger(__name__)

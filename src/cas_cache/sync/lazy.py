@@ -67,7 +67,7 @@ def pull_keys(
     """
     with transferring(mirror, repository, "pull keys", progress) as transfer:
         if connect(mirror, repository):
-            read_listed(transfer, namespaces, lambda ns: ns.lasting_packs | ns.remote_keys.packs, _pull_keys_of)
+            read_listed(transfer, namespaces, lambda ns: ns.ledger.lasting_packs | ns.remote_keys.packs, _pull_keys_of)
     return transfer.report
 
 

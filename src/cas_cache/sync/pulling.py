@@ -59,7 +59,7 @@ def pull(
     """
     with transferring(mirror, repository, "pull", progress) as transfer:
         if connect(mirror, repository):
-            listed, known = read_listed(transfer, namespaces, lambda ns: ns.lasting_packs, _pull_namespace)
+            listed, known = read_listed(transfer, namespaces, lambda ns: ns.ledger.lasting_packs, _pull_namespace)
             _note_gone(transfer, listed, known)
     return transfer.report
 
@@ -119,7 +119,7 @@ def _pull_namespace(transfer: Transfer, namespace: str, packs: list[str]) -> boo
     # Superseded packs come last. If their merge could be read, they are known by then and are not read.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
-    alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
+    alone = later | ({pack for pack in order if ns.ledger.applied_rows(pack)} if ns is not None else set())
     for grouped, group in groupby(order, lambda pack: pack not in alone and is_grouped(manifests[pack])):
         read = pull_small if grouped else _pull_each
         for pack, error in read(transfer, namespace, {pack: manifests[pack] for pack in group}):
@@ -153,10 +153,10 @@ def _pull_pack(transfer: Transfer, ns: Namespace, pack: str, manifest: Manifest)
     if not (manifest.supersedes and ns.packs.issuperset(manifest.supersedes)):
         keys = transfer.repository.keys(pack, manifest)
     if keys is None or ns.holds(keys):
-        ns.skip(pack, manifest.rows, manifest.supersedes)
+        ns.ledger.skip(pack, manifest.rows, manifest.supersedes)
         transfer.expect(-manifest.total_vector_bytes)
         return
-    done = ns.applied_rows(pack)
+    done = ns.ledger.applied_rows(pack)
     transfer.expect(-done * manifest.vector_bytes)
     for chunk in transfer.repository.read(pack, manifest, keys, done):
         transfer.report.rows += ns.append(
@@ -205,7 +205,7 @@ def _check_listing(
         )
         if not every or not listed:
             raise problem
-        ns.note_gone((), packs)
+        ns.ledger.note_gone((), packs)
         transfer.report.skip(f"namespace {namespace}", problem)
 
 
@@ -216,15 +216,15 @@ def _note_gone(transfer: Transfer, listed: dict[str, list[str]], known: dict[str
         if ns is None or not remote_packs:
             continue  # `_check_listing` has reported this
         ns.refresh()
-        gone = (packs & ns.lasting_packs).difference(remote_packs)
+        gone = (packs & ns.ledger.lasting_packs).difference(remote_packs)
         if gone:
             # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
             # it supersedes.
             refs = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
             merged = superseders(transfer.repository.read_manifests(refs).readable).keys()
-            ns.supersede(merged & gone)
+            ns.ledger.supersede(merged & gone)
             gone -= merged
-        ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)
+        ns.ledger.note_gone((ns.packs - ns.ledger.lasting_packs).difference(remote_packs), gone)
         if gone:
             transfer.report.problems.append(
                 IncompleteListing(
