@@ -21,7 +21,6 @@ from cas_cache.files.disk import FULL_DISK, advice, flush, is_full, read_plain, 
 from cas_cache.formatting import size
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
-from cas_cache.mirror.pace import PACE_FILE
 from cas_cache.mirror.state import State
 from cas_cache.mirror.usage import USAGE_FILE
 
@@ -212,9 +211,9 @@ class Table:
         except OSError as err:
             if not is_full(err):
                 raise
-            # A push or an eviction needs only a block or two. These files are hints that are written again, so make
-            # room.
-            for name in (USAGE_FILE, PACE_FILE):
+            # A push or an eviction needs only a block or two, so make room: the first file is a hint that is written
+            # again, the second was a hint of earlier versions and is not read any more.
+            for name in (USAGE_FILE, "pace.json"):
                 (self.folder / name).unlink(missing_ok=True)
             write_atomically(self.folder / STATE_FILE, state.to_bytes())
 
