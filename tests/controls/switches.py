@@ -176,7 +176,7 @@ def _seal_of_memos() -> None:
 
 
 def _lengths_in_batch_digests() -> None:
-    digest = batch.digest_of_batch
+    digest = keys.digest_of_batch
     keys.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
 
 
