@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Namespace
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
 
 
 class EmbeddingCache(SharedMirror):

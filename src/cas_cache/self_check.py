@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cas_cache.encoding import ObservedEncoder
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
     from cas_cache.mirror.verified import RowGroup
     from cas_cache.stats import Stats
 

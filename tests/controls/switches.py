@@ -19,7 +19,7 @@ from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, ObjectRecord
 from cas_cache.format.signing import Trust
 from cas_cache.identity import EncoderSpec, keys
-from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
+from cas_cache.mirror import column, index, memo, namespace_files, rows, table
 from cas_cache.mirror import mirror as mirror_module
 from cas_cache.repository import compact, pack, prune, repository
 from cas_cache.repository.repository import Repository
@@ -55,7 +55,7 @@ def _digests_agree(module: Any) -> None:
 
 
 def _row_digest_of_the_mirror() -> None:
-    row_verifier.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
+    rows.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
 
 
 def _object_sha256() -> None:
@@ -83,7 +83,7 @@ def _storage_clock() -> None:
 
 
 def _lock() -> None:
-    namespace.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
+    namespace_files.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
 
 
 def _rows_that_moved() -> None:

@@ -17,6 +17,7 @@ from cas_cache.identity import keys as identity_keys
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View
 from cas_cache.mirror import index as key_index
+from cas_cache.mirror.evict import packs_by_use
 from cas_cache.mirror.index import ABSENT
 from cas_cache.testing import MemoryStorage
 from repository.storages import OTHER_SPEC, SPEC, Machine, texts, truth
@@ -78,7 +79,7 @@ def remote(folder: Path) -> MemoryStorage:
 
 
 def mirror(folder: Path) -> Path:
-    """Return a mirror with `ROWS` of `SPEC` in four index files, partly from packs, with every kind of derived file."""
+    """Return a mirror with `ROWS` of `SPEC` with an index file, partly from packs, with every kind of derived file."""
     from cas_cache import EmbeddingCache
 
     fast()
@@ -146,7 +147,7 @@ def judge(ns: Namespace) -> None:
         assert vectors.dtype == np.float32
     assert (ns.find(keys_of_texts(texts(5, 900))) == ABSENT).all()
     ns.doubted(rows, ns.appearances.trusted({"prefix": "'a'"}))
-    ns.packs_by_use()
+    packs_by_use(ns)
     assert ns.remote_keys.rows >= 0
     located = ns.remote_keys.locate(keys_of_texts(STRANGERS))
     assert all(len(it.at) for it in located)

@@ -13,7 +13,8 @@ from cas_cache import EmbeddingCache
 from cas_cache.identity import Batch, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace
 from cas_cache.mirror import memo as module
-from cas_cache.mirror.memo import Memo, as_rows, count_of
+from cas_cache.mirror.memo import Memo
+from cas_cache.mirror.rows import as_rows, count_of
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
 MANY = 3000

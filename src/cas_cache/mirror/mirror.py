@@ -173,7 +173,8 @@ class Mirror:
         # Rows first: after a crash in between, the mirror is still bound and its rows are pending, which is safe. In
         # the other order, rows that count as pushed would never reach the next repository.
         for namespace in self.iter_namespaces():
-            namespace.forget_packs()
+            namespace.ledger.forget_packs()
+            namespace.remote_keys.forget()
         with self._locked():
             self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
 
