@@ -18,7 +18,7 @@ from cas_cache.files import disk
 from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, ObjectRecord, pack_id
 from cas_cache.format.signing import Trust
-from cas_cache.identity import EncoderSpec, batch
+from cas_cache.identity import EncoderSpec, keys
 from cas_cache.mirror import column, index, marker, memo, namespace_files, rows, table
 from cas_cache.repository import compacting, pack, pruning, publishing, reading, repository
 from cas_cache.repository.repository import Repository
@@ -175,8 +175,8 @@ def _seal_of_memos() -> None:
 
 
 def _lengths_in_batch_digests() -> None:
-    digest = batch.digest_of_batch
-    batch.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
+    digest = keys.digest_of_batch
+    keys.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
 
 
 def _deletions_begin_with_the_manifest() -> None:

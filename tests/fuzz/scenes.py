@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from cas_cache.errors import CasCacheError, DamagedMirror, UnsupportedFormat
-from cas_cache.identity import batch, keys_of_texts
+from cas_cache.identity import keys as identity_keys
+from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View
 from cas_cache.mirror import index as key_index
 from cas_cache.mirror.evict import packs_by_use
@@ -42,7 +43,7 @@ def fast() -> None:
     """Leave out what only a crash of the machine would show; keep indexes and memos of a few rows."""
     os.fsync = lambda _: None  # type: ignore[assignment,misc]
     key_index.SAVE_ROWS = 4
-    batch.MIN_ITEMS = 2
+    identity_keys.MIN_ITEMS = 2
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def mirror(folder: Path) -> Path:
             if start < 12:
                 cache.push()
         for asked in (ROWS[:5], ROWS[3:20:2]):
-            cache.encode(asked, SPEC, encode=truth)
+            cache.encode(asked, SPEC, encoder=truth)
         view = View("Task", SPEC.namespace, SPEC.model, SPEC.revision, "query", "default", "test")
         ns = cache.mirror.namespace(SPEC)
         cache.mirror.views.record(view, ns.keys[:9], ns.keys[:9], [f"id {i}" for i in range(9)])

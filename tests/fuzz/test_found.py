@@ -132,9 +132,7 @@ def test_a_folder_where_a_file_should_be(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' + b"9" * 400 + b"}", b'{"a":NaN}', b"5"])
-@pytest.mark.parametrize(
-    "name", ["used.json", "vouched.json", "appearances.json", "pace.json", "catalogue/catalogue.json"]
-)
+@pytest.mark.parametrize("name", ["used.json", "vouched.json", "appearances.json", "catalogue/catalogue.json"])
 def test_notes_that_are_damaged(name: str, content: bytes, tmp_path: Path) -> None:
     """Without a note all is served as before."""
     with EmbeddingCache(tmp_path) as cache:

@@ -247,7 +247,7 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
     if filled is None:
         raise UntrustedMirror(
             f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
-            'signed. Use a new directory; the pending rows of this one can be pushed with trust="any" and a '
+            'signed. Use a new directory; the pending rows of this one can be pushed with Signing(trust="any") and a '
             "signing_key."
         )
     raise UntrustedMirror(

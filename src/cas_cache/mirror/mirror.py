@@ -13,6 +13,7 @@ A mirror belongs to at most one repository: a row is marked as pushed once, so a
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from cas_cache.config.settings import expanded
@@ -183,6 +184,24 @@ class Mirror:
         except OSError as err:
             raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
+
+    @contextmanager
+    def held(self, spec: EncoderSpec) -> Iterator[Namespace]:
+        """Keep the namespace of a spec open until the block ends, so that rows do not move. See `namespace`."""
+        self._check_open()
+        ns = self._namespaces.get(spec.namespace)
+        try:
+            if ns is not None:
+                ns.hold()
+        except AlreadyClosed:  # rows have moved since its last use
+            ns = None
+        if ns is None:
+            ns = self.namespace(spec)
+            ns.hold()
+        try:
+            yield ns
+        finally:
+            ns.release()
 
     def get(self, namespace: str) -> Namespace | None:
         """Return the namespace with an id, or None if the mirror has no such namespace.

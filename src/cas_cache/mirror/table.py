@@ -20,7 +20,6 @@ from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, Mirr
 from cas_cache.files.disk import FULL_DISK, advice, is_full, read_plain, reading, write_atomically
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
-from cas_cache.mirror.pace import PACE_FILE
 from cas_cache.mirror.state import State
 from cas_cache.mirror.usage import USAGE_FILE
 
@@ -49,7 +48,7 @@ class Table:
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
         self._inode: int | None = None
-        self._closed = False
+        self.closed = False
         self.refresh()
 
     def __repr__(self) -> str:
@@ -82,7 +81,7 @@ class Table:
 
     def close(self) -> None:
         """Drop the maps. Returned arrays keep their own; any later use raises `AlreadyClosed`."""
-        self._closed = True
+        self.closed = True
         self._maps = None
 
     def refresh(self, *, force: bool = False) -> None:
@@ -98,7 +97,8 @@ class Table:
             MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the table is closed.
         """
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         path = self._path
         try:
             newer = self._read_state(force=force)
@@ -140,8 +140,11 @@ class Table:
         """Return the state in the file and its stamp; None if the stamp is unchanged."""
         path = self._path
         try:
-            with reading(path):
+            try:
                 status = path.lstat()
+            except OSError:
+                with reading(path):
+                    raise
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp and not force:
                 return None
@@ -210,9 +213,9 @@ class Table:
         except OSError as err:
             if not is_full(err):
                 raise
-            # A push or an eviction needs only a block or two. These files are hints that are written again, so make
-            # room.
-            for name in (USAGE_FILE, PACE_FILE):
+            # A push or an eviction needs only a block or two, so make room: the first file is a hint that is written
+            # again, the second was a hint of earlier versions and is not read any more.
+            for name in (USAGE_FILE, "pace.json"):
                 (self.folder / name).unlink(missing_ok=True)
             write_atomically(self._path, state.to_bytes())
 
@@ -226,7 +229,8 @@ class Table:
             logger.info("%s keeps bytes that do not count: %s", self.folder, err)
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
             columns = self.columns(state)
@@ -238,13 +242,12 @@ class Table:
             self._inode = columns[1].inode
         return maps
 
-    def check_open(self) -> None:
-        """Raise `AlreadyClosed` if the table is closed."""
-        if self._closed:
-            raise AlreadyClosed(
-                f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "
-                "was closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
-            )
+    def closed_error(self) -> AlreadyClosed:
+        """Return the error for a use of a table that is closed."""
+        return AlreadyClosed(
+            f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror was "
+            "closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
+        )
 
     def replaced(self, state: State) -> None:
         """Read a state that `refresh` would reject, because its rows are fewer or have moved: this process moved them.

@@ -17,7 +17,6 @@ from cas_cache.encoding import ChunkSizes
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.format.rows import as_array, storable
 from cas_cache.identity import first_of_each
-from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import Backend
 from cas_cache.mteb.custom_backends import Kept
@@ -157,11 +156,10 @@ class InForeign:
         self._make = make
         self._cache = cache
         self._opened: dict[tuple[str, str], Kept] = {}
-        self._paces: dict[tuple[str, str], PaceFile] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy opens the backends again, from their folders.
-        return {**vars(self), "_opened": {}, "_paces": {}}
+        return {**vars(self), "_opened": {}}
 
     def encode_items(self, call: Call, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
         """Return the (n, d) vectors of a call.
@@ -186,9 +184,7 @@ class InForeign:
         vectors = kept.find(keys[distinct], items)
         missing = np.array([at for at, vector in enumerate(vectors) if vector is None], np.int64)
         misses = int(np.isin(which, missing).sum())
-        pace = self._paces.setdefault(place, PaceFile(kept.folder))
-        stats.note_hits(name, len(keys) - misses, kept.row_bytes, pace.pace)
-        stats.add(misses=misses)
+        stats.add_look_up(name, len(keys) - misses, misses, (len(keys) - misses) * kept.row_bytes)
         if len(missing) and self._cache.only_cached:
             raise CacheMiss(
                 f"{len(missing)} of {len(distinct)} distinct items are not in {kept.folder}, and only_cached=True "
@@ -197,21 +193,20 @@ class InForeign:
                 missing=len(missing),
             )
         progress = self._cache.progress if call.progress is None else call.progress
-        sizes, first = ChunkSizes(self._cache.chunk_items, pace.last), 0
+        sizes, first = ChunkSizes(self._cache.chunk_items, stats.seconds_per_item(name)), 0
         with progress_bar("encode", len(missing), progress) as tell:
             while first < len(missing):
                 chunk = missing[first : first + sizes.next]
                 first += len(chunk)
                 began = time.monotonic()
                 answer = as_array(encode(distinct[chunk]))
-                measured = Pace(len(chunk), time.monotonic() - began)
+                seconds = time.monotonic() - began
                 fresh = storable(answer, len(chunk))
-                pace.add(measured)
-                stats.note_encoded(name, measured, pace.pace)
+                stats.add_encoded(name, len(chunk), seconds)
                 kept.add(keys[distinct[chunk]], [items[at] for at in chunk], fresh)
                 for at, vector in zip(chunk.tolist(), fresh, strict=True):
                     vectors[at] = vector
-                sizes.add(measured, fresh.nbytes // len(chunk))
+                sizes.add(len(chunk), seconds, fresh.nbytes // len(chunk))
                 tell(len(chunk))
         found: NDArray[Any] = np.stack([vector for vector in vectors if vector is not None])[which]
         return found

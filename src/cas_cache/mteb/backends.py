@@ -156,7 +156,10 @@ class MirrorCache:
         return keys_of_rows({field: [item.get(field) for item in items] for field in fields}, self.spec.fields)
 
     def _find(self, keys: NDArray[np.uint8]) -> NDArray[Any] | None:
-        vectors, found = self.cache.get(Batch(len(keys), lambda: keys), self.spec)
+        try:
+            vectors, found = self.cache.get(Batch(len(keys), lambda: keys), self.spec)
+        except CacheMiss:  # of whole numbers, which have no NaN for a row that was not found
+            return None
         return vectors[0] if found[0] else None
 
 
