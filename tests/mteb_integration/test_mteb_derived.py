@@ -476,7 +476,7 @@ def test_mixed_precision_is_not_normalised(model, tmp_path):
     encoder = SentenceTransformerEncoderWrapper(model)
 
     def derived(**kwargs):
-        return derivation_of(encoder, kwargs, ("text",)).sized
+        return derivation_of(encoder, kwargs, ("text",)).is_sized
 
     assert derived(normalize_embeddings=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -502,7 +502,7 @@ def test_mixed_precision_is_not_normalised(model, tmp_path):
 )
 def test_arguments_that_are_not_plain_stay_in_the_spec(kwargs, model):
     """Sizes from the end, other outputs, and what is no bool: as given, in a namespace of their own."""
-    assert not derivation_of(SentenceTransformerEncoderWrapper(model), kwargs, ("text",)).sized
+    assert not derivation_of(SentenceTransformerEncoderWrapper(model), kwargs, ("text",)).is_sized
     spec = spec_of(SentenceTransformerEncoderWrapper(model), TASK, encode_kwargs=kwargs, model_id="org/m", revision="1")
     assert dict(spec.params["encode"]) == kwargs
 
@@ -532,8 +532,8 @@ def test_classes_that_are_not_known_derive_nothing(model):
 def test_vectors_that_are_not_float32_after_all_are_not_normalised():
     """What a model with float32 weights cannot answer, as far as can be seen, is an error and no guess."""
     with pytest.raises(IdentityError, match="float16"):
-        Derivation(sized=True, normalize=True).answer(np.ones((2, 4), np.float16))
-    assert Derivation(sized=True, truncate_dim=2).answer(np.ones((2, 4), np.float16)).shape == (2, 2)
+        Derivation(is_sized=True, normalize=True).answer(np.ones((2, 4), np.float16))
+    assert Derivation(is_sized=True, truncate_dim=2).answer(np.ones((2, 4), np.float16)).shape == (2, 2)
 
 
 def test_media_by_the_call_are_refused_and_by_stored_ranges_not(model):
@@ -541,7 +541,7 @@ def test_media_by_the_call_are_refused_and_by_stored_ranges_not(model):
     encoder = SentenceTransformerEncoderWrapper(model)
     with pytest.raises(IdentityError, match="stored"):
         derivation_of(encoder, {"precision": "int8"}, ("text", "image"))
-    assert derivation_of(encoder, {"precision": "int8"}, ("image",), by_call=False).calibrated
+    assert derivation_of(encoder, {"precision": "int8"}, ("image",), by_call=False).is_calibrated
     assert derivation_of(encoder, {"precision": "binary"}, ("image",)).precision == "binary"
 
 

@@ -56,19 +56,20 @@ MAX_FUNCTIONS = 32
 """The most functions that are described for one function that was passed."""
 
 
-def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, vouched: bool = False) -> dict[str, Any]:
+def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, user_pinned: bool = False) -> dict[str, Any]:
     """Return arguments as plain JSON, without credentials, None, and arguments that do not change vectors.
 
     Args:
         arguments: By name.
         kind: How errors call them: ``"loader argument"`` or ``"encode argument"``.
-        vouched: The user named the model and its revision, so an object that cannot be described is taken by its class.
+        user_pinned: The user named the model and its revision, so an object that cannot be described
+            is identified by its class.
 
     Raises:
         IdentityError: If an object cannot be described.
     """
     kept = _without_neutral(strip_credentials(arguments or {}))
-    return {name: plain(value, f"{kind} {name}", vouched=vouched) for name, value in kept.items()}
+    return {name: plain(value, f"{kind} {name}", user_pinned=user_pinned) for name, value in kept.items()}
 
 
 def _without_neutral(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,47 +83,47 @@ def _without_neutral(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def plain(value: Any, where: str, *, vouched: bool = False) -> Any:  # noqa: PLR0911 - one a kind
+def plain(value: Any, where: str, *, user_pinned: bool = False) -> Any:  # noqa: PLR0911 - one a kind
     """Return plain JSON for what users of mteb pass: enums by value, dtypes by name, objects by their settings.
 
     Args:
         value: The value, without credentials.
         where: How to call it in an error, for example ``encode argument task``.
-        vouched: See `plain_arguments`.
+        user_pinned: See `plain_arguments`.
 
     Raises:
         IdentityError: If it cannot be described.
     """
     if isinstance(value, Enum):
-        return plain(value.value, where, vouched=vouched)
+        return plain(value.value, where, user_pinned=user_pinned)
     if isinstance(value, Mapping):
-        return _plain_mapping(value, where, vouched=vouched)
+        return _plain_mapping(value, where, user_pinned=user_pinned)
     if isinstance(value, list | tuple):
-        return [plain(item, where, vouched=vouched) for item in value]
+        return [plain(item, where, user_pinned=user_pinned) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted((plain(item, where, vouched=vouched) for item in value), key=repr)
+        return sorted((plain(item, where, user_pinned=user_pinned) for item in value), key=repr)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
         return str(value)
-    return _plain_object(value, where, vouched=vouched)
+    return _plain_object(value, where, user_pinned=user_pinned)
 
 
-def _plain_mapping(value: Mapping[Any, Any], where: str, *, vouched: bool) -> dict[str, Any]:
+def _plain_mapping(value: Mapping[Any, Any], where: str, *, user_pinned: bool) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str):
             raise IdentityError(
                 f"The {where} has the key {key!r}, which is not a string: 1 and '1' would be the same when it is "
                 "written down. Use strings as keys, or evaluate without the cache."
             )
-    return {key: plain(item, f"{where}[{key!r}]", vouched=vouched) for key, item in value.items()}
+    return {key: plain(item, f"{where}[{key!r}]", user_pinned=user_pinned) for key, item in value.items()}
 
 
-def _plain_object(value: Any, where: str, *, vouched: bool) -> Any:
+def _plain_object(value: Any, where: str, *, user_pinned: bool) -> Any:
     settings = None if is_part(value) else _settings_of(value)
     if settings is not None:
         stable = {name: item for name, item in settings.items() if name not in _VERSIONS}
-        return {"class": type(value).__qualname__, **plain(strip_credentials(stable), where, vouched=vouched)}
+        return {"class": type(value).__qualname__, **plain(strip_credentials(stable), where, user_pinned=user_pinned)}
     if isinstance(value, type):
         return _name_of(value)
     try:
@@ -131,9 +132,9 @@ def _plain_object(value: Any, where: str, *, vouched: bool) -> Any:
         if callable(value):
             return _plain_function(value, where, [])
     except IdentityError:
-        if not vouched:
+        if not user_pinned:
             raise
-    if vouched:
+    if user_pinned:
         return _name_of(value if isinstance(value, FunctionType | MethodType) else type(value))
     raise IdentityError(
         f"The {where} is a {_name_of(type(value))}, which cannot be described, so it may change "

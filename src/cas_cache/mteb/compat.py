@@ -164,9 +164,11 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
     }
 
 
-def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any, *, vouched: bool = False) -> dict[str, Any]:
+def settings_of_unknown(
+    model: Any, task_metadata: Any, prompt_type: Any, *, user_pinned: bool = False
+) -> dict[str, Any]:
     """Return what is known to change the vectors of a class that is not known: prompts, and a model inside."""
-    settings = settings_of_any(model, vouched=vouched)
+    settings = settings_of_any(model, user_pinned=user_pinned)
     if task_metadata.prompt:
         settings["task_prompt"] = task_metadata.prompt
     instruction = _instruction(model, task_metadata, prompt_type)
@@ -175,7 +177,7 @@ def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any, *, vou
     return settings
 
 
-def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
+def settings_of_any(model: Any, *, user_pinned: bool = False) -> dict[str, Any]:
     """Return what is known to change the vectors of any encoder, whatever the task."""
     from sentence_transformers import SentenceTransformer
 
@@ -183,8 +185,10 @@ def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
     settings = {name: value for name in names if (value := getattr(model, name, None))}
     template = getattr(model, "instruction_template", None)
     if template:
-        settings["instruction_template"] = plain(template, "loader argument instruction_template", vouched=vouched)
-    loaded = arguments_of_loader(model, vouched=vouched)
+        settings["instruction_template"] = plain(
+            template, "loader argument instruction_template", user_pinned=user_pinned
+        )
+    loaded = arguments_of_loader(model, user_pinned=user_pinned)
     if loaded:
         settings["loader"] = loaded
     inner = getattr(model, "model", None)
@@ -197,14 +201,14 @@ def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
     return settings
 
 
-def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
+def arguments_of_loader(model: Any, *, user_pinned: bool) -> dict[str, Any]:
     """Return the arguments of the model's loader that change vectors.
 
     Raises:
         IdentityError: If an argument cannot be described, and the user did not name the model and its revision.
     """
     arguments = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None)
-    return plain_arguments(arguments, "loader argument", vouched=vouched)
+    return plain_arguments(arguments, "loader argument", user_pinned=user_pinned)
 
 
 def appearance(model: Any) -> dict[str, str]:
