@@ -23,7 +23,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, Qwen2Model
 from transformers.models.bert import modeling_bert as bert
 
-from cas_cache.models import describe, description, functions, hooks, modules, tokenizers, weights_fingerprint
+from cas_cache.models import describe, description, functions, modules, parts, tokenizers, weights_fingerprint
 from cas_cache.models.functions import CodeReader
 from cas_cache.models.names import class_name, is_library
 from models.tiny_models import (
@@ -703,6 +703,8 @@ def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:
         made("def f(x, y=1): return x + 1"),
         made("def f(x): return x + A", A=1),
         made("def f(x): return x + A", A=2),
+        made("def f(x): return (lambda y: y + A)(x) + (lambda y: y + B)(x)", A=1, B=1),  # two functions of one name
+        made("def f(x): return (lambda y: y + A)(x) + (lambda y: y + B)(x)", A=2, B=1),
         made("def g(x): return x\ndef f(x): return g(x)"),
         made("def g(x): return -x\ndef f(x): return g(x)"),
         functools.partial(made("def f(x): return x + 1"), 1),
@@ -812,5 +814,5 @@ def test_names_of_classes() -> None:
     assert class_name(st.Pooling) == "sentence_transformers:Pooling"
     assert class_name(Scaled) == f"{__name__}:Scaled"
     assert not is_library(Scaled)
-    assert is_library(hooks.HOOKS.__class__)
+    assert is_library(parts.HOOKS.__class__)
     assert tokenizer().get_vocab_size() > 0

@@ -6,8 +6,7 @@ theirs is given.
 
 from cas_cache.models.appearance import appearance_of
 from cas_cache.models.description import Description, describe
-from cas_cache.models.encoders import describe_encoder
-from cas_cache.models.fingerprint import weights_fingerprint
+from cas_cache.models.encoders import describe_encoder, weights_fingerprint
 
 __all__ = [
     "Description",

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import Level, level_of_name, redact
-from cas_cache.models.attributes import attributes_of
 from cas_cache.models.encoders import describe_part, is_part
-from cas_cache.models.functions import captured, is_installed, without_counters
-from cas_cache.models.names import class_name, is_library, top_package
+from cas_cache.models.functions import bytecode_hash, captured, names_used, without_counters
+from cas_cache.models.names import class_name, foreign_methods, is_installed, is_library, top_package
 from cas_cache.models.parts import is_module, is_of_torch, walk
-from cas_cache.models.patches import foreign_methods
-from cas_cache.models.value_text import CONTAINERS, MAPPINGS, code_hash, item_text, text_of
-from cas_cache.models.values import hashed
+from cas_cache.models.value_text import CACHED, CONTAINERS, MAPPINGS, item_text, text_of
+from cas_cache.models.values import attributes_of, hashed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -56,10 +54,7 @@ METADATA = "mteb_model_meta"
 
 TORCH_LIBRARIES = ("torch", "transformers", "sentence_transformers")
 
-FUNCTION_HOLDERS = (
-    *(types.MethodType, classmethod, staticmethod, property, functools.cached_property),
-    type(functools.lru_cache(len)),
-)
+FUNCTION_HOLDERS = (types.MethodType, classmethod, staticmethod, property, functools.cached_property, CACHED)
 
 
 def appearance_of(encoder: Any, ignored: Collection[str] = ()) -> dict[str, str]:
@@ -178,7 +173,7 @@ class _Walk:
             self.found[place.path] = f"method {function.__qualname__}"
             parts = {"__self__": value.__self__, "__func__": function}
         else:
-            self.found[place.path] = f"function {function.__qualname__} {code_hash(function.__code__)}"
+            self.found[place.path] = f"function {function.__qualname__} {bytecode_hash(function.__code__)}"
             parts = captured(function)
             if self._is_own(function):
                 parts |= {"__defaults__": function.__defaults__, "__kwdefaults__": function.__kwdefaults__}
@@ -188,7 +183,7 @@ class _Walk:
                 self._add(place.of(f".{name}", in_code=True), held)
 
     def _look_at_globals(self, function: Any, place: _Place) -> None:
-        names = _names_used(function.__code__) & function.__globals__.keys()
+        names = names_used(function.__code__) & function.__globals__.keys()
         variables = without_counters({name: function.__globals__[name] for name in names}, function.__code__)
         for name, value in sorted(variables.items()):
             foreign = isinstance(value, type | types.FunctionType) and not self._is_own(value)
@@ -261,11 +256,6 @@ def _remembered(module: Any) -> dict[str, Any]:
 
 def _is_kept(key: Any) -> bool:
     return not isinstance(key, str) or (level_of_name(key) is Level.NEUTRAL and redact(key) == key)
-
-
-def _names_used(code: types.CodeType) -> set[str]:
-    inner = (_names_used(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def _last_name(path: str) -> str:

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.models import sentence_transformers as st
-from cas_cache.models.hooks import global_hooks, offloaded
 from cas_cache.models.modules import ModuleReader
-from cas_cache.models.names import class_name
-from cas_cache.models.parts import is_module, unwrapped
-from cas_cache.models.patches import foreign_functions
+from cas_cache.models.names import class_name, foreign_functions
+from cas_cache.models.parts import global_hooks, is_module, offloaded, unwrapped
 from cas_cache.models.tensors import is_simple, sample_step, sample_view, tensor_parts, update
 from cas_cache.models.values import canonical, hashed
 

@@ -1,7 +1,7 @@
 """Descriptions of code: functions by source, closure and defaults; classes outside of the libraries by their methods.
 
-A library's own function is known by its name. For all other code the source counts, or the bytecode where the source
-at hand is not what was compiled (a file that was edited since, an interactive session).
+A library's own function is known by its name. All other code is described by its source, or by its bytecode if the
+source does not compile to it (a file that was edited since, an interactive session).
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ import dis
 import functools
 import hashlib
 import linecache
-import sys
 import types
 from typing import Any
 
 from cas_cache.errors import IdentityError
-from cas_cache.models.attributes import attributes_of
-from cas_cache.models.names import class_name, is_library, module_name, top_package
-from cas_cache.models.values import VOLATILE, Other, cannot_describe, hashed, named_by_user, plain_value
+from cas_cache.models.names import class_name, is_installed, is_library, module_name, top_package
+from cas_cache.models.values import (
+    VOLATILE,
+    Other,
+    attributes_of,
+    cannot_describe,
+    hashed,
+    named_by_user,
+    plain_value,
+)
 
 MAX_DEPTH = 64
 """Levels of functions that refer to other functions."""
@@ -36,7 +42,7 @@ CodeOfFile = dict[tuple[str, int], types.CodeType]
 
 
 class CodeReader:
-    """Describe functions and classes; each is described once, and a second time by reference.
+    """Describes functions and classes; each is described once, and later by reference.
 
     Args:
         reference: Describes a value that is not plain, for example a module of the model that is being described.
@@ -151,8 +157,8 @@ class CodeReader:
         return {name: self.value_or_class(held, f"{where}, {name}") for name, held in _lasting(names)}
 
     def _other(self, value: Any, where: str) -> Any:
-        if self._reference is not None and (found := self._reference(value, where)) is not None:
-            return found
+        if self._reference is not None and (described := self._reference(value, where)) is not None:
+            return described
         if isinstance(value, types.ModuleType):
             return {"module": module_name(value.__name__)}
         if callable(value) or isinstance(value, functools.partial):
@@ -173,12 +179,12 @@ class CodeReader:
 
 
 def code_hash(code: types.CodeType) -> str:
-    """Return a hash of a function's source, or of its bytecode if the source at hand compiles to something else."""
+    """Return a hash of a function's source, or of its bytecode if the source compiles to something else."""
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename))
     compiled = _compiled(code.co_filename, text).get((code.co_qualname, code.co_firstlineno))
     if compiled is None or compiled != code:
-        return hashed(repr(bytecode(code)))
+        return bytecode_hash(code)
     return hashed("\n".join(text.splitlines()[code.co_firstlineno - 1 : _last_line(code)]))
 
 
@@ -198,23 +204,34 @@ def _compiled(filename: str, text: str) -> CodeOfFile:
 
 
 def _nested(code: types.CodeType) -> CodeOfFile:
-    found = {(code.co_qualname, code.co_firstlineno): code}
+    nested = {(code.co_qualname, code.co_firstlineno): code}
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
-            found.update(_nested(part))
-    return found
+            nested.update(_nested(part))
+    return nested
 
 
-def bytecode(code: types.CodeType) -> tuple[Any, ...]:
-    """Return what a code object does, without where it was written: the same in every process of one Python."""
+@functools.lru_cache(maxsize=4096)
+def bytecode_hash(code: types.CodeType) -> str:
+    """Return a hash of what code does, wherever it was written: equal in every process of one release of Python."""
+    return hashed(repr(_bytecode(code)))
+
+
+def _bytecode(code: types.CodeType) -> tuple[Any, ...]:
     constants = tuple(
-        bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
+        _bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
     )
     return hashlib.sha256(code.co_code).hexdigest(), constants, code.co_names, code.co_varnames, code.co_freevars
 
 
 def _stable_repr(constant: Any) -> str:
     return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+
+def names_used(code: types.CodeType) -> set[str]:
+    """Return the names of globals and attributes in code, and in that of functions inside of it."""
+    inner = (names_used(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 def captured(function: types.FunctionType) -> dict[str, Any]:
@@ -254,11 +271,10 @@ def _content(cell: types.CellType) -> Any:
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
     """Return the globals that a function and its inner functions read, without modules and what libraries define."""
-    names = {name for code in _nested(function.__code__).values() for name in code.co_names}
-    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    names = names_used(function.__code__) & function.__globals__.keys()
     home = top_package(function.__globals__.get("__name__"))
-    known = {name: held for name, held in found.items() if not _is_known(held, home)}
-    return without_counters(known, function.__code__)
+    described = {name: function.__globals__[name] for name in names if not _is_known(function.__globals__[name], home)}
+    return without_counters(described, function.__code__)
 
 
 def _is_known(held: Any, home: str) -> bool:
@@ -268,12 +284,6 @@ def _is_known(held: Any, home: str) -> bool:
     if isinstance(held, type | types.FunctionType | types.BuiltinFunctionType):
         return is_library(held) or (top_package(held.__module__) != home and is_installed(held.__module__))
     return top_package(type(held).__module__) == "transformers"
-
-
-def is_installed(module: str | None) -> bool:
-    """Return True for a module of an installed package."""
-    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
 
 
 def _hides_its_state(value: Any, attributes: dict[str, Any]) -> bool:

@@ -14,22 +14,22 @@ from cas_cache.models import sentence_transformers as st
 from cas_cache.models.configuration import attention_of, describe_config
 from cas_cache.models.exported import describe_exported, is_exported
 from cas_cache.models.functions import CodeReader
-from cas_cache.models.hooks import describe_hooks, real_forward
-from cas_cache.models.names import class_name, is_library
+from cas_cache.models.names import class_name, foreign_functions, foreign_methods, is_library
 from cas_cache.models.parts import (
     SAMPLED_NAMES,
     adapters_of,
+    describe_hooks,
     is_computed,
     is_function,
     is_module,
     is_of_torch,
     is_override,
     own_tensors,
+    real_forward,
     tuples_of,
     unwrapped,
     walk,
 )
-from cas_cache.models.patches import foreign_functions, foreign_methods
 from cas_cache.models.skeleton import Skeleton, StandardParts, scalars_of, skeleton_of
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import SCALARS, VOLATILE, named_by_user, plain_value

@@ -1,4 +1,7 @@
-"""Look into torch modules: their parts, tensors, adapters and methods, without calling any of their code."""
+"""The parts of torch modules: tensors, children, adapters, hooks and replaced methods, read without calling their code.
+
+Hooks include what accelerate does to a module to keep its weights on another device.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cas_cache.models.names import class_name, top_package
 from cas_cache.models.tensors import is_tensor
 from cas_cache.models.tokenizers import is_tokenizer
 from cas_cache.models.values import SCALARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from cas_cache.models.functions import CodeReader
 
 PEFT_NOT_COMPUTED = frozenset(
     {"base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version",
@@ -21,9 +27,19 @@ PEFT_NOT_COMPUTED = frozenset(
 SAMPLED_NAMES = frozenset({"original_inv_freq"})
 """Buffers that a release of transformers keeps as an attribute and another as a tensor."""
 
-
 WRAPPING = frozenset({"OptimizedModule", "DataParallel", "DistributedDataParallel"})
 """Classes of torch, by name, that run another module as it is."""
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+MOVING_HOOKS = frozenset(
+    {"accelerate:AlignDevicesHook", "accelerate:CpuOffload", "accelerate:UserCpuOffloadHook",
+     "accelerate:SequentialHook", "accelerate:ModelHook"}
+)  # fmt: skip
+"""Hooks of accelerate that move weights and inputs, and do not change values."""
+
+RECORDING = frozenset({"transformers", "accelerate"})
+"""Libraries whose forward hooks record intermediate results, or move tensors."""
 
 
 def is_module(value: Any) -> bool:
@@ -61,12 +77,12 @@ def own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
 
 def walk(module: Any) -> list[tuple[str, Any]]:
     """Return all modules of a model by path: for compiled ones the module they run, shared ones under each path."""
-    found = [("", unwrapped(module))]
-    for prefix, part in found:  # which grows on the way
+    modules = [("", unwrapped(module))]
+    for prefix, part in modules:  # which grows on the way
         for name, child in part._modules.items():  # noqa: SLF001 - named_modules() would not unwrap
             if child is not None:
-                found.append((f"{prefix}.{name}" if prefix else name, unwrapped(child)))
-    return found
+                modules.append((f"{prefix}.{name}" if prefix else name, unwrapped(child)))
+    return modules
 
 
 def adapters_of(module: Any) -> dict[str, Any]:
@@ -137,3 +153,73 @@ def _torch_attributes() -> frozenset[str]:
 def is_of_torch(name: str) -> bool:
     """Return True for attributes that torch and accelerate keep on every module."""
     return name in _torch_attributes()
+
+
+def describe_hooks(module: Any, path: str, code: CodeReader) -> dict[str, Any]:
+    """Return plain JSON for the forward hooks of a module; {} for none.
+
+    Raises:
+        IdentityError: If a hook holds something that cannot be described.
+    """
+    described: dict[str, Any] = {}
+    held = vars(module)
+    for kind in HOOKS:
+        hooks = [hook for hook in (held.get(kind) or {}).values() if not _only_records(hook)]
+        if hooks:
+            described[kind.strip("_")] = [code.callable(hook, f"a {_in_words(kind)} of {path}") for hook in hooks]
+    own = held.get("_hf_hook")
+    if own is not None and not only_moves(own):
+        described["accelerate_hook"] = code.instance(own, f"the accelerate hook of {path}")
+    return described
+
+
+def global_hooks(code: CodeReader) -> dict[str, Any]:
+    """Return plain JSON for hooks that torch runs on every module; {} for none."""
+    from torch.nn.modules import module as torch_module
+
+    described = {}
+    for kind in HOOKS:
+        hooks = [hook for hook in getattr(torch_module, f"_global{kind}").values() if not _only_records(hook)]
+        if hooks:
+            described[f"global{kind}"] = [code.callable(hook, f"a global {_in_words(kind)}") for hook in hooks]
+    return described
+
+
+def real_forward(module: Any) -> Any:
+    """Return the `forward` that was put on a module, without accelerate's wrapper; None if it is the class's method."""
+    forward = vars(module).get("forward")
+    if forward is not None and getattr(module, "_hf_hook", None) is not None:
+        forward = vars(module).get("_old_forward")
+    function = getattr(forward, "__func__", None)
+    bound = getattr(forward, "__self__", None) is module
+    return None if bound and function is getattr(type(module), "forward", None) else forward
+
+
+def only_moves(hook: Any) -> bool:
+    """Return True for a hook of accelerate that only moves tensors."""
+    if class_name(type(hook)) not in MOVING_HOOKS:
+        return False
+    return all(only_moves(part) for part in getattr(hook, "hooks", ()))
+
+
+def offloaded(module: Any, name: str) -> Any:
+    """Return the values of a tensor that accelerate keeps outside of the module; None if it keeps none."""
+    hook = getattr(module, "_hf_hook", None)
+    for part in [hook, *getattr(hook, "hooks", ())]:
+        weights = getattr(part, "weights_map", None)
+        if weights is not None:
+            try:
+                return weights[name]
+            except KeyError:
+                continue
+    return None
+
+
+def _only_records(hook: Any) -> bool:
+    names = getattr(hook, "__globals__", None)
+    module = names.get("__name__") if isinstance(names, dict) else type(hook).__module__
+    return top_package(module) in RECORDING
+
+
+def _in_words(kind: str) -> str:
+    return kind.strip("_").replace("_", " ").removesuffix("s")

@@ -13,10 +13,9 @@ from typing import Any
 
 from cas_cache.models.configuration import config_key
 from cas_cache.models.parts import is_of_torch, walk
+from cas_cache.models.values import SCALARS
 
 MAX_SKELETONS = 32
-
-SCALARS = (bool, int, float, str, type(None))
 
 Skeleton = dict[str, Any]
 """The modules of a skeleton by path; the model itself under ""."""

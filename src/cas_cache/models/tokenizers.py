@@ -12,8 +12,7 @@ import json
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.models.names import class_name, is_library
-from cas_cache.models.patches import foreign_methods
+from cas_cache.models.names import class_name, foreign_methods, is_library
 from cas_cache.models.values import canonical, hashed, named_by_user, plain_value, shortened
 
 if TYPE_CHECKING:

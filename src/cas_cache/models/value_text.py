@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.identity.credentials import redact
-from cas_cache.models.functions import bytecode, captured
+from cas_cache.models.functions import bytecode_hash, captured
 from cas_cache.models.names import class_name, top_package
 from cas_cache.models.parts import is_module
 from cas_cache.models.values import hashed
@@ -218,10 +218,4 @@ def function_text(value: Any) -> str:
         if held is not function and not isinstance(held, FUNCTIONS)
     ]
     defaults = [item_text(part) for part in function.__defaults__ or ()]
-    return f"{name} {hashed(repr((code_hash(code), cells, defaults)))}"
-
-
-@functools.lru_cache(maxsize=4096)
-def code_hash(code: types.CodeType) -> str:
-    """Return a hash of a function's bytecode, constants and names."""
-    return hashed(repr(bytecode(code)))
+    return f"{name} {hashed(repr((bytecode_hash(code), cells, defaults)))}"

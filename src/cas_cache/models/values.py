@@ -1,6 +1,6 @@
 """Plain JSON for the contents of modules, functions and tokenizers; long values and tensors by a hash.
 
-Nothing is turned into text that could hide a difference: a value that cannot be described is an `IdentityError`.
+No value is converted to text that could hide a difference: a value that cannot be described is an `IdentityError`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IDENTITY_ATTRIBUTE = "cas_cache_identity"
 """An attribute that users set on a function, module or other object: plain JSON that stands for all that it is."""
 
 MAX_PLAIN = 256
-"""The most characters of a value in a description. Longer values, such as vocabularies, are replaced by a hash."""
+"""Maximum characters of a value in a description. Longer values, such as vocabularies, are replaced by a hash."""
 
 SCALARS = (bool, int, float, str, type(None))
 
@@ -59,6 +59,26 @@ def named_by_user(value: Any) -> Any:
     except TypeError:
         return None
     return None if stated is None else {IDENTITY_ATTRIBUTE: stated}
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return an object's attributes from its `__dict__` and slots, without calling a property or a method.
+
+    {} for an object that has none, or that hides its state.
+    """
+    slots = {
+        name: getattr(value, name)
+        for cls in type(value).__mro__
+        for name in _slot_names(cls)
+        if not name.startswith("__") and hasattr(value, name)
+    }
+    return {**slots, **getattr(value, "__dict__", {})}
+
+
+def _slot_names(cls: type) -> tuple[str, ...]:
+    """Return the slots that a class itself declares."""
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def plain_value(value: Any, where: str, other: Other | None = None) -> Any:
@@ -101,7 +121,7 @@ def _leaf(value: Any, where: str, other: Other | None) -> Any:  # noqa: PLR0911 
     if isinstance(value, bytes | bytearray):
         return {"bytes": hashed(bytes(value))}
     if isinstance(value, PurePath):
-        return {"path": value.name}  # where files are kept is the machine's business
+        return {"path": value.name}  # the folder differs from machine to machine
     if isinstance(value, re.Pattern):
         return {"pattern": [str(value.pattern), value.flags]}
     if is_tensor(value):

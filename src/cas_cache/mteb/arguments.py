@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from cas_cache.errors import IdentityError
 from cas_cache.identity.credentials import strip_credentials
 from cas_cache.models.encoders import describe_part, is_part
-from cas_cache.models.functions import bytecode
+from cas_cache.models.functions import bytecode_hash, names_used
 from cas_cache.models.names import top_package
-from cas_cache.models.values import hashed
 
 NEUTRAL = frozenset(
     {
@@ -173,11 +172,11 @@ def _plain_function(function: Any, where: str, seen: list[Any]) -> Any:
         **dict(
             zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
         ),
-        **{n: function.__globals__[n] for n in sorted(_names_used(function.__code__)) if n in function.__globals__},
+        **{n: function.__globals__[n] for n in sorted(names_used(function.__code__)) if n in function.__globals__},
         "": [list(function.__defaults__ or ()), function.__kwdefaults__ or {}],
     }
     described = {n: _plain_value_used(v, f"{where} ({name} uses {n})", seen) for n, v in used.items()}
-    return {"function": name, "code": hashed(repr(bytecode(function.__code__))), "uses": described}
+    return {"function": name, "code": bytecode_hash(function.__code__), "uses": described}
 
 
 def _is_known_by_name(function: Any) -> bool:
@@ -203,12 +202,6 @@ def _plain_value_used(value: Any, where: str, seen: list[Any]) -> Any:
     if callable(value) and not isinstance(value, type):
         return _plain_function(value, where, seen)
     return plain(strip_credentials(value), where)
-
-
-def _names_used(code: CodeType) -> set[str]:
-    """Return the names of globals and attributes in a function's code, and in that of functions inside of it."""
-    inner = (_names_used(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def _name_of(value: Any) -> str:
