@@ -179,7 +179,7 @@ def test_mtebs_version_is_in_the_identity(tmp_path, monkeypatch):
 def test_another_mteb_is_refused(monkeypatch):
     """If what names the folders has moved, that is said."""
     monkeypatch.delattr(mteb.models.model_meta, "_serialize_experiment_kwargs_to_name")
-    with pytest.raises(MissingDependency, match="_serialize_experiment_kwargs_to_name is not there"):
+    with pytest.raises(MissingDependency, match="_serialize_experiment_kwargs_to_name does not exist"):
         backend(HashEncoder())
 
 

@@ -158,7 +158,7 @@ def test_a_mirror_that_may_not_be_written_still_answers(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuses(errno.EROFS))
-        with pytest.warns(DataWarning, match="is not noted"):
+        with pytest.warns(DataWarning, match="are not recorded"):
             np.testing.assert_array_equal(ask(), first)
         patch.setattr(Path, "mkdir", refuses(errno.ENOSPC))
         with pytest.raises(MirrorWriteError):

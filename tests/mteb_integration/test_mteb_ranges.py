@@ -159,15 +159,15 @@ print(ranges.tobytes().hex())
 
 def test_the_first_of_two_writers_wins(tmp_path, monkeypatch):
     """A process that took ranges of its own meanwhile goes by those that were kept first."""
-    first, take = some_vectors(seed=1), ranges_module._taken
+    first, take = some_vectors(seed=1), ranges_module._ranges_of
 
     def slowly(spec, vectors):
         found = take(spec, vectors)
-        monkeypatch.setattr(ranges_module, "_taken", take)
+        monkeypatch.setattr(ranges_module, "_ranges_of", take)
         of(StoredRanges(), tmp_path, first)
         return found
 
-    monkeypatch.setattr(ranges_module, "_taken", slowly)
+    monkeypatch.setattr(ranges_module, "_ranges_of", slowly)
     found = of(StoredRanges(), tmp_path, some_vectors(seed=2))
     np.testing.assert_array_equal(found, np.stack([first.min(axis=0), first.max(axis=0)]))
 
@@ -222,7 +222,7 @@ def changed(at, value):
         ([[0.0, 1.0], [2.0]], "not an array of numbers"),
         (changed((0, 3), np.nan), "NaN"),
         (changed((1, 3), np.inf), "NaN or infinity"),
-        (changed((0, 3), 2), "least value above"),
+        (changed((0, 3), 2), "minimum above"),
     ],
 )
 def test_what_is_no_ranges_is_refused_at_once(given, problem, model, tmp_path):

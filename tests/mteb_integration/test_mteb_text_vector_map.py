@@ -206,7 +206,7 @@ def test_subsets_and_splits_of_one_task(tmp_path):
     np.testing.assert_array_equal(
         TextVectorMap(tmp_path / "b" / "T").get_vector("a"), encode(tmp_path / "b", ["a"], ByTextAlone())[0]
     )
-    with pytest.raises(ConfigurationError, match="2 vectors that differ"):
+    with pytest.raises(ConfigurationError, match="2 different vectors"):
         TextVectorMap(tmp_path / "a" / "T").get_vector("a")
 
 

@@ -1,9 +1,9 @@
-"""Describe the arguments of encoders as plain JSON: those that change vectors, and no others.
+"""Describe the arguments of encoders as plain JSON: only those that change vectors.
 
-`mteb.get_model` hands its keyword arguments to the model's loader and keeps them in the model's metadata. Credentials
-are left out (`strip_credentials`), and so is what decides only where and how fast an encoder runs. An object is
-described by its settings where it has any. An object that cannot be described is refused, unless the user named the
-model and its revision and so vouches for it.
+`mteb.get_model` passes its keyword arguments to the model's loader and stores them in the model's metadata. Credentials
+are dropped (`strip_credentials`), and so are arguments that only decide where and how fast an encoder runs. An object
+is described by its settings, if it has any. An object that cannot be described is refused, unless the user passed the
+name and the revision of the model.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from cas_cache.models.names import top_package
 
 NEUTRAL = frozenset(
     {
-        # Where it runs, and in how many processes.
+        # Devices and processes.
         "accelerator", "batch_size", "chunk_size", "device", "device_map", "devices", "low_cpu_mem_usage", "max_memory",
         "max_workers", "n_jobs", "num_proc", "num_workers", "offload_folder", "offload_state_dict", "pool",
         "target_devices",
         # Kernels differ by rounding.
         "_attn_implementation", "attn_implementation", "use_flash_attention_2", "use_sdpa",
-        # Where files are kept, and how they are loaded.
+        # Locations of files, and how they are loaded.
         "cache_dir", "cache_folder", "force_download", "local_files_only", "proxies", "resume_download",
         "trust_remote_code", "use_safetensors",
-        # How a service is asked.
+        # Requests to a service.
         "backoff_factor", "max_retries", "max_requests_per_minute", "max_tokens_per_minute", "num_retries",
         "rate_limit", "request_timeout", "requests_per_minute", "retries", "retry", "retry_delay", "retry_wait", "rpm",
         "sleep_time", "timeout", "tpm", "wait_time",
@@ -43,16 +43,16 @@ NEUTRAL = frozenset(
         "convert_to_numpy", "convert_to_tensor",
     }
 )  # fmt: skip
-"""Names of arguments that do not change what a vector is, beyond rounding, at any depth."""
+"""Names of arguments that do not change vectors, beyond rounding, at any depth."""
 
 _VERSIONS = frozenset({"transformers_version", "torch_version", "sentence_transformers_version"})
-"""Keys of settings that name the version that wrote them."""
+"""Keys of settings that hold the version that wrote them."""
 
 _LIBRARIES = frozenset({"mteb", "numpy", "sentence_transformers", "torch", "transformers"})
 """Packages whose functions are known by their names. Their code changes between releases."""
 
 MAX_FUNCTIONS = 32
-"""The most functions that are described for one function that was passed."""
+"""Maximum number of functions that are described for one argument."""
 
 
 def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, user_pinned: bool = False) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, user_pinn
 
     Args:
         arguments: By name.
-        kind: How errors call them: ``"loader argument"`` or ``"encode argument"``.
+        kind: Their name in errors: ``"loader argument"`` or ``"encode argument"``.
         user_pinned: The user named the model and its revision, so an object that cannot be described
             is identified by its class.
 
@@ -72,22 +72,22 @@ def plain_arguments(arguments: Mapping[str, Any] | None, kind: str, *, user_pinn
 
 
 def _without_neutral(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that may change vectors, also of arguments in arguments, such as ``model_kwargs``."""
+    """Return the arguments that may change vectors, also inside of arguments such as ``model_kwargs``."""
     kept = {}
     for name, value in arguments.items():
-        inner = isinstance(value, Mapping) and str(name).endswith(("_kwargs", "_args", "_options"))
-        left = _without_neutral(value) if inner else value
-        if name not in NEUTRAL and left is not None and not (isinstance(left, Mapping) and not left):
-            kept[name] = left
+        is_nested = isinstance(value, Mapping) and str(name).endswith(("_kwargs", "_args", "_options"))
+        remaining = _without_neutral(value) if is_nested else value
+        if name not in NEUTRAL and remaining is not None and not (isinstance(remaining, Mapping) and not remaining):
+            kept[name] = remaining
     return kept
 
 
 def plain(value: Any, where: str, *, user_pinned: bool = False) -> Any:  # noqa: PLR0911 - one a kind
-    """Return plain JSON for what users of mteb pass: enums by value, dtypes by name, objects by their settings.
+    """Return plain JSON for an argument: enums by value, dtypes by name, objects by their settings.
 
     Args:
         value: The value, without credentials.
-        where: How to call it in an error, for example ``encode argument task``.
+        where: Its name in an error, for example ``encode argument task``.
         user_pinned: See `plain_arguments`.
 
     Raises:
@@ -112,8 +112,8 @@ def _plain_mapping(value: Mapping[Any, Any], where: str, *, user_pinned: bool) -
     for key in value:
         if not isinstance(key, str):
             raise IdentityError(
-                f"The {where} has the key {key!r}, which is not a string: 1 and '1' would be the same when it is "
-                "written down. Use strings as keys, or evaluate without the cache."
+                f"The {where} has the key {key!r}, which is not a string: in JSON, 1 and '1' would be "
+                "the same. Use strings as keys, or evaluate without the cache."
             )
     return {key: plain(item, f"{where}[{key!r}]", user_pinned=user_pinned) for key, item in value.items()}
 
@@ -142,13 +142,13 @@ def _plain_object(value: Any, where: str, *, user_pinned: bool) -> Any:
 
 
 def _settings_of(value: Any) -> Mapping[str, Any] | None:
-    """Return the settings of an object that has a documented way to give them."""
+    """Return the settings of an object that has a documented way to export them."""
     if isinstance(value, type):
         return None
     for name in ("to_diff_dict", "to_dict", "model_dump"):
         if callable(getattr(value, name, None)):
-            found = getattr(value, name)()
-            return found if isinstance(found, Mapping) else None
+            settings = getattr(value, name)()
+            return settings if isinstance(settings, Mapping) else None
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else None
 
 
@@ -187,7 +187,7 @@ def _is_known_by_name(function: Any) -> bool:
         return isinstance(function.__self__, ModuleType | type | None)
     module = getattr(function, "__module__", None)
     if isinstance(function, FunctionType):
-        # What a library's decorator wraps is in the closure; what wraps a library's function has its name.
+        # A library's decorator has what it wraps in its closure; what wraps a library's function has that one's name.
         modules = {top_package(module), top_package(function.__globals__.get("__name__"))}
         return not function.__closure__ and modules <= _LIBRARIES
     exported = getattr(sys.modules.get(module or ""), getattr(function, "__name__", ""), None)

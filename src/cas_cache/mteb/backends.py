@@ -153,8 +153,11 @@ class MirrorCache:
         return Batch(len(keys), lambda: keys)
 
     def _find(self, item: Mapping[str, Any]) -> NDArray[Any] | None:
-        vectors, found = self.cache.get(self._batch([item]), self.spec)
-        return vectors[0] if found[0] else None
+        try:
+            vectors, is_found = self.cache.get(self._batch([item]), self.spec)
+        except CacheMiss:  # no integer can stand for a vector that was not found
+            return None
+        return vectors[0] if is_found[0] else None
 
 
 class FaissCache(MirrorCache):

@@ -6,13 +6,14 @@ of a task has its own backend in ``<mirror>/<task name>/<namespace>/``; see `cas
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.encoding import ChunkSizes, in_chunks
 from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.format.rows import as_array, storable
 from cas_cache.identity import first_of_each
 from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
 from cas_cache.mteb.binding import BackendFactory
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from cas_cache.cache import EmbeddingCache
     from cas_cache.identity import Batch, EncoderSpec
+
+FIRST_ITEMS = 32
+"""Items of the first chunks. Later ones have a fourth of what the call has stored: a crash loses at most a fifth."""
 
 
 def custom_backends(cache_backend: Any, cache: EmbeddingCache) -> CustomBackends | None:
@@ -134,14 +138,14 @@ class CustomBackends:
                 positions=tuple(distinct[missing[:10]].tolist()),
                 missing=len(missing),
             )
+        start = 0
         with progress_bar("encode", len(missing), request.progress) as advance:
-            chunks = in_chunks(
-                missing,
-                lambda chunk: encode(distinct[chunk]),
-                ChunkSizes(self._cache.chunk_items),
-                lambda pace: stats.add(encoded=pace.items, encoder_seconds=pace.seconds),
-            )
-            for chunk, encoded in chunks:
+            while start < len(missing):
+                chunk = missing[start : start + (self._cache.chunk_items or max(FIRST_ITEMS, start // 4))]
+                start += len(chunk)
+                began = time.monotonic()
+                encoded = storable(as_array(encode(distinct[chunk])), len(chunk))
+                stats.add(encoded=len(chunk), encoder_seconds=time.monotonic() - began)
                 backend.add(keys[distinct[chunk]], [items[n] for n in chunk], encoded)
                 for n, vector in zip(chunk.tolist(), encoded, strict=True):
                     vectors[n] = vector
