@@ -1,7 +1,7 @@
 """Describe what an encoder computes and what it looks like, for `cas_cache.mteb` and every other integration.
 
-Importing it imports neither torch nor transformers nor sentence-transformers; they are used only if a model of
-theirs is given.
+Importing this package imports neither torch nor transformers nor sentence-transformers. They are used only for their
+own models.
 """
 
 from cas_cache.models.appearance import appearance_of

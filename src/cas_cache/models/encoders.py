@@ -23,16 +23,16 @@ MAX_DEPTH = 4
 """Levels of nested lists, mappings, functions and objects that are searched for models."""
 
 MAX_ITEMS = 10_000
-"""The most containers and objects that are searched."""
+"""Maximum number of containers and objects that are searched."""
 
 MAX_LENGTH = 1_000
-"""The most members of a container that is searched. A longer one holds data and not models."""
+"""Maximum length of a container that is searched. A longer one contains data, not models."""
 
 IGNORED = frozenset({"mteb_model_meta", "model_card_data"})
 
 
 def describe_encoder(encoder: Any) -> dict[str, Any]:
-    """Return plain JSON for an encoder of a class that is not known: its name, and every model that it holds.
+    """Return plain JSON for an encoder of any class: its name, and every model that it holds.
 
     Raises:
         IdentityError: If a module holds something that can change vectors and cannot be described.
@@ -56,10 +56,10 @@ def describe_part(part: Any, where: str) -> Any:
 
 
 def parts_of(encoder: Any) -> dict[str, Any]:
-    """Return what an object holds that is known to compute: torch modules, tokenizers, models of other engines.
+    """Return the torch modules, tokenizers and models of other engines that an object holds, by their paths.
 
-    They are found under any attribute, and named by their paths. Lists, mappings and objects are searched a
-    few levels deep; a module's own modules are not listed.
+    They are found under any attribute. Lists, mappings and objects are searched a few levels deep; a
+    module's own modules are not listed.
     """
     found: dict[str, Any] = {}
     _search(encoder, "", 0, found, {id(encoder)})
@@ -104,7 +104,7 @@ def _parts_of_function(value: Any) -> list[tuple[str, Any]]:
 
 
 def _may_hold(value: Any) -> bool:
-    """Return True for containers, and for objects of classes that are not of Python's own library."""
+    """Return True for containers, and for objects of classes outside of Python's own library."""
     if isinstance(value, dict | list | tuple | FunctionType | partial) or getattr(value, "__self__", None) is not None:
         return True
     cls = type(value)
@@ -114,45 +114,45 @@ def _may_hold(value: Any) -> bool:
 
 
 def weights_fingerprint(model: Any) -> str:
-    """Return a revision that pins a model by what it is: ``"weights-"`` and 40 hex digits of a SHA-256.
+    """Return a revision that pins a model by its content: ``"weights-"`` and 40 hex digits of a SHA-256.
 
-    It covers what `describe` sees (classes, configurations, tokenizers, adapters, hooks) and all values of every
-    tensor. About 1 GB/s.
+    It covers everything that `describe` covers (classes, configurations, tokenizers, adapters, hooks) and all values of
+    every tensor. It reads about 1 GB/s.
 
     Args:
         model: A torch module, a `SentenceTransformer`, or an encoder that holds one under any attribute.
 
     Raises:
         IdentityError: If the model has no weights that can be read, or holds something that cannot be described.
-        TypeError: If it is not a torch module and holds none.
+        TypeError: If it is not a torch module and does not hold one.
     """
     digest = hashlib.sha256()
-    found = {"": model} if is_module(model) else parts_of(model)
-    if not found:
+    parts = {"": model} if is_module(model) else parts_of(model)
+    if not parts:
         raise TypeError(
-            f"{type(model).__name__} is not a torch module and holds none. Pass the torch module, or name the "
-            "revision yourself: revision='...'."
+            f"{type(model).__name__} is not a torch module and does not hold one. Pass the torch module, or "
+            "set the revision yourself: revision='...'."
         )
-    if len(found) == 1:
-        found = dict.fromkeys([""], *found.values())  # one model has one fingerprint, bare or under any attribute
-    says_something = False
-    for name, part in found.items():
+    if len(parts) == 1:
+        parts = dict.fromkeys([""], *parts.values())  # one model has one fingerprint, bare or under any attribute
+    is_specific = False
+    for name, part in parts.items():
         document, tensors = read(part) if is_module(part) else (describe_part(part, name or type(part).__name__), [])
-        says_something = says_something or bool(tensors) or not _is_bare(document)
+        is_specific = is_specific or bool(tensors) or not _is_bare(document)
         digest.update(f"{name}\0{canonical(document)}\0".encode())
         for path, tensor, holder in tensors:
             digest.update(f"{path}\0".encode())
             for values in tensor_parts(in_memory(tensor, path, holder), path):
                 update(digest, values, path, step=1)
-    if not says_something:
+    if not is_specific:
         raise IdentityError(
-            f"{type(model).__name__} holds no weights that can be read, so a fingerprint of it would be that of any "
-            "other model of its kind. Name the revision yourself: revision='...'."
+            f"{type(model).__name__} holds no weights that can be read, so all models of its class would have the "
+            "same fingerprint. Set the revision yourself: revision='...'."
         )
     return f"weights-{digest.hexdigest()[:FINGERPRINT_HEX]}"
 
 
 def _is_bare(document: Any) -> bool:
-    """Return True if nothing is known of a module but the name of a library's class."""
+    """Return True if the description of a module is only the name of a library's class."""
     described = document.get("model")
     return isinstance(described, dict) and set(described) == {"class"} and isinstance(described["class"], str)

@@ -26,17 +26,17 @@ from cas_cache.models.values import (
 )
 
 MAX_DEPTH = 64
-"""Levels of functions that refer to other functions."""
+"""Maximum levels of functions that refer to other functions."""
 
 IGNORED_MEMBERS = frozenset(
     {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__",
      "__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__", "__annotate__", "_abc_impl",
      "__classcell__", "__slots__", "__type_params__", "__annotations_cache__", "__annotate_func__"}
 )  # fmt: skip
-"""Members of a class that compute nothing."""
+"""Members of a class that are not part of its computation."""
 
 OPAQUE = frozenset({"logging", "typing", "types", "threading", "_thread"})
-"""Modules of Python whose objects compute nothing."""
+"""Modules of Python whose objects are not part of a computation."""
 
 CodeOfFile = dict[tuple[str, int], types.CodeType]
 
@@ -53,11 +53,11 @@ class CodeReader:
         self._seen: dict[int, str] = {}
         self._depth = 0
 
-    def callable(self, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line a kind
+    def callable(self, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line per type
         """Return plain JSON for a function, method, partial, or an object with `__call__`.
 
         Raises:
-            IdentityError: If it holds something that cannot be described.
+            IdentityError: If it refers to something that cannot be described.
         """
         if (stated := named_by_user(value)) is not None:
             return stated
@@ -82,14 +82,14 @@ class CodeReader:
         return plain_value(value, where, self._other)
 
     def value_or_class(self, value: Any, where: str) -> Any:
-        """Return plain JSON for a value, or the name of its class where it hides its state, as locks and kernels do."""
+        """Return plain JSON for a value, or the name of its class if it hides its state, as locks and kernels do."""
         try:
             return self.value(value, where)
         except IdentityError:
             return {"class": class_name(type(value))}
 
     def instance(self, value: Any, where: str) -> Any:
-        """Return plain JSON for an object: its class, and its attributes, less counters and the like (`VOLATILE`).
+        """Return plain JSON for an object: its class, and its attributes except counters and the like (`VOLATILE`).
 
         Raises:
             IdentityError: If it has no attributes in Python, or they are nested too deeply.
@@ -108,7 +108,7 @@ class CodeReader:
         )
 
     def own_class(self, cls: type, where: str) -> Any:
-        """Return a class's stable name, and what every class of it that belongs to no library defines."""
+        """Return a class's stable name, and the members of its classes that belong to no library."""
         own = [ancestor for ancestor in cls.__mro__ if not is_library(ancestor)]
         if not own:
             return class_name(cls)
@@ -135,7 +135,7 @@ class CodeReader:
         if is_library(function):
             if not held:
                 return {"library": name}
-            # A decorator of a library: what it wraps counts, for example a function of one's own.
+            # A decorator of a library: the function that it wraps counts, which may belong to the user.
             return {"library": name, "closure": self._captured(held, where)}
         if self._depth >= MAX_DEPTH:
             raise cannot_describe(function, where)
@@ -235,7 +235,7 @@ def names_used(code: types.CodeType) -> set[str]:
 
 
 def captured(function: types.FunctionType) -> dict[str, Any]:
-    """Return the variables of surrounding functions that a function reads, by name, without its own counters."""
+    """Return the variables of surrounding functions that a function reads, by name, without its counters."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     held = {name: _content(cell) for name, cell in cells if name != "__class__"}
     return without_counters({name: value for name, value in held.items() if value is not None}, function.__code__)
@@ -265,12 +265,12 @@ def assigned(code: types.CodeType) -> frozenset[str]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a variable that is assigned later
+    except ValueError:  # a variable that is not assigned yet
         return None
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """Return the globals that a function and its inner functions read, without modules and what libraries define."""
+    """Return the globals that a function and its inner functions read, except modules and definitions of libraries."""
     names = names_used(function.__code__) & function.__globals__.keys()
     home = top_package(function.__globals__.get("__name__"))
     described = {name: function.__globals__[name] for name in names if not _is_known(function.__globals__[name], home)}
@@ -278,7 +278,7 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _is_known(held: Any, home: str) -> bool:
-    """Return True for modules, for what libraries define, and for what another installed package defines."""
+    """Return True for modules, and for definitions of libraries and of other installed packages."""
     if isinstance(held, types.ModuleType) or type(held).__module__ in OPAQUE:
         return True
     if isinstance(held, type | types.FunctionType | types.BuiltinFunctionType):
@@ -287,7 +287,7 @@ def _is_known(held: Any, home: str) -> bool:
 
 
 def _hides_its_state(value: Any, attributes: dict[str, Any]) -> bool:
-    """Return True for an object of an extension type. A plain `object()` has no state at all."""
+    """Return True for an object of an extension type. A plain `object()` has no state."""
     return not attributes and not hasattr(value, "__dict__") and type(value) is not object
 
 
