@@ -18,7 +18,6 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import MirrorCheckReport, MirrorFinding
 from cas_cache.mirror.evict import Candidate, EvictReport
 from cas_cache.mirror.overview import count_namespaces, lines_of
-from cas_cache.mirror.pace import Pace
 from cas_cache.mirror.views import View
 from cas_cache.repository import Repository
 from cas_cache.repository.compact import CompactReport, Merge
@@ -85,7 +84,8 @@ def displayed() -> Iterator[Callable[[Any], dict[str, str]]]:
 def reports() -> list[Any]:
     problem = DamagedPack(f"{EVIL} is damaged", pack=EVIL)
     stats = Stats(hits=5, misses=2, checked=1)
-    stats.note_hits("n", 10, 16, Pace(100, 2.0))
+    stats.add_look_up("n", 10, 0, 160)
+    stats.add_encoded("n", 100, 2.0)
     doctor = DoctorReport(secrets=("hunter2",))
     doctor.add("get", Status.FAIL, f"{EVIL} hunter2", "", EVIL)
     return [

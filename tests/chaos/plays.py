@@ -183,7 +183,7 @@ def published(machine: Machine) -> list[list[str]]:
     waiting: list[set[str]] = []
     for spec, some in zip(SPECS, found, strict=True):
         ns = machine.mirror.get(spec.namespace)
-        extents = [] if ns is None else ns._table.state.waiting
+        extents = [] if ns is None else ns.table.state.waiting
         rows = [] if ns is None else ns.find(keys_of_texts(some)).tolist()
         runs = [range(it.start, it.stop) for it in extents]
         waiting.append({text for text, row in zip(some, rows, strict=True) if any(row in run for run in runs)})

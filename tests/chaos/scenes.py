@@ -129,7 +129,7 @@ class Scene:
     def state(self) -> Any:
         """Return what tells repository, author and reader, but for times, from what they were."""
         mirrors = [Mirror(vars(self)[who]) for who in ("author", "reader") if who in vars(self)]
-        states = [ns._table.state for mirror in mirrors for ns in mirror.namespaces()]
+        states = [ns.table.state for mirror in mirrors for ns in mirror.namespaces()]
         catalogues = [ns.remote_keys.packs for mirror in mirrors for ns in mirror.namespaces()]
         mine = tuple((it.rows, it.extents, it.complete, it.rewriting) for it in states)
         return contents_of(self.storage), mine, tuple(catalogues)

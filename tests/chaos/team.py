@@ -75,7 +75,7 @@ class Team:
         encoder, death = Encoder(), False
         with pytest.MonkeyPatch.context() as patches, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patches.setattr("cas_cache.cache.open_storage", lambda *_, **__: self._with(fault, who))
+            patches.setattr("cas_cache.shared_mirror.open_storage", lambda *_, **__: self._with(fault, who))
             cache = EmbeddingCache(
                 self.directories[who],
                 remote=str(self.mirrors.folder / "remote"),
@@ -85,7 +85,7 @@ class Team:
                 progress=False,
             )
             try:
-                vectors = cache.encode(texts, SPECS[which], encode=encoder)
+                vectors = cache.encode(texts, SPECS[which], encoder=encoder)
             except Died:
                 death = True
             else:

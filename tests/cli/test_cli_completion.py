@@ -67,7 +67,7 @@ def test_models_roles_and_tasks(places: Places) -> None:
 
 def test_no_remote_is_asked(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only the repository has is not offered, and no storage is opened."""
-    monkeypatch.setattr("cas_cache.repository.open_storage", lambda *_: pytest.fail("a storage was opened"))
+    monkeypatch.setattr("cas_cache.storage.open_storage", lambda *_: pytest.fail("a storage was opened"))
     assert DOCUMENTS.namespace[:12] not in offered("drop", places.mirror, "--remote", places.remote, "-n")
 
 

@@ -18,8 +18,8 @@ from cas_cache.files import disk
 from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, ObjectRecord
 from cas_cache.format.signing import Trust
-from cas_cache.identity import EncoderSpec, batch
-from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
+from cas_cache.identity import EncoderSpec, keys
+from cas_cache.mirror import column, index, memo, namespace_files, rows, table
 from cas_cache.mirror import mirror as mirror_module
 from cas_cache.repository import compact, pack, prune, repository
 from cas_cache.repository.repository import Repository
@@ -55,7 +55,7 @@ def _digests_agree(module: Any) -> None:
 
 
 def _row_digest_of_the_mirror() -> None:
-    row_verifier.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
+    rows.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
 
 
 def _object_sha256() -> None:
@@ -83,7 +83,7 @@ def _storage_clock() -> None:
 
 
 def _lock() -> None:
-    namespace.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
+    namespace_files.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
 
 
 def _rows_that_moved() -> None:
@@ -176,8 +176,8 @@ def _seal_of_memos() -> None:
 
 
 def _lengths_in_batch_digests() -> None:
-    digest = batch.digest_of_batch
-    batch.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
+    digest = keys.digest_of_batch
+    keys.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
 
 
 def _deletions_begin_with_the_manifest() -> None:

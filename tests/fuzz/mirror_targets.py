@@ -21,7 +21,7 @@ KINDS = {
     "index": ("index.*",),
     "memo": ("memo/*",),
     "catalogue": ("catalogue/**/*",),
-    "notes": ("used.json", "vouched.json", "appearances.json", "pace.json"),
+    "notes": ("used.json", "vouched.json", "appearances.json"),
 }
 """Files of a namespace's folder, by the target that changes them."""
 
@@ -94,7 +94,7 @@ def serve(directory: Path) -> None:
                 # Of no row, the shape of one is not known.
                 assert not found.any() or np.array_equal(vectors[found], truth(asked)[found])
             with typed():
-                np.testing.assert_array_equal(cache.encode(asked, SPEC, encode=truth), truth(asked))
+                np.testing.assert_array_equal(cache.encode(asked, SPEC, encoder=truth), truth(asked))
 
 
 def state(folder: Path) -> Target:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cas_cache.identity import batch
+from cas_cache.identity import keys
 from cas_cache.mirror import index as key_index
 from cas_cache.search import approximate
 from fuzz.choices import Choices, mutated
@@ -27,7 +27,7 @@ from tiers import sampled
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what targets set for speed end with the test."""
     monkeypatch.setattr(os, "fsync", os.fsync)
-    monkeypatch.setattr(batch, "MIN_ITEMS", batch.MIN_ITEMS)
+    monkeypatch.setattr(keys, "MIN_ITEMS", keys.MIN_ITEMS)
     monkeypatch.setattr(key_index, "SAVE_ROWS", key_index.SAVE_ROWS)
     monkeypatch.setattr(approximate, "MIN_ROWS", approximate.MIN_ROWS)
 

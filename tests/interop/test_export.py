@@ -324,7 +324,7 @@ def test_memory_is_bounded(tmp_path: Path, name: str, monkeypatch: pytest.Monkey
     rows = np.ones((2048, 4096), np.float32)
     EmbeddingCache(tmp_path / "mirror").put(texts(2048), rows, SPEC)
     selection = select_namespace(Mirror(tmp_path / "mirror").namespaces()[0])
-    monkeypatch.setattr("cas_cache.mirror.row_verifier.GATHER_ROWS", 64)
+    monkeypatch.setattr("cas_cache.mirror.rows.VERIFIED_AT_ONCE", 64)
     tracemalloc.start()
     try:
         export(selection, tmp_path / "out", name)

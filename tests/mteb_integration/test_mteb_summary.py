@@ -74,7 +74,7 @@ def test_quiet_by_default(tmp_path, capfd):
 
 @pytest.mark.parametrize("backend", [None, NumpyCache], ids=["mirror", "NumpyCache"])
 def test_what_a_backend_saves(backend, tmp_path):
-    """A backend of others is timed and counted as the mirror is, and its pace is remembered beside its files."""
+    """A backend of others is timed and counted as the mirror is, and no saving is claimed without a measurement."""
     encoder = HashEncoder()
     for run in range(2):
         with CachedEmbeddingWrapper(encoder, tmp_path, cache_backend=backend) as model:
@@ -82,8 +82,8 @@ def test_what_a_backend_saves(backend, tmp_path):
             model.encode(loader(MANY), **CALL)
         assert model.stats.hits == MIN_ITEMS * (1 + run)
         assert model.stats.bytes_served == model.stats.hits * 64 * 4
-        assert model.stats.seconds_saved > 0
         assert (model.stats.encoder_seconds > 0) is (run == 0)
+        assert (model.stats.seconds_saved is not None) is (run == 0)
 
 
 def test_a_log_of_every_detail_holds_no_text_and_no_secret(tmp_path, caplog, monkeypatch):

@@ -13,7 +13,8 @@ import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import CasCacheError
-from cas_cache.identity import batch, keys_of_texts
+from cas_cache.identity import keys as identity_keys
+from cas_cache.identity import keys_of_texts
 from cas_cache.interop import export, import_mteb, select_namespace, select_views
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
@@ -52,7 +53,7 @@ def small_files() -> Iterator[None]:
     """Write index files, memos and FAISS indexes for a few rows already."""
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
-        mock.patch.object(batch, "MIN_ITEMS", 8),
+        mock.patch.object(identity_keys, "MIN_ITEMS", 8),
         mock.patch.object(approximate, "MIN_ROWS", 8),
     ):
         yield

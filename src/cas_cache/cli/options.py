@@ -200,7 +200,7 @@ def known_packs(cache: str | None, remote: str | None, repository: Repository) -
             f"The mirror {mirror.directory} belongs to the repository at {mirror.repository_url}, not to that at "
             f"{repository.url}. Nothing was changed. Name the right one, or only --remote."
         )
-    return {pack: ns.spec.namespace for ns in mirror.namespaces() for pack in ns.lasting_packs}
+    return {pack: ns.spec.namespace for ns in mirror.namespaces() for pack in ns.ledger.lasting_packs}
 
 
 def open_cache(

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.files.disk import check_folder, read_plain, write_atomically
+from cas_cache.mirror.rows import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    Rows = NDArray[np.int64] | slice
+    from cas_cache.mirror.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -131,18 +132,6 @@ class Memo:
         self._known[digest] = rows
         while self._bytes > MAX_BYTES and len(self._known) > 1:
             self._bytes -= _bytes_of(self._known.popitem(last=False)[1])
-
-
-def as_rows(rows: NDArray[np.int64]) -> Rows:
-    """Return rows as a slice if they form one ascending run."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
-def count_of(rows: Rows) -> int:
-    """Return the number of rows."""
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def _fits(rows: Rows, size: int, most: int) -> bool:

@@ -173,7 +173,8 @@ class Mirror:
         # Rows first: after a crash in between, the mirror is still bound and its rows are pending, which is safe. In
         # the other order, rows that count as pushed would never reach the next repository.
         for namespace in self.iter_namespaces():
-            namespace.forget_packs()
+            namespace.ledger.forget_packs()
+            namespace.remote_keys.forget()
         with self._locked():
             self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
 
@@ -487,7 +488,7 @@ def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: froze
     if filled is None:
         raise UntrustedMirror(
             f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
-            'signed. Use a new directory; the pending rows of this one can be pushed with trust="any" and a '
+            'signed. Use a new directory; the pending rows of this one can be pushed with Signing(trust="any") and a '
             "signing_key."
         )
     raise UntrustedMirror(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
     from cas_cache.mirror.state import Extent, State
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.encoding import ChunkSizes
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.format.rows import as_array, storable
 from cas_cache.identity import first_of_each
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from cas_cache.cache import EmbeddingCache
     from cas_cache.identity import Batch, EncoderSpec
-
-FIRST_ITEMS = 32
-"""Items of the first chunks. Later ones have a fourth of what the call has stored: a crash loses at most a fifth."""
 
 
 def custom_backends(cache_backend: Any, cache: EmbeddingCache) -> CustomBackends | None:
@@ -129,8 +127,8 @@ class CustomBackends:
         vectors = backend.find(keys[distinct], items)
         missing = np.array([n for n, vector in enumerate(vectors) if vector is None], np.int64)
         misses = int(np.isin(which, missing).sum())
-        hits = len(keys) - misses
-        stats.add(hits=hits, misses=misses, bytes_served=hits * backend.row_bytes)
+        hits, namespace = len(keys) - misses, request.spec.namespace
+        stats.add_look_up(namespace, hits, misses, hits * backend.row_bytes)
         if len(missing) and self._cache.only_cached:
             raise CacheMiss(
                 f"{len(missing)} of {len(distinct)} distinct items are not in {backend.folder}, and only_cached=True "
@@ -138,17 +136,19 @@ class CustomBackends:
                 positions=tuple(distinct[missing[:10]].tolist()),
                 missing=len(missing),
             )
-        start = 0
+        sizes, start = ChunkSizes(self._cache.chunk_items, stats.seconds_per_item(namespace)), 0
         with progress_bar("encode", len(missing), request.progress) as advance:
             while start < len(missing):
-                chunk = missing[start : start + (self._cache.chunk_items or max(FIRST_ITEMS, start // 4))]
+                chunk = missing[start : start + sizes.next]
                 start += len(chunk)
                 began = time.monotonic()
                 encoded = storable(as_array(encode(distinct[chunk])), len(chunk))
-                stats.add(encoded=len(chunk), encoder_seconds=time.monotonic() - began)
+                seconds = time.monotonic() - began
+                stats.add_encoded(namespace, len(chunk), seconds)
                 backend.add(keys[distinct[chunk]], [items[n] for n in chunk], encoded)
                 for n, vector in zip(chunk.tolist(), encoded, strict=True):
                     vectors[n] = vector
+                sizes.add(len(chunk), seconds, encoded.nbytes // len(chunk))
                 advance(len(chunk))
         answer: NDArray[Any] = np.stack([vector for vector in vectors if vector is not None])[which]
         return answer

@@ -260,10 +260,10 @@ class _Search:
         """
         ns = self._mirror.get(namespace)
         listed = repository.packs(namespace)
-        if ns is not None and ns.lasting_packs and not listed:
+        if ns is not None and ns.ledger.lasting_packs and not listed:
             raise IncompleteListing(
                 f"{repository.url} lists no pack of namespace {namespace}, but this mirror knows "
-                f"{len(ns.lasting_packs)}. Check the bucket and try again."
+                f"{len(ns.ledger.lasting_packs)}. Check the bucket and try again."
             )
         known = frozenset() if ns is None else ns.packs
         return [ref for ref in listed if ref.pack not in known]

@@ -82,7 +82,7 @@ def pull_keys(
             repository,
             requested,
             report,
-            known=lambda ns: ns.lasting_packs | ns.remote_keys.packs,
+            known=lambda ns: ns.ledger.lasting_packs | ns.remote_keys.packs,
             read=lambda namespace, packs: _pull_keys_of(mirror, repository, namespace, packs, report, bar),
         )
     return report

@@ -76,7 +76,7 @@ def pull(
             repository,
             requested,
             report,
-            known=lambda ns: ns.lasting_packs,
+            known=lambda ns: ns.ledger.lasting_packs,
             read=lambda namespace, packs: _pull_namespace(mirror, repository, namespace, packs, report, bar),
         )
         _note_gone(mirror, repository, listed, known, report)
@@ -162,7 +162,7 @@ def _pull_namespace(
     # Superseded packs come last. If their merge could be read, they are known by then and are not read.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
-    alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
+    alone = later | ({pack for pack in order if ns.ledger.applied_rows(pack)} if ns is not None else set())
     for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
         read = pull_small if small else _pull_each
         chosen = {pack: manifests[pack] for pack in group}
@@ -202,7 +202,7 @@ def _pull_pack(
         check_kind(ns, manifest, pack)
         with ns.held():
             if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
-                ns.skip(pack, manifest.rows, manifest.supersedes)
+                ns.ledger.skip(pack, manifest.rows, manifest.supersedes)
                 bar.total -= manifest.rows * manifest.vector_bytes
             else:
                 _pull_rows(ns, repository, pack, manifest, report, bar)
@@ -217,10 +217,10 @@ def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manif
     """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
     keys = repository.keys(pack, manifest)
     if ns.holds(keys):
-        ns.skip(pack, manifest.rows, manifest.supersedes)
+        ns.ledger.skip(pack, manifest.rows, manifest.supersedes)
         bar.total -= manifest.rows * manifest.vector_bytes
         return
-    done = ns.applied_rows(pack)
+    done = ns.ledger.applied_rows(pack)
     bar.total -= done * manifest.vector_bytes
     bar.refresh()
     for chunk in repository.read(pack, manifest, keys, done):
@@ -277,7 +277,7 @@ def _check_listing(
         )
         if not every or not listed:
             raise problem
-        ns.note_gone((), packs)
+        ns.ledger.note_gone((), packs)
         note_skipped(f"namespace {namespace}", problem, report)
 
 
@@ -294,16 +294,16 @@ def _note_gone(
         if ns is None or not remote_packs:
             continue  # `_check_listing` has reported this
         ns.refresh()
-        gone = (packs & ns.lasting_packs).difference(remote_packs)
+        gone = (packs & ns.ledger.lasting_packs).difference(remote_packs)
         if gone:
             # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
             # it supersedes.
             asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
             manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
             merged = {source for manifest in manifests for source in manifest.supersedes}
-            ns.supersede(merged & gone)
+            ns.ledger.supersede(merged & gone)
             gone -= merged
-        ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)
+        ns.ledger.note_gone((ns.packs - ns.ledger.lasting_packs).difference(remote_packs), gone)
         if gone:
             report.problems.append(
                 IncompleteListing(

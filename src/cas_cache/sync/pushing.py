@@ -78,10 +78,10 @@ def push(
 def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
     repository.publish_spec(ns.spec)
     most_rows = most_rows_of_a_pack(ns.row_bytes)
-    for _ in ns.plan(most_rows, most_age=MAX_SECONDS):
+    for _ in ns.ledger.plan(most_rows, most_age=MAX_SECONDS):
         # Plan again for each pack: earlier packs may have taken hours, and an old nonce must not be used (see `plan`).
         began = time.time()
-        plans = ns.plan(most_rows, most_age=MAX_SECONDS)
+        plans = ns.ledger.plan(most_rows, most_age=MAX_SECONDS)
         if not plans:
             break
         plan = plans[0]
@@ -93,12 +93,12 @@ def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: 
             appearance=plan.appearance,
             # Recorded only after publishing. A crash in between publishes the same pack again, under the same name.
         )
-        ns.published(plan, pack)
+        ns.ledger.published(plan, pack)
         report.packs += 1
         report.rows += plan.rows
         bar.update(plan.rows * ns.row_bytes)
         logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
-    small = ns.small_packs(most_rows // 2)
+    small = ns.ledger.small_packs(most_rows // 2)
     if small > MANY_SMALL_PACKS:
         report.hints.append(
             f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "

@@ -137,7 +137,7 @@ class _Group:
         new, skipped = self._whole, self._skipped
         self._whole, self._skipped, self._bytes = [], [], 0
         self._report.rows += self._ns.append_packs(new)
-        self._ns.skip_packs(skipped)
+        self._ns.ledger.skip_packs(skipped)
 
 
 def _read_pack(

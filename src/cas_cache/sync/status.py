@@ -161,7 +161,7 @@ def _compared(
         else:
             note_skipped(f"pack {pack}", manifest, report)
     later = set(superseders(manifests))
-    merged = known if ns is None else known - ns.lasting_packs
+    merged = known if ns is None else known - ns.ledger.lasting_packs
     # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
     new = {
         pack: m
@@ -187,7 +187,7 @@ def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None
         local_rows=ns.rows,
         rows_to_push=ns.pending_rows,
         packs_to_push=_packs(ns.pending_rows, ns.row_bytes),
-        remote_packs=len(ns.lasting_packs),
+        remote_packs=len(ns.ledger.lasting_packs),
         local_bytes=ns.rows * ns.row_bytes,
         bytes_to_push=ns.pending_rows * ns.row_bytes,
     )
