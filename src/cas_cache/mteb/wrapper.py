@@ -66,8 +66,8 @@ class CachedEmbeddingWrapper:
             them in ``<cache_path>/<task>/<namespace>``, and its answers are verified; nothing can be pushed, and
             `TextVectorMap` finds nothing.
         **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``lazy``,
-            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``, ``signing``. The encode argument
-            ``show_progress_bar=False`` turns our bars off, too.
+            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``, ``signing``. The encode
+            argument ``show_progress_bar=False`` turns our bars off, too.
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
