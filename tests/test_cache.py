@@ -7,7 +7,8 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import cas_cache.encoding
 from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
+from cas_cache import cache as cache_module
 from cas_cache.errors import (
     ConfigurationError,
     DamagedPack,
@@ -32,6 +34,7 @@ from cas_cache.errors import (
 from cas_cache.repository import Repository
 from repository.storages import OTHER_SPEC, SPEC, Counting, Encoder, Memory, packs, texts, truth
 
+PACKAGE = str(Path(cas_cache.__file__).parent)
 QUERY = EncoderSpec(model="acme/query", revision="1", prompt="query: ")
 
 
@@ -52,6 +55,52 @@ def joined(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:
 
 
 # Encode ------------------------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Records the calls of functions, comprehensions and generators that are written in the package."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.entries = 0
+        """Number of calls into cache.py from another file of the package."""
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._record)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _record(self, frame: FrameType, event: str, _: object) -> None:
+        file, caller = frame.f_code.co_filename, frame.f_back
+        if event == "call" and file.startswith(PACKAGE):
+            self.files.append(file)
+            before = "" if caller is None else caller.f_code.co_filename
+            self.entries += file == cache_module.__file__ and before.startswith(PACKAGE) and before != file
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_hit_is_short(tmp_path: Path, *, remote: bool) -> None:
+    """A call of three texts passes through few functions of few files, and the texts do not travel up and down.
+
+    Counted are the calls of Python functions of the package, not of NumPy or of the standard library.
+    """
+    cache = EmbeddingCache(tmp_path / "m", remote=tmp_path / "r" if remote else None, push="manual", self_check=8)
+    with cache:
+        cache.encode(["a", "b"], SPEC, Encoder())
+        if remote:
+            cache.push()
+        cache.encode(["a", "b", "a"], SPEC, never)
+        with Calls() as hit:
+            cache.encode(["a", "b", "a"], SPEC, never)
+        with Calls() as miss:
+            cache.encode(["c", "d", "e"], SPEC, Encoder())
+    assert len(set(hit.files)) <= 12, set(hit.files)
+    assert len(hit.files) <= 60
+    assert len(set(miss.files)) <= 24, set(miss.files)
+    assert hit.entries == 0
+    assert miss.entries <= 2
 
 
 def test_order_and_repeats(cache: EmbeddingCache) -> None:

@@ -25,7 +25,7 @@ from cas_cache.repository.drop import DropReport
 from cas_cache.repository.findings import CheckReport, Finding, Severity
 from cas_cache.repository.prune import Deletion, PruneReport
 from cas_cache.stats import Stats
-from cas_cache.sync import Report, SyncStatus
+from cas_cache.sync import SyncReport, SyncStatus
 from repository.storages import SPEC, Counting, Encoder, Memory, texts
 
 EVIL = "<script>alert('x')</script>&\"\u202e"
@@ -90,7 +90,7 @@ def reports() -> list[Any]:
     doctor.add("get", Status.FAIL, f"{EVIL} hunter2", "", EVIL)
     return [
         stats,
-        Report(1, 2, 3, [problem], [EVIL]),
+        SyncReport(1, 2, 3, [problem], [EVIL]),
         SyncStatus("n" * 32, HOSTILE, local_rows=7),
         SyncStatus(EVIL, None),
         CompactReport([Merge(EVIL, (EVIL, "b"), 3, 4)], [EVIL], 3, 1, [problem]),
@@ -132,7 +132,9 @@ def test_reports_in_a_cell(it: Any, displayed: Callable[[Any], dict[str, str]]) 
     assert "hunter2" not in shown
     # The text of a spec has all of it, as the repository does.
     assert "hunter2" not in data["text/plain"] or isinstance(it, SyncStatus)
-    if not isinstance(it, CheckReport | Report | SyncStatus | CompactReport | MirrorCheckReport | DoctorReport | Stats):
+    if not isinstance(
+        it, CheckReport | SyncReport | SyncStatus | CompactReport | MirrorCheckReport | DoctorReport | Stats
+    ):
         assert len(data["text/plain"]) < 500, "counts, not lists"
 
 

@@ -20,7 +20,7 @@ from cas_cache import errors
 PAGE = Path(__file__).parent / "api.md"
 
 ORDER: dict[str, tuple[str, ...]] = {
-    "cas_cache": ("EmbeddingCache", "EncoderSpec", "CachedEncoder", "Signing", "Stats"),
+    "cas_cache": ("EmbeddingCache", "EncoderSpec", "CachedEncoder", "Signing", "Stats", "SyncReport"),
     "cas_cache.models": ("describe", "describe_encoder", "weights_fingerprint"),
     "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror, View
     from cas_cache.stats import Stats
+    from cas_cache.sync import SyncReport
 
 __all__ = [
     "CacheMiss",
@@ -20,6 +21,7 @@ __all__ = [
     "Mirror",
     "Signing",
     "Stats",
+    "SyncReport",
     "View",
 ]
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ if not TYPE_CHECKING:
         "Mirror": "mirror",
         "Signing": "config.keyring",
         "Stats": "stats",
+        "SyncReport": "sync",
         "View": "mirror",
     }
 

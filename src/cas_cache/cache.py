@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache import html, sync
-from cas_cache.encoding import ChunkSizes, MissingItems, ObservedEncoder, TextEncoder, append_finite
-from cas_cache.errors import CacheMiss, DataWarning
+from cas_cache.encoding import ChunkSizes, MissingItems, ObservedEncoder, TextEncoder, append_finite, cache_miss
+from cas_cache.errors import DataWarning
 from cas_cache.format.rows import as_array, checked_dtype, storable
 from cas_cache.identity import Batch, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts, texts_at
 from cas_cache.mirror.index import ABSENT
@@ -26,6 +26,7 @@ from cas_cache.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -88,9 +89,9 @@ class EmbeddingCache(SharedMirror):
 
     def summary(self) -> str:
         """Return two or three lines that say what the cache did and what is still pending."""
-        waits = self._upload.pending()
+        pending = self._upload.pending()
         did = self.stats.summary()
-        return did if waits is None else f"{did}\n{waits}. To push the pending rows: {waits.command}"
+        return did if pending is None else f"{did}\n{pending}. To push the pending rows: {pending.command}"
 
     def encode(
         self,
@@ -113,8 +114,7 @@ class EmbeddingCache(SharedMirror):
             adds_prompt: Set this if `encoder` adds ``spec.prompt`` itself; it then receives the texts without the
                 prompt. For example ``lambda texts: model.encode(texts, prompt=spec.prompt)`` with
                 sentence-transformers.
-            dtype: The dtype of vectors that come as lists of Python numbers; None for float32. Arrays and tensors keep
-                theirs.
+            dtype: Dtype of vectors that come as lists of Python numbers; None for float32. Arrays keep theirs.
 
         Returns:
             Writable (n, *shape) array in the order of `texts`, of the encoder's dtype (torch bfloat16 as float32).
@@ -158,26 +158,31 @@ class EmbeddingCache(SharedMirror):
         """
         if dtype is not None:
             checked_dtype(dtype)
-        if self._pusher is not None:
+        if self._pusher is not None and self._pusher.failed:
             self._remote_errors.survive(self._pusher.check, during="push", policy=self.on_remote_error)
         if self.only_cached and self._is_unknown(spec):
             if not batch.size:
                 return np.empty((0, 0), np.float32)
             self.stats.add(misses=batch.size)
-            raise _cache_miss(spec, batch.keys, np.arange(batch.size))
-        # Held until the vectors are taken: an eviction in between would move the rows that were found.
-        with self._open_mirror().namespace(_checked_spec(spec)).held() as ns:
+            raise cache_miss(spec, batch.keys, np.arange(batch.size))
+        with self._held(spec) as ns:
             observed = ObservedEncoder(ns.appearances, encoder, appearance, dtype)
             if batch.size:
                 return self._vectors_of(ns, batch, observed, progress)
             is_known = ns.dtype is not None or self.only_cached
             return _no_vectors(ns, 0) if is_known else observed(np.empty(0, np.int64))
 
+    def _held(self, spec: EncoderSpec) -> AbstractContextManager[Namespace]:
+        """Open the namespace of a spec until its vectors are taken: an eviction meanwhile would move the rows."""
+        if self._closed or self._is_mirror_removed:
+            self._open_mirror()
+        return self.mirror.held(_checked_spec(spec))
+
     def _vectors_of(self, ns: Namespace, batch: Batch, encoder: ObservedEncoder, progress: bool | None) -> NDArray[Any]:
         """Return the vectors of a batch: look up, pull, verify others, encode what is missing, gather."""
         rows, missing = self._find(ns, batch, progress)
         self._verify_others(ns, rows, encoder, progress)
-        if isinstance(rows, slice) or not len(missing):
+        if isinstance(rows, slice) or not len(missing):  # every item is a hit
             vectors = ns.take(rows)
             self.stats.add_look_up(ns.spec.namespace, batch.size, 0, vectors.nbytes)
             return vectors
@@ -207,7 +212,7 @@ class EmbeddingCache(SharedMirror):
 
     def _verify_others(self, ns: Namespace, rows: Rows, encoder: ObservedEncoder, progress: bool | None) -> None:
         """Compare some of the rows that others pushed, or that another encoder made, with this encoder's vectors."""
-        if self.self_check and not self.only_cached:
+        if self.self_check and not self.only_cached and not (encoder.describe is None and ns.is_verified):
             remote = () if self.repository is None else ("--remote", self.repository.url)
             location = (str(self.mirror.directory), *remote)
             check = SelfCheck(self.self_check, self.max_self_check, self.chunk_items, location, self.stats)
@@ -219,7 +224,7 @@ class EmbeddingCache(SharedMirror):
         """Encode and commit the missing items; return the vectors that must not be stored, by key."""
         spec = items.ns.spec
         if self.only_cached:
-            raise _cache_miss(spec, items.keys, items.positions)
+            raise cache_miss(spec, items.keys, items.positions)
         # Everything that could refuse the vectors is asked before they are paid for.
         items.ns.check_writable()
         storage = None if self.repository is None else self.repository.storage
@@ -234,14 +239,7 @@ class EmbeddingCache(SharedMirror):
     def bind(
         self, spec: EncoderSpec, encoder: Callable[[list[str]], Any], *, adds_prompt: bool = False, dtype: Any = None
     ) -> CachedEncoder:
-        """Return a function of texts that answers as `encode` does with these arguments.
-
-        Args:
-            spec: The encoder's identity.
-            encoder: See `encode`.
-            adds_prompt: See `encode`.
-            dtype: See `encode`.
-        """
+        """Return a function of texts that answers as `encode` does with these arguments."""
         return CachedEncoder(self, _checked_spec(spec), encoder, adds_prompt, dtype)
 
     def get(self, texts: Iterable[str] | Batch, spec: EncoderSpec) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -265,32 +263,27 @@ class EmbeddingCache(SharedMirror):
         if self._is_unknown(spec):
             self.stats.add(misses=len(batch.keys))
             return np.empty((batch.size, 0), np.float32), np.zeros(batch.size, np.bool_)
-        with self._open_mirror().namespace(_checked_spec(spec)).held() as ns:
+        with self._held(spec) as ns:
             rows, missing = self._find(ns, batch, None)
-            found = np.ones(batch.size, np.bool_)
-            found[missing] = False
             hits = batch.size - len(missing)
             self.stats.add_look_up(ns.spec.namespace, hits, len(missing), hits * ns.row_bytes)
+            found = np.ones(batch.size, np.bool_)
+            found[missing] = False
             if isinstance(rows, slice) or (hits and not len(missing)):
                 return ns.take(rows), found
             if len(missing) and ns.dtype is not None and ns.dtype.kind != "f":
-                raise _no_nan(ns, batch.keys, missing)
+                raise cache_miss(spec, batch.keys, missing, without_nan=ns.dtype)
             vectors = _no_vectors(ns, batch.size)
             if hits:
                 vectors[found] = ns.take(rows[found])
         return vectors, found
 
     def missing(self, texts: Iterable[str], spec: EncoderSpec) -> list[str]:
-        """Return the distinct texts that `encode` would encode, in order of appearance. Nothing is encoded.
-
-        Args:
-            texts: n texts.
-            spec: The encoder's identity.
-        """
+        """Return the distinct texts that `encode` would encode, in order of appearance. Nothing is encoded."""
         batch = batch_of_texts(texts)
         missing = np.arange(batch.size)
         if not self._is_unknown(spec):
-            with self._open_mirror().namespace(_checked_spec(spec)).held() as ns:
+            with self._held(spec) as ns:
                 missing = self._find(ns, batch, None)[1]
         return texts_at(batch.texts, missing[first_of_each(batch.keys[missing])[0]])
 
@@ -329,14 +322,10 @@ class EmbeddingCache(SharedMirror):
             spec: The encoder's identity.
         """
         self._check_open()
-        is_offline = self.offline and self.repository is not None
-        return sync.explain(
-            self.mirror,
-            None if self.offline else self.repository,
-            _checked_spec(spec),
-            keys_of_texts([text]),
-            not_asked="The repository was not asked, because the cache is offline." if is_offline else None,
-        )
+        asked, not_asked = self.repository, None
+        if self.offline and asked is not None:
+            asked, not_asked = None, "The repository was not asked, because the cache is offline."
+        return sync.explain(self.mirror, asked, _checked_spec(spec), keys_of_texts([text]), not_asked=not_asked)
 
     def _is_unknown(self, spec: EncoderSpec) -> bool:
         """Return True if no look-up can find a row of a spec. Create nothing for it: the disk may be full."""
@@ -392,31 +381,6 @@ def _no_vectors(ns: Namespace, count: int) -> NDArray[Any]:
     """Return `count` rows without a vector: NaN, of the namespace's dtype and shape as far as they are known."""
     shape, dtype = ns.shape or (0,), ns.dtype or np.float32
     return np.full((count, *shape), np.nan, dtype) if count else np.empty((0, *shape), dtype)
-
-
-def _no_nan(ns: Namespace, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
-    """Return the error for items that `get` did not find and that no NaN can stand for."""
-    miss = _cache_miss(ns.spec, keys, missing)
-    return CacheMiss(
-        f"{miss.missing} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {ns.spec.model}, and "
-        f"{ns.dtype} vectors have no NaN to stand for them. The first is item {miss.positions[0]} of the call. Leave "
-        "out the texts that `missing` returns, or call `encode`.",
-        positions=miss.positions,
-        missing=miss.missing,
-    )
-
-
-def _cache_miss(spec: EncoderSpec, keys: NDArray[np.uint8], missing: NDArray[np.int64]) -> CacheMiss:
-    """Return the error for the missing items at the given positions of a call."""
-    distinct, _ = first_of_each(keys[missing])
-    positions = tuple(int(p) for p in missing[distinct][:10])
-    return CacheMiss(
-        f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
-        f"(namespace {spec.namespace}), and only_cached=True forbids encoding them. The first is item "
-        f"{positions[0]} of the call. Run once without only_cached, or pull.",
-        positions=positions,
-        missing=len(distinct),
-    )
 
 
 def _warn_of_infinite(count: int, spec: EncoderSpec) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import ShapeMismatch
+from cas_cache.errors import CacheMiss, ShapeMismatch
 from cas_cache.format.rows import as_array, finite_rows, storable
 from cas_cache.identity import first_of_each, texts_at
 from cas_cache.mirror.index import ABSENT
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.identity import Texts
+    from cas_cache.identity import EncoderSpec, Texts
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.appearances import Appearances
     from cas_cache.stats import Stats
@@ -255,3 +255,33 @@ def append_finite(
         return ns.append(keys, vectors, appearance=appearance), {}
     new = ns.append(keys[finite], vectors[finite], appearance=appearance)
     return new, {key.tobytes(): vector for key, vector in zip(keys[~finite], vectors[~finite], strict=True)}
+
+
+def cache_miss(
+    spec: EncoderSpec,
+    keys: NDArray[np.uint8],
+    missing: NDArray[np.int64],
+    *,
+    without_nan: np.dtype[Any] | None = None,
+) -> CacheMiss:
+    """Return the error for items that are missing.
+
+    Args:
+        spec: The encoder's identity.
+        keys: (n, 32) uint8, the keys of all items of the call.
+        missing: Positions of the missing items.
+        without_nan: The dtype of the vectors, if the reason is that it has no NaN; None if encoding is forbidden.
+    """
+    distinct, _ = first_of_each(keys[missing])
+    positions = tuple(missing[distinct][:10].tolist())
+    if without_nan is None:
+        reason, advice = "only_cached=True forbids encoding them", "Run once without only_cached, or pull."
+    else:
+        reason = f"{without_nan} vectors have no NaN to stand for them"
+        advice = "Leave out the texts that `missing` returns, or call `encode`."
+    return CacheMiss(
+        f"{len(distinct)} of {len(first_of_each(keys)[0])} distinct items are not in the cache of {spec.model} "
+        f"(namespace {spec.namespace}), and {reason}. The first is item {positions[0]} of the call. {advice}",
+        positions=positions,
+        missing=len(distinct),
+    )

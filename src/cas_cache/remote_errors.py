@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class RemoteErrors:
                     RemoteWarning,
                 )
 
-    def report(self, report: Report, *, policy: Literal["warn", "raise"]) -> None:
+    def report(self, report: SyncReport, *, policy: Literal["warn", "raise"]) -> None:
         """Warn of packs that an implicit pull skipped; raise the first problem if that is the policy."""
         if report.untrusted and not self._warned_untrusted:
             self._warned_untrusted = True

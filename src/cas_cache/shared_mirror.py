@@ -7,7 +7,6 @@ look-up or a commit starts, do not stop a run (see `remote_errors`).
 from __future__ import annotations
 
 import os
-import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Namespace
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 _OPTIONS = (
     "read_only",
@@ -123,12 +122,7 @@ class SharedMirror:
             self._pusher = self._started_pusher(self._given["push_seconds"])
 
     def _started_pusher(self, seconds: float | None) -> BackgroundPush:
-        upload = self._upload
-        pusher = BackgroundPush(
-            upload.run, upload.pending, lambda: upload.progress, seconds=PUSH_SECONDS if seconds is None else seconds
-        )
-        # If the cache is dropped with pending rows, the pusher stays alive to push them; only its timer thread ends.
-        weakref.finalize(self, pusher.abandon).atexit = False
+        pusher = BackgroundPush(self._upload, seconds=PUSH_SECONDS if seconds is None else seconds)
         # A push also writes to the mirror: it records which rows were pushed.
         if os.access(self.mirror.directory, os.W_OK):
             pusher.resume()
@@ -189,7 +183,7 @@ class SharedMirror:
             if exc_type is not None:
                 self._remove_empty_mirror()
 
-    def pull(self, namespaces: Iterable[str] | None = None) -> Report:
+    def pull(self, namespaces: Iterable[str] | None = None) -> SyncReport:
         """Download packs that the mirror does not have: of some namespaces, or of all.
 
         Raises:
@@ -199,7 +193,7 @@ class SharedMirror:
         """
         return self._pull(checked_namespaces(namespaces), self.progress)
 
-    def pull_keys(self, namespaces: Iterable[str] | None = None) -> Report:
+    def pull_keys(self, namespaces: Iterable[str] | None = None) -> SyncReport:
         """Download the keys of a repository's packs: of some namespaces, or of all. Prepares a `lazy` cache for a run.
 
         Raises:
@@ -207,7 +201,7 @@ class SharedMirror:
         """
         return self._pull_keys(checked_namespaces(namespaces), self.progress)
 
-    def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> Report:
+    def push(self, namespaces: Iterable[str] | None = None, *, rebind: bool = False) -> SyncReport:
         """Publish the pending rows of some namespaces, or of all.
 
         Args:
@@ -233,7 +227,7 @@ class SharedMirror:
         self.stats.add(bytes_pushed=report.bytes)
         return report
 
-    def sync(self, namespaces: Iterable[str] | None = None) -> tuple[Report, Report]:
+    def sync(self, namespaces: Iterable[str] | None = None) -> tuple[SyncReport, SyncReport]:
         """Pull, then push."""
         requested = checked_namespaces(namespaces)
         return self.pull(requested), self.push(requested)
@@ -282,7 +276,7 @@ class SharedMirror:
             )
         return self.repository
 
-    def _pull(self, namespaces: list[str] | None, progress: bool | None) -> Report:
+    def _pull(self, namespaces: list[str] | None, progress: bool | None) -> SyncReport:
         repository = self._remote("pull from")
         with self._no_empty_mirror():
             report = sync.pull(self.mirror, repository, namespaces, progress=progress)
@@ -290,7 +284,7 @@ class SharedMirror:
         self._pulled.update(self.mirror.ids() if namespaces is None else namespaces)
         return report
 
-    def _pull_keys(self, namespaces: list[str] | None, progress: bool | None) -> Report:
+    def _pull_keys(self, namespaces: list[str] | None, progress: bool | None) -> SyncReport:
         repository = self._remote("pull from")
         with self._no_empty_mirror():
             report = sync.pull_keys(self.mirror, repository, namespaces, progress=progress)

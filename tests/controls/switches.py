@@ -19,8 +19,7 @@ from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, ObjectRecord
 from cas_cache.format.signing import Trust
 from cas_cache.identity import EncoderSpec, keys
-from cas_cache.mirror import column, index, memo, namespace_files, rows, table
-from cas_cache.mirror import mirror as mirror_module
+from cas_cache.mirror import column, index, marker, memo, namespace_files, rows, table
 from cas_cache.repository import compact, pack, prune, repository
 from cas_cache.repository.repository import Repository
 from cas_cache.storage import local
@@ -202,13 +201,13 @@ def _fresh_look() -> None:
 
 
 def _one_repository() -> None:
-    bind = mirror_module.Mirror.bind
+    bind = marker.Marker.bind
 
-    def believing(self: mirror_module.Mirror, *args: Any, **options: Any) -> None:
-        self._write_marker({**self._read_marker(), "repository": None, "url": None})
+    def believing(self: marker.Marker, *args: Any, **options: Any) -> None:
+        self.unbind()
         bind(self, *args, **options)
 
-    mirror_module.Mirror.bind = believing  # type: ignore[method-assign]
+    marker.Marker.bind = believing  # type: ignore[method-assign]
 
 
 def _signatures() -> None:
@@ -221,7 +220,7 @@ def _whole_chunks() -> None:
 
 
 def _filled_under_one_trust() -> None:
-    mirror_module._check_filled = lambda *_: None
+    marker._check_filled = lambda *_: None
 
 
 CONTROLS = {

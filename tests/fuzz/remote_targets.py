@@ -84,7 +84,7 @@ def pack(folder: Path) -> Target:
     return Target(run, [bytes([kind, at]) + b"\3abc" for kind in (0, 1) for at in range(8)])
 
 
-def _pull_lazily(mirror: Mirror, repository: Repository) -> sync.Report:
+def _pull_lazily(mirror: Mirror, repository: Repository) -> sync.SyncReport:
     sync.pull_keys(mirror, repository)
     return sync.pull_rows(mirror, repository, SPEC.namespace, keys_of_texts([*ROWS, *STRANGERS]))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cas_cache.cli.filters import Filters
     from cas_cache.mirror import Mirror
     from cas_cache.repository import Repository
-    from cas_cache.sync import Report, SyncStatus
+    from cas_cache.sync import SyncReport, SyncStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class SyncTarget:
         return [status for status in statuses if status.namespace in chosen]
 
 
-def would_pull(target: SyncTarget) -> Report:
+def would_pull(target: SyncTarget) -> SyncReport:
     """Return the maximum that a pull would download. A missing mirror is not created."""
     from cas_cache.sync import pull_of, status_of
 
@@ -68,7 +68,7 @@ def would_pull(target: SyncTarget) -> Report:
     return pull_of(target.chosen(statuses, mirror), problems)
 
 
-def would_push(target: SyncTarget, *, rebind: bool) -> Report:
+def would_push(target: SyncTarget, *, rebind: bool) -> SyncReport:
     """Return what a push would send. A missing repository is not created."""
     from cas_cache.sync import local_status, peek, push_of
 
@@ -79,11 +79,11 @@ def would_push(target: SyncTarget, *, rebind: bool) -> Report:
     return push_of(target.chosen(statuses, mirror), problems, rebind=rebind)
 
 
-def would_sync(target: SyncTarget) -> tuple[Report, Report]:
+def would_sync(target: SyncTarget) -> tuple[SyncReport, SyncReport]:
     """Return what a sync would download, and what it would send."""
-    from cas_cache.sync import Report, pull_of, push_of, status_of
+    from cas_cache.sync import SyncReport, pull_of, push_of, status_of
 
     mirror = target.mirror()
     statuses, problems = status_of(mirror, target.repository("sync with", writes=True))
     chosen = target.chosen(statuses, mirror)
-    return pull_of(chosen, problems), push_of(chosen, Report())
+    return pull_of(chosen, problems), push_of(chosen, SyncReport())

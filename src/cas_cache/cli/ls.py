@@ -16,7 +16,7 @@ from cas_cache.formatting import pluralize
 from cas_cache.formatting import size as size_of
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
-from cas_cache.mirror.mirror import MARKER
+from cas_cache.mirror.marker import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,7 +24,7 @@ from cas_cache.mirror import Mirror
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
     from cas_cache.repository import Repository
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 MAX_NAMED = 10
 """Maximum number of namespaces that an error names."""
@@ -266,7 +266,7 @@ def print_json(document: Any) -> None:
     say(json_text(document, only_ascii=True))
 
 
-def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
+def print_report(verb: str, report: SyncReport, *, as_json: bool, dry_run: bool = False) -> None:
     """Print what a push or pull did or would do; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})

@@ -12,7 +12,7 @@ from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_json, print_report
 
 if TYPE_CHECKING:
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 
 @click.command(
@@ -49,7 +49,7 @@ def sync(
         _print(*opened.sync(requested), dry_run=False, as_json=as_json)
 
 
-def _print(pulled: Report, pushed: Report, *, dry_run: bool, as_json: bool) -> None:
+def _print(pulled: SyncReport, pushed: SyncReport, *, dry_run: bool, as_json: bool) -> None:
     """Print what was moved; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, "pulled": pulled.as_json(), "pushed": pushed.as_json()})

@@ -92,6 +92,11 @@ class Manifest:
         """Size of one vector in bytes."""
         return row_bytes(np.dtype(self.dtype), self.shape)
 
+    @property
+    def total_vector_bytes(self) -> int:
+        """Size of all vectors in bytes."""
+        return self.rows * self.vector_bytes
+
     def element_shape(self, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """Return dtype and row shape of one of the arrays."""
         if array == "keys":

@@ -124,11 +124,15 @@ class Namespace(NamespaceFiles):
         Args:
             keys: (n, 32) uint8.
         """
-        with self.opened():
-            self.table.refresh()
-            column = self.table.keys
-            self.index.extend(column)
-            return self.index.find(keys, column)
+        self.hold()
+        try:
+            with self._handle:
+                self.table.refresh()
+                column = self.table.keys
+                self.index.extend(column)
+                return self.index.find(keys, column)
+        finally:
+            self.release()
 
     def holds(self, keys: NDArray[np.uint8]) -> bool:
         """Return True if every key has a row."""
@@ -171,18 +175,27 @@ class Namespace(NamespaceFiles):
             rows = as_rows(rows)
         if not count_of(rows):
             return np.empty((0, *self.shape), self.dtype)
-        with self.held():
+        self.hold()
+        try:
             self._row_verifier.verify(rows)
-            self._usage.note(rows, self.table.state)
+            if self._usage.complete is not self.table.state:
+                self._usage.note(rows, self.table.state)
             if isinstance(rows, slice):
                 if count_of(rows) * self.row_bytes >= MIN_MAPPED_BYTES:
                     return self.table.private_vectors(rows.start, rows.stop)
                 return np.array(self.table.vectors[rows])
             return gather_rows(self.table.vectors, rows)
+        finally:
+            self.release()
 
     def doubted(self, rows: Rows, trusted: frozenset[str] | None = None) -> DoubtedRows:
         """Return the rows that the self-check has to compare; see `VerifiedPacks.doubted`."""
         return self._verified.doubted(rows, self.table.state, trusted)
+
+    @property
+    def is_verified(self) -> bool:
+        """True if every pack was compared with an encoder, as far as this process knows; False if in doubt."""
+        return self._verified.complete is self.table.state
 
     def note_verified(self, units: Iterable[str], appearance: str = "") -> None:
         """Record packs, or sources of merges, whose rows were compared with an encoder of this appearance."""

@@ -166,10 +166,11 @@ class NamespaceFiles(Pooled):
             False if the namespace was closed or rows have moved; the caller then has to get it from the mirror again.
         """
         try:
-            with self.held():
-                return True
+            self.hold()
         except AlreadyClosed:
             return False
+        self.release()
+        return True
 
     def hold(self) -> None:
         """Keep the namespace open, so that rows do not move, until `release`.
@@ -177,7 +178,8 @@ class NamespaceFiles(Pooled):
         Raises:
             AlreadyClosed: If the namespace is closed, or rows have moved since its last use.
         """
-        self.table.check_open()
+        if self.table.closed:
+            raise self.table.closed_error()
         super().hold()
 
     def refresh(self) -> None:
@@ -247,7 +249,8 @@ class NamespaceFiles(Pooled):
         try:
             if self.table.has_moved():
                 self.table.close()
-            self.table.check_open()
+            if self.table.closed:
+                raise self.table.closed_error()
         except BaseException:
             use.release()
             raise

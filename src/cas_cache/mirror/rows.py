@@ -108,16 +108,16 @@ class RowVerifier:
 def gather_rows(vectors: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Return the vectors of rows, which `RowVerifier.verify` found in range, in memory that the caller owns."""
     out = np.empty((len(rows), *vectors.shape[1:]), vectors.dtype)
+    if out.nbytes <= GATHER_BYTES:
+        # mode="clip" avoids a buffer; the rows are known to be in range.
+        np.take(vectors, rows, axis=0, out=out, mode="clip")
+        return out
     step = max(1, GATHER_BYTES // row_bytes(vectors.dtype, vectors.shape[1:]))
 
     def gather(start: int) -> None:
         part = slice(start, start + step)
-        # mode="clip" avoids a buffer; the rows are known to be in range.
         np.take(vectors, rows[part], axis=0, out=out[part], mode="clip")
 
-    if len(rows) <= step:
-        gather(0)
-        return out
     with ThreadPoolExecutor(min(GATHER_THREADS, os.cpu_count() or 1), "cas_cache-gather") as threads:
         for _ in threads.map(gather, range(0, len(rows), step)):
             pass

@@ -48,7 +48,7 @@ class Table:
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
         self._inode: int | None = None
-        self._closed = False
+        self.closed = False
         self.refresh()
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Table:
 
     def close(self) -> None:
         """Drop the maps. Returned arrays keep their own; any later use raises `AlreadyClosed`."""
-        self._closed = True
+        self.closed = True
         self._maps = None
 
     def refresh(self, *, force: bool = False) -> None:
@@ -97,7 +97,8 @@ class Table:
             MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the table is closed.
         """
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         path = self._path
         try:
             newer = self._read_state(force=force)
@@ -139,8 +140,11 @@ class Table:
         """Return the state in the file and its stamp; None if the stamp is unchanged."""
         path = self._path
         try:
-            with reading(path):
+            try:
                 status = path.lstat()
+            except OSError:
+                with reading(path):
+                    raise
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp and not force:
                 return None
@@ -225,7 +229,8 @@ class Table:
             logger.info("%s keeps bytes that do not count: %s", self.folder, err)
 
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
             columns = self.columns(state)
@@ -237,13 +242,12 @@ class Table:
             self._inode = columns[1].inode
         return maps
 
-    def check_open(self) -> None:
-        """Raise `AlreadyClosed` if the table is closed."""
-        if self._closed:
-            raise AlreadyClosed(
-                f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "
-                "was closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
-            )
+    def closed_error(self) -> AlreadyClosed:
+        """Return the error for a use of a table that is closed."""
+        return AlreadyClosed(
+            f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror was "
+            "closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
+        )
 
     def replaced(self, state: State) -> None:
         """Read a state that `refresh` would reject, because its rows are fewer or have moved: this process moved them.

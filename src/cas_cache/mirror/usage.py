@@ -37,6 +37,8 @@ class Usage:
         self._noted: set[str] = set()
         self._state: State | None = None
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
+        self.complete: State | None = None
+        """The last state of which every pack was recorded, so that nothing is left to record; None before that."""
 
     def __repr__(self) -> str:
         return f"Usage({len(self._noted)} packs)"
@@ -54,6 +56,8 @@ class Usage:
             counts = np.bincount(np.searchsorted(self._starts, rows, "right") - 1, minlength=len(self._starts))
             used = np.flatnonzero(counts).tolist()
         self.note_packs(pack for at in used if (pack := state.extents[at].pack) is not None)
+        if all(extent.pack is None or extent.pack in self._noted for extent in state.extents):
+            self.complete = state
 
     def note_packs(self, packs: Iterable[str]) -> None:
         """Record packs that were used or are new."""

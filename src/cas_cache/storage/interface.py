@@ -137,7 +137,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
     def put(path: str, make: Callable[[], bytes | memoryview]) -> None:
         put_object(storage, path, make())
 
-    pool = threads.pool(IN_FLIGHT)
+    pool = threads.pool()
     running: set[Future[None]] = set()
     join = True
     try:
@@ -152,7 +152,7 @@ def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | 
         join = False
         raise
     finally:
-        pool.shutdown(wait=join, cancel_futures=not join)
+        pool.shutdown(wait=join)
 
 
 def _finish_some(running: set[Future[None]]) -> None:
@@ -168,7 +168,7 @@ def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight:
     if len(items) == 1:
         yield function(items[0])
         return
-    pool = threads.pool(in_flight)
+    pool = threads.pool()
     join = True
     try:
         ahead = [pool.submit(function, item) for item in items[:in_flight]]
@@ -187,4 +187,4 @@ def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight:
         join = False
         raise
     finally:
-        pool.shutdown(wait=join, cancel_futures=True)
+        pool.shutdown(wait=join)

@@ -6,7 +6,7 @@ does not read, and some file systems have no limit at all.
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, TypeVar
 
 from cas_cache.storage import threads
@@ -54,24 +54,13 @@ def in_time(call: Callable[[], _T], seconds: float) -> _T:
     Raises:
         Unanswered: If it takes longer. It continues in its thread, which does not keep the process alive.
     """
-    results: list[_T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as err:  # noqa: BLE001 - raised by the caller's thread
-            errors.append(err)
-        finally:
-            done.set()
-
-    threads.start(threading.Thread(target=run, name="cas-cache-request", daemon=True))
-    if not done.wait(seconds):
+    future = threads.pool().submit(call)
+    if not wait([future], timeout=seconds).done:
         raise unanswered(seconds)
-    if errors:
-        raise errors.pop()
-    return results.pop()
+    try:
+        return future.result()
+    finally:
+        del future  # the error's traceback holds this frame, and the future holds the error
 
 
 def unanswered(seconds: float) -> Unanswered:
