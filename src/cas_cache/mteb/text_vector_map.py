@@ -106,7 +106,7 @@ class TextVectorMap:
 
         Raises:
             ConfigurationError: If `name` is another task's, or several models are in the folder and none was named.
-            MirrorError: If there is no such task in the mirror.
+            MirrorError: If the mirror has no such task, model or role.
         """
         if name is not None and self._mirror.views.folder(name) != self.directory:
             raise ConfigurationError(
@@ -227,25 +227,13 @@ class TextVectorMap:
             return [view for view in views if view.namespace == self._spec.namespace]
         if self._namespace is not None:
             return self._in_namespace(self._namespace, views)
-        models = sorted({f"{view.model}@{view.revision}" for view in views})
-        if self._model is not None:
-            views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
-        if not views:
-            tasks = f"The mirror has the tasks {', '.join(self._mirror.views.tasks()) or '(none)'}."
-            known = f"It has {', '.join(models[:MAX_NAMED])}." if models else tasks
-            raise MirrorError(
-                f"There is nothing of {self._model or 'this task'} in {self.directory}. {known} Evaluate it once, or "
-                "name another."
-            )
-        if len({(view.model, view.revision) for view in views}) > 1:
+        task = views[0].task if views else self.directory.name
+        chosen = self._mirror.views.choose(task, role=self._role, model=self._model)
+        models = sorted({f"{view.model}@{view.revision}" for view in chosen})
+        if len(models) > 1:
             raise ConfigurationError(
-                f"{self.directory.name} has vectors of several models: {', '.join(models[:MAX_NAMED])}. Name one: "
+                f"{task} has vectors of several models: {', '.join(models[:MAX_NAMED])}. Name one: "
                 "TextVectorMap(directory, model='name@revision')."
-            )
-        chosen = [view for view in views if self._role is None or view.role == self._role]
-        if not chosen:
-            raise ConfigurationError(
-                f"{self.directory.name} has no role {self._role!r}; it has {sorted({str(v.role) for v in views})}."
             )
         self._check_settings(chosen)
         return chosen
