@@ -95,6 +95,11 @@ class BackgroundPush:
         """True if a push is running or about to start."""
         return self._is_pushing or (self._is_working and self._has_rows and self._due <= time.monotonic())
 
+    @property
+    def failed(self) -> bool:
+        """True if the last push failed; `check` raises its error."""
+        return self._error is not None
+
     def wait(self, seconds: float) -> bool:
         """Wait until no push is running, but not longer than some seconds; return True if none is."""
         with self._changed:

@@ -89,9 +89,9 @@ class EmbeddingCache(SharedMirror):
 
     def summary(self) -> str:
         """Return two or three lines that say what the cache did and what is still pending."""
-        waits = self._upload.pending()
+        pending = self._upload.pending()
         did = self.stats.summary()
-        return did if waits is None else f"{did}\n{waits}. To push the pending rows: {waits.command}"
+        return did if pending is None else f"{did}\n{pending}. To push the pending rows: {pending.command}"
 
     def encode(
         self,
@@ -158,7 +158,7 @@ class EmbeddingCache(SharedMirror):
         """
         if dtype is not None:
             checked_dtype(dtype)
-        if self._pusher is not None:
+        if self._pusher is not None and self._pusher.failed:
             self._remote_errors.survive(self._pusher.check, during="push", policy=self.on_remote_error)
         if self.only_cached and self._is_unknown(spec):
             if not batch.size:
