@@ -5,8 +5,8 @@ from pathlib import Path
 from cas_cache.errors import DamagedPack, UntrustedPack
 from cas_cache.format import layout
 from cas_cache.format.signing import Signer, Trust, new_private_key
-from cas_cache.repository import Repository, compact, inventory
-from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts
+from cas_cache.repository import Repository, check, compact, inventory
+from repository.storages import OTHER_SPEC, Counting, Machine, Memory, packs, texts
 
 
 def filled(tmp_path: Path, count: int, signer: Signer | None = None) -> tuple[Memory, list[layout.PackRef]]:
@@ -67,7 +67,7 @@ def test_a_manifest_that_is_listed_and_missing_is_damaged(tmp_path: Path) -> Non
 
 def test_packs_that_have_gone_are_not_counted(tmp_path: Path) -> None:
     """Neither inventory nor compact reports a pack that was deleted since it was listed."""
-    memory, (kept, gone) = filled(tmp_path, 2)
+    memory, (_, gone) = filled(tmp_path, 2)
 
     class Stale(Counting):
         def list(self, prefix: str) -> list:  # type: ignore[type-arg]
@@ -79,4 +79,17 @@ def test_packs_that_have_gone_are_not_counted(tmp_path: Path) -> None:
     assert [content.packs for content in contents] == [1]
     assert problems == []
     assert compact(Repository(Stale(memory)), dry_run=True).problems == []
-    assert kept.namespace == SPEC.namespace != OTHER_SPEC.namespace
+
+
+def test_a_manifest_copied_into_another_namespace_is_damaged_there(tmp_path: Path) -> None:
+    """The pack counts once, in its own namespace."""
+    memory, (ref,) = filled(tmp_path, 1)
+    copy = layout.PackRef(OTHER_SPEC.namespace, ref.pack)
+    memory.objects[layout.manifest_path(*copy)] = memory.objects[layout.manifest_path(*ref)]
+    memory.objects[layout.spec_path(copy.namespace)] = OTHER_SPEC.canonical()
+    report = check(Repository(memory))
+    assert (report.packs, report.rows) == (1, 2)
+    assert [(item.kind, item.namespace) for item in report.findings] == [("manifest-damaged", copy.namespace)]
+    contents, problems = inventory(Repository(memory))
+    assert {content.namespace: content.rows for content in contents} == {ref.namespace: 2, copy.namespace: 0}
+    assert len(problems) == 1

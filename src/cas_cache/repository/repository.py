@@ -108,14 +108,10 @@ class Repository:
             )
 
     def create(self, *, found_empty: bool = False) -> None:
-        """Create the repository if it does not exist. If several clients try at once, one wins and all use its marker.
+        """Create the repository if it does not exist; see `RepositoryMarker.create`.
 
         Args:
             found_empty: True if `open` has just returned False, so that nothing is asked twice.
-
-        Raises:
-            NotARepository: If the URL holds something else.
-            RemoteError: If the storage is unreachable or refuses a request.
         """
         self._marker.create(found_empty=found_empty)
 
@@ -132,11 +128,7 @@ class Repository:
         return [ref for ref in parsed if ref is not None]
 
     def manifests(self, packs: Sequence[layout.PackRef]) -> Iterator[Manifest | ManifestProblem]:
-        """Yield the manifest of each (namespace, pack), or the error; a few are fetched concurrently.
-
-        Raises:
-            RemoteError: If the storage is unreachable or refuses a request.
-        """
+        """Yield the manifest of each (namespace, pack), or the error; a few are fetched concurrently."""
         return ordered_map(partial(manifest_or_problem, self), packs, in_flight=SMALL_IN_FLIGHT)
 
     def read_manifests(
