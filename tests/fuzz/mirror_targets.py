@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.mirror.evict import without_packs
 from cas_cache.mirror.state import State
 from cas_cache.search import finder as search_finder
 from fuzz.choices import Choices, mutated, mutated_bytes
@@ -110,7 +111,7 @@ def state(folder: Path) -> Target:
             assert sum(extent.rows for extent in read.extents) == read.rows
             assert read.row_bytes >= 0
             read.unpublished()
-            read.evicted(read.applied)
+            without_packs(read, read.applied)
 
     return Target(run, [b"\0" + real, b"\3abcdef"])
 

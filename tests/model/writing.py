@@ -26,7 +26,7 @@ def writer(world: World, me: int, rules: Rules) -> Iterator[Move]:
         if state == ACKNOWLEDGED:
             yield "finds nothing to push", THINKS, world.with_actor(me, actor._replace(at="done", runs=0))
         elif planned >= 0 and (world.time - planned_at <= MOST or not rules.old_names_are_dropped):
-            # Namespace.plan, State.planned: what was planned a moment ago keeps its nonce, and so its name.
+            # PackLedger.plan, State.planned: what was planned a moment ago keeps its nonce, and so its name.
             yield f"keeps the name {planned}", None, _planned(world, me, planned, rules)
         else:
             for page in (0, 1):
@@ -105,7 +105,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
         then = world.delete(pack, 2).with_actor(me, actor.ended())
         yield f"takes the manifest of {pack} back", ("delete", "manifest", pack), then
     elif step == "note":
-        # Namespace.published, in the mirror. A compaction only counts.
+        # PackLedger.published, in the mirror. A compaction only counts.
         then = _noted(world, me) if actor.program == "writer" else world
         yield f"notes that {pack} is published", None, then.with_actor(me, then.actors[me].ended())
 

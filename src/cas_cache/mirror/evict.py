@@ -8,7 +8,7 @@ unchanged.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache import html
@@ -17,6 +17,7 @@ from cas_cache.files.disk import is_full
 from cas_cache.formatting import pluralize, size
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.rewrite import rewrite
+from cas_cache.mirror.state import joined
 from cas_cache.mirror.usage import read_usage
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror.mirror import Mirror
     from cas_cache.mirror.namespace import Namespace
+    from cas_cache.mirror.state import Extent, State
 
 DIGEST_BYTES = 8
 INDEX_BYTES = 16
@@ -269,5 +271,37 @@ def evict_packs(ns: Namespace, packs: Iterable[str]) -> frozenset[str]:
 
 
 def _rewrite_without(ns: Namespace, packs: frozenset[str]) -> None:
-    state, runs = ns.table.state.evicted(packs)
+    state, runs = without_packs(ns.table.state, packs)
     rewrite(ns.table, runs, state)
+
+
+def without_packs(state: State, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
+    """Return a state without the rows of some packs, and the runs of rows that stay, (start, stop) each. Pure.
+
+    Pending rows stay. A pack is forgotten, so that the next pull reads it again, if some of its rows may be missing
+    from the mirror now: the evicted packs, packs some of whose rows the mirror already had from another source when
+    it read them, and superseded packs.
+    """
+    gone = frozenset(packs)
+    extents: list[Extent] = []
+    runs: list[tuple[int, int]] = []
+    own: dict[str, int] = {}
+    rows = 0
+    for extent in state.extents:
+        if extent.pack is not None:
+            own[extent.pack] = own.get(extent.pack, 0) + extent.rows
+        if extent.pack is None or extent.pack not in gone:
+            extents.append(replace(extent, start=rows))
+            runs.append((extent.start, extent.stop))
+            rows += extent.rows
+    whole = {pack for pack in state.applied if own.get(pack, 0) == state.applied[pack]} - gone - state.superseded
+    left = replace(
+        state,
+        rows=rows,
+        extents=joined(extents),
+        applied={pack: count for pack, count in state.applied.items() if pack in whole},
+        complete=state.complete & whole,
+        superseded=frozenset(),
+        generation=state.generation + 1,
+    )
+    return left, runs

@@ -275,7 +275,7 @@ class Namespace(NamespaceFiles):
         if not packs:
             return 0
         for pack in packs:
-            self._check_fact(pack.vectors)
+            _check_kind(self, pack.vectors)
         ends = np.cumsum([len(pack.keys) for pack in packs])
 
         def advanced(state: State, new: NDArray[np.int64]) -> State:
@@ -300,7 +300,7 @@ class Namespace(NamespaceFiles):
     ) -> int:
         """Store the rows whose keys are new, and commit the state that `advanced` returns for them."""
         with self.locked():
-            self._check_fact(vectors)
+            _check_kind(self, vectors)
             distinct, _ = first_of_each(keys)
             new = distinct[self.find(keys[distinct]) == ABSENT]
             state = advanced(self.table.state, new)
@@ -319,7 +319,9 @@ class Namespace(NamespaceFiles):
                 self.table.append(new_keys, new_vectors, digests, state)
                 self.refresh()
                 self._row_verifier.note(first)
-            self._save_index()
+            column = self.table.keys
+            self.index.extend(column)
+            self.index.save(column)
         return len(new)
 
     def check_writable(self) -> None:
@@ -346,27 +348,21 @@ class Namespace(NamespaceFiles):
         chosen = [values[first:last] for first, last in parts]
         return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
 
-    def _save_index(self) -> None:
-        """Save the index for processes that open the mirror later. The caller is the only writer."""
-        with self._handle:
-            column = self.table.keys
-            self.index.extend(column)
-            self.index.save(column)
-
-    def _check_fact(self, vectors: NDArray[Any]) -> None:
-        """Raise `ShapeMismatch` if dtype or shape of vectors are not the namespace's."""
-        if self.dtype is None or (vectors.dtype == self.dtype and vectors.shape[1:] == self.shape):
-            return
-        raise ShapeMismatch(
-            f"The namespace {self.spec.namespace} ({self.spec.model}) holds {self.dtype} vectors of shape "
-            f"{self.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
-            "spec has one dtype and one shape: put what differs (precision, truncation) into params=. Vectors that "
-            "come as lists of Python numbers are float32 unless dtype= says otherwise."
-        )
-
 
 def _runs(sources: NDArray[np.int64]) -> list[tuple[int | None, int]]:
     """Return (source, rows) for each run of rows from one source."""
     starts = np.flatnonzero(np.r_[True, np.diff(sources) != 0]) if len(sources) else np.empty(0, np.int64)
     counts = np.diff(np.r_[starts, len(sources)])
     return list(zip(sources[starts].tolist(), counts.tolist(), strict=True))
+
+
+def _check_kind(ns: Namespace, vectors: NDArray[Any]) -> None:
+    """Raise `ShapeMismatch` if dtype or shape of vectors are not the namespace's."""
+    if ns.dtype is None or (vectors.dtype == ns.dtype and vectors.shape[1:] == ns.shape):
+        return
+    raise ShapeMismatch(
+        f"The namespace {ns.spec.namespace} ({ns.spec.model}) holds {ns.dtype} vectors of shape "
+        f"{ns.shape}; these are {vectors.dtype} of shape {vectors.shape[1:]}. Nothing of them was stored. One "
+        "spec has one dtype and one shape: put what differs (precision, truncation) into params=. Vectors that "
+        "come as lists of Python numbers are float32 unless dtype= says otherwise."
+    )
