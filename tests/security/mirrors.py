@@ -24,7 +24,7 @@ from cas_cache.repository import Repository
 from cas_cache.repository.check import check
 from cas_cache.repository.compact import compact
 from cas_cache.repository.prune import prune
-from cas_cache.search import approximate, open_search
+from cas_cache.search import faiss_index, open_search
 from cas_cache.storage import open_storage
 from repository.storages import truth
 
@@ -53,7 +53,7 @@ def small_files() -> Iterator[None]:
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
         mock.patch.object(batch, "MIN_ITEMS", 8),
-        mock.patch.object(approximate, "MIN_ROWS", 8),
+        mock.patch.object(faiss_index, "MIN_ROWS", 8),
     ):
         yield
 
@@ -71,7 +71,7 @@ def make(place: Path) -> None:
         keys = keys_of_texts(TEXTS[:20])
         cache.mirror.views.record(view_of(), keys, keys, [f"d{i}" for i in range(20)])
         cache.mirror.namespace(SPEC).note_verified(["0" * 64])
-        open_search(cache.mirror, SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+        open_search(cache.mirror, SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
         StoredRanges().of(cache.mirror.directory, SPEC, embed(TEXTS), normalized=False)
         backend = FaissCache(spec=SPEC, cache=cache, directory=cache.mirror.directory / TASK)
         backend.save()
@@ -125,7 +125,7 @@ def record(mirror: Path, _: Path) -> None:
 
 
 def search(mirror: Path, _: Path) -> None:
-    open_search(Mirror(mirror), SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+    open_search(Mirror(mirror), SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
 
 
 def quantize(mirror: Path, _: Path) -> None:
