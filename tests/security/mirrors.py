@@ -190,7 +190,7 @@ def take_out(mirror: Path, place: Path) -> None:
     """Export in every format."""
     opened_mirror = Mirror(mirror)
     rows = select_namespace(opened_mirror.namespace(SPEC))
-    for format_ in ("npy", "mteb", "parquet", "arrow", "safetensors"):
+    for format_ in ("npy", "mteb", "parquet"):
         export(rows, place / f"out-{format_}", format_)
     export(select_views(opened_mirror, [view_of()], with_ids=True), place / "view", "parquet")
 
