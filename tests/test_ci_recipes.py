@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache.doctor import Role, s3_policy
-from cas_cache.doctor.policies import grant
+from cas_cache.doctor.policies import Role, grant, s3_policy
 from cas_cache.storage import open_storage
 from ci_recipes import FOLDER, PAGE, Ended, Machine, end, project, read, untracked
 from contract import servers

@@ -5,8 +5,9 @@ Provides `StorageContract`, the guarantees of every storage as pytest tests; `Me
 pytest nor fsspec.
 """
 
-from cas_cache.testing.contract import BucketContract, RefusalContract, StorageContract
+from cas_cache.testing.contract import StorageContract
 from cas_cache.testing.faults import Fault, FaultyStorage, FlakyStorage
+from cas_cache.testing.service_contracts import BucketContract, RefusalContract
 from cas_cache.testing.storages import CountingStorage, LatencyStorage, MemoryStorage, StorageCall, WrappedStorage
 
 __all__ = [
