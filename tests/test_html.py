@@ -11,8 +11,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from cas_cache import EmbeddingCache, EncoderSpec, html
-from cas_cache.doctor.report import Report as DoctorReport
-from cas_cache.doctor.report import Status
+from cas_cache.doctor import DoctorReport, Status
 from cas_cache.errors import DamagedPack
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import MirrorCheckReport, MirrorFinding

@@ -34,7 +34,7 @@ from cas_cache.mirror import index as key_index
 from cas_cache.repository import Repository
 from cas_cache.repository.checking import check
 from cas_cache.repository.inventory import inventory
-from cas_cache.search.design import design_of
+from cas_cache.search.faiss_index import Design
 from cas_cache.search.saved import IndexFiles
 from cas_cache.testing import MemoryStorage
 from fuzz import scenes
@@ -307,7 +307,7 @@ def _flat(dimension: int, rows: int, count: int) -> bytes:
 
 def _saved(document: bytes) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
-        design = design_of("l2", "hnsw", {})
+        design = Design("l2", "HNSW32")
         (folder / f"{design.name}.json").write_bytes(document)
         return str(IndexFiles(folder, design, 4).read(lambda count: "x" if count < 100 else None))
 

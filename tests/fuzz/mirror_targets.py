@@ -119,15 +119,16 @@ def state(folder: Path) -> Target:
 def saved(folder: Path) -> Target:
     """A saved search index, and what is said of it."""
     from cas_cache.mirror import Mirror
-    from cas_cache.search.design import design_of
+    from cas_cache.search.faiss_index import Design
+    from cas_cache.search.rows import NamespaceRows
 
     fast()
-    search_finder.approximate.MIN_ROWS = 16
+    search_finder.faiss_index.MIN_ROWS = 16
     namespace = Mirror(folder / "mirror").namespace(EncoderSpec(model="org/found", revision="1"))
     names = [f"text {i}" for i in range(64)]
     namespace.append(keys_of_texts(names), truth(names))
-    design = design_of("l2", "hnsw", {})
-    rows = search_finder.NamespaceRows(namespace)
+    design = Design("l2", "HNSW32")
+    rows = NamespaceRows(namespace)
     place = folder / "faiss"
     search_finder.Finder(rows, design, place)
     real = {path: path.read_bytes() for path in place.iterdir() if path.suffix in (".json", ".index")}

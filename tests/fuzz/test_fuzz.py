@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cas_cache.identity import keys
 from cas_cache.mirror import index as key_index
-from cas_cache.search import approximate
+from cas_cache.search import faiss_index
 from fuzz.choices import Choices, mutated
 from fuzz.targets import EXAMPLES, TARGETS, USUAL
 from scale import SCALE
@@ -29,7 +29,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", os.fsync)
     monkeypatch.setattr(keys, "MIN_ITEMS", keys.MIN_ITEMS)
     monkeypatch.setattr(key_index, "SAVE_ROWS", key_index.SAVE_ROWS)
-    monkeypatch.setattr(approximate, "MIN_ROWS", approximate.MIN_ROWS)
+    monkeypatch.setattr(faiss_index, "MIN_ROWS", faiss_index.MIN_ROWS)
 
 
 @pytest.mark.verify

@@ -22,7 +22,7 @@ from cas_cache.format import layout
 from cas_cache.format.marker import new_marker
 from cas_cache.repository import Repository
 from cas_cache.storage import open_storage
-from cas_cache.testing.wrapper import Call, Wrapper
+from cas_cache.testing import StorageCall, WrappedStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Flaky, Machine, Memory, packs, texts
 
 CREATE = """
@@ -317,14 +317,14 @@ class LastWins(Memory):
         super().put(path, data)
 
 
-class Replaced(Wrapper):
+class Replaced(WrappedStorage):
     """Lets another client write its marker before the n-th read that would find one."""
 
     def __init__(self, inner: Memory, at: int, times: int = 1) -> None:
         super().__init__(inner)
         self.at, self.times, self.reads = at, times, 0
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         if call.verb == "get" and call.path == layout.MARKER and layout.MARKER in self.inner.objects:
             self.reads += 1
             if self.at <= self.reads < self.at + self.times:

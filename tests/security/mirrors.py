@@ -25,7 +25,7 @@ from cas_cache.repository import Repository
 from cas_cache.repository.checking import check
 from cas_cache.repository.compacting import compact
 from cas_cache.repository.pruning import prune
-from cas_cache.search import approximate, open_search
+from cas_cache.search import faiss_index, open_search
 from cas_cache.storage import open_storage
 from repository.storages import truth
 
@@ -54,7 +54,7 @@ def small_files() -> Iterator[None]:
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
         mock.patch.object(identity_keys, "MIN_ITEMS", 8),
-        mock.patch.object(approximate, "MIN_ROWS", 8),
+        mock.patch.object(faiss_index, "MIN_ROWS", 8),
     ):
         yield
 
@@ -72,7 +72,7 @@ def make(place: Path) -> None:
         keys = keys_of_texts(TEXTS[:20])
         cache.mirror.views.record(view_of(), keys, keys, [f"d{i}" for i in range(20)])
         cache.mirror.namespace(SPEC).note_verified(["0" * 64])
-        open_search(cache.mirror, SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+        open_search(cache.mirror, SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
         StoredRanges().of(cache.mirror.directory, SPEC, embed(TEXTS), normalized=False)
         backend = FaissCache(spec=SPEC, cache=cache, directory=cache.mirror.directory / TASK)
         backend.save()
@@ -126,7 +126,7 @@ def record(mirror: Path, _: Path) -> None:
 
 
 def search(mirror: Path, _: Path) -> None:
-    open_search(Mirror(mirror), SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+    open_search(Mirror(mirror), SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
 
 
 def quantize(mirror: Path, _: Path) -> None:
@@ -191,7 +191,7 @@ def take_out(mirror: Path, place: Path) -> None:
     """Export in every format."""
     opened_mirror = Mirror(mirror)
     rows = select_namespace(opened_mirror.namespace(SPEC))
-    for format_ in ("npy", "mteb", "parquet", "arrow", "safetensors"):
+    for format_ in ("npy", "mteb", "parquet"):
         export(rows, place / f"out-{format_}", format_)
     export(select_views(opened_mirror, [view_of()], with_ids=True), place / "view", "parquet")
 

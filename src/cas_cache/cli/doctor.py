@@ -15,13 +15,13 @@ from cas_cache.cli.verbosity import is_quiet, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
 from cas_cache.config.urls import without_credentials
-from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
+from cas_cache.doctor import DoctorReport, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.storage import open_storage
 from cas_cache.storage.redaction import secrets_in
 
 if TYPE_CHECKING:
-    from cas_cache.doctor import Finding
+    from cas_cache.doctor import DoctorFinding
 
 
 @click.command(
@@ -57,7 +57,7 @@ def doctor(
     if test_remote and settings.offline:
         raise ConfigurationError("The cache is offline: no test. Unset CAS_CACHE_OFFLINE.")
     options = parsed_options(storage_options)
-    report = Report(
+    report = DoctorReport(
         role=Role.READER if read_only or settings.read_only else Role.WRITER,
         on_finding=None if as_json else _print,
         secrets=tuple(secrets_in(options)),
@@ -91,12 +91,12 @@ def _remote(cache: str | None, remote: str | None) -> str | None:
         return remote
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: DoctorFinding) -> None:
     line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
     say(f"{finding.status:<5} {finding.name}: {line}", err=finding.status is Status.FAIL and is_quiet())
 
 
-def _print_end(report: Report) -> None:
+def _print_end(report: DoctorReport) -> None:
     if report.policy:
         say(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
     say(", ".join(f"{report.count(status)} {status}" for status in Status))

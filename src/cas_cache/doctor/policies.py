@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import stat
 from enum import StrEnum
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from cas_cache.config.urls import EXTRAS
 from cas_cache.storage.codes import PERMISSIONS
@@ -78,28 +81,20 @@ def removal(url: str) -> str:
     }.get(service, f"delete every object below {url}")
 
 
-def s3_policy(url: str, role: Role) -> dict[str, object]:
-    """Return an IAM policy for a role that covers only the bucket's prefix."""
+def s3_policy(url: str, role: Role) -> dict[str, Any]:
+    """Return an IAM policy for a role that covers only the bucket's prefix.
+
+    The policies are the files ``iam-<role>.json``, for s3://team/emb, which docs/how-to/ci.md quotes.
+    """
     bucket, prefix = _bucket_and_prefix(url)
-    arn = f"arn:aws:s3:::{bucket}"
-    # GET of a missing name answers 404 only if the caller may list. S3 then matches that name with s3:prefix.
-    listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
-    if prefix:
-        listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
-    statements = [
-        listing,
-        {
-            "Effect": "Allow",
-            "Action": ["s3:GetObject"],
-            "Resource": [f"{arn}/{prefix}", f"{arn}/{prefix}/*"] if prefix else [f"{arn}/*"],
-        },
-    ]
-    more = {Role.READER: [], Role.WRITER: ["s3:PutObject"], Role.MAINTAINER: ["s3:PutObject", "s3:DeleteObject"]}[role]
-    if more:
-        statements.append(
-            {"Effect": "Allow", "Action": more, "Resource": [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]}
-        )
-    return {"Version": "2012-10-17", "Statement": statements}
+    values = {"team": json.dumps(bucket)[1:-1], "emb": json.dumps(prefix)[1:-1]}
+    text = resources.files("cas_cache.doctor").joinpath(f"iam-{role}.json").read_text("utf-8")
+    policy: dict[str, Any] = json.loads(re.sub(r"\b(team|emb)\b", lambda match: values[match[0]], text))
+    if not prefix:  # a whole bucket needs no condition
+        for statement in policy["Statement"]:
+            of_objects = statement.pop("Condition", None) is None
+            statement["Resource"] = [f"arn:aws:s3:::{bucket}{'/*' if of_objects else ''}"]
+    return policy
 
 
 def _google(url: str, role: Role) -> str:

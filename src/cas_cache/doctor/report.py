@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """Result of one check, with advice.
 
     Attributes:
@@ -80,7 +80,7 @@ _NOT_AUTHENTICATED = "failed to authenticate"
 
 
 @dataclass(slots=True)
-class Report:
+class DoctorReport:
     """Findings, in the order of the checks.
 
     Attributes:
@@ -92,14 +92,14 @@ class Report:
     """
 
     role: Role = Role.WRITER
-    on_finding: Callable[[Finding], None] | None = None
+    on_finding: Callable[[DoctorFinding], None] | None = None
     secrets: Iterable[str] = field(default=(), repr=False)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DoctorFinding] = field(default_factory=list)
     policy: str = ""
 
     def add(self, name: str, status: Status, what: str, means: str = "", repair: str = "") -> None:
         """Add a finding."""
-        finding = Finding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
+        finding = DoctorFinding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
         self.findings.append(finding)
         if self.on_finding is not None:
             self.on_finding(finding)

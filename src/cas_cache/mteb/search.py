@@ -14,11 +14,10 @@ import numpy as np
 
 from cas_cache.errors import ConfigurationError
 from cas_cache.format.rows import as_array
-from cas_cache.search import METRICS, ArrayRows, Design, Finder
-from cas_cache.search.design import design_of
-from cas_cache.search.exact import require_faiss
-from cas_cache.search.finder import checked_queries
-from cas_cache.search.ranking import rank
+from cas_cache.search import METRICS, Design
+from cas_cache.search.exact import rank, require_faiss
+from cas_cache.search.finder import Finder, checked_queries
+from cas_cache.search.rows import ArrayRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -45,14 +44,15 @@ class MirrorSearch:
     Args:
         model: The encoder that is evaluated. Of a `CachedEmbeddingWrapper` indexes are saved in its mirror; of any
             other they are kept in memory.
-        kind: ``"exact"`` gives the scores of a run without it. The others, as for `open_search`, can miss documents,
-            and scores then differ.
+        index: None, exact search, gives the scores of a run without it. A FAISS index, as for `open_search`, can miss
+            documents, and scores then differ.
         metric: ``"cosine"``, ``"ip"`` or ``"l2"``; None takes the model's ``similarity_fn_name``.
-        **parameters: As for `open_search`.
+        parameters: As for `open_search`.
+        k_factor: As for `open_search`.
 
     Raises:
         MissingDependency: If faiss is not installed.
-        ConfigurationError: If kind, metric or a parameter cannot be, or the model's similarity is none of these.
+        ConfigurationError: If metric or a parameter is invalid, or the model's similarity is none of these.
 
     Example:
         >>> cached = CachedEmbeddingWrapper(model, "cache")  # doctest: +SKIP
@@ -60,9 +60,17 @@ class MirrorSearch:
         >>> mteb.evaluate(searched, tasks, cache=None)  # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, *, kind: str = "exact", metric: str | None = None, **parameters: int | str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        index: str | None = None,
+        metric: str | None = None,
+        parameters: str = "",
+        k_factor: int = 4,
+    ) -> None:
         require_faiss()
-        self.design: Design = design_of(metric or _metric_of(model), kind, parameters)
+        self.design = Design(metric or _metric_of(model), index, parameters, k_factor)
         mirror = getattr(getattr(model, "cache", None), "mirror", None)
         self._folder: Path | None = None if mirror is None else mirror.directory / FOLDER
         self._parts: list[NDArray[Any]] = []
@@ -70,7 +78,7 @@ class MirrorSearch:
         self._finder: Finder | None = None
 
     def __repr__(self) -> str:
-        return f"MirrorSearch({self.design.metric}, {self.design.kind}, documents={len(self._ids)})"
+        return f"MirrorSearch({self.design!r}, documents={len(self._ids)})"
 
     def add_documents(self, embeddings: Any, idxs: Iterable[str]) -> None:
         """Take documents, after those that are there.
@@ -140,7 +148,7 @@ class MirrorSearch:
 
     def _opened(self, vectors: NDArray[Any]) -> Finder:
         rows = ArrayRows(vectors)
-        if self._folder is None or self.design.kind == "exact":
+        if self._folder is None or self.design.index is None:
             return Finder(rows, self.design)
         return Finder(rows, self.design, self._folder / str(rows.fingerprint(len(vectors)))[:32])
 

@@ -1,40 +1,22 @@
-"""Files of vectors that need only NumPy to write: ``.npy``, mteb's `NumpyCache`, safetensors.
-
-A safetensors file is 8 bytes of length, JSON, and the tensors as they are in memory. It is written without the
-safetensors library, which needs all tensors in memory.
-"""
+"""The formats of exported vectors: ``.npy`` files, mteb's `NumpyCache`, and Parquet."""
 
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.errors import MissingDependency
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from cas_cache.interop.exporting import Selection
-
-SAFETENSORS_TYPES = {
-    "bool": "BOOL",
-    "int8": "I8",
-    "int16": "I16",
-    "int32": "I32",
-    "int64": "I64",
-    "uint8": "U8",
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-}
 
 
 def write_npy(selection: Selection, folder: Path) -> None:
@@ -65,34 +47,45 @@ def write_mteb(selection: Selection, folder: Path) -> None:
     (folder / "spec.json").write_bytes(selection.namespace.spec.canonical())
 
 
-def write_safetensors(selection: Selection, path: Path) -> None:
-    """Write the tensors ``vectors`` and ``keys``, (n, 32) uint8, with the encoder spec in the metadata."""
-    namespace, count = selection.namespace, len(selection.rows)
-    shape = (count, *namespace.shape)
-    end = math.prod(shape) * selection.dtype.itemsize
-    header = {
-        "__metadata__": {
-            "format": "cas-cache-export",
-            "namespace": namespace.spec.namespace,
-            "spec": namespace.spec.canonical().decode(),
-        },
-        "vectors": {
-            "dtype": SAFETENSORS_TYPES[selection.dtype.name],
-            "shape": list(shape),
-            "data_offsets": [0, end],
-        },
-        "keys": {"dtype": "U8", "shape": [count, KEY_BYTES], "data_offsets": [end, end + count * KEY_BYTES]},
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, vectors, _ in selection.chunks():
-            file.write(_bytes(vectors))
-        # Keys are only 32 bytes a row and mapped, so a second pass over them is cheaper than one over the vectors.
-        keys = namespace.keys
-        for start in range(0, count, 1 << 16):
-            file.write(_bytes(keys[selection.rows[start : start + (1 << 16)]]))
+def write_parquet(selection: Selection, path: Path) -> None:
+    """Write a Parquet file: one row per vector with ``key`` in hex, ``id`` if known, and ``vector`` of fixed size.
+
+    The schema's metadata has the encoder spec's canonical JSON under ``cas_cache.spec``. Each chunk is a row group.
+    """
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as err:
+        raise MissingDependency.of_package("The format parquet", "pyarrow") from err
+    schema = _schema(selection)
+    # Keys never repeat, and numbers of vectors hardly do: a dictionary would cost more than it saves.
+    options = {"compression": "zstd", "use_dictionary": False}
+    with path.open("xb") as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for batch in _batches(selection, schema):
+            writer.write_batch(batch)
+
+
+def _schema(selection: Selection) -> Any:
+    import pyarrow as pa
+
+    spec = selection.namespace.spec
+    number = pa.field("item", pa.from_numpy_dtype(selection.dtype), nullable=False)
+    columns = [pa.field("key", pa.string(), nullable=False)]
+    if selection.ids is not None:
+        columns.append(pa.field("id", pa.string()))
+    columns.append(pa.field("vector", pa.list_(number, selection.namespace.shape[0]), nullable=False))
+    return pa.schema(columns, {"cas_cache.spec": spec.canonical(), "cas_cache.namespace": spec.namespace})
+
+
+def _batches(selection: Selection, schema: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    for keys, vectors, ids in selection.chunks():
+        columns = [pa.array([key.tobytes().hex() for key in keys], pa.string())]
+        if ids is not None:
+            columns.append(pa.array(ids, pa.string()))
+        numbers = pa.array(vectors.reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=schema.field("vector").type))
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

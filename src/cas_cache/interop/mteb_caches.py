@@ -1,9 +1,12 @@
-"""mteb's `FaissCache`: a flat FAISS index beside an ``index.json``.
+"""Read mteb's own caches: `NumpyCache`, 1.x's `TextVectorMap`, whose files are identical in format, and `FaissCache`.
 
-Its `add` gives the i-th item of a call the row ``rows before + i``, but stores nothing for an item that it already has.
-After a duplicate, every later key of the call names the row after its own. This can always be detected: the first row
-number that a duplicate skips is below the start of the next call, so no key ever gets it. The rows of such a folder are
-therefore not 0, 1, ..., n - 1, each once.
+NumpyCache's ``vectors.npy`` is not a ``.npy`` file: it is raw float32, row after row, allocated for 100,000 rows and
+doubled when full. Rows that were never stored are zero. Only the file ``dimension`` has the length of a row.
+
+FaissCache is a flat FAISS index. Its `add` gives the i-th item of a call the row ``rows before + i``, but stores
+nothing for an item that it already has. After a duplicate, every later key of the call names the row after its own.
+This can always be detected: the first row number that a duplicate skips is below the start of the next call, so no key
+ever gets it. The rows of such a folder are therefore not 0, 1, ..., n - 1, each once.
 """
 
 from __future__ import annotations
@@ -14,14 +17,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.errors import MissingDependency
-from cas_cache.interop.folders import FAISS_VECTORS, Broken, OldRows, read_index, stamp_of
-from cas_cache.interop.numpy_cache import MAX_DIMENSION
+from cas_cache.files.disk import mapped
+from cas_cache.interop.folders import (
+    DIMENSION,
+    FAISS_VECTORS,
+    NUMPY_VECTORS,
+    Broken,
+    OldRows,
+    read_index,
+    stamp_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+MAX_DIMENSION = 10**6
+
+MAX_NUMBER_BYTES = 64
+"""Maximum number of bytes that are read of the file `dimension`."""
 
 FLAT = {b"IxF2", b"IxFI"}
 """First bytes of files with a flat index: Euclidean, which mteb writes, and inner product."""
@@ -86,3 +101,44 @@ def _header_problem(path: Path) -> str | None:
     if not plausible or count != rows * dimension or size != HEADER.size + 4 * count:
         return f"{FAISS_VECTORS} is cut or damaged ({size} bytes for {rows} rows of {dimension} float32)"
     return None
+
+
+def read_numpy_cache(folder: Path) -> OldRows | Broken:
+    """Return the rows of a folder, or the reason why none of them can be trusted."""
+    stamp = stamp_of(folder)
+    index = read_index(folder)
+    if isinstance(index, Broken):
+        return index
+    names, at = index
+    dimension = _dimension(folder)
+    if dimension is None:
+        return Broken(f"the file {DIMENSION} is missing or holds no length of a vector", len(names))
+    if not (folder / NUMPY_VECTORS).is_file():
+        return Broken(f"it has no {NUMPY_VECTORS}", len(names))
+    size = (folder / NUMPY_VECTORS).stat().st_size
+    rows, rest = divmod(size, 4 * dimension)
+    if rest or not rows:
+        return Broken(
+            f"{NUMPY_VECTORS} has {size} bytes, which are not whole rows of {dimension} float32: the file is cut, or "
+            f"{DIMENSION} is another cache's",
+            len(names),
+        )
+    try:
+        with (folder / NUMPY_VECTORS).open("rb") as file:
+            vectors = mapped(file, "<f4", "r", 0, (rows, dimension))
+    except OSError as err:
+        return Broken(f"{NUMPY_VECTORS} cannot be read ({err})", len(names))
+
+    def take(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(vectors[indices], np.float32)
+
+    return OldRows(names, at, rows, dimension, take, stamp)
+
+
+def _dimension(folder: Path) -> int | None:
+    try:
+        with (folder / DIMENSION).open("rb") as file:
+            dimension = int(file.read(MAX_NUMBER_BYTES).decode())
+    except (OSError, ValueError):
+        return None
+    return dimension if 0 < dimension <= MAX_DIMENSION else None

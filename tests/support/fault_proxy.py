@@ -12,15 +12,17 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self, get_args
 from urllib.parse import urlsplit
 
-from cas_cache.testing.faults import STORAGE_ONLY, Fault, Schedule, flipped_bit
-from cas_cache.testing.http import MAX_LINE, Message, read_body, read_head
-from cas_cache.testing.pages import CHANGES
+from cas_cache.testing.faults import KINDS, Fault, Schedule, flipped_bit
+from cas_cache.testing.storages import Verb
+from http_messages import MAX_LINE, Message, read_body, read_head
+from listing_pages import CHANGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 HOST = "127.0.0.1"
 LONGEST = 60.0
@@ -42,6 +44,39 @@ _REFUSED = {
     "empty-ok": (200, "OK", ""),
 }
 _LOGIN = b"<html><head><title>Welcome</title></head><body>Sign in to the hotel's network</body></html>"
+
+
+_BODIES: frozenset[Verb] = frozenset({"get", "list"})
+_ANY: frozenset[Verb] = frozenset(get_args(Verb))
+
+ONLY_ON_THE_WIRE: Mapping[str, frozenset[Verb]] = {
+    **dict.fromkeys(("reset", "error-in-ok", "foreign", "redirect", "not-modified"), _ANY),
+    # To a write, an empty 200 looks the same as success.
+    **dict.fromkeys(("reset-in-body", "truncated", "empty-ok"), _BODIES),
+    "lost-token": frozenset({"list"}),
+}
+"""Kinds of fault that can occur in HTTP only, with the calls in which each can occur.
+
+- ``reset``: the connection is reset before the server sees the request
+- ``reset-in-body``: half of a body, then a reset
+- ``truncated``: half of a body, with the length of that half
+- ``lost-token``: a page says that there are more, without the token of the next
+- ``error-in-ok``: 200, and an error document
+- ``empty-ok``: 200, and nothing
+- ``foreign``: 200, and a login page
+- ``redirect``: 307, without a target
+- ``not-modified``: 304
+"""
+
+WIRE_KINDS = frozenset({*KINDS, *ONLY_ON_THE_WIRE}) - {"repeated", "no-space"}
+"""Kinds of fault that can occur in HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireFault(Fault):
+    """A fault of any kind, also of those that can occur in HTTP only."""
+
+    kinds: ClassVar[Mapping[str, frozenset[Verb]]] = {**KINDS, **ONLY_ON_THE_WIRE}
 
 
 class _Reset(Exception):
@@ -72,7 +107,7 @@ class FaultProxy:
         self.page = page
         self.requests: list[tuple[str, str]] = []
         self._to = (parts.hostname or HOST, parts.port or 80)
-        self._schedule = Schedule(faults, STORAGE_ONLY)
+        self._schedule = Schedule(faults, WIRE_KINDS)
         self._listed: dict[str, str] = {}
         self._deleted: dict[str, str] = {}
         self._loop = asyncio.new_event_loop()
@@ -100,7 +135,7 @@ class FaultProxy:
 
     def inject(self, *faults: Fault) -> None:
         """Replace the faults with these, and start counting again."""
-        self._schedule = Schedule(faults, STORAGE_ONLY)
+        self._schedule = Schedule(faults, WIRE_KINDS)
 
     def mend(self) -> None:
         """Inject no more faults."""

@@ -107,7 +107,7 @@ def failing_disk(
     disk = FailingDisk(folder, code, at, times)
     kept = []
     try:
-        for where, name, new in disk._patched(operation):  # noqa: SLF001 - its own
+        for where, name, new in disk._patched(operation):
             kept.append((where, name, getattr(where, name)))
             setattr(where, name, new)
         yield disk
