@@ -214,9 +214,12 @@ def _function_of(value: Any) -> Any:
         return value
     if isinstance(value, functools.partial):
         return value.func
-    names = ("__func__", "fget", "func", "__wrapped__") if isinstance(value, FUNCTION_HOLDERS) else ()
-    found = (getattr(value, name, None) for name in names)
-    return next((function for function in found if isinstance(function, types.FunctionType)), None)
+    if isinstance(value, FUNCTION_HOLDERS):
+        for name in ("__func__", "fget", "func", "__wrapped__"):
+            function = getattr(value, name, None)
+            if isinstance(function, types.FunctionType):
+                return function
+    return None
 
 
 def _part_text(part: Any) -> str:

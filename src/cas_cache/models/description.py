@@ -48,7 +48,7 @@ class Description:
     parts: tuple[str, ...]
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that belongs into an encoder spec, as short plain JSON."""
+        """Return the part that belongs in an encoder spec, as short plain JSON."""
         return {"parts": list(self.parts), "computes": self.digest, "weights": self.weights}
 
 

@@ -83,8 +83,11 @@ def text_of(value: Any) -> str | None:
     """Return the text of a value; None for an object with attributes, and for a container of objects."""
     if type(value) in SCALARS:
         return _scalar(value)
-    texts = (describe(value) for describe in (_named, _array, _table, _of_torch, _random_state, _flat))
-    return next((text for text in texts if text is not None), None)
+    for describe in (_named, _array, _table, _of_torch, _random_state, _flat):
+        text = describe(value)
+        if text is not None:
+            return text
+    return None
 
 
 def _named(value: Any) -> str | None:
