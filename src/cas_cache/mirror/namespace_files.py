@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 USE_FILE = ".use"
 
-NOT_MADE = frozenset(
+NO_LOCK_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 )
 """Errors of a lock file that cannot be created or opened at all. Any other error may be temporary and is raised."""
@@ -52,7 +52,7 @@ class UseLock:
                 self._descriptor = open_plain(self._path, flags)
                 break
             except OSError as err:
-                if err.errno not in NOT_MADE:
+                if err.errno not in NO_LOCK_FILE:
                     raise read_error(self._path, err) from err
         if self._descriptor is not None:
             self._share()

@@ -57,7 +57,7 @@ class RowVerifier:
 
     def note(self, first: int) -> None:
         """Mark the rows from `first` on as verified: this process has just written them from memory."""
-        self._so_far()[first:] = True
+        self._flags()[first:] = True
 
     def verify(self, rows: Rows) -> None:
         """Verify rows that were not verified before.
@@ -69,7 +69,7 @@ class RowVerifier:
             IndexError: If a row number is out of range.
             DamagedMirror: If a row does not match its digest.
         """
-        verified = self._so_far()
+        verified = self._flags()
         if isinstance(rows, slice):
             low, high = rows.start, rows.stop - 1
         else:
@@ -95,7 +95,7 @@ class RowVerifier:
                 )
             verified[at] = True
 
-    def _so_far(self) -> NDArray[np.bool_]:
+    def _flags(self) -> NDArray[np.bool_]:
         """Return the flags, extended to the current number of rows."""
         rows = self._table.state.rows
         if len(self._verified) < rows:

@@ -86,12 +86,12 @@ class Extent:
         """
         start, rows, pack, nonce, appearance, source = (*values, None, None) if len(values) == SHORT else values
         return cls(
-            _count(start),
-            _count(rows),
-            _name(pack),
-            _name(nonce),
-            _name(appearance),
-            None if source is None else _count(source),
+            _checked_count(start),
+            _checked_count(rows),
+            _checked_name(pack),
+            _checked_name(nonce),
+            _checked_name(appearance),
+            None if source is None else _checked_count(source),
         )
 
 
@@ -279,15 +279,15 @@ class State:
                     f"{where} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
                 )
             state = cls(
-                rows=_count(document["rows"]),
+                rows=_checked_count(document["rows"]),
                 dtype=document["dtype"],
-                shape=tuple(_count(n) for n in document["shape"]),
+                shape=tuple(_checked_count(n) for n in document["shape"]),
                 extents=tuple(Extent.from_list(values) for values in document["extents"]),
-                applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
+                applied={str(pack): _checked_count(rows) for pack, rows in document["applied"].items()},
                 complete=frozenset(str(pack) for pack in document["complete"]),
                 superseded=frozenset(str(pack) for pack in document.get("superseded", ())),
                 planned_at={str(nonce): float(at) for nonce, at in document.get("planned_at", {}).items()},
-                generation=_count(document.get("generation", 0)),
+                generation=_checked_count(document.get("generation", 0)),
                 rewriting=bool(document.get("rewriting", False)),
                 incarnation=str(document.get("incarnation", "")),
                 missing=frozenset(str(pack) for pack in document.get("missing", ())),
@@ -338,14 +338,14 @@ def joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
     return tuple(joined)
 
 
-def _count(value: Any) -> int:
+def _checked_count(value: Any) -> int:
     if type(value) is not int or value < 0:
         msg = f"{quoted(value)} is not a count"
         raise ValueError(msg)
     return value
 
 
-def _name(value: Any) -> str | None:
+def _checked_name(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         msg = f"{quoted(value)} is not a name"
         raise ValueError(msg)

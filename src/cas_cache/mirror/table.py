@@ -184,7 +184,7 @@ class Table:
                     column.set_rows(shaped.rows)
             self.write_state(shaped)
         except OSError as err:
-            self._give_back(columns)
+            self._truncate_uncommitted(columns)
             raise write_error(self.folder, err, start) from err
         self.refresh(force=True)
 
@@ -219,7 +219,7 @@ class Table:
                 (self.folder / name).unlink(missing_ok=True)
             write_atomically(self._path, state.to_bytes())
 
-    def _give_back(self, columns: Sequence[Column]) -> None:
+    def _truncate_uncommitted(self, columns: Sequence[Column]) -> None:
         """Truncate the bytes that a failed write left after the committed rows: the disk may be full."""
         try:
             self.refresh(force=True)  # the state may have been committed although the write reported an error
