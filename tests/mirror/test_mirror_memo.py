@@ -144,7 +144,7 @@ def test_memory_is_bounded(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> No
         assert memo.find(bytes([i]) * 32, 2000, ns.keys) is not None
     memo.note(b"x" * 32, slice(0, 5), ns.keys)
     memo.note(b"x" * 32, slice(0, 5), ns.keys)
-    assert memo._bytes == sum(module._bytes_of(rows) for rows in memo._known.values())
+    assert memo._bytes == sum(module._size_of(rows) for rows in memo._known.values())
 
 
 def test_the_cache_asks_for_no_key_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
