@@ -110,18 +110,18 @@ class Settings:
         """
         values: dict[str, tuple[Any, str]] = {}
         tables: dict[str, dict[str, str]] = {name: {} for name in TABLES}
-        for path, document in _files():
+        for path, document in _settings_files():
             for name, value in _checked_settings(path, document).items():
                 values[name] = value, str(path)
             for table in TABLES:
-                for name, text in _table(path, document, table).items():
+                for name, text in _checked_table(path, document, table).items():
                     tables[table][name] = text
                     values[f"{table}.{name}"] = text, str(path)
         for name, variable in VARIABLES.items():
-            value = _of_environment(name, variable)
+            value = _environment_value(name, variable)
             if value is not None:
                 values[name] = value, variable
-        keys = _keys_of_environment()
+        keys = _environment_keys()
         if keys is not None:
             values = {name: source for name, source in values.items() if not name.startswith("trusted_keys.")}
             values |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
@@ -178,7 +178,7 @@ def _user_directory(purpose: Literal["cache", "config"]) -> Path:
         return Path(f"~/.{purpose}/cas_cache")
 
 
-def _files() -> list[tuple[Path, dict[str, Any]]]:
+def _settings_files() -> list[tuple[Path, dict[str, Any]]]:
     """Return the existing files, the strongest last."""
     documents = []
     path = user_file()
@@ -226,18 +226,18 @@ def _checked_settings(path: Path, document: dict[str, Any]) -> dict[str, Any]:
             meant = f" Did you mean {near[0]}?" if near else known
             raise ConfigurationError(f"{path} has an unknown setting {name!r}.{meant}")
         if type(value) is not KINDS[name] or (isinstance(value, int) and value < 0):
-            raise ConfigurationError(f"{path}: {name} must be {_WHAT[KINDS[name]]}.")
+            raise ConfigurationError(f"{path}: {name} must be {_TYPE_NAMES[KINDS[name]]}.")
     return settings
 
 
-def _table(path: Path, document: dict[str, Any], name: str) -> dict[str, str]:
+def _checked_table(path: Path, document: dict[str, Any], name: str) -> dict[str, str]:
     table = document.get(name, {})
     if not isinstance(table, dict) or not all(isinstance(text, str) and text for text in table.values()):
         raise ConfigurationError(f"{path}: {name} must be a table of {TABLES[name]}.")
     return table
 
 
-def _keys_of_environment() -> dict[str, str] | None:
+def _environment_keys() -> dict[str, str] | None:
     """Return the public keys of the variable by name; None if it is not set."""
     text = os.environ.get(TRUSTED_KEYS)
     if text is None:
@@ -248,7 +248,7 @@ def _keys_of_environment() -> dict[str, str] | None:
     return {name.strip(): key.strip() for name, _, key in pairs}
 
 
-def _of_environment(name: str, variable: str) -> Any:
+def _environment_value(name: str, variable: str) -> Any:
     """Return the value of a variable; None if it is not set."""
     text = os.environ.get(variable)
     if text is None:
@@ -267,7 +267,7 @@ def _of_environment(name: str, variable: str) -> Any:
     raise ConfigurationError(f"{variable}={os.environ[variable]!r} is not a whole number. Set it to 0 or more.")
 
 
-_WHAT = {str: "a text in quotes", bool: "true or false", int: "a number, 0 or more"}
+_TYPE_NAMES = {str: "a text in quotes", bool: "true or false", int: "a number, 0 or more"}
 
 _CLOUD_SECRET = re.compile(
     r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)|AZURE_.*(KEY|TOKEN|SECRET|PASSWORD|CONNECTION_STRING)"

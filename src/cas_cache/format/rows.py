@@ -99,9 +99,9 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
         UnsupportedEncoderOutput: If it is sparse, or its vectors differ in shape.
     """
     if hasattr(answer, "detach"):
-        answer = _of_tensor(answer)
-    elif isinstance(answer, list | tuple) and all(_is_numbers(row) for row in answer):
-        answer = _of_numbers(answer, dtype)
+        answer = _tensor_to_array(answer)
+    elif isinstance(answer, list | tuple) and all(_is_number_list(row) for row in answer):
+        answer = _numbers_to_array(answer, dtype)
     elif isinstance(answer, list | tuple):
         try:
             answer = np.stack([as_array(row, dtype) for row in answer])
@@ -112,7 +112,7 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
                 f"The encoder's vectors differ in shape ({err}). Return vectors of one shape."
             ) from err
     elif type(answer) in (float, int):
-        answer = _of_numbers(answer, dtype)
+        answer = _numbers_to_array(answer, dtype)
     elif np.isscalar(answer):
         answer = np.asarray(answer)
     if type(answer).__module__.startswith("scipy.sparse"):
@@ -127,12 +127,12 @@ def as_array(answer: Any, dtype: Any = None) -> NDArray[Any]:
     return answer
 
 
-def _is_numbers(row: Any) -> bool:
+def _is_number_list(row: Any) -> bool:
     """Return True for a list of plain numbers, which services return and which is converted quickly as a whole."""
     return type(row) in (list, tuple) and all(type(value) in (float, int) for value in row)
 
 
-def _of_numbers(rows: Any, dtype: Any) -> NDArray[Any]:
+def _numbers_to_array(rows: Any, dtype: Any) -> NDArray[Any]:
     """Return an array of Python numbers; raise an error for a dtype that would change their values."""
     dtype = checked_dtype(dtype)
     try:
@@ -170,7 +170,7 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
     return checked
 
 
-def _of_tensor(tensor: Any) -> Any:
+def _tensor_to_array(tensor: Any) -> Any:
     if str(getattr(tensor, "layout", "torch.strided")) != "torch.strided":
         raise UnsupportedEncoderOutput("The encoder returned a sparse tensor, which is not cached. Densify it first.")
     tensor = tensor.detach().cpu()

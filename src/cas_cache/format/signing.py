@@ -54,7 +54,7 @@ class Trust:
                 '`cas-cache keys new` makes one, {"alice": "ed25519:..."} is the form.'
             )
         self.names = {public: name for name, public in keys.items()}
-        self._keys = {public: _public(_bytes_of(public, name)) for name, public in keys.items()}
+        self._keys = {public: _verifier(_decode_public_key(public, name)) for name, public in keys.items()}
 
     def __repr__(self) -> str:
         return f"Trust({', '.join(sorted(self.names.values()))})"
@@ -156,7 +156,7 @@ def _signed_bytes(data: bytes, key: str, value: bytes) -> bytes:
     return CONTEXT + canonical_json(document)
 
 
-def _bytes_of(public: str, name: str) -> bytes:
+def _decode_public_key(public: str, name: str) -> bytes:
     try:
         raw = base64.b64decode(public.removeprefix(PREFIX), validate=True) if public.startswith(PREFIX) else b""
     except (binascii.Error, ValueError):
@@ -170,7 +170,7 @@ def _bytes_of(public: str, name: str) -> bytes:
     return raw
 
 
-def _public(raw: bytes) -> Any:
+def _verifier(raw: bytes) -> Any:
     return _ed25519().Ed25519PublicKey.from_public_bytes(raw)
 
 

@@ -70,9 +70,9 @@ def check(
     Raises:
         RemoteError: If the storage is unreachable or refuses a request; nothing is known then.
     """
-    run = _Check(repository, progress)
+    run = _RepositoryCheck(repository, progress)
     before = repository.storage.traffic.down
-    if run.marker():
+    if run.check_marker():
         run.check_objects(sample if read_data else 0.0)
     run.report.bytes = repository.storage.traffic.down - before
     order = list(Severity)
@@ -80,7 +80,7 @@ def check(
     return run.report
 
 
-class _Check:
+class _RepositoryCheck:
     """One run of a check: collects the report, and examines suspected problems a second time."""
 
     def __init__(self, repository: Repository, progress: bool | None = False) -> None:
@@ -93,13 +93,13 @@ class _Check:
     def find(self, kind: str, path: str, what: str, *, ref: tuple[str, str] = ("", ""), rows: int = 0) -> None:
         self.report.findings.append(finding(kind, path, what, ref=ref, rows=rows))
 
-    def marker(self) -> bool:
+    def check_marker(self) -> bool:
         """Check the marker; return True if the rest can be checked."""
         for last in (False, True):
             try:
                 marker = checked_marker(self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES), self.storage.url)
             except ObjectNotFound:
-                return True  # `whole` reports it, because only the listing shows whether anything exists
+                return True  # `check_objects` reports it, because only the listing shows whether anything exists
             except UnsupportedFormat as err:
                 self.find("marker-newer", layout.MARKER, str(err))
                 return False
@@ -120,10 +120,10 @@ class _Check:
             listing = RepositoryListing.of(self._recheck_marker())
         for path in listing.foreign:
             self.find("foreign", path, "No object of a repository has this name.")
-        for _ in ordered_map(self._spec, sorted(listing.namespaces)):
+        for _ in ordered_map(self._check_spec, sorted(listing.namespaces)):
             pass
-        self._packs(listing, packs_to_read(listing.manifests, sample))
-        self._orphans(listing.orphans)
+        self._check_packs(listing, packs_to_read(listing.manifests, sample))
+        self._check_orphans(listing.orphans)
 
     def _recheck_marker(self) -> list[ObjectInfo]:
         """Resolve a conflict of marker and listing: a repository that was just created, or an unreliable listing."""
@@ -138,7 +138,7 @@ class _Check:
             self.find("nothing-there", "", "There is no object at all.")
         return listed
 
-    def _spec(self, namespace: str) -> None:
+    def _check_spec(self, namespace: str) -> None:
         path = layout.spec_path(namespace)
         for last in (False, True):
             try:
@@ -157,8 +157,8 @@ class _Check:
                     self.find("spec-credential", path, what, ref=(namespace, ""))
                 return
 
-    def _packs(self, listing: RepositoryListing, to_read: set[str]) -> None:
-        manifests = self._manifests(list(listing.manifests))
+    def _check_packs(self, listing: RepositoryListing, to_read: set[str]) -> None:
+        manifests = self._read_manifests(list(listing.manifests))
         superseded = superseders(manifests)
         seen = _Namespace("")
         sizes_of = {
@@ -186,7 +186,7 @@ class _Check:
                 advance(sum(sizes.values()) if ref.pack in to_read else 0)
         self._finish_namespace(seen)
 
-    def _manifests(self, packs: list[layout.PackRef]) -> dict[str, Manifest]:
+    def _read_manifests(self, packs: list[layout.PackRef]) -> dict[str, Manifest]:
         """Return the manifests of the usable packs. A manifest that fails verification is read a second time."""
         with progress_bar("check", len(packs), self.progress, "packs") as advance:
             first = self.repository.read_manifests(packs, advance)
@@ -215,7 +215,7 @@ class _Check:
         if repeats := seen.keys.repeats:
             self.find("duplicate-keys", path, f"{repeats} rows of the packs read have a key seen before.", ref=ref)
 
-    def _orphans(self, packs: list[str]) -> None:
+    def _check_orphans(self, packs: list[str]) -> None:
         if not packs:
             return
         visible = {pack for _, pack in self.repository.packs()}

@@ -92,14 +92,14 @@ def _summarize(
     if len(kinds) > 1:
         problems.append(
             RepositoryError(
-                f"Packs of the namespace {namespace} differ in what a vector is: {_counts(kinds)}. One of them was "
+                f"Packs of the namespace {namespace} differ in what a vector is: {_kinds(kinds)}. One of them was "
                 "made by another model or setting under the same name. `cas-cache check` tells more."
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
     return NamespaceContent(
         namespace,
-        _spec(repository, namespace, problems),
+        _read_spec(repository, namespace, problems),
         packs=sum(pack not in replaced for pack in packs),
         rows=sum(manifest.rows for manifest in lasting),
         dtype=dtype,
@@ -109,11 +109,11 @@ def _summarize(
     )
 
 
-def _counts(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
+def _kinds(kinds: Counter[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{dtype}{list(shape)} in {count}" for (dtype, shape), count in kinds.most_common())
 
 
-def _spec(repository: Repository, namespace: str, problems: list[CasCacheError]) -> EncoderSpec | None:
+def _read_spec(repository: Repository, namespace: str, problems: list[CasCacheError]) -> EncoderSpec | None:
     try:
         return repository.spec(namespace)
     except RepositoryError as problem:

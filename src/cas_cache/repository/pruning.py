@@ -246,8 +246,10 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         manifests = {pack: manifest for pack, manifest in manifests.items() if manifest.signature is None}
     report = plan_prune(listed, manifests, now=now, grace=grace, most_packs=most_packs)
     namespaces = sorted(listing.namespaces)
-    names = list(ordered_map(lambda deletion: _names(repository, deletion, namespaces), report.deletions))
-    checked = ordered_map(lambda paths: _is_named(repository, paths), names)
+    possible = list(
+        ordered_map(lambda deletion: _possible_manifests(repository, deletion, namespaces), report.deletions)
+    )
+    checked = ordered_map(lambda paths: _is_named(repository, paths), possible)
     kept = [deletion.pack for deletion, is_named in zip(report.deletions, checked, strict=True) if is_named]
     if kept:
         raise IncompleteListing(
@@ -256,7 +258,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
         )
     if not dry_run:
         with progress_bar("prune", len(report.deletions), progress, "packs") as advance:
-            for deletion, late in zip(report.deletions, names, strict=True):
+            for deletion, late in zip(report.deletions, possible, strict=True):
                 # The manifest goes first: after it no reader starts, and a crash in between leaves only an orphan.
                 repository.delete(deletion.paths[:1])
                 repository.delete(deletion.paths[1:])
@@ -314,7 +316,7 @@ def _check_listing(repository: Repository, listing: RepositoryListing, now: floa
         )
 
 
-def _names(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:
+def _possible_manifests(repository: Repository, deletion: Deletion, namespaces: list[str]) -> list[str]:
     """Return the paths of manifests that an orphan may have although none is listed; empty for other deletions."""
     if deletion.reason != "orphan":
         return []

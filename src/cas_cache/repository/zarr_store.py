@@ -143,7 +143,7 @@ class PackStore(Store):
         if not self._is_named(pack, name):
             return None
         data = await asyncio.to_thread(read_object, self._storage, pack, self._manifests[pack], name)
-        return prototype.buffer.from_bytes(_part(data, byte_range))
+        return prototype.buffer.from_bytes(_apply_range(data, byte_range))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -193,7 +193,7 @@ class PackStore(Store):
         return pack in self._manifests and name in self._manifests[pack].objects
 
 
-def _part(data: bytes, byte_range: ByteRequest | None) -> bytes:
+def _apply_range(data: bytes, byte_range: ByteRequest | None) -> bytes:
     if isinstance(byte_range, RangeByteRequest):
         return data[byte_range.start : byte_range.end]
     if isinstance(byte_range, OffsetByteRequest):
