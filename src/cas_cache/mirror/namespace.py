@@ -324,15 +324,6 @@ class Namespace(NamespaceFiles):
             self.index.save(column)
         return len(new)
 
-    def check_writable(self) -> None:
-        """Take the lock once, to find a namespace that cannot be written before anything is encoded for it.
-
-        Raises:
-            MirrorWriteError: If the namespace cannot be locked.
-        """
-        with self.locked():
-            pass
-
     def read(self, plan: PlannedPack, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of a planned pack from ``"keys"``, ``"vectors"`` or ``"digests"``.
 

@@ -191,6 +191,15 @@ class NamespaceFiles(Pooled):
         with self.opened():
             self.table.refresh()
 
+    def check_writable(self) -> None:
+        """Take the lock once, to find a namespace that cannot be written before anything is encoded for it.
+
+        Raises:
+            MirrorWriteError: If the namespace cannot be locked.
+        """
+        with self.locked():
+            pass
+
     def reserve(self) -> bool:
         """Try to take the exclusive lock; return False if the namespace is open elsewhere. `unreserve` releases it."""
         self.hold()
