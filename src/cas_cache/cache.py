@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from cas_cache import html, sync
+from cas_cache import sync
 from cas_cache.background import PUSH_SECONDS, BackgroundPush
 from cas_cache.config.keyring import trust_of
 from cas_cache.config.locations import options_of, places
 from cas_cache.config.settings import Settings
+from cas_cache.display import Displayable, facts, pluralize, together
 from cas_cache.encoding import ChunkSizes, gathered, in_chunks
 from cas_cache.errors import (
     AlreadyClosed,
@@ -37,7 +38,6 @@ from cas_cache.errors import (
     UnsupportedFormat,
 )
 from cas_cache.format.rows import as_array, checked_dtype, finite_rows, storable
-from cas_cache.formatting import pluralize
 from cas_cache.identity import (
     NAMESPACE_ID,
     Batch,
@@ -50,7 +50,6 @@ from cas_cache.identity import (
 )
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
-from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.mirror.pace import Pace, PaceFile
 from cas_cache.progress import progress_bar
 from cas_cache.reopening import OPEN_IN_THE_WORKER, check_portable, reopen
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.memo import Rows
@@ -85,7 +85,7 @@ PUSH_PROBLEMS = (RemoteError, RepositoryError, RepositoryMismatch, UnsupportedFo
 """Errors that a run survives after vectors have been paid for: the vectors stay pending in the mirror."""
 
 
-class EmbeddingCache:
+class EmbeddingCache(Displayable):
     """A cache of embeddings: a local mirror and, if a remote is named, a shared repository.
 
     Args:
@@ -278,12 +278,15 @@ class EmbeddingCache:
     def progress(self, progress: bool | None) -> None:
         self._upload.progress = progress
 
-    def _repr_html_(self) -> str:
-        remote = None if self.repository is None else self.repository.url
+    def __rich__(self) -> Group:
         switches = [name for name in ("offline", "read_only", "only_cached", "lazy") if getattr(self, name)]
-        where = [("mirror", self.mirror.directory), ("remote", remote), ("switches", ", ".join(switches) or None)]
+        values = {
+            "mirror": self.mirror.directory,
+            "remote": None if self.repository is None else self.repository.url,
+            "switches": ", ".join(switches) or None,
+        }
         # Only local files and the repository's address: showing a notebook cell must not send a request.
-        return html.facts("EmbeddingCache", where) + html_of_mirror(self.mirror) + self.stats._repr_html_()
+        return together(facts("EmbeddingCache", values), self.mirror, self.stats)
 
     def summary(self) -> str:
         """Return two or three lines that say what the cache did and what is still pending."""

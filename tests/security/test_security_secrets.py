@@ -77,8 +77,8 @@ class Ear:
         """Take what may be shown of objects: text, repr, HTML, JSON, and what an exception would print."""
         for it in things:
             self.heard += [str(it), repr(it), format(it)]
-            if hasattr(it, "_repr_html_"):
-                self.heard.append(it._repr_html_())
+            if hasattr(it, "_repr_mimebundle_"):
+                self.heard += it._repr_mimebundle_().values()
             if hasattr(it, "as_json"):
                 self.heard.append(json.dumps(it.as_json(), default=repr))
             if hasattr(it, "summary"):

@@ -10,8 +10,8 @@ import click
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
 from cas_cache.cli.verbosity import bars_wanted, is_quiet, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check import check as check_repository
 from cas_cache.repository.findings import Severity

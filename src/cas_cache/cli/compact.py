@@ -14,8 +14,8 @@ from cas_cache.cli.options import (
     print_json,
 )
 from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.repository.compact import AT_LEAST
 from cas_cache.repository.compact import compact as compact_repository
 

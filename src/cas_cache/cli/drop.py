@@ -20,9 +20,9 @@ from cas_cache.cli.options import (
 from cas_cache.cli.verbosity import say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.errors import ConfigurationError, RepositoryError
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
 from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository.drop import drop as drop_namespace
 from cas_cache.repository.drop_pack import drop_pack

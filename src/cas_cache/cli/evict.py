@@ -10,8 +10,8 @@ from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
 from cas_cache.cli.verbosity import say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.mirror.evict import EvictReport
 from cas_cache.mirror.evict import evict as evict_mirror
 

@@ -19,8 +19,8 @@ from cas_cache.cli.options import (
 from cas_cache.cli.table import ID_CHARACTERS, name_of
 from cas_cache.cli.text import TEXT
 from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.interop import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.interop import export as write_export
 

@@ -22,7 +22,7 @@ from cas_cache.cli.text import TEXT
 from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
-from cas_cache.formatting import pluralize
+from cas_cache.display import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json
 from cas_cache.interop import ImportReport, find_folders, plan_import
 from cas_cache.mirror import Mirror

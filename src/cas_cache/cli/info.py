@@ -22,7 +22,7 @@ from cas_cache.cli.text import TEXT, json_text
 from cas_cache.cli.verbosity import say
 from cas_cache.config.settings import TABLES, Settings
 from cas_cache.config.urls import is_url, without_credentials
-from cas_cache.formatting import pluralize
+from cas_cache.display import pluralize
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache

@@ -11,9 +11,9 @@ from cas_cache.cli.options import cache_options, names_repository, open_mirror, 
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.verbosity import say
 from cas_cache.config.settings import Settings, expanded
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.errors import CasCacheError, MirrorError
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.mirror import MARKER

@@ -14,10 +14,10 @@ from cas_cache.cli.verbosity import bars_wanted, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings, expanded
 from cas_cache.config.urls import is_url
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.errors import ConfigurationError, NotAMirror, RepositoryMismatch
 from cas_cache.format import layout
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, canonical_json, parsed_json
 from cas_cache.mirror import Mirror
 

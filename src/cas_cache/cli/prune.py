@@ -11,8 +11,8 @@ from cas_cache.cli.confirm import ask, is_to_ask, yes_option
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
 from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
 from cas_cache.repository.prune import prune as prune_repository
 

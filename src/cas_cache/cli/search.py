@@ -18,8 +18,8 @@ from cas_cache.cli.options import (
 )
 from cas_cache.cli.text import TEXT
 from cas_cache.cli.verbosity import say
+from cas_cache.display import pluralize
 from cas_cache.errors import CacheMiss, ConfigurationError
-from cas_cache.formatting import pluralize
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
 from cas_cache.search import KINDS, METRICS, open_search

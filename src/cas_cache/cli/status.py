@@ -12,9 +12,9 @@ from cas_cache.cli.options import cache_options, open_cache, open_mirror, print_
 from cas_cache.cli.pull import must_exist_if_new
 from cas_cache.cli.table import name_of, print_namespaces
 from cas_cache.cli.verbosity import say
+from cas_cache.display import pluralize
+from cas_cache.display import size as size_of
 from cas_cache.errors import ConfigurationError
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
 
 if TYPE_CHECKING:
     from cas_cache.sync import SyncStatus

@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from cas_cache.display import pluralize
 from cas_cache.doctor.guarantees import BASICS, check_missing, check_ranges
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.report import Status
@@ -23,7 +24,6 @@ from cas_cache.errors import (
 from cas_cache.format import layout
 from cas_cache.format.layout import SCRATCH
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
-from cas_cache.formatting import pluralize
 from cas_cache.repository.repository import Repository
 
 if TYPE_CHECKING:

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, grid
 from cas_cache.doctor.policies import Role, grant, permission
 from cas_cache.storage.diagnosis import is_clock_wrong
 from cas_cache.storage.failures import causes_of, codes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from rich.console import Group
 
     from cas_cache.errors import AccessDenied, CasCacheError
 
@@ -87,7 +89,7 @@ _CLOCK = "RequestTimeTooSkewed"
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Displayable):
     """Findings, in the order of the checks.
 
     Attributes:
@@ -169,9 +171,9 @@ class Report:
         """True if a check failed."""
         return self.count(Status.FAIL) > 0
 
-    def _repr_html_(self) -> str:
+    def __rich__(self) -> Group:
         rows = [(finding.status, finding.name, finding.what, finding.repair or None) for finding in self.findings]
-        return html.grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
+        return grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

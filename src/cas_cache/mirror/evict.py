@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, pluralize, size
 from cas_cache.errors import MirrorError
-from cas_cache.formatting import pluralize, size
 from cas_cache.identity import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from rich.console import Group
 
     from cas_cache.mirror.mirror import Mirror
 
@@ -44,7 +45,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class EvictReport:
+class EvictReport(Displayable):
     """Result of an eviction, or of a dry run.
 
     Attributes:
@@ -64,14 +65,15 @@ class EvictReport:
     def __repr__(self) -> str:
         return f"EvictReport(evicted={len(self.evicted)} packs, before={self.before}, after={self.after})"
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("packs evicted", len(self.evicted)),
-            ("before", size(self.before)),
-            ("after", size(self.after)),
-            ("pending, and stays", size(self.waiting)),
-        ]
-        return html.facts("What was evicted", rows) + html.lines("left as they are, because in use", self.in_use)
+    def __rich__(self) -> Group:
+        values = {
+            "packs evicted": len(self.evicted),
+            "before": size(self.before),
+            "after": size(self.after),
+            "pending, and stays": size(self.waiting),
+            "left as they are, because in use": self.in_use,
+        }
+        return facts("What was evicted", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from cas_cache.config.settings import expanded
+from cas_cache.display import Displayable
 from cas_cache.errors import (
     AlreadyClosed,
     ConfigurationError,
@@ -38,7 +39,7 @@ from cas_cache.files.file_system import missing_ability
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials, parsed_json, quoted
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.namespace import Namespace
-from cas_cache.mirror.overview import html_of_mirror
+from cas_cache.mirror.overview import table_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from rich.console import Group
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class ViewRows(NamedTuple):
         return f"ViewRows({self.view}, rows={len(self.keys)}, vectors={shape}, missing={self.missing})"
 
 
-class Mirror:
+class Mirror(Displayable):
     """A local directory of namespaces and views.
 
     Args:
@@ -128,8 +130,8 @@ class Mirror:
     def __repr__(self) -> str:
         return f"Mirror({str(self.directory)!r})"
 
-    def _repr_html_(self) -> str:
-        return html_of_mirror(self)
+    def __rich__(self) -> Group:
+        return table_of_mirror(self)
 
     @property
     def repository(self) -> str | None:

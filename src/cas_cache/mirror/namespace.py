@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from cas_cache.display import Displayable
 from cas_cache.errors import AlreadyClosed, MirrorWriteError, ShapeMismatch
 from cas_cache.files.disk import advice, check_folder, is_full, lock_of
 from cas_cache.format.rows import digest_rows, row_bytes
@@ -32,7 +33,7 @@ from cas_cache.mirror.appearances import Appearances
 from cas_cache.mirror.descriptors import POOL, Pooled
 from cas_cache.mirror.index import ABSENT, KeyIndex
 from cas_cache.mirror.memo import Memo, as_rows, count_of
-from cas_cache.mirror.overview import html_of_namespace
+from cas_cache.mirror.overview import table_of_namespace
 from cas_cache.mirror.plan import PlannedPack
 from cas_cache.mirror.remote_keys import RemoteKeyIndex
 from cas_cache.mirror.row_verifier import RowVerifier
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.mirror.memo import Rows
@@ -64,7 +66,7 @@ GATHER_THREADS = 4
 cores do twice as fast as one."""
 
 
-class Namespace(Pooled):
+class Namespace(Pooled, Displayable):
     """The rows of one encoder spec in the mirror.
 
     Attributes:
@@ -162,8 +164,8 @@ class Namespace(Pooled):
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
 
-    def _repr_html_(self) -> str:
-        return html_of_namespace(self)
+    def __rich__(self) -> Group:
+        return table_of_namespace(self)
 
     @property
     def rows(self) -> int:

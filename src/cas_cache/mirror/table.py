@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.display import size
 from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, MirrorWriteError, set_aside
 from cas_cache.files.disk import FULL_DISK, advice, flush, is_full, read_plain, reading, write_atomically
-from cas_cache.formatting import size
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
 from cas_cache.mirror.pace import PACE_FILE

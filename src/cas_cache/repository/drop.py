@@ -12,13 +12,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, size
 from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
-from cas_cache.formatting import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from rich.console import Group
 
     from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import ObjectInfo
@@ -30,7 +31,7 @@ QUIET_SECONDS = 86_400.0
 
 
 @dataclass(slots=True)
-class DropReport:
+class DropReport(Displayable):
     """Result of a drop, or of a dry run.
 
     Attributes:
@@ -59,9 +60,9 @@ class DropReport:
     def __repr__(self) -> str:
         return f"DropReport({self.namespace}, packs={len(self.packs)}, objects={len(self.objects)}, bytes={self.bytes})"
 
-    def _repr_html_(self) -> str:
-        rows = [("packs", len(self.packs)), ("objects", len(self.objects)), ("bytes", size(self.bytes))]
-        return html.facts(f"What is dropped of namespace {self.namespace}", rows)
+    def __rich__(self) -> Group:
+        values = {"packs": len(self.packs), "objects": len(self.objects), "bytes": size(self.bytes)}
+        return facts(f"What is dropped of namespace {self.namespace}", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

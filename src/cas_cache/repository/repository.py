@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts
 from cas_cache.errors import (
     AccessDenied,
     ConfigurationError,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.format.signing import Signer, Trust
     from cas_cache.storage.interface import Storage
@@ -106,7 +107,7 @@ class StagedPack:
     began: float
 
 
-class Repository:
+class Repository(Displayable):
     """Packs, manifests and specs in a storage.
 
     Attributes:
@@ -127,9 +128,9 @@ class Repository:
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
 
-    def _repr_html_(self) -> str:
+    def __rich__(self) -> Group:
         # The content is known only from requests, and showing a notebook cell must not send any.
-        return html.facts("Repository", [("url", self.url)])
+        return facts("Repository", {"url": self.url})
 
     @property
     def url(self) -> str:
