@@ -103,7 +103,11 @@ def entry(name: str, thing: Any) -> str:
         values = "\n".join(f"- `{one.name}`: `{one.value!r}`" for one in thing)
         return f"{described(thing)}\n\n{values}"
     head = f"```text\nclass {name}\n```" if no_constructor(thing) else signature(name, thing)
-    bases = [f"`{base.__name__}`" for base in thing.__bases__ if base.__module__.startswith("cas_cache")]
+    bases = [
+        f"`{base.__name__}`"
+        for base in thing.__bases__
+        if base.__module__.startswith("cas_cache") and base.__name__ != "Displayable"
+    ]
     return "\n\n".join(
         [head, described(thing), *(["A " + ", ".join(bases) + "."] if bases else []), *members(name, thing)]
     )

@@ -641,7 +641,7 @@ class EmbeddingCache(Displayable):
             self._warned_untrusted = True
             warnings.warn(
                 f"Skipped {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no "
-                "other pack has are encoded again. `cas-cache check` names these packs and says why.",
+                "other pack has are encoded again. `cas-cache check --repository` names them and says why.",
                 DataWarning,
                 stacklevel=7,
             )

@@ -261,7 +261,7 @@ def test_an_old_cache_with_a_folder_for_a_file(name: str, tmp_path: Path) -> Non
         ("evict", "m", "--max-size", "9" * 400 + "GB", "--yes"),
         ("search", "m", "text 1", "--parameter", "nlist=" + "9" * 5000),
         ("import", "mteb", "old", "m", "--model", "a", "--revision", "b", "--no-role", "--param", "a=" + "[" * 5000),
-        ("ls", "--there", "--remote", os.fsdecode(b"\xff")),
+        ("ls", "--repository", "--remote", os.fsdecode(b"\xff")),
         ("ls", "~nobody99/x"),
         ("info", "m", "--namespace", os.fsdecode(b"\xff\x1b[2J")),
     ],
@@ -297,7 +297,7 @@ def hostile(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        "ls {m}", "ls {m} --json", "ls --there --remote {r}", "info {m}", "info {m} --json", "status {m} --remote {r}",
+        "ls {m}", "ls {m} --json", "ls --remote {r}", "info {m}", "info {m} --json", "status {m} --remote {r}",
         "status {m} --remote {r} --json", "check --remote {r}", "check --remote {r} --read-data --json",
         "check {m} --mirror", "push {m} --remote {r}", "pull {n} --remote {r}", "pull {n} --remote {r} --model nobody",
         "search {m} missing", "search {m} missing --task T", "export {m} {n} --format npy --task T",

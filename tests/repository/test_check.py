@@ -574,8 +574,10 @@ def test_parts_that_are_none(run: Any, tmp_path: Path, part: str) -> None:
 def test_usage(run: Any, tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing repository argument or an empty sample is a usage error; offline and missing places are failures."""
     assert run("--remote", remote, "--sample", "1%")[0] == 2
-    assert run(tmp_path)[0] == 2
-    assert run()[0] == 2
+    assert run("--repository")[0] == 2
+    assert run(tmp_path, "--repository")[0] == 2
+    assert run(tmp_path)[0] == 1
+    assert run()[0] == 1
     code, out, _ = run("--remote", tmp_path / "mistyped")
     assert (code, "nothing-there" in out) == (1, True)
     assert not (tmp_path / "mistyped").exists()

@@ -75,7 +75,9 @@ BASICS = {
         Status.WARN,
     ),
     "delete": Guarantee("prune and drop free no space, and what they deleted comes back.", _SERVER),
-    "manifests": Guarantee("The packs concerned are skipped.", "Run `cas-cache check` for all that is damaged."),
+    "manifests": Guarantee(
+        "The packs concerned are skipped.", "Run `cas-cache check --repository` for all that is damaged."
+    ),
 }
 
 _CLOCKS = "Set this machine's clock, or ask who runs the storage."

@@ -213,7 +213,8 @@ class RemoteChecks:
                 "repository",
                 f"{storage.url} holds {pluralize(len(listed), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
-                f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
+                f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: "
+                f"`cas-cache check {storage.url}`.",
             )
         elif not listed:
             self.report.note("repository", "There is nothing yet; the first push makes a repository.")

@@ -115,8 +115,8 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
         what = (
             f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
             f"{ns.folder} out of the mirror: {pluralize(ns.pending_rows, 'row')} of it were not pushed and may be "
-            "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
-            "in the repository."
+            "nowhere else. If rows were pushed, `cas-cache check --repository` and `cas-cache drop` find and delete "
+            "the namespace in the repository."
         )
         report.findings.append(MirrorFinding(ns.spec.namespace, "credential", 0, what))
     packs = ns.unverified_packs()

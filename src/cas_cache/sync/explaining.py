@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.display import ID_CHARACTERS
 from cas_cache.errors import (
     AccessDenied,
     CasCacheError,
@@ -188,7 +189,7 @@ def explain(
 def _explanation(
     holder: _Holder, namespace: str, others: tuple[OtherNamespace, ...] = (), problems: list[str] | None = None
 ) -> Explanation:
-    message = MESSAGES[holder.status].format(pack=holder.pack, detail=holder.detail)
+    message = MESSAGES[holder.status].format(pack=(holder.pack or "")[:ID_CHARACTERS], detail=holder.detail)
     return Explanation(holder.status, message, namespace, holder.pack, others, tuple(problems or ()))
 
 
