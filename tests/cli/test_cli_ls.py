@@ -132,6 +132,31 @@ def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -
     assert run("ls", places.mirror, "--storage-option", "a=b").code == 2
 
 
+@pytest.mark.parametrize("command", ["ls", "check"])
+def test_the_side_that_a_command_looks_at(run: Any, places: Places, command: str) -> None:
+    """It is the one that is named; an option chooses the other; both named without an option are an error."""
+    url, key = f"file://{places.remote}", "repository" if command == "ls" else "url"
+    repository = [
+        (places.remote,),
+        (url,),
+        ("--remote", places.remote),
+        (places.mirror, "--repository"),
+        (places.mirror, "--remote", places.remote, "--repository"),
+    ]
+    for words in repository:
+        assert json.loads(run(command, *words, "--json").out)[key] == str(places.remote), words
+    for words in (
+        (places.mirror,),
+        (places.mirror, "--mirror"),
+        (places.mirror, "--remote", places.remote, "--mirror"),
+    ):
+        assert json.loads(run(command, *words, "--json").out)["mirror"] == str(places.mirror), words
+    both = run(command, places.mirror, "--remote", places.remote)
+    assert (both.code, "--mirror or --repository" in both.err) == (2, True)
+    assert "There is no cas_cache mirror" in run(command, url, "--mirror").err
+    assert run(command, places.mirror, "--storage-option", "a=b").code == 2
+
+
 def test_ls_there_costs_one_listing(tmp_path: Path) -> None:
     """And a request for the marker, each manifest and each spec."""
     memory = Memory()
