@@ -522,7 +522,11 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 def test_the_command_makes_and_changes_nothing(run: Any, tmp_path: Path, remote: Path) -> None:
     """However it is named, a clean repository gives one line and code 0, and nothing is created anywhere."""
     before = tree(tmp_path)
-    for arguments in ([tmp_path / "mirror", "--remote", remote], ["--remote", remote], [f"file://{remote}"]):
+    for arguments in (
+        [tmp_path / "mirror", "--repository", "--remote", remote],
+        ["--remote", remote],
+        [f"file://{remote}"],
+    ):
         for options in ([], ["--read-data"], ["--read-data", "--sample", "1%"]):
             code, out, err = run(*arguments, *options)
             assert (code, err, out.count("\n")) == (0, "", 1)
