@@ -38,7 +38,7 @@ from cas_cache.format import layout
 from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
-from cas_cache.repository.pack import plan_ranges
+from cas_cache.repository.reading import plan_ranges
 from cas_cache.storage.local import LocalStorage
 from contract.servers import Place, rclone
 

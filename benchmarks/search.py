@@ -95,7 +95,7 @@ def hnsw(directory: str, rows: Any, queries: Any, k: int, truth: Any) -> dict[st
     plain = faiss.IndexHNSWFlat(rows.shape[1], SHAPE["M"], faiss.METRIC_INNER_PRODUCT)
     plain.hnsw.efConstruction, plain.hnsw.efSearch = SHAPE["efConstruction"], EF_SEARCH
     their_build, _ = seconds_of(lambda: plain.add(rows))
-    options: Any = {"kind": "hnsw", "efSearch": EF_SEARCH, **SHAPE}
+    options: Any = {"index": f"HNSW{SHAPE['M']}", "parameters": f"efSearch={EF_SEARCH}", "k_factor": 1}
     our_build, built = seconds_of(lambda: open_search(Mirror(directory, create=False), SPEC, **options))
     del built
     opening, searcher = seconds_of(lambda: open_search(Mirror(directory, create=False), SPEC, **options))

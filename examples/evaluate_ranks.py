@@ -35,13 +35,13 @@ def main() -> int:
         texts = list(dict.fromkeys(arguments.texts.read_text("utf-8").splitlines()))
         mirror = arguments.mirror.replace("{rank}", str(rank))
         with EmbeddingCache(mirror, remote=arguments.remote, on_remote_error="raise") as cache:
-            cache.encode(share(texts, rank, size), SPEC, encode=embed)
+            cache.encode(share(texts, rank, size), SPEC, encoder=embed)
         # The cache is closed, so the vectors of this rank are in its mirror and, if there is one, in the repository.
         dist.barrier()
         if rank == 0:
             # A new cache contacts the repository again, so it sees what the other ranks pushed.
             with EmbeddingCache(mirror, remote=arguments.remote, only_cached=True, on_remote_error="raise") as cache:
-                vectors = cache.encode(texts, SPEC, encode=embed)
+                vectors = cache.encode(texts, SPEC, encoder=embed)
             print(f"{size} ranks: {len(vectors)} vectors, {cache.stats.encoded} encoded by rank 0 afterwards")
     finally:
         dist.destroy_process_group()

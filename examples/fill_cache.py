@@ -61,7 +61,7 @@ def main() -> int:
     with EmbeddingCache(
         mirror, remote=arguments.remote, only_cached=arguments.only_cached, on_remote_error="raise"
     ) as cache:
-        vectors = cache.encode(mine, SPEC, encode=embed)
+        vectors = cache.encode(mine, SPEC, encoder=embed)
     print(f"rank {rank} of {size}: {len(vectors)} vectors, {cache.stats.encoded} encoded", flush=True)
     return 0
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cas_cache.encoding
-from cas_cache import CacheMiss, EmbeddingCache
+from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
+from cas_cache import cache as cache_module
 from cas_cache.errors import (
     ConfigurationError,
     DamagedPack,
@@ -31,6 +33,9 @@ from cas_cache.errors import (
 )
 from cas_cache.repository import Repository
 from repository.storages import OTHER_SPEC, SPEC, Counting, Encoder, Memory, packs, texts, truth
+
+PACKAGE = str(Path(cas_cache.__file__).parent)
+QUERY = EncoderSpec(model="acme/query", revision="1", prompt="query: ")
 
 
 def never(_: list[str]) -> Any:
@@ -50,6 +55,52 @@ def joined(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:
 
 
 # Encode ------------------------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Records the calls of functions, comprehensions and generators that are written in the package."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.entries = 0
+        """Number of calls into cache.py from another file of the package."""
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._record)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _record(self, frame: FrameType, event: str, _: object) -> None:
+        file, caller = frame.f_code.co_filename, frame.f_back
+        if event == "call" and file.startswith(PACKAGE):
+            self.files.append(file)
+            before = "" if caller is None else caller.f_code.co_filename
+            self.entries += file == cache_module.__file__ and before.startswith(PACKAGE) and before != file
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_hit_is_short(tmp_path: Path, *, remote: bool) -> None:
+    """A call of three texts passes through few functions of few files, and the texts do not travel up and down.
+
+    Counted are the calls of Python functions of the package, not of NumPy or of the standard library.
+    """
+    cache = EmbeddingCache(tmp_path / "m", remote=tmp_path / "r" if remote else None, push="manual", self_check=8)
+    with cache:
+        cache.encode(["a", "b"], SPEC, Encoder())
+        if remote:
+            cache.push()
+        cache.encode(["a", "b", "a"], SPEC, never)
+        with Calls() as hit:
+            cache.encode(["a", "b", "a"], SPEC, never)
+        with Calls() as miss:
+            cache.encode(["c", "d", "e"], SPEC, Encoder())
+    assert len(set(hit.files)) <= 12, set(hit.files)
+    assert len(hit.files) <= 60
+    assert len(set(miss.files)) <= 24, set(miss.files)
+    assert hit.entries == 0
+    assert miss.entries <= 2
 
 
 def test_order_and_repeats(cache: EmbeddingCache) -> None:
@@ -352,7 +403,7 @@ def test_nothing_finite_at_all(cache: EmbeddingCache) -> None:
 
 
 def test_get_and_put(cache: EmbeddingCache) -> None:
-    """What was put is got; the rest is zero and said to be missing; the first vector of a text stays."""
+    """Row i is the vector of text i, or NaN; the first vector of a text stays."""
     vectors, found = cache.get(["a"], SPEC)
     assert (vectors.shape, found.tolist()) == ((1, 0), [False])
     assert cache.put(["a", "b", "a"], truth(["a", "b", "a"]), SPEC) == 2
@@ -360,7 +411,47 @@ def test_get_and_put(cache: EmbeddingCache) -> None:
     vectors, found = cache.get(["b", "x", "a"], SPEC)
     assert found.tolist() == [True, False, True]
     np.testing.assert_array_equal(vectors[found], truth(["b", "a"]))
-    assert not vectors[1].any()
+    assert np.isnan(vectors[1]).all()
+    vectors, found = cache.get(["x", "y"], SPEC)
+    assert (vectors.shape, found.any(), np.isnan(vectors).all()) == ((2, 4), False, True)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool"])
+def test_get_never_invents_a_vector(cache: EmbeddingCache, dtype: str) -> None:
+    """Whole numbers have no NaN: a missing text is an error that says which one, not a row of zeros."""
+    cache.put(["a", "b"], truth(["a", "b"]).astype(dtype), SPEC)
+    vectors, found = cache.get(["b", "a"], SPEC)
+    assert (vectors.dtype, found.all()) == (np.dtype(dtype), True)
+    for wanted, position, missing in ((["a", "x", "b", "x", "y"], 1, 2), (["x"], 0, 1)):
+        with pytest.raises(CacheMiss, match=f"have no NaN.*The first is item {position} .*`missing`") as caught:
+            cache.get(wanted, SPEC)
+        assert (caught.value.positions[0], caught.value.missing) == (position, missing)
+    assert cache.missing(["a", "x", "b", "x", "y"], SPEC) == ["x", "y"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bound_encoder(tmp_path: Path, *, shared: bool) -> None:
+    """It answers as `encode` does, and says which texts it would encode, without encoding or storing them."""
+    remote = tmp_path / "repository"
+    with EmbeddingCache(tmp_path / "other", remote=remote) as other:
+        other.encode(["a"], QUERY, Encoder())
+    with EmbeddingCache(tmp_path / "mirror", remote=remote if shared else None, self_check=0) as cache:
+        encoder = Encoder()
+        bound = cache.bind(QUERY, encoder)
+        expected = ["b"] if shared else ["b", "a"]
+        assert bound.missing(iter(["b", "a", "b"])) == expected
+        assert (encoder.asked, cache.stats.misses) == ([], 0)
+        vectors = bound(iter(["b", "a", "b"]))
+        assert encoder.asked == [QUERY.prompt + text for text in expected]
+        np.testing.assert_array_equal(vectors, truth([QUERY.prompt + text for text in ("b", "a", "b")]))
+        np.testing.assert_array_equal(vectors, cache.encode(["b", "a", "b"], QUERY, never))
+        assert bound.missing(["b", "a"]) == []
+        as_lists = cache.bind(OTHER_SPEC, lambda texts: truth(texts).tolist(), adds_prompt=True, dtype="float64")
+        assert as_lists(["c"]).dtype == np.float64
+        assert "Encoder" not in repr(bound).replace("EncoderSpec", "").replace("CachedEncoder", "")
+        assert cache.missing([], QUERY) == []
+        with pytest.raises(TypeError, match="spec is a str"):
+            cache.bind("model", encoder)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("vectors", [np.ones((2, 4)), np.ones(4), "x"])

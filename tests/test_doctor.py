@@ -21,11 +21,10 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import main
-from cas_cache.doctor import Report, Role, Status, basics, examine_remote, grant, machine, s3_policy
-from cas_cache.doctor.basics import KEPT
-from cas_cache.doctor.guarantees import BASICS, CONTRACT
-from cas_cache.doctor.policies import removal
-from cas_cache.doctor.probe import GATE, Probe, ShorterContract, names_of
+from cas_cache.doctor import DoctorReport, Role, Status, examine_remote, machine
+from cas_cache.doctor.guarantees import GATE, GUARANTEES, finding_name
+from cas_cache.doctor.policies import grant, removal, s3_policy
+from cas_cache.doctor.probe import Probe, ShorterContract, names_of
 from cas_cache.doctor.scratch import Scratch
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.format.marker import new_marker
@@ -119,8 +118,7 @@ class FirstStays(Wrapped):
     """PUT never overwrites."""
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-        # Not for the object that tells whether a PUT is whole.
-        super().put(path, data, create_only=create_only or not path.endswith("large"))
+        super().put(path, data, create_only=True)
 
 
 class Overwriting(Wrapped):
@@ -221,7 +219,7 @@ def limited(most: int) -> Callable[[Storage], Storage]:
 
     class Limited(Wrapped):
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
-            if len(data) > most and path.endswith("basics/largest"):
+            if len(data) > most and "largest-object/" in path:
                 raise RemoteUnavailable(f"memory refuses a body of {len(data)} bytes (413). Check the network.")
             super().put(path, data, create_only=create_only)
 
@@ -247,16 +245,16 @@ def repository() -> MemoryStorage:
     return memory
 
 
-def bad(report: Report) -> dict[str, str]:
+def bad(report: DoctorReport) -> dict[str, str]:
     return {found.name: str(found.status) for found in report.findings if found.status in BAD}
 
 
-def told(report: Report, name: str) -> str:
+def told(report: DoctorReport, name: str) -> str:
     return " ".join(f"{f.what} {f.means} {f.repair}" for f in report.findings if f.name == name)
 
 
-def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> Report:
-    report = Report(role=role)
+def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> DoctorReport:
+    report = DoctorReport(role=role)
     examine_remote(report, lambda: storage, **{"trial": True, **options})
     return report
 
@@ -265,8 +263,7 @@ def examined(storage: Storage, role: Role = Role.WRITER, **options: Any) -> Repo
 def _fewer_objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function is not test_thorough_lists_more:
         monkeypatch.setattr(ShorterContract, "many", 120)
-    monkeypatch.setattr(basics, "MAX_TRIED_BYTES", 1 << 16)
-    monkeypatch.setattr(basics, "MIN_TRIED_BYTES", 1 << 13)
+    monkeypatch.setattr(StorageContract, "largest", 1 << 16)
 
 
 @pytest.fixture
@@ -302,10 +299,9 @@ def test_nothing_is_wrong(make: Any) -> None:
     assert bad(report) == {}
     assert memory.objects == before
     names = [found.name for found in report.findings]
-    shown = [name.replace("test_", "contract-").replace("_", "-") for name in names_of(StorageContract())]
-    assert len(shown) >= 19
-    assert set(shown) <= set(names)
-    assert set(KEPT) <= set(names)
+    shown = [finding_name(name) for name in names_of(StorageContract())]
+    assert len(shown) >= 23
+    assert [name for name in names if name in shown] == shown
     assert len(names) == len(set(names))
     assert report.policy == ""
 
@@ -314,10 +310,10 @@ def test_nothing_is_wrong(make: Any) -> None:
 def test_a_directory_is_tried_with_processes(tmp_path: Path) -> None:
     """What declares to be for many processes is tried from another; nothing is left but the directory."""
     opener = functools.partial(open_storage, str(tmp_path / "repo"))
-    report = Report()
+    report = DoctorReport()
     examine_remote(report, opener, trial=True)
     assert bad(report) == {}
-    assert "processes" not in {found.name for found in report.findings}
+    assert "capabilities" not in {found.name for found in report.findings}
     assert list((tmp_path / "repo").iterdir()) == []
 
 
@@ -349,43 +345,38 @@ def test_thorough_lists_more() -> None:
     ("wrap", "expected", "words"),
     sampled(
         [
-            (Lagging, {"list-at-once": "FAIL"}, "LIST does not show an object right after its PUT, nor within 3 s."),
-            (Late, {"list-at-once": "FAIL"}, "Pulls may miss fresh packs, for a while"),
-            (WrongSizes, {"list-at-once": "FAIL"}, "LIST says that an object of 64 bytes has 65."),
+            (Lagging, {"a-write-is-seen-at-once": "FAIL"}, "LIST of packs/ does not show packs/a."),
+            (Late, {"a-write-is-seen-at-once": "FAIL"}, "pulls miss fresh packs, for a while"),
+            (WrongSizes, {"a-write-is-seen-at-once": "FAIL"}, "that packs/a, an object of 64 bytes, has 65."),
             (
                 WithoutRanges,
                 {"ranges": "FAIL"},
                 "GET of bytes 0 to 1 of an object of 64 gives 64 bytes that are not those",
             ),
-            (Partial, {"whole": "FAIL"}, "GET gave neither the old bytes nor the new ones"),
-            (Truncating, {"stored": "FAIL"}, "gives 63 bytes that are not those"),
-            (FirstStays, {"overwrite": "FAIL"}, "not those of the last of several PUTs"),
+            (Partial, {"reads-during-a-write": "FAIL"}, "GET gave neither the old bytes nor the new ones"),
+            (Truncating, {"a-write-is-seen-at-once": "FAIL"}, "gives 63 bytes that are not those"),
+            (FirstStays, {"overwrite": "FAIL"}, "GET of bytes 0 to 100 of an object of 15, past its end, gives 5"),
             (
                 Overwriting,
                 {"create-only": "warn"},
                 "Two people who make a repository at the same moment may end with two",
             ),
-            (Timeless, {"times": "warn"}, "Prune cannot tell what is old, and will refuse to run."),
+            (Timeless, {"modified": "warn"}, "LIST tells no times."),
             (
                 PastTheEnd,
-                {"ranges-past-end": "FAIL"},
+                {"reads-past-the-end": "FAIL"},
                 "GET of a range past the end of cas-cache.json fails",
             ),
             (
                 WholeBeyond,
-                {"ranges-beyond": "warn"},
+                {"ranges-beyond-the-end": "warn"},
                 "GET of bytes 64 to 74 of an object of 64, past its end,",
             ),
-            (
-                limited(1 << 15),
-                {"largest": "FAIL"},
-                "PUT of an object of 0.0625 MiB fails, one of 0.03125 MiB is taken",
-            ),
-            (limited(1 << 12), {"largest": "FAIL"}, "nor is a smaller one taken: memory refuses a body of 65536 bytes"),
-            (Ghosts, {"delete": "FAIL"}, "LIST still shows an object that was deleted."),
-            (Immortal, {"delete": "FAIL", "cleaning": "warn"}, "LIST still shows an object that was deleted."),
-            (OnePage, {"contract-listing-is-complete": "FAIL"}, "as soon as there are more than fit on a page"),
-            (Neighbours, {"contract-listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
+            (limited(1 << 15), {"largest-object": "FAIL"}, "PUT of an object of 0.0625 MiB fails: memory refuses"),
+            (Ghosts, {"delete": "FAIL"}, "LIST of packs/ shows packs/b, which does not exist"),
+            (Immortal, {"delete": "FAIL", "cleaning": "warn"}, "LIST of packs/ shows packs/b, which does not exist"),
+            (OnePage, {"listing-is-complete": "FAIL"}, "as soon as there are more than fit on a page"),
+            (Neighbours, {"listing-of-nested-folders": "FAIL"}, "less or more than is below it"),
             (refusing("list"), {"list": "FAIL"}, "LIST is refused: memory refuses a list (PermissionError"),
             (refusing("get"), {"get": "FAIL"}, "GET is refused"),
             (refusing("put"), {"put": "FAIL"}, "Nothing can be pushed: rows stay pending in the mirror."),
@@ -415,21 +406,20 @@ def test_a_capability_that_is_not_declared_is_a_note() -> None:
     """Nobody promised it, so nothing is broken."""
     report = examined(Undeclared(MemoryStorage()))
     assert bad(report) == {}
-    assert "declares none" in told(report, "create-only")
-    assert "for one process" in told(report, "processes")
+    assert "does not declare writes that only create and use from several processes" in told(report, "capabilities")
 
 
 def test_clocks_that_differ_are_told_and_not_judged() -> None:
     """The two clocks are compared for information; what follows from that is not named as broken."""
     report = examined(Ahead(repository()))
     assert "+3600 s" in told(report, "clock") or "+3599 s" in told(report, "clock")
-    assert "follows from clock: contract-modified" in told(report, "contract")
+    assert "because of clock: modified." in told(report, "not-tried")
 
 
 def test_what_follows_is_not_named_again() -> None:
-    """The contract's tests that rest on a broken basic promise are listed in one note."""
+    """Tests that rest on a broken promise are not tried, and are listed in one note."""
     report = examined(Overwriting(MemoryStorage()))
-    assert "follows from create-only: contract-create-only, contract-many-create-one-name." in told(report, "contract")
+    assert told(report, "not-tried").strip() == "Not tried, because of create-only: many-create-one-name."
 
 
 def test_what_cannot_be_deleted_is_left_and_said() -> None:
@@ -438,11 +428,11 @@ def test_what_cannot_be_deleted_is_left_and_said() -> None:
     before = set(memory.objects)
     report = examined(refusing("delete")(memory))
     left = set(memory.objects) - before
-    assert 0 < len(left) <= 5
-    (folder,) = {path.rpartition("/basics/")[0] for path in left}
+    assert 0 < len(left) <= 6
+    (folder,) = {"/".join(path.split("/")[:2]) for path in left}
     assert f"{len(left)} objects are left below memory/{folder}/" in told(report, "cleaning")
     assert "space and nothing else" in told(report, "cleaning")
-    assert "Not tried, because of delete" in told(report, "contract")
+    assert "The rest was not tried, because of delete" in told(report, "contract")
     assert not report.fails
 
 
@@ -452,7 +442,7 @@ def test_nothing_is_written_into_an_empty_place_that_could_not_be_emptied() -> N
     report = examined(refusing("delete")(memory))
     assert memory.objects == {}
     assert bad(report) == {"delete": "warn"}
-    assert "could not be deleted again" in told(report, "put")
+    assert "could not be deleted again" in told(report, "write")
 
 
 def test_a_missing_marker_without_list_permission() -> None:
@@ -468,7 +458,7 @@ def test_whatever_happens_it_is_cleaned_up(at: int, error: Any) -> None:
     memory = repository()
     before = dict(memory.objects)
     flaky = FlakyStorage(memory, "put", at=at, after=True, error=error)
-    report = Report()
+    report = DoctorReport()
     try:
         examine_remote(report, lambda: flaky, trial=True)
     except (KeyboardInterrupt, ValueError):
@@ -489,7 +479,7 @@ def test_ctrl_c_while_cleaning_says_what_is_left() -> None:
                 raise KeyboardInterrupt
             return super().list(prefix)
 
-    report = Report()
+    report = DoctorReport()
     with pytest.raises(KeyboardInterrupt):
         examine_remote(report, lambda: Stopping(memory), trial=True)
     assert "left below memory/doctor/" in told(report, "cleaning")
@@ -523,10 +513,10 @@ def test_left_overs_do_not_keep_a_repository_from_being_made() -> None:
 
 def test_a_marker_that_cannot_be_read_past_its_end() -> None:
     """It is the range that is named, not a GET; in an empty place, too."""
-    assert bad(examined(PastTheEnd(repository()), trial=False)) == {"ranges-past-end": "FAIL"}
+    assert bad(examined(PastTheEnd(repository()), trial=False)) == {"reads-past-the-end": "FAIL"}
     report = examined(PastTheEnd(MemoryStorage()))
-    assert bad(report) == {"ranges-past-end": "FAIL"}
-    assert "past the end of an object (bytes 0 to 65 of 64) fails" in told(report, "ranges-past-end")
+    assert bad(report) == {"reads-past-the-end": "FAIL"}
+    assert "GET of bytes 0 to 65 of an object of 64, past its end, fails" in told(report, "reads-past-the-end")
 
 
 def test_a_storage_that_goes_away_ends_the_trial() -> None:
@@ -548,14 +538,11 @@ def test_a_storage_that_goes_away_ends_the_trial() -> None:
                 raise RemoteUnavailable("No answer. Check the network.")
             return super().list(prefix)
 
-    report = examined(Away("contract-delete/"))
-    assert bad(report) == {"contract-delete": "FAIL"}
-    assert "does not answer any more" in told(report, "contract")
-    assert "LIST does not show that (No answer." in told(report, "cleaning")
-    memory = repository()
-    report = examined(Away("basics/large"))
+    report = examined(Away("/large-object/"))
     assert bad(report) == {"reach": "FAIL"}
     assert "Check the network." in told(report, "reach")
+    assert "listing-is-complete" not in {found.name for found in report.findings}
+    assert "LIST does not show that (No answer." in told(report, "cleaning")
 
 
 def test_a_role_that_creates_and_does_not_overwrite() -> None:
@@ -573,18 +560,17 @@ def test_a_role_that_creates_and_does_not_overwrite() -> None:
     assert bad(report) == {"delete": "warn", "overwrite": "FAIL", "cleaning": "warn"}
     assert "PUT over an object that exists is refused" in told(report, "overwrite")
     assert "roles/storage.objectUser" in report.policy
-    assert "said before" in told(report, "whole")
 
 
 def test_every_test_of_the_contract_has_its_words() -> None:
     """A new promise needs a line here, and rests on what is tried before it."""
-    names = set(names_of(ShorterContract()))
-    assert names == set(CONTRACT)
-    assert set(BASICS) >= set(KEPT) >= GATE
-    for promise in CONTRACT.values():
-        assert promise.rests_on <= {*KEPT, "clock"}
-        assert promise.means
-        assert bool(promise.repair) == (promise.status in BAD)
+    names = list(names_of(ShorterContract()))
+    assert names == list(GUARANTEES)
+    assert set(names) >= GATE
+    for advice in GUARANTEES.values():
+        assert advice.rests_on <= {*names, "clock"}
+        assert advice.means
+        assert bool(advice.repair) == (advice.status in BAD)
 
 
 def test_a_test_without_words_is_told_by_its_docstring() -> None:
@@ -595,9 +581,9 @@ def test_a_test_without_words_is_told_by_its_docstring() -> None:
             """Bytes taste good."""
             raise AssertionError("They do not.")
 
-    report = Report()
-    Probe(MemoryStorage, report, marked=True)._contract(More())
-    assert "Bytes taste good. Seen otherwise: They do not." in told(report, "contract-of-ones-own")
+    report = DoctorReport()
+    Probe(MemoryStorage, report, marked=True)._run_test(More(), "test_of_ones_own")
+    assert "Bytes taste good. Seen otherwise: They do not." in told(report, "of-ones-own")
 
 
 @pytest.mark.parametrize("elsewhere", sampled([False, True], keep={True}))
@@ -623,19 +609,19 @@ def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *,
                 in_process("fork", lambda: opener().list("x"))
             opener().list("x")
 
-    report = Report()
+    report = DoctorReport()
     trial = Probe(One, report, marked=True)
     trial._answers = lambda: True  # type: ignore[method-assign]
-    trial._contract(More())
-    assert shown in told(report, "contract-of-ones-own")
-    assert hidden not in told(report, "contract-of-ones-own")
+    trial._run_test(More(), "test_of_ones_own")
+    assert shown in told(report, "of-ones-own")
+    assert hidden not in told(report, "of-ones-own")
 
 
 def test_fork_is_not_tried_where_it_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """On macOS a forked process with threads may be ended by the system."""
     monkeypatch.setattr(sys, "platform", "darwin")
     report = examined(MemoryStorage())
-    assert "Not tried: forking" in told(report, "contract-use-after-fork")
+    assert "Not tried: forking" in told(report, "use-after-fork")
     assert bad(report) == {}
 
 
@@ -651,7 +637,7 @@ def test_fork_is_not_tried_where_it_is_not_safe(monkeypatch: pytest.MonkeyPatch)
         (refusing("get"), "get"),
         (refusing("put"), ""),
         (refusing("delete"), ""),
-        (Timeless, "times"),
+        (Timeless, "modified"),
     ],
 )
 def test_a_reader_is_told_what_a_reader_needs(wrap: Any, expected: str) -> None:
@@ -773,7 +759,7 @@ def test_wrong_credentials_are_no_missing_permission(cause: Exception, words: st
 
 def test_no_secret_is_printed() -> None:
     """Whatever a server echoes, values of secret options are replaced."""
-    report = Report(secrets=("hunter2hunter2",))
+    report = DoctorReport(secrets=("hunter2hunter2",))
     refused = FlakyStorage(MemoryStorage(), "list", times=None, error=lambda _: AccessDenied("no: hunter2hunter2"))
     examine_remote(report, lambda: refused)
     assert "no: ***" in told(report, "list")
@@ -786,7 +772,7 @@ def test_a_file_system_that_cannot_be_made() -> None:
     def opener() -> Storage:
         raise ConnectionError("Max retries exceeded with url: /tokeninfo?access_token=%2Fhunter2")
 
-    report = Report()
+    report = DoctorReport()
     examine_remote(report, opener, trial=True)
     assert bad(report) == {"url": "FAIL"}
     assert "it raised ConnectionError" in told(report, "url")
@@ -1076,7 +1062,7 @@ def test_a_command_that_is_stopped_leaves_nothing(tmp_path: Path, sent: signal.S
     ) as process:
         assert process.stdout is not None
         for printed in process.stdout:
-            if "contract-large-object" in printed:
+            if "large-object" in printed:
                 process.send_signal(sent)
                 break
         out, err = process.communicate(timeout=60)
@@ -1098,11 +1084,11 @@ def test_mirrors_on_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nauto {escaped} autofs rw 0 0\nhost:/x {escaped} nfs4 rw 0 0\n")
     assert machine.file_system_of(tmp_path) == "ext4"
     assert machine.file_system_of(shared) == "nfs4"
-    report = Report()
+    report = DoctorReport()
     machine.examine_mirror(report, shared / "mirror")
     assert bad(report) == {"mirror-disk": "warn"}
     monkeypatch.setattr(machine, "LITTLE_ROOM", math.inf)
-    report = Report()
+    report = DoctorReport()
     machine.examine_mirror(report, tmp_path / "mirror")
     assert "A pull may not fit" in told(report, "mirror-disk")
 
@@ -1110,10 +1096,10 @@ def test_mirrors_on_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_package_that_is_missing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra that brings the file system is named."""
     monkeypatch.setattr(machine, "_version", lambda name: "" if name == "s3fs" else "1")
-    report = Report()
+    report = DoctorReport()
     machine._packages(report, "s3://team/emb")
     assert bad(report) == {"packages": "FAIL"}
     assert "pip install s3fs" in told(report, "packages")
-    report = Report()
+    report = DoctorReport()
     machine._packages(report, "some/directory")
     assert bad(report) == {}

@@ -180,6 +180,20 @@ def test_another_namespace_that_cannot_be_read(tmp_path: Path, remote: str) -> N
         assert (found.status, found.others, len(found.problems)) == ("unknown", (), 1)
 
 
+def test_a_damaged_spec_of_the_mirror_hides_no_other_namespace(tmp_path: Path) -> None:
+    """It is named, and namespaces whose specs can be read are still searched."""
+    other = replace(SPEC, prompt="other: ")
+    with opened(tmp_path, None) as cache:
+        for spec in (SPEC, other):
+            cache.put(["a"], truth(["a"]), spec)
+    (tmp_path / "mirror" / "namespaces" / other.namespace / "spec.json").write_text("{")
+    with opened(tmp_path, None) as cache:
+        found = cache.explain("a", DOCUMENT)
+    assert [hit.namespace for hit in found.others] == [SPEC.namespace]
+    assert (found.status, len(found.problems)) == ("other_namespace", 1)
+    assert f"Namespace {other.namespace} of the mirror" in found.problems[0]
+
+
 def test_vectors_that_are_not_stored_are_absent(tmp_path: Path) -> None:
     """NaN is given back and not stored; the message says so."""
     with opened(tmp_path, None) as cache:

@@ -12,22 +12,20 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.display import MAX_CHARACTERS, MAX_ROWS, Displayable, facts, grid, listing
-from cas_cache.doctor.report import Report as DoctorReport
-from cas_cache.doctor.report import Status
+from cas_cache.doctor import DoctorReport, Status
 from cas_cache.errors import DamagedPack
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import MirrorCheckReport, MirrorFinding
 from cas_cache.mirror.evict import Candidate, EvictReport
 from cas_cache.mirror.overview import count_namespaces, lines_of
-from cas_cache.mirror.pace import Pace
 from cas_cache.mirror.views import View
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import CompactReport, Merge
-from cas_cache.repository.drop import DropReport
-from cas_cache.repository.findings import CheckReport, Finding, Severity
-from cas_cache.repository.prune import Deletion, PruneReport
+from cas_cache.repository.check_report import CheckFinding, CheckReport, Severity
+from cas_cache.repository.compacting import CompactReport, Merge
+from cas_cache.repository.dropping import DropReport
+from cas_cache.repository.pruning import Deletion, PruneReport
 from cas_cache.stats import Stats
-from cas_cache.sync import Report, SyncStatus
+from cas_cache.sync import SyncReport, SyncStatus
 from repository.storages import SPEC, Counting, Encoder, Memory, texts
 
 EVIL = "<script>alert('x')</script>&\"\u202e"
@@ -91,12 +89,13 @@ def displayed() -> Iterator[Callable[[Any], dict[str, str]]]:
 def reports() -> list[Any]:
     problem = DamagedPack(f"{EVIL} is damaged", pack=EVIL)
     stats = Stats(hits=5, misses=2, checked=1)
-    stats.note_hits("n", 10, 16, Pace(100, 2.0))
+    stats.add_look_up("n", 10, 0, 160)
+    stats.add_encoded("n", 100, 2.0)
     doctor = DoctorReport(secrets=("hunter2",))
     doctor.add("get", Status.FAIL, f"{EVIL} hunter2", "", EVIL)
     return [
         stats,
-        Report(1, 2, 3, [problem], [EVIL]),
+        SyncReport(1, 2, 3, [problem], [EVIL]),
         SyncStatus("n" * 32, HOSTILE, local_rows=7),
         SyncStatus(EVIL, None),
         CompactReport([Merge(EVIL, (EVIL, "b"), 3, 4)], [EVIL], 3, 1, [problem]),
@@ -105,7 +104,7 @@ def reports() -> list[Any]:
         CheckReport(1, 2, 3, 4),
         CheckReport(
             findings=[
-                Finding(
+                CheckFinding(
                     kind=EVIL, severity=Severity.NOTE, path=EVIL, namespace=EVIL, pack=EVIL, rows=1, what=EVIL,
                     cost=EVIL, repair=EVIL,
                 )

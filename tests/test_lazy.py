@@ -18,9 +18,9 @@ from cas_cache.format import layout
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.evict import evict
 from cas_cache.mirror.remote_keys import RemoteKeyIndex, RemotePack
-from cas_cache.repository import Repository, pack
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository import Repository, pack, reading
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from repository.storages import (
     OTHER_SPEC,
     SPEC,
@@ -46,8 +46,8 @@ def never(_: list[str]) -> Any:
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make chunks of 1,600 bytes: a pack of 200 rows has 4 of keys, 2 of vectors, 1 of digests."""
     monkeypatch.setattr(pack, "CHUNK_BYTES", 1600)
-    monkeypatch.setattr(pack, "GAP_BYTES", 64)
-    monkeypatch.setattr(pack, "RANGE_BYTES", 320)
+    monkeypatch.setattr(reading, "GAP_BYTES", 64)
+    monkeypatch.setattr(reading, "RANGE_BYTES", 320)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, DataWarning, RemoteUnavailable, RemoteWarning, UnreadablePack
-from cas_cache.repository import Repository, pack
-from cas_cache.repository.compact import compact
-from cas_cache.testing.wrapper import Call, Wrapper
+from cas_cache.repository import Repository, pack, reading
+from cas_cache.repository.compacting import compact
+from cas_cache.testing import StorageCall, WrappedStorage
 from repository.storages import SPEC, Machine, Memory, packs, texts, truth
 
 SHARED = texts(200)
@@ -22,8 +22,8 @@ SHARED = texts(200)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make chunks of 1,600 bytes: a pack of 200 rows has 2 of vectors."""
     monkeypatch.setattr(pack, "CHUNK_BYTES", 1600)
-    monkeypatch.setattr(pack, "GAP_BYTES", 64)
-    monkeypatch.setattr(pack, "RANGE_BYTES", 320)
+    monkeypatch.setattr(reading, "GAP_BYTES", 64)
+    monkeypatch.setattr(reading, "RANGE_BYTES", 320)
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def found_by(cache: EmbeddingCache, asked: list[str]) -> list[str]:
     return hits
 
 
-class Refusing(Wrapper):
+class Refusing(WrappedStorage):
     """Answers with an error for one pack's vectors, as a bucket policy or a failing disk of the service does."""
 
     def __init__(self, inner: Memory, pack_id: str, error: Callable[[str], Exception]) -> None:
         super().__init__(inner)
         self.pack, self.error = pack_id, error
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         if self.pack in call.path and "/vectors/c" in call.path:
             raise self.error(f"{call.path} may not be read.")
         return call.run()
@@ -158,8 +158,8 @@ def test_rows_before_a_lost_connection_are_kept(tmp_path: Path) -> None:
     author.push()
     last = vectors_of(memory, packs(memory)[0][1])[-1]
 
-    class Breaking(Wrapper):
-        def _call(self, call: Call) -> Any:
+    class Breaking(WrappedStorage):
+        def _call(self, call: StorageCall) -> Any:
             if call.path == last:
                 raise RemoteUnavailable("no answer")
             return call.run()
@@ -171,8 +171,8 @@ def test_rows_before_a_lost_connection_are_kept(tmp_path: Path) -> None:
 def test_a_failed_push_does_not_pause_pulls(twice: Memory, tmp_path: Path) -> None:
     """Somebody who may read and not write still finds what others have."""
 
-    class ReadOnly(Wrapper):
-        def _call(self, call: Call) -> Any:
+    class ReadOnly(WrappedStorage):
+        def _call(self, call: StorageCall) -> Any:
             if call.verb == "put":
                 raise AccessDenied("no permission to write")
             return call.run()

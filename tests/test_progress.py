@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec, progress
-from cas_cache.progress import BYTES, Lines, plain_lines, progress_bar, progress_bar_if_slow
+from cas_cache.progress import bar_of, is_shown, plain_lines, progress_bar, progress_bar_if_slow
 
 SPEC = EncoderSpec(model="m/m", revision="1")
 
@@ -133,57 +134,52 @@ def test_a_look_up_shows_a_bar_if_it_takes_long(capsys, monkeypatch):
 # Lines in a log ----------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def written(total: int, steps: list[tuple[float, int]], unit: str = BYTES) -> list[str]:
-    """The lines of work that does so much after so many seconds, step by step."""
-    clock, lines = Clock(), []
-    with Lines("pull", total, unit, clock=clock, write=lines.append) as told:
-        for seconds, done in steps:
-            clock.now += seconds
-            told.update(done)
-    return lines
+def test_lines_of_a_log(capsys, monkeypatch):
+    """What is done, of how much, since when, the rate and the time that is left; the last line stays."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with plain_lines(), bar_of("pull", 4 * 10**9, None) as bar:
+        bar.update(10**9)
+        bar.update(3 * 10**9)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("pull: 100% 4.00G/4.00G [00:0")
+    for line in lines:
+        assert re.fullmatch(r"pull: +\d+% \S+/4\.00G \[[\d:]+<[\d:?]+, +\S+B/s\]", line)
+    with plain_lines(), bar_of("export", 0, None, "rows") as bar:
+        bar.total = 40_000
+        bar.update(10_000)
+    assert "export:  25% 10000/40000 [00:0" in capsys.readouterr().err
 
 
-def test_a_line_every_ten_seconds_and_one_at_the_end():
-    """With what is done, the rate, and the time that is left."""
-    assert written(4 * 10**9, [(5, 10**8), (5, 9 * 10**8), (9, 10**8), (1, 9 * 10**8), (20, 2 * 10**9)]) == [
-        "pull: 1.0 of 4.0 GB, 100.0 MB/s, 30 s left",
-        "pull: 2.0 of 4.0 GB, 100.0 MB/s, 20 s left",
-        "pull: 4.0 of 4.0 GB, 100.0 MB/s",
-        "pull: 4.0 GB in 40 s, 100.0 MB/s",
-    ]
+def test_quick_work_writes_no_line(capsys):
+    """Neither at its start nor at its end."""
+    with plain_lines():
+        for total in (0, 3):
+            with bar_of("pull", total, None) as bar:
+                bar.update(3)
+    assert capsys.readouterr().err == ""
 
 
-def test_quick_work_writes_no_line():
-    """Nor does work without an end that anybody waits for."""
-    assert written(10**9, [(3, 5 * 10**8), (6.9, 5 * 10**8)]) == []
-    assert written(10, []) == []
+def test_a_bar_and_its_stand_in_take_the_same_calls(capsys):
+    """Code that reports progress does not ask if it is shown."""
+    for shown in (True, False):
+        with bar_of("pull", 0, shown) as bar:
+            bar.total = 3
+            bar.update(2)
+            bar.update(0)
+            bar.clear()
+            assert (bar.total, bar.n) == (3, 2)
+        bar.close()
+    with progress_bar("nothing", 0, progress=True) as advance:
+        advance(0)
+    assert "nothing" not in capsys.readouterr().err
 
 
-def test_lines_of_items_and_of_what_has_no_known_end():
-    """Counts have no prefixes; what is not known is not guessed."""
-    assert written(40_000, [(12, 10_000), (1, 30_000)], "rows") == [
-        "pull: 10,000 of 40,000 rows, 833 rows/s, 36 s left",
-        "pull: 40,000 rows in 13 s, 3,077 rows/s",
-    ]
-    assert written(0, [(10, 500)]) == ["pull: 500 B, 50 B/s", "pull: 500 B in 10 s, 50 B/s"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5_940, "99 min"), (7_500, "2 h 5 min")]
-)
-def test_times_read_well(seconds, shown):
-    """In the unit in which people think."""
-    assert progress._seconds(seconds) == shown
+def test_without_stderr_nothing_is_shown(monkeypatch):
+    """As in a program without a console."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert [is_shown(switch) for switch in (True, False, None)] == [False, False, False]
+    with plain_lines(), bar_of("pull", 3, None) as bar:
+        bar.update(3)
 
 
 def test_where_lines_are_written(capsys, monkeypatch):
@@ -198,8 +194,8 @@ def test_where_lines_are_written(capsys, monkeypatch):
 
     assert shown(None) == "", "the library writes none"
     with plain_lines():
-        assert "export: 2 of 4 rows" in (text := shown(None))
-        assert "look up: 2 items" in text
+        assert "export:  50% 2/4 [" in (text := shown(None))
+        assert "look up: 100% 2/2 [" in text
         assert "\r" not in text
         assert shown(False) == ""
         assert "\r" in shown(True)
@@ -232,16 +228,17 @@ def test_commands_write_lines_to_a_log(tmp_path):
     EmbeddingCache(tmp_path / "m").put(["z"], np.ones((1, 2), np.float32), SPEC)
     assert command("pull", tmp_path / "n", *remote, "-q").stderr == ""
     assert command("pull", tmp_path / "o", *remote, CAS_CACHE_PROGRESS="0").stderr == ""
-    assert "B/s]" in command("pull", tmp_path / "p", *remote, CAS_CACHE_PROGRESS="1").stderr
+    bar = command("pull", tmp_path / "p", *remote, CAS_CACHE_PROGRESS="1").stderr
+    assert bar.startswith("\npull"), "a carriage return, which reads as a new line"
     for words, line in (
-        (("pull", tmp_path / "q", *remote), "pull: 16 of 48 B"),
-        (("push", tmp_path / "m", *remote), "push: 8 of 8 B"),
-        (("check", *remote), "check: 4 of 4 packs"),
+        (("pull", tmp_path / "q", *remote), "pull:  33% 16.0/48.0 ["),
+        (("push", tmp_path / "m", *remote), "push: 100% 8.00/8.00 ["),
+        (("check", *remote), "check: 100% 4/4 ["),
         (("check", *remote, "--read-data"), "read: "),
-        (("export", tmp_path / "m", tmp_path / "x", "--format", "npy", "-n", namespace), "export: 7 of 7 rows"),
+        (("export", tmp_path / "m", tmp_path / "x", "--format", "npy", "-n", namespace), "export: 100% 7/7 ["),
         (("compact", *remote, "--at-least", "2"), "compact: "),
     ):
         result = command(*words)
         assert line in result.stderr
-        assert "B/s]" not in result.stderr
+        assert not any(line.isspace() or not line for line in result.stderr.splitlines())
         assert result.stdout

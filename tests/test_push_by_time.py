@@ -3,7 +3,6 @@
 Intervals are short, and conditions are waited for: no test measures how long anything takes.
 """
 
-import gc
 import json
 import math
 import os
@@ -13,7 +12,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,90 +19,18 @@ import pytest
 
 from cas_cache import EmbeddingCache, background
 from cas_cache.background import BackgroundPush
-from cas_cache.deadline import THREAD, Deadline
 from cas_cache.errors import ConfigurationError, RemoteUnavailable
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.mirror.state import Extent, State, may_have_pending_rows
 from repository.storages import SPEC, Encoder, Memory, packs, texts, truth
-from test_background import Recorder, environment, joined, pending_rows
+from test_background import LIMIT, Recorder, environment, joined, pending_rows, wait_until
 from tiers import sampled
-
-LIMIT = 60.0
-"""Seconds after which a condition counts as never met."""
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until a condition is met."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, "the condition was never met"
-        time.sleep(0.01)
 
 
 def timers() -> list[threading.Thread]:
-    """Return the threads that wait for a deadline."""
-    return [thread for thread in threading.enumerate() if thread.name == THREAD]
-
-
-# The deadline ------------------------------------------------------------------------------------------------------
-
-
-class Alarm:
-    """Owns a deadline whose action is called so many times."""
-
-    def __init__(self, times: int = 1) -> None:
-        self.calls: list[str] = []
-        self.times = times
-        self.deadline = Deadline(self.act)
-
-    def act(self) -> None:
-        self.calls.append(threading.current_thread().name)
-        if len(self.calls) < self.times:
-            self.deadline.set(0)
-
-
-def test_a_deadline_calls_its_action_once_and_its_thread_ends() -> None:
-    """The action may set the next time; without one no thread is left."""
-    alarm = Alarm(3)
-    alarm.deadline.set(0.01)
-    wait_for(lambda: len(alarm.calls) == 3 and not timers())
-    assert alarm.calls == [THREAD] * 3
-
-
-def test_a_deadline_that_is_set_stays() -> None:
-    """A second time does not move the first one, and infinity sets none."""
-    alarm = Alarm()
-    alarm.deadline.set(math.inf)
-    assert timers() == []
-    alarm.deadline.set(0.01)
-    alarm.deadline.set(1000)
-    wait_for(lambda: alarm.calls)
-    alarm.deadline.stop()
-
-
-def test_a_deadline_does_not_keep_its_owner() -> None:
-    """The owner is freed without the garbage collector, and is not called any more."""
-    alarm = Alarm()
-    deadline, calls, owner = alarm.deadline, alarm.calls, weakref.ref(alarm)
-    deadline.set(0.01)
-    del alarm
-    assert owner() is None
-    wait_for(lambda: not timers())
-    assert calls == []
-
-
-@pytest.mark.parametrize("end", ["stop", "abandon"])
-def test_a_deadline_that_is_stopped_has_no_thread(end: str) -> None:
-    """The thread is gone when `stop` or `abandon` returns. Only after `stop` can a time be set again."""
-    deadline = Alarm().deadline
-    deadline.set(1000)
-    assert len(timers()) == 1
-    getattr(deadline, end)()
-    assert timers() == []
-    deadline.set(1000)
-    assert len(timers()) == (end == "stop")
-    deadline.stop()
+    """Return the threads that wait for the time of a push, or push."""
+    return [thread for thread in threading.enumerate() if thread.name == "cas-cache-push"]
 
 
 # A push in time ----------------------------------------------------------------------------------------------------
@@ -116,25 +42,24 @@ def test_rows_are_pushed_after_some_seconds() -> None:
     pusher = BackgroundPush(recorder, seconds=0.05)
     for pushes in (1, 2):
         pusher.notify(1)
-        wait_for(lambda pushes=pushes: len(recorder.threads) == pushes and not pusher.running)
-        wait_for(lambda: not timers())
+        wait_until(lambda pushes=pushes: len(recorder.threads) == pushes and not pusher.running)
+        wait_until(lambda: not timers())
     assert recorder.threads == ["cas-cache-push"] * 2
     pusher.close()
 
 
-def test_rows_that_come_during_a_push_are_pushed_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_come_during_a_push_are_pushed_after_it() -> None:
     """They are due while the push still runs; one push at a time, and they are not forgotten."""
-    monkeypatch.setattr(background, "LOOK_SECONDS", 0.01)
     recorder = Recorder()
     recorder.go_on.clear()
     pusher = BackgroundPush(recorder, seconds=0.02)
     pusher.notify(1)
-    wait_for(lambda: recorder.threads)
+    wait_until(lambda: recorder.threads)
     pusher.notify(1)
     time.sleep(0.1)
     assert len(recorder.threads) == 1
     recorder.go_on.set()
-    wait_for(lambda: len(recorder.threads) == 2)
+    wait_until(lambda: len(recorder.threads) == 2)
     pusher.close()
 
 
@@ -145,9 +70,9 @@ def test_a_push_that_failed_is_tried_again_by_time(monkeypatch: pytest.MonkeyPat
     recorder.error = RemoteUnavailable("away")
     pusher = BackgroundPush(recorder, seconds=0.02)
     pusher.notify(1)
-    wait_for(lambda: len(recorder.threads) >= 3)
+    wait_until(lambda: len(recorder.threads) >= 3)
     recorder.error = None
-    wait_for(lambda: not pusher.running and not timers())
+    wait_until(lambda: not pusher.running and not timers())
     pusher.check()
     pusher.close()
     assert timers() == []
@@ -171,7 +96,7 @@ def test_a_slow_encoder_is_pushed_while_it_works(tmp_path: Path) -> None:
 
     def encode(batch: list[str]) -> Any:
         if batch == ["text 2"]:
-            wait_for(lambda: packs(memory))
+            wait_until(lambda: packs(memory))
         return truth(batch)
 
     assert texts(3)[2] == "text 2"
@@ -184,19 +109,62 @@ def test_an_idle_process_pushes(tmp_path: Path) -> None:
     """Nothing is called after the rows were encoded, as in a notebook."""
     with EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push_seconds=0.05) as cache:
         cache.encode(texts(3), SPEC, Encoder())
-        wait_for(lambda: pending_rows(tmp_path / "m") == 0)
+        wait_until(lambda: pending_rows(tmp_path / "m") == 0)
 
 
-def test_a_dropped_cache_has_no_timer(tmp_path: Path) -> None:
-    """Also a cache in a reference cycle, which the collector frees."""
-    cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"))
+def test_the_rows_of_a_dropped_cache_are_pushed_by_time(tmp_path: Path) -> None:
+    """Then no thread is left. The thread does not keep the cache: it is freed without the garbage collector."""
+    cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push_seconds=0.2)
     cache.encode(texts(3), SPEC, Encoder())
-    cache.myself = cache  # type: ignore[attr-defined]
-    assert len(timers()) == 1
+    dropped = weakref.ref(cache)
     del cache
-    gc.collect()
+    assert dropped() is None
+    wait_until(lambda: not timers())
+    assert pending_rows(tmp_path / "m") == 0
+
+
+@pytest.mark.parametrize("seconds", [1000, math.inf])
+def test_a_thread_waits_while_rows_are_pending_and_close_ends_it(seconds: float) -> None:
+    """Without a time limit too: the thread keeps the rows of a dropped cache in mind until the process ends."""
+    recorder = Recorder()
+    pusher = BackgroundPush(recorder, seconds=seconds)
     assert timers() == []
-    EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo")).close()
+    pusher.notify(1)
+    assert len(timers()) == 1
+    pusher.close()
+    assert (timers(), len(recorder.threads)) == ([], 1)
+
+
+def test_a_time_that_is_set_stays() -> None:
+    """Later rows do not delay the push of the first ones."""
+    recorder = Recorder()
+    pusher = BackgroundPush(recorder, seconds=0.3)
+    pusher.notify(1)
+    for _ in range(200):
+        if recorder.threads:
+            break
+        pusher.notify(1)
+        time.sleep(0.01)
+    assert recorder.threads, "later rows delayed the push"
+    pusher.close()
+
+
+def test_without_threads_rows_stay_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that encoded goes on, and closing says why the rows are not pushed; once threads start again, it works."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recorder = Recorder()
+    pusher = BackgroundPush(recorder)
+    with monkeypatch.context() as patches:
+        patches.setattr(threading.Thread, "start", refuse)
+        pusher.notify(1)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pusher.close()
+    assert recorder.threads == []
+    pusher.close()
+    assert len(recorder.threads) == 1
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])

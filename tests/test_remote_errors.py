@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cas_cache import EmbeddingCache, background
-from cas_cache import cache as cache_module
+from cas_cache import EmbeddingCache, background, remote_errors
 from cas_cache.config.urls import without_credentials
 from cas_cache.errors import (
     AccessDenied,
@@ -392,7 +391,7 @@ def joined(directory: Path, storage: Any, **options: Any) -> EmbeddingCache:
 
 def test_warn_once_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Away from beginning to end: one warning, every row waits, and the next push takes them all."""
-    monkeypatch.setattr(cache_module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(remote_errors, "RETRY_SECONDS", 0)
     monkeypatch.setattr(background, "ENOUGH_BYTES", 1)
     memory = Memory()
     flaky = Flaky(memory, "get", 1)
@@ -424,7 +423,7 @@ def test_a_remote_that_comes_back_is_used_again(tmp_path: Path, monkeypatch: pyt
     encoder = Encoder()
     cache.encode(texts(2), SPEC, encoder)
     assert encoder.asked == texts(1, start=1)
-    monkeypatch.setattr(cache, "_retry_at", 0.0)
+    monkeypatch.setattr(cache._remote_errors, "_retry_at", 0.0)
     encoder = Encoder()
     np.testing.assert_array_equal(cache.encode(texts(5), SPEC, encoder), truth(texts(5)))
     assert encoder.asked == []

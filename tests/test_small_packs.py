@@ -11,6 +11,7 @@ from cas_cache.errors import DamagedPack, RemoteUnavailable
 from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import WholePack
+from cas_cache.mirror.evict import packs_by_use
 from cas_cache.mirror.table import Table
 from cas_cache.repository import Repository, pack
 from cas_cache.sync import small_packs
@@ -188,7 +189,7 @@ def test_append_packs(tmp_path: Path) -> None:
 
     assert ns.append_packs([whole("a", ["x", "y"]), whole("b", ["y", "z", "z"]), whole("c", ["x"])]) == 3
     assert ns.packs == {"a", "b", "c"}
-    assert sorted((pack, rows) for pack, rows, _ in ns.packs_by_use()) == [("a", 2), ("b", 1)]
-    assert [ns.applied_rows(name) for name in "abc"] == [2, 3, 1]
+    assert sorted((pack, rows) for pack, rows, _ in packs_by_use(ns)) == [("a", 2), ("b", 1)]
+    assert [ns.ledger.applied_rows(name) for name in "abc"] == [2, 3, 1]
     names = ["x", "y", "z"]
     np.testing.assert_array_equal(ns.take(ns.find(keys_of_texts(names))), truth(names))

@@ -1,7 +1,6 @@
 """What a cache says it did, and saved: pluralize, measured, or not claimed."""
 
 import json
-import logging
 import os
 import signal
 import threading
@@ -15,7 +14,6 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache import stats as counting
 from cas_cache.display import duration, pluralize, size
-from cas_cache.mirror.pace import MAX_ITEMS, PACE_FILE, Pace, PaceFile, read_pace
 from cas_cache.repository import Repository
 from cas_cache.stats import MIN_ITEMS, Stats
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Memory, texts, truth
@@ -78,60 +76,17 @@ def test_nothing_is_claimed_without_a_measurement(tmp_path: Path) -> None:
         assert two.stats.seconds_saved is None, "nor is one encoder's pace another's"
 
 
-def test_a_pace_is_remembered_with_the_vectors(tmp_path: Path) -> None:
-    """A later process that encodes nothing knows what its hits are worth."""
+def test_a_saving_is_claimed_for_this_run_only(tmp_path: Path) -> None:
+    """A later process that encodes nothing claims nothing; a record of an earlier version is not read."""
     with EmbeddingCache(tmp_path) as cache:
-        cache.encode(texts(MANY), SPEC, Timed(0.002))
-        measured = cache.stats.encoder_seconds
+        cache.encode(texts(MANY), SPEC, Timed(0.001))
+        folder = cache.mirror.namespace(SPEC).folder
+    assert not (folder / "pace.json").exists()
+    (folder / "pace.json").write_text('{"items": 1000, "seconds": 100.0}')
     with EmbeddingCache(tmp_path) as cache:
-        cache.encode(texts(MANY), SPEC, Encoder())
+        np.testing.assert_array_equal(cache.encode(texts(MANY), SPEC, Encoder()), truth(texts(MANY)))
         assert (cache.stats.encoded, cache.stats.encoder_seconds) == (0, 0.0)
-        assert cache.stats.seconds_saved == pytest.approx(measured)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"3", b'{"items": 0, "seconds": 1}', b'{"items": 40, "seconds": NaN}', b"\xff",
-     b'{"items": -1, "seconds": 1}', b'{"items": 1.5, "seconds": 1}', b'{"items": 99, "seconds": "x"}', None],
-)  # fmt: skip
-def test_a_pace_that_is_lost_or_damaged_is_no_pace(tmp_path: Path, content: bytes | None) -> None:
-    """It is not believed, nothing fails, and the next measurement replaces it."""
-    cache = EmbeddingCache(tmp_path)
-    cache.encode(texts(MANY), SPEC, Encoder())
-    path = cache.mirror.namespace(SPEC).folder / PACE_FILE
-    assert path.exists()
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    again = EmbeddingCache(tmp_path)
-    np.testing.assert_array_equal(again.encode(texts(MANY), SPEC, Encoder()), truth(texts(MANY)))
-    assert again.stats.seconds_saved is None
-    again.encode(texts(MANY, MANY), SPEC, Encoder())
-    assert read_pace(path.parent).items == MANY
-
-
-def test_a_pace_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A mirror that may not be written, or is gone, is told of in a log."""
-    with caplog.at_level(logging.INFO, "cas_cache"):
-        pace = PaceFile(tmp_path / "gone")
-        pace.add(Pace(40, 1.0))
-    assert "pace is not noted" in caplog.text
-    assert pace.pace == Pace(40, 1.0)
-
-
-def test_a_pace_is_written_seldom_and_changes_with_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand calls of one item are ten writes; and what was long ago does not weigh for ever."""
-    written = []
-    monkeypatch.setattr(PaceFile, "_write", lambda self, pace: written.append(pace.items))
-    pace = PaceFile(tmp_path)
-    for _ in range(1000):
-        pace.add(Pace(1, 0.1))
-    assert len(written) == 10
-    monkeypatch.undo()
-    PaceFile(tmp_path).add(Pace(10 * MAX_ITEMS, 10 * MAX_ITEMS * 0.1))
-    assert read_pace(tmp_path) == Pace(MAX_ITEMS, pytest.approx(MAX_ITEMS * 0.1))
-    PaceFile(tmp_path).add(Pace(MAX_ITEMS, MAX_ITEMS * 0.3))
-    assert read_pace(tmp_path).seconds / MAX_ITEMS == pytest.approx(0.2)
+        assert cache.stats.seconds_saved is None
 
 
 def test_counts_of_threads(tmp_path: Path) -> None:
@@ -143,22 +98,21 @@ def test_counts_of_threads(tmp_path: Path) -> None:
             return Yielding(int(self) + int(other))
 
     stats = Stats(hits=Yielding(0), misses=Yielding(0))
-    stats._hits["n"] = Yielding(0)
 
     def work() -> None:
         for _ in range(100):
             stats.add(misses=1, bytes_pulled=2)
-            stats.note_hits("n", 1, 8, Pace(40, 4.0))
-            stats.note_encoded("n", Pace(1, 0.5), Pace(40, 4.0))
+            stats.add_look_up("n", 1, 1, 8)
+            stats.add_encoded("n", 1, 0.5)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert (stats.hits, stats.misses, stats.encoded) == (800, 800, 800)
+    assert (stats.hits, stats.misses, stats.encoded) == (800, 1600, 800)
     assert (stats.bytes_pulled, stats.bytes_served, stats.encoder_seconds) == (1600, 6400, 400.0)
-    assert stats.seconds_saved == pytest.approx(80)
+    assert stats.seconds_saved == pytest.approx(400)
 
 
 def test_a_forked_process_counts_though_another_thread_was_counting() -> None:
@@ -213,13 +167,13 @@ def test_what_people_read(tmp_path: Path) -> None:
         "0 of 0 items from the cache, 0 encoded\n0 B of vectors served, 0 B pushed, 0 B pulled"
     )
     assert repr(stats) == "Stats(hits=0, misses=100, encoded=0, checked=0, bytes_pushed=1000000, bytes_pulled=5)"
-    stats.note_hits("n", 900, 1536, Pace(1000, 100.0))
-    stats.note_hits("unknown", 1000, 1536, Pace(3, 100.0))
-    stats.note_encoded("n", Pace(100, 12.0), Pace(1100, 112.0))
+    stats.add_look_up("n", 900, 0, 900 * 1536)
+    stats.add_look_up("unknown", 1000, 0, 1000 * 1536)
+    stats.add_encoded("n", 100, 12.0)
     stats.add(checked=8, encoder_seconds=1.0)
     assert stats.summary().splitlines() == [
         "1,900 of 2,000 items from the cache (95.0%), 100 encoded in 13 s (with 8 more to compare)",
-        "about 1 min 32 s of encoding saved, 2.9 MB of vectors served, 1.0 MB pushed, 5 B pulled",
+        "about 1 min 48 s of encoding saved, 2.9 MB of vectors served, 1.0 MB pushed, 5 B pulled",
     ]
     cache = EmbeddingCache(tmp_path / "m", remote=str(tmp_path / "repo"), push="manual")
     cache.encode(texts(2), SPEC, Encoder())

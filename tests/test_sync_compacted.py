@@ -12,9 +12,9 @@ from cas_cache.errors import DamagedPack, IncompleteListing, RepositoryError
 from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.sync import pull, push
 from cas_cache.sync.pushing import MANY_SMALL_PACKS
 from repository.storages import SPEC, Counting, Machine, Memory, manifest_of, packs, texts
@@ -245,17 +245,17 @@ def test_a_plan_of_yesterday_gets_a_new_name(memory: Memory, tmp_path: Path, mon
     machine.encode(texts(5))
     ns = machine.mirror.namespace(SPEC)
     now = 1_000_000.0
-    monkeypatch.setattr("cas_cache.mirror.namespace.time.time", lambda: now)
-    (plan,) = ns.plan(100, most_age=43_200)
+    monkeypatch.setattr("cas_cache.mirror.ledger.time.time", lambda: now)
+    (plan,) = ns.ledger.plan(100, most_age=43_200)
     now += 43_000
-    assert ns.plan(100, most_age=43_200) == [plan]
+    assert ns.ledger.plan(100, most_age=43_200) == [plan]
     again = Mirror(machine.mirror.directory).namespace(SPEC)
-    assert again.plan(100, most_age=43_200) == [plan]
+    assert again.ledger.plan(100, most_age=43_200) == [plan]
     now += 300
-    (other,) = again.plan(100, most_age=43_200)
+    (other,) = again.ledger.plan(100, most_age=43_200)
     assert (other.nonce != plan.nonce, other.runs) == (True, plan.runs)
     now -= 10_000
-    (third,) = again.plan(100, most_age=43_200)
+    (third,) = again.ledger.plan(100, most_age=43_200)
     assert third.nonce not in (plan.nonce, other.nonce), "a clock that went back tells no age"
     assert list(state_of(machine)["planned_at"]) == [third.nonce]
     monkeypatch.undo()
@@ -301,7 +301,7 @@ def test_a_push_of_several_packs_uses_no_old_name(
     machine = Machine(tmp_path / "writer", memory)
     machine.encode(texts(12))
     ns = machine.mirror.namespace(SPEC)
-    first = [plan.nonce for plan in ns.plan(4)]
+    first = [plan.nonce for plan in ns.ledger.plan(4)]
     real, later = time.time, 0.0
     monkeypatch.setattr(time, "time", lambda: real() + later)
 
@@ -352,11 +352,11 @@ def test_a_mirror_whose_process_was_killed_after_a_merge(memory: Memory, writer:
     merge = compacted(memory)
     reader.pull()
     ns = reader.mirror.namespace(SPEC)
-    state = ns._table.state
+    state = ns.table.state
     assert state.superseded == {pack for _, pack in packs(memory)} - {merge}
     # As a version, an eviction or a restored backup may have left it: the merge known, its sources as well.
-    with ns._locked():
-        ns._table.commit(dataclasses.replace(state, superseded=frozenset()))
+    with ns.locked():
+        ns.table.commit(dataclasses.replace(state, superseded=frozenset()))
     pruned(memory)
     again = Machine(tmp_path / "reader", memory)
     for _ in range(2):

@@ -1,13 +1,16 @@
 """Work runs in other threads, or in the calling thread where the interpreter is shutting down."""
 
+import gc
+import subprocess
+import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
 from cas_cache.storage import ordered_map, threads
-from cas_cache.storage.interface import put_all
-from cas_cache.storage.limits import in_time
+from cas_cache.storage.threads import in_time, put_all
 from repository.storages import Memory
 
 SHUTDOWN = "can't create new thread at interpreter shutdown"
@@ -47,9 +50,45 @@ def test_at_shutdown_work_runs_in_the_calling_thread(monkeypatch: pytest.MonkeyP
         put_all(memory, [(f"b/{number}", lambda: b"" * (1 // 0)) for number in range(5)])
 
 
-@pytest.mark.parametrize("work", [lambda: in_time(name, 10), lambda: threads.pool(2)], ids=["request", "pool"])
+@pytest.mark.parametrize(
+    "work", [lambda: in_time(name, 10), lambda: threads.pool().submit(name)], ids=["request", "pool"]
+)
 def test_a_machine_without_threads_is_an_error(monkeypatch: pytest.MonkeyPatch, work: object) -> None:
     """A request without a thread has no time limit, which only the end of the process may accept."""
     refuse_threads(monkeypatch, EXHAUSTED)
     with pytest.raises(RuntimeError, match=EXHAUSTED):
         work()  # type: ignore[operator]
+
+
+def test_no_thread_keeps_the_process_alive() -> None:
+    """A process that ends while a request runs does not wait for it."""
+    code = (
+        "import threading; from cas_cache.storage import threads\n"
+        "threads.pool().submit(threading.Event().wait)\n"
+        "print(threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_a_failed_call_forms_no_reference_cycle() -> None:
+    """Its error is freed with the last reference, and with it the files and maps that its frames hold."""
+
+    class Held:
+        pass
+
+    def fail() -> None:
+        held = Held()
+        references.append(weakref.ref(held))
+        raise ValueError("failed")
+
+    references: list[weakref.ref[Held]] = []
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="failed"):
+            in_time(fail, 10)
+        with pytest.raises(ValueError, match="failed"):
+            list(ordered_map(lambda _: fail(), range(3)))
+        assert [reference() for reference in references] == [None] * len(references)
+    finally:
+        gc.enable()

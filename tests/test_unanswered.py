@@ -16,8 +16,8 @@ from cas_cache import EmbeddingCache
 from cas_cache.errors import BucketNotFound, RemoteUnavailable, RemoteWarning
 from cas_cache.format.marker import new_marker
 from cas_cache.mirror import Mirror
+from cas_cache.storage import failures, open_storage, threads
 from cas_cache.storage import fsspec_storage as storage_module
-from cas_cache.storage import limits, open_storage
 from fault_server import Server, refusing
 from repository.storages import SPEC, Encoder, texts, truth
 
@@ -28,8 +28,8 @@ REMOTE = "s3://team/emb"
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the time limits short."""
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.5)
-    monkeypatch.setattr(limits, "SLOW_BYTES_PER_SECOND", 1 << 40)
+    monkeypatch.setattr(storage_module, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(storage_module, "SLOW_BYTES_PER_SECOND", 1 << 40)
     monkeypatch.setattr(storage_module, "MAX_SECONDS", 0.5)
 
 
@@ -143,19 +143,19 @@ def test_a_file_system_that_hangs(verb: str) -> None:
 
 def test_larger_objects_have_more_time() -> None:
     """A line of 1 Mbit/s, shared by three objects, carries the largest one in its limit; no limit is endless."""
-    assert limits.seconds_for(1, answered=False) == limits.PATIENCE
-    assert limits.seconds_for(48 << 20, answered=True) > 3 * (48 << 20) * 8 / 1_000_000
-    assert limits.seconds_for(2**62, answered=True) == limits.MAX_SECONDS
+    assert storage_module.seconds_for(1, answered=False) == storage_module.PATIENCE
+    assert storage_module.seconds_for(48 << 20, answered=True) > 3 * (48 << 20) * 8 / 1_000_000
+    assert storage_module.seconds_for(2**62, answered=True) == storage_module.MAX_SECONDS
 
 
 def test_a_result_or_an_error_comes_out_of_its_thread() -> None:
     """As if it had been called here."""
-    assert limits.in_time(lambda: 7, 10) == 7
+    assert threads.in_time(lambda: 7, 10) == 7
     with pytest.raises(KeyError, match="x"):
-        limits.in_time(lambda: {}["x"], 10)
+        threads.in_time(lambda: {}["x"], 10)
     before = time.monotonic()
-    with pytest.raises(limits.Unanswered):
-        limits.in_time(lambda: time.sleep(5), 0.01)
+    with pytest.raises(failures.Unanswered):
+        threads.in_time(lambda: time.sleep(5), 0.01)
     assert time.monotonic() - before < 5
 
 

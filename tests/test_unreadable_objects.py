@@ -12,21 +12,21 @@ from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, DataWarning, RepositoryError, UnreadablePack
 from cas_cache.format.layout import manifest_path, object_path, spec_path
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
+from cas_cache.repository.checking import check
 from cas_cache.storage import open_storage
-from cas_cache.testing.wrapper import Call, Wrapper
+from cas_cache.testing import StorageCall, WrappedStorage
 from fault_server import answering
 from repository.storages import SPEC, Encoder, Memory, packs, repository_of, texts, truth
 
 
-class Refusing(Wrapper):
+class Refusing(WrappedStorage):
     """Refuses reads of some paths, as a bucket policy or an archive storage class does."""
 
     def __init__(self, inner: Memory, refused: Callable[[str], bool]) -> None:
         super().__init__(inner)
         self.refused = refused
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         if call.verb == "get" and self.refused(call.path):
             raise AccessDenied("refuses a read (InvalidObjectState: archived: GLACIER).")
         return call.run()

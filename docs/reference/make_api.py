@@ -20,21 +20,50 @@ from cas_cache import errors
 PAGE = Path(__file__).parent / "api.md"
 
 ORDER: dict[str, tuple[str, ...]] = {
-    "cas_cache": ("EmbeddingCache", "EncoderSpec"),
+    "cas_cache": ("EmbeddingCache", "EncoderSpec", "CachedEncoder", "Signing", "Stats", "SyncReport"),
     "cas_cache.models": ("describe", "describe_encoder", "weights_fingerprint"),
     "cas_cache.mteb": ("CachedEmbeddingWrapper", "weights_fingerprint", "spec_of", "TextVectorMap", "backend"),
     "cas_cache.search": ("open_search", "Searcher", "Neighbours"),
     "cas_cache.storage": ("open_storage",),
-    "cas_cache.repository": ("Repository",),
+    "cas_cache.repository": (
+        "Repository",
+        "check",
+        "CheckReport",
+        "CheckFinding",
+        "Severity",
+        "compact",
+        "CompactReport",
+        "Merge",
+        "prune",
+        "PruneReport",
+        "Deletion",
+        "drop",
+        "DropReport",
+        "drop_pack",
+        "DropPackReport",
+        "inventory",
+        "NamespaceContent",
+    ),
     "cas_cache.testing": ("StorageContract",),
     "cas_cache.doctor": ("examine_machine", "examine_mirror", "examine_remote"),
 }
 """The public modules and, of each, the names that are used first, in the order of use. The others follow."""
 
-IN_PART = {"cas_cache.storage": (), "cas_cache.repository": (), "Repository": ("open_zarr", "open_dask", "url", "id")}
+IN_PART = {
+    "cas_cache.storage": (),
+    "cas_cache.repository": (),
+    "Mirror": ("namespaces", "namespace", "get", "view", "repository", "repository_url", "close"),
+    "Repository": ("open_zarr", "open_dask", "url", "id"),
+    "Signing": (),
+    "Stats": ("hit_rate", "seconds_saved", "as_json", "summary"),
+    "SyncReport": ("as_json",),
+}
 """Modules of which the names above are public and no other, and classes of which only these members are."""
 
-MEMBERS = ("encode", "get", "put", "pull", "push", "sync", "close", "load", "search", "stats")
+PARTS = ("Displayable", "SharedMirror")
+"""Bases that divide a large class, or show it in a notebook; their members are listed with those of the class."""
+
+MEMBERS = ("encode", "get", "missing", "bind", "put", "pull", "push", "sync", "close", "load", "search", "stats")
 """Members of classes that are used first."""
 
 HEAD = """# Python reference
@@ -103,11 +132,8 @@ def entry(name: str, thing: Any) -> str:
         values = "\n".join(f"- `{one.name}`: `{one.value!r}`" for one in thing)
         return f"{described(thing)}\n\n{values}"
     head = f"```text\nclass {name}\n```" if no_constructor(thing) else signature(name, thing)
-    bases = [
-        f"`{base.__name__}`"
-        for base in thing.__bases__
-        if base.__module__.startswith("cas_cache") and base.__name__ != "Displayable"
-    ]
+    named = [base for base in thing.__bases__ if base.__module__.startswith("cas_cache") and base.__name__ not in PARTS]
+    bases = [f"`{base.__name__}`" for base in named]
     return "\n\n".join(
         [head, described(thing), *(["A " + ", ".join(bases) + "."] if bases else []), *members(name, thing)]
     )
@@ -117,7 +143,7 @@ def members(name: str, thing: type) -> list[str]:
     """Return what the page says of a class's own public members; of tests no more than what they test."""
     parts, tests = [], []
     fields = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
-    for member, value in sorted(vars(thing).items(), key=lambda item: rank(item[0])):
+    for member, value in sorted(own_members(thing).items(), key=lambda item: rank(item[0])):
         found = value.__func__ if isinstance(value, classmethod | staticmethod) else value
         if member.startswith("_") or member in fields or not getattr(found, "__doc__", None):
             continue
@@ -131,6 +157,15 @@ def members(name: str, thing: type) -> list[str]:
             bound = getattr(thing, member) if isinstance(value, classmethod | staticmethod) else found
             parts.append(f"#### {name}.{member}\n\n{signature(member, bound)}\n\n{described(found)}")
     return [*parts, *(["\n".join(tests)] if tests else [])]
+
+
+def own_members(thing: type) -> dict[str, Any]:
+    """Return the members of a class, with those of the bases in `PARTS`."""
+    found: dict[str, Any] = {}
+    for base in reversed(thing.__mro__):
+        if base is thing or base.__name__ in PARTS:
+            found |= vars(base)
+    return found
 
 
 def rank(member: str) -> int:

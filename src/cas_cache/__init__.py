@@ -4,11 +4,26 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cas_cache.cache import EmbeddingCache
+    from cas_cache.cache import CachedEncoder, EmbeddingCache
+    from cas_cache.config.keyring import Signing
     from cas_cache.errors import CacheMiss, CasCacheError
     from cas_cache.identity import EncoderSpec
+    from cas_cache.mirror import Mirror, View
+    from cas_cache.stats import Stats
+    from cas_cache.sync import SyncReport
 
-__all__ = ["CacheMiss", "CasCacheError", "EmbeddingCache", "EncoderSpec"]
+__all__ = [
+    "CacheMiss",
+    "CachedEncoder",
+    "CasCacheError",
+    "EmbeddingCache",
+    "EncoderSpec",
+    "Mirror",
+    "Signing",
+    "Stats",
+    "SyncReport",
+    "View",
+]
 __version__ = "0.1.0"
 
 # Quiet by default: log records appear only if the application configures logging. Anything important is a warning or an
@@ -17,7 +32,18 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if not TYPE_CHECKING:
     # Imported on first access: the command line needs little of this, and `cas-cache --help` nothing.
-    _HOMES = {"CacheMiss": "errors", "CasCacheError": "errors", "EmbeddingCache": "cache", "EncoderSpec": "identity"}
+    _HOMES = {
+        "CacheMiss": "errors",
+        "CachedEncoder": "cache",
+        "CasCacheError": "errors",
+        "EmbeddingCache": "cache",
+        "EncoderSpec": "identity",
+        "Mirror": "mirror",
+        "Signing": "config.keyring",
+        "Stats": "stats",
+        "SyncReport": "sync",
+        "View": "mirror",
+    }
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.cache import EmbeddingCache
+from cas_cache.config.keyring import Signing
 from cas_cache.errors import CasCacheError, ConfigurationError
 from cas_cache.identity import EncoderSpec
 
@@ -208,7 +209,7 @@ def run_cached(
         offline=False,
         on_remote_error="raise",
         progress=False,
-        trust="any",
+        signing=Signing(trust="any"),
     ) as cache:
         vectors = (
             cache.encode(texts.queries, QUERY, encoder),

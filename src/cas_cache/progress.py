@@ -1,24 +1,25 @@
-"""Progress of long operations: bars on a terminal, lines in a log, nothing elsewhere.
+"""Progress of long operations, shown by tqdm: bars on a terminal, lines in a log, nothing elsewhere.
 
 A library shows bars on a terminal only. A command also writes to logs: inside `plain_lines`, an operation that would
 show a bar on a terminal writes a line about every ten seconds instead, and none if it takes less.
 
-tqdm is imported by the first bar that is shown, because importing it takes longer than most look-ups.
+tqdm is imported by the first bar that is shown, because importing it takes longer than most look-ups. A disabled tqdm
+bar would also start tqdm's monitor thread.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from tqdm import tqdm
+
+    Bar: TypeAlias = "tqdm[Any] | NoBar"
 
 SLOW_SECONDS = 1.0
 """Seconds after which a look-up shows a bar; one of 100,000 texts takes less."""
@@ -29,124 +30,47 @@ LINE_SECONDS = 10.0
 BYTES = "B"
 ITEMS = "items"
 
+_lines: ContextVar[bool] = ContextVar("cas_cache_lines", default=False)
 
-class Bar(Protocol):
-    """Interface that receives progress; a tqdm bar implements it.
+
+class NoBar:
+    """Takes the place of a tqdm bar that is not shown.
 
     Attributes:
-        total: Amount of work, as far as it is known; may be set.
+        total: Amount of work, as far as it is known.
         n: Amount of finished work.
-        disable: True if no bar is shown.
     """
 
-    total: Any
-    n: Any
-    disable: Any
-
-    def update(self, done: Any, /) -> object:
-        """Add to the finished work."""
-        ...
-
-    def refresh(self) -> object:
-        """Show a changed total."""
-        ...
-
-    def clear(self) -> object:
-        """Hide the bar, so that a line can be written."""
-        ...
-
-    def close(self) -> object:
-        """Remove the bar."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
-
-
-class _Nothing:
-    """A bar that shows nothing."""
-
-    disable = True
-
     def __init__(self, total: int) -> None:
-        self.total = total
-        self.n = 0
+        self.total: float | None = total
+        self.n: float = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        pass
 
-    def update(self, done: int) -> None:
-        """See `Bar`."""
+    def update(self, done: float) -> None:
+        """Add to the finished work."""
         self.n += done
 
-    def refresh(self) -> None:
-        """See `Bar`."""
-
     def clear(self) -> None:
-        """See `Bar`."""
+        """Do nothing, because nothing is shown; `close` neither."""
 
-    def close(self) -> None:
-        """See `Bar`."""
-
-
-class Lines(_Nothing):
-    """Progress lines for a log: one every `LINE_SECONDS`, and a last one if there was any.
-
-    Args:
-        what: Name of the operation.
-        total: Amount of work; 0 if it is unknown.
-        unit: ``"B"`` for bytes, or the name of the counted things.
-        clock: Returns the time in seconds.
-        write: Writes a line.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        total: int,
-        unit: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        write: Callable[[str], object] | None = None,
-    ) -> None:
-        super().__init__(total)
-        self._what = what
-        self._unit = unit
-        self._clock = clock
-        self._write = write or _to_stderr
-        self._began = self._last_line = clock()
-        self._any = False
-
-    def update(self, done: int) -> None:
-        """See `Bar`."""
-        super().update(done)
-        now = self._clock()
-        if now - self._last_line < LINE_SECONDS:
-            return
-        self._last_line, self._any = now, True
-        each = (now - self._began) / self.n if self.n else 0.0
-        remaining = f", {_seconds(each * (self.total - self.n))} left" if self.n < self.total else ""
-        amount = _amount(self.n, self._unit, self.total)
-        self._write(f"{self._what}: {amount}, {self._rate(now)}{remaining}")
-
-    def close(self) -> None:
-        """Write a last line, if one was written before."""
-        if self._any:
-            now, self._any = self._clock(), False
-            took = _seconds(now - self._began)
-            self._write(f"{self._what}: {_amount(self.n, self._unit)} in {took}, {self._rate(now)}")
-
-    def _rate(self, now: float) -> str:
-        return f"{_amount(self.n / max(now - self._began, 1e-9), self._unit)}/s"
+    close = clear
 
 
-_lines: ContextVar[bool] = ContextVar("cas_cache_lines", default=False)
+class _LineWriter:
+    """A stream that writes each state of a tqdm bar to stderr as a line of its own."""
+
+    def write(self, text: str) -> None:
+        if (line := text.strip()) and sys.stderr is not None:
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr.flush()
 
 
 @contextmanager
@@ -159,7 +83,7 @@ def plain_lines() -> Iterator[None]:
         _lines.reset(token)
 
 
-def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> Bar:
+def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES, *, delay: float = 0.0) -> Bar:
     """Return a bar for an operation; it is a context manager.
 
     Args:
@@ -167,10 +91,21 @@ def bar_of(what: str, total: int, progress: bool | None, unit: str = BYTES) -> B
         total: Amount of work; 0 if it is not known yet.
         progress: True shows a bar, False none; None shows it on a terminal only, or lines inside `plain_lines`.
         unit: ``"B"`` for bytes, or the name of the counted things.
+        delay: Seconds after which the bar appears.
     """
-    if is_shown(progress):
-        return _bar(what, total, unit)
-    return Lines(what, total, unit) if _is_lines(progress) else _Nothing(total)
+    shown = is_shown(progress)
+    if not shown and not (progress is None and _lines.get()):
+        return NoBar(total)
+    from tqdm import tqdm
+
+    is_bytes = unit == BYTES
+    options: dict[str, Any] = {"desc": what, "total": total, "unit": unit if is_bytes else f" {unit}"}
+    if shown:
+        options.update(leave=False, delay=delay)
+    else:
+        options.update(file=_LineWriter(), ncols=0, position=0, smoothing=0)
+        options.update(delay=LINE_SECONDS, mininterval=LINE_SECONDS, miniters=1)
+    return tqdm(unit_scale=is_bytes, **options)
 
 
 @contextmanager
@@ -183,10 +118,7 @@ def progress_bar(what: str, total: int, progress: bool | None, unit: str = ITEMS
         progress: See `bar_of`.
         unit: See `bar_of`.
     """
-    if not total:
-        yield lambda _: None
-        return
-    with bar_of(what, total, progress, unit) as bar:
+    with bar_of(what, total, progress if total else False, unit) as bar:
         yield bar.update
 
 
@@ -195,70 +127,18 @@ def progress_bar_if_slow(what: str, total: int, progress: bool | None) -> Callab
 
     The bar disappears when all items are finished. See `bar_of` for the arguments.
     """
-    bar: tqdm[Any] | Lines | None = None
-    done = 0
+    bar = bar_of(what, total, progress, ITEMS, delay=SLOW_SECONDS)
 
     def advance(items: int) -> None:
-        nonlocal bar, done
-        if bar is None and is_shown(progress):
-            bar = _bar(what, total, ITEMS, SLOW_SECONDS)
-        elif bar is None and _is_lines(progress):
-            bar = Lines(what, total, ITEMS)
-        if bar is not None:
-            bar.update(items)
-            done += items
-            if done >= total:
-                bar.close()
+        bar.update(items)
+        if bar.n >= total:
+            bar.close()
 
     return advance
 
 
 def is_shown(progress: bool | None) -> bool:
     """Return True if bars are shown: as `progress` says; None shows them on a terminal only."""
-    if progress is None:
-        return sys.stderr is not None and sys.stderr.isatty()
-    return progress
-
-
-def _is_lines(progress: bool | None) -> bool:
-    return progress is None and _lines.get() and sys.stderr is not None
-
-
-def _bar(what: str, total: int, unit: str, delay: float = 0.0) -> tqdm[Any]:
-    from tqdm import tqdm
-
-    is_bytes = unit == BYTES
-    shown = unit if is_bytes else f" {unit}"
-    return tqdm(desc=what, total=total, unit=shown, unit_scale=is_bytes, leave=False, delay=delay)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - requested by `plain_lines`
-
-
-def _amount(count: float, unit: str, total: int = 0) -> str:
-    """Return a count as text, or "1.2 of 4.0 GB"."""
-    if unit != BYTES:
-        return f"{count:,.0f} of {total:,} {unit}" if total >= count and total else f"{count:,.0f} {unit}"
-    largest, power = max(count, total), 0
-    while largest >= 1000 and power < len(_SIZES) - 1:
-        largest, power = largest / 1000, power + 1
-    digits = 1 if power else 0
-    shown = f"{count / 1000**power:.{digits}f}"
-    return (
-        f"{shown} of {total / 1000**power:.{digits}f} {_SIZES[power]}"
-        if total >= count and total
-        else f"{shown} {_SIZES[power]}"
-    )
-
-
-_SIZES = ("B", "kB", "MB", "GB", "TB")
-
-
-def _seconds(seconds: float) -> str:
-    """Return a duration as text for people."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    if sys.stderr is None:
+        return False
+    return sys.stderr.isatty() if progress is None else progress

@@ -14,8 +14,8 @@ from cas_cache.config.settings import Settings
 from cas_cache.config.urls import without_credentials
 from cas_cache.errors import ConfigurationError
 from cas_cache.identity.credentials import find_credentials
-from cas_cache.storage.failures import secrets_in
 from cas_cache.storage.interface import PROCESSES
+from cas_cache.storage.redaction import secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

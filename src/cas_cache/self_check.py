@@ -18,19 +18,19 @@ import numpy as np
 
 from cas_cache.comparison import difference_of_kind, distances, max_distance
 from cas_cache.errors import SelfCheckFailed, SelfCheckTooLarge
-from cas_cache.format.rows import as_array, storable
+from cas_cache.format.rows import storable
 from cas_cache.mirror.verified import UNKNOWN
 from cas_cache.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
+    from cas_cache.encoding import ObservedEncoder
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Namespace
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
     from cas_cache.mirror.verified import RowGroup
+    from cas_cache.stats import Stats
 
 logger = logging.getLogger(__name__)
 
@@ -47,53 +47,6 @@ MAX_NAMED = 5
 """Maximum number of attributes or packs named in an error; more would bury the advice."""
 
 
-class ObservedEncoder:
-    """An encoder whose appearance is observed before and after each call.
-
-    Args:
-        ns: The namespace that its vectors belong to.
-        encode: Encodes items, given by their positions; returns one vector per position.
-        describe: Returns the encoder's appearance; None if there is no description.
-        dtype: The dtype of vectors that come as lists of Python numbers.
-    """
-
-    def __init__(
-        self,
-        ns: Namespace,
-        encode: Callable[[NDArray[np.int64]], Any],
-        describe: Callable[[], dict[str, str]] | None,
-        dtype: np.dtype[Any] | str | None = None,
-    ) -> None:
-        self._appearances = ns.appearances
-        self._encode = encode
-        self._describe = describe
-        self._dtype = dtype
-        self._first: dict[str, str] | None = None
-
-    @property
-    def appearance(self) -> dict[str, str] | None:
-        """The encoder's appearance before it was first called; None without a function that describes it."""
-        if self._first is None and self._describe is not None:
-            self._first = self._describe()
-        return self._first
-
-    @property
-    def id(self) -> str | None:
-        """The id of the encoder's appearance, recorded under its namespace."""
-        return None if self.appearance is None else self._appearances.record(self.appearance)
-
-    def __call__(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the vectors of some items as an array."""
-        before = self.appearance
-        if before is None or self._describe is None:
-            return as_array(self._encode(positions), self._dtype)
-        try:
-            return as_array(self._encode(positions), self._dtype)
-        finally:
-            # Also after an error: an attribute that changed during the call does not identify the encoder.
-            self._appearances.observe(before, self._describe())
-
-
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
     """Settings of the self-check.
@@ -103,14 +56,14 @@ class SelfCheck:
         max_rows: Maximum number of rows that one call may compare; None for no limit.
         chunk_rows: Maximum number of rows to encode in one call of the encoder; None for `CHUNK_ROWS`.
         location: Arguments of a suggested command: the mirror and its remote.
-        note: Called with the number of encoded rows and the seconds that they took.
+        stats: Counts the compared rows and the encoder's time.
     """
 
     rows: int
     max_rows: int | None
     chunk_rows: int | None
     location: tuple[str, ...]
-    note: Callable[[int, float], object]
+    stats: Stats
 
     def check(self, ns: Namespace, rows: Rows, encoder: ObservedEncoder, progress: bool | None) -> None:
         """Compare some of the rows with the encoder's vectors, if any of them is in doubt.
@@ -183,7 +136,7 @@ class SelfCheck:
                 part = positions[start : start + step]
                 began = time.perf_counter()
                 answer = encoder(part)
-                self.note(len(part), time.perf_counter() - began)
+                self.stats.add(checked=len(part), encoder_seconds=time.perf_counter() - began)
                 parts.append(storable(answer, len(part)))
                 advance(len(part))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -1,7 +1,7 @@
 """Statistics of a cache, for people and for programs.
 
 The saving is an estimate, made only where something was measured: a hit counts as the mean time per item that this
-namespace's encoder took with this mirror, in this run or earlier ones.
+namespace's encoder took since the cache was opened.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from cas_cache.display import Displayable, duration, facts, pluralize, size
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-    from cas_cache.mirror.pace import Pace
 
 MIN_ITEMS = 32
 """Minimum number of items for an estimate: fewer measure the start of the first call rather than the encoder."""
@@ -32,6 +30,16 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Counts of one namespace, from which the saving is estimated."""
+
+    hits: int = 0
+    encoded: int = 0
+    seconds: float = 0.0
+    latest_seconds_per_item: float | None = None
 
 
 @dataclass(slots=True)
@@ -59,8 +67,7 @@ class Stats(Displayable):
     bytes_pulled: int = 0
     bytes_served: int = field(default=0, repr=False)
     encoder_seconds: float = field(default=0.0, repr=False)
-    _hits: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _paces: dict[str, Pace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _measured: dict[str, _Measured] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __rich__(self) -> Group:
         values = {
@@ -87,13 +94,18 @@ class Stats(Displayable):
     def seconds_saved(self) -> float | None:
         """Estimated seconds that the encoder would have taken for the hits: hits times mean seconds per item.
 
-        Hits of a namespace whose encoder received fewer than 32 items with this mirror count as nothing. None if that
-        is true for all namespaces.
+        Hits of a namespace whose encoder received fewer than 32 items since the cache was opened count as nothing. None
+        if that is true for all namespaces.
         """
         with _lock:
-            rated = [(self._hits[name], pace) for name, pace in self._paces.items() if pace.items >= MIN_ITEMS]
-        known = [hits * pace.seconds / pace.items for hits, pace in rated if hits]
-        return sum(known) if known else None
+            measured = [counts for counts in self._measured.values() if counts.hits and counts.encoded >= MIN_ITEMS]
+            saved = [counts.hits * counts.seconds / counts.encoded for counts in measured]
+        return sum(saved) if saved else None
+
+    def seconds_per_item(self, namespace: str) -> float | None:
+        """Return the seconds that a namespace's encoder last took for one item; None before its first item."""
+        counts = self._measured.get(namespace)
+        return None if counts is None else counts.latest_seconds_per_item
 
     def add(self, **amounts: float) -> None:
         """Add to statistics, by their names."""
@@ -101,34 +113,36 @@ class Stats(Displayable):
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
-    def note_hits(self, namespace: str, hits: int, row_bytes: int, pace: Pace) -> None:
-        """Count items that were answered from stored rows.
+    def add_look_up(self, namespace: str, hits: int, misses: int, served: int) -> None:
+        """Count the items of one look-up.
 
         Args:
             namespace: The id of the namespace.
-            hits: Number of items.
-            row_bytes: Size of one stored vector.
-            pace: The encoder's speed, as far as it is known.
+            hits: Number of items that stored rows answer.
+            misses: Number of the other items.
+            served: Bytes of the vectors that answered the hits.
         """
-        if not hits:
-            return
-        self.add(hits=hits, bytes_served=hits * row_bytes)
         with _lock:
-            self._hits[namespace] = self._hits.get(namespace, 0) + hits
-            self._paces[namespace] = pace
+            self.hits += hits
+            self.misses += misses
+            self.bytes_served += served
+            self._measured.setdefault(namespace, _Measured()).hits += hits
 
-    def note_encoded(self, namespace: str, measured: Pace, pace: Pace) -> None:
-        """Count items that the encoder received.
+    def add_encoded(self, namespace: str, items: int, seconds: float) -> None:
+        """Count items that the encoder received, and the time that they took.
 
         Args:
             namespace: The id of the namespace.
-            measured: Number of items, and the time that they took.
-            pace: The encoder's speed, including this measurement.
+            items: Number of items.
+            seconds: Time that they took.
         """
-        self.add(encoded=measured.items, encoder_seconds=measured.seconds)
         with _lock:
-            self._hits.setdefault(namespace, 0)
-            self._paces[namespace] = pace
+            self.encoded += items
+            self.encoder_seconds += seconds
+            counts = self._measured.setdefault(namespace, _Measured())
+            counts.encoded += items
+            counts.seconds += seconds
+            counts.latest_seconds_per_item = seconds / items
 
     def as_json(self) -> dict[str, Any]:
         """Return the statistics as plain JSON."""

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from cas_cache.repository import Repository
 
-BESIDES = 40
+KEY_BYTES = 40
 """Bytes of a row in addition to its vector: key and digest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingRows:
     """Pending rows of a mirror.
 
     Attributes:
@@ -73,7 +73,7 @@ class Upload:
             with mirror:
                 self.count(push(mirror, self.repository, progress=False).bytes)
 
-    def pending(self) -> Waiting | None:
+    def pending(self) -> PendingRows | None:
         """Return the pending rows; None if there are none, without a repository, or if the mirror was deleted."""
         mirror, repository = self._mirror(), self.repository
         if mirror is None or repository is None:
@@ -83,9 +83,9 @@ class Upload:
         if not rows:
             return None
         where = str(self.directory)
-        return Waiting(
+        return PendingRows(
             rows=rows,
-            bytes=vector_bytes + rows * BESIDES,
+            bytes=vector_bytes + rows * KEY_BYTES,
             where=where,
             command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
             sent=lambda: repository.storage.traffic.up,

@@ -283,7 +283,7 @@ def export_finishes(scene: Scene) -> None:
 
 def _targets(scene: Scene) -> dict[str, Path]:
     name = f"{scene.author.name}{EXPORTED}"
-    return {"npy": scene.author.with_name(name), "safetensors": scene.author.with_name(f"{name}.safetensors")}
+    return {"npy": scene.author.with_name(name), "parquet": scene.author.with_name(f"{name}.parquet")}
 
 
 def _old_cache(scene: Scene) -> Path:

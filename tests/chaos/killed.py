@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cas_cache.repository import pack
-from cas_cache.storage import interface, open_storage
+from cas_cache.storage import open_storage, threads
 from chaos.faults import InOrder, Killing, points
 from chaos.scenes import FLOWS, Found, Mirrors, Scene
 
@@ -38,7 +38,7 @@ def killed_everywhere(
         That n.
     """
     pack.CHUNK_BYTES = chunk_bytes
-    interface.ThreadPoolExecutor = InOrder
+    threads.pool = InOrder
     # What a killed process wrote, the system has: only where somebody pulls the plug does flushing matter.
     os.fsync = lambda _: None
     importlib.import_module("zarr")

@@ -6,6 +6,7 @@ notice. What neither can show, because another protection stands behind it, is n
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from cas_cache.files import disk
 from cas_cache.format import layout
 from cas_cache.format.marker import checked_marker, new_marker
-from cas_cache.repository import Repository, compact, pack, prune, repository
+from cas_cache.repository import Repository, compacting, pruning, publishing, reading
+from cas_cache.repository.marker import RepositoryMarker
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.sync import lazy, pulling
 
@@ -23,27 +25,27 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def manifest_first(patches: pytest.MonkeyPatch) -> None:
     """A pack is made visible before its objects are written."""
-    write = Repository.write
+    stage = Repository.stage
 
     def wrong(self: Repository, *args: Any, **options: Any) -> Any:
-        storage, put_all = self.storage, repository.put_all
+        storage, put_all = self.storage, publishing.put_all
         held: list[Any] = []
-        repository.put_all = lambda _, objects: held.extend((path, make()) for path, make in objects)
+        publishing.put_all = lambda _, objects: held.extend((path, make()) for path, make in objects)
         try:
-            written = write(self, *args, **options)
+            written = stage(self, *args, **options)
         finally:
-            repository.put_all = put_all
+            publishing.put_all = put_all
         storage.put(layout.manifest_path(written.namespace, written.pack), written.manifest)
         put_all(storage, ((path, lambda data=data: data) for path, data in held))
         return written
 
-    patches.setattr(Repository, "write", wrong)
+    patches.setattr(Repository, "stage", wrong)
 
 
 def no_grace(patches: pytest.MonkeyPatch) -> None:
     """Prune deletes what nothing refers to, however young."""
-    plan = prune.plan_prune
-    patches.setattr(prune, "plan_prune", lambda *args, **options: plan(*args, **(options | {"grace": 0.0})))
+    plan = pruning.plan_prune
+    patches.setattr(pruning, "plan_prune", lambda *args, **options: plan(*args, **(options | {"grace": 0.0})))
 
 
 def stale_listing(patches: pytest.MonkeyPatch) -> None:
@@ -68,26 +70,26 @@ def stale_listing(patches: pytest.MonkeyPatch) -> None:
 
         return real(Repository(Stale()), **options)
 
-    real = prune.prune
-    patches.setattr(prune, "_is_named", lambda *_: False)
+    real = pruning.prune
+    patches.setattr(pruning, "_is_named", lambda *_: False)
     patches.setattr("chaos.plays.prune", wrong)
 
 
 def no_haste(patches: pytest.MonkeyPatch) -> None:
     """A writer makes a pack visible however long it has slept."""
-    patches.setattr(repository, "_in_time", lambda _: True)
+    patches.setattr(publishing.StagedPack, "in_time", lambda _: True)
 
 
 def own_marker(patches: pytest.MonkeyPatch) -> None:
     """Who makes a repository writes over what is there, and does not read back whose it is."""
 
-    def wrong(self: Repository) -> None:
-        if not self.open():
+    def wrong(self: RepositoryMarker, **_: Any) -> None:
+        if not self.find():
             data = new_marker(secrets.token_hex(16))
-            self.storage.put(layout.MARKER, data)
-            self._marker = checked_marker(data, self.url)
+            self._storage.put(layout.MARKER, data)
+            self.document = checked_marker(data, self._storage.url)
 
-    patches.setattr(Repository, "create", wrong)
+    patches.setattr(RepositoryMarker, "create", wrong)
 
 
 def no_lock(patches: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def no_second_reading(patches: pytest.MonkeyPatch) -> None:
 
 def bold_compaction(patches: pytest.MonkeyPatch) -> None:
     """A compaction deletes what it has merged."""
-    run = compact._run_merge
+    run = compacting._run_merge
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         run(repository, merge, *rest)
@@ -125,7 +127,7 @@ def bold_compaction(patches: pytest.MonkeyPatch) -> None:
             repository.delete([it.path for it in repository.storage.list(layout.pack_prefix(source))])
             repository.delete([layout.manifest_path(merge.namespace, source)])
 
-    patches.setattr(compact, "_run_merge", wrong)
+    patches.setattr(compacting, "_run_merge", wrong)
 
 
 def objects_first(patches: pytest.MonkeyPatch) -> None:
@@ -159,33 +161,25 @@ def no_hashes(patches: pytest.MonkeyPatch) -> None:
         __array_priority__ = 1000
         __array_ufunc__ = None
 
-    describe, record = pack.describe, pack._record
-
-    def hashed(*args: Any, **options: Any) -> Any:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(pack, "_record", record)
-            return describe(*args, **options)
-
-    patches.setattr(repository, "describe", hashed)
-    patches.setattr(pack, "_record", lambda _: Anything())
-    patches.setattr(pack, "digest_rows", lambda *_: Anything())
+    patches.setattr(reading, "ObjectRecord", SimpleNamespace(of=lambda _: Anything()))
+    patches.setattr(reading, "digest_rows", lambda *_: Anything())
 
 
 def greedy_merge(patches: pytest.MonkeyPatch) -> None:
     """A merge names all packs that there are, whether it holds their rows or not."""
-    run, write = compact._run_merge, Repository.write
+    run, stage = compacting._run_merge, Repository.stage
 
     def wrong(repository: Repository, merge: Any, *rest: Any) -> None:
         every = tuple(name for _, name in repository.packs(merge.namespace))
 
         def greedy(self: Repository, namespace: str, source: Any, nonce: str, _: Any, **options: Any) -> Any:
-            return write(self, namespace, source, nonce, every, **options)
+            return stage(self, namespace, source, nonce, every, **options)
 
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Repository, "write", greedy)
+            inner.setattr(Repository, "stage", greedy)
             run(repository, merge, *rest)
 
-    patches.setattr(compact, "_run_merge", wrong)
+    patches.setattr(compacting, "_run_merge", wrong)
 
 
 MUTANTS: dict[str, tuple[str, Patch]] = {

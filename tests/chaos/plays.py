@@ -13,11 +13,11 @@ from cas_cache import sync
 from cas_cache.errors import IncompleteListing, RepositoryError
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
 from cas_cache.testing import MemoryStorage
 from chaos.faults import DAY, HOUR, World
@@ -183,7 +183,7 @@ def published(machine: Machine) -> list[list[str]]:
     waiting: list[set[str]] = []
     for spec, some in zip(SPECS, found, strict=True):
         ns = machine.mirror.get(spec.namespace)
-        extents = [] if ns is None else ns._table.state.waiting
+        extents = [] if ns is None else ns.table.state.waiting
         rows = [] if ns is None else ns.find(keys_of_texts(some)).tolist()
         runs = [range(it.start, it.stop) for it in extents]
         waiting.append({text for text, row in zip(some, rows, strict=True) if any(row in run for run in runs)})

@@ -12,11 +12,11 @@ from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage, open_storage
 from cas_cache.testing import MemoryStorage
 from chaos.faults import Deadly, Died
@@ -129,7 +129,7 @@ class Scene:
     def state(self) -> Any:
         """Return what tells repository, author and reader, but for times, from what they were."""
         mirrors = [Mirror(vars(self)[who]) for who in ("author", "reader") if who in vars(self)]
-        states = [ns._table.state for mirror in mirrors for ns in mirror.namespaces()]
+        states = [ns.table.state for mirror in mirrors for ns in mirror.namespaces()]
         catalogues = [ns.remote_keys.packs for mirror in mirrors for ns in mirror.namespaces()]
         mine = tuple((it.rows, it.extents, it.complete, it.rewriting) for it in states)
         return contents_of(self.storage), mine, tuple(catalogues)

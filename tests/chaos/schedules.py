@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from cas_cache.files import disk
 from cas_cache.mirror import table
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import threads
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import MUTANTS
@@ -200,7 +200,7 @@ class Theatre:
     def _state(self, stage: Stage) -> Any:
         """What tells the end of one run from another's, but for times."""
         mirrors = [Machine(directory, stage.scene.storage).mirror for directory in stage.authors]
-        states = [(ns._table.state.extents, ns._table.state.complete) for it in mirrors for ns in it.namespaces()]
+        states = [(ns.table.state.extents, ns.table.state.complete) for it in mirrors for ns in it.namespaces()]
         known = tuple(frozenset(some) for some in stage.known)
         return frozenset(stage.scene.storage.objects.items()), tuple(states), known
 
@@ -229,14 +229,14 @@ class Theatre:
                     theatre.scheduler.let_go()
 
         self.patches.setattr(disk, "FileLock", Lock)
-        write_state = table.Table._write_state
+        write_state = table.Table.write_state
 
         def stepping_commit(self: table.Table, state: Any) -> None:
             if theatre.scheduler is not None:
                 theatre.scheduler.step("commit")
             write_state(self, state)
 
-        self.patches.setattr(table.Table, "_write_state", stepping_commit)
+        self.patches.setattr(table.Table, "write_state", stepping_commit)
 
 
 def explored(theatre: Theatre, seeds: Iterable[int]) -> Explored:

@@ -17,11 +17,11 @@ from cas_cache.format.manifest import pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.evict import EvictReport, evict
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
 from chaos.faults import DAY, HOUR, Deadly, Died, Failing, Intruded, World
 from chaos.scenes import ALL, DEATHS, SPECS, Mirrors, assert_has, found_by, kinds_of, pulled
@@ -75,7 +75,7 @@ class Team:
         encoder, death = Encoder(), False
         with pytest.MonkeyPatch.context() as patches, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patches.setattr("cas_cache.cache.open_storage", lambda *_, **__: self._with(fault, who))
+            patches.setattr("cas_cache.shared_mirror.open_storage", lambda *_, **__: self._with(fault, who))
             cache = EmbeddingCache(
                 self.directories[who],
                 remote=str(self.mirrors.folder / "remote"),
@@ -85,7 +85,7 @@ class Team:
                 progress=False,
             )
             try:
-                vectors = cache.encode(texts, SPECS[which], encode=encoder)
+                vectors = cache.encode(texts, SPECS[which], encoder=encoder)
             except Died:
                 death = True
             else:

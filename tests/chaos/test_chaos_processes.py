@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import open_storage
 from chaos.scenes import NOTES, Mirrors, kinds_of, pulled
 from chaos.workers import PATIENCE, SPECS, Crowd, Job, Verdict, batch, judge, merge, read, sweep, universe, write

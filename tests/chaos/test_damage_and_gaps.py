@@ -11,8 +11,8 @@ from cas_cache.errors import DamagedPack, RepositoryError
 from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage, threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import DAY, Hooked, InOrder, World

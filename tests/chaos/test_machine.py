@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from cas_cache.errors import UnsupportedFormat
 from cas_cache.format import layout
 from cas_cache.repository import Repository, pack
+from cas_cache.repository.pruning import storage_time
 from cas_cache.storage import threads
 from chaos.faults import DAY, InOrder, World
 from chaos.mutants import greedy_merge, no_hashes, no_haste
@@ -155,13 +156,13 @@ class Everybody(RuleBasedStateMachine):
         if self.old is None:
             self.note("old reader lists")
             known = [sorted(some) for some in self.team.known]
-            self.old = Frozen(self.team.memory), Repository(self.team.memory).now(), known
+            self.old = Frozen(self.team.memory), storage_time(Repository(self.team.memory)), known
             return
         (storage, since, due), self.old = self.old, None
         reader = Machine(self.team.mirrors.new(), storage)
         problems = reader.pull().problems
         found = found_by(reader)
-        in_time = Repository(self.team.memory).now() - since < GRACE_DAYS * DAY
+        in_time = storage_time(Repository(self.team.memory)) - since < GRACE_DAYS * DAY
         self.note(f"old reader reads {'in time' if in_time else 'late'}")
         if in_time:
             assert problems == []

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from cas_cache.errors import RepositoryError
-from cas_cache.mirror import Mirror, Namespace
+from cas_cache.mirror import Mirror
+from cas_cache.mirror.ledger import PackLedger
 from cas_cache.repository import Repository
-from cas_cache.repository.prune import DAY, prune
+from cas_cache.repository.pruning import DAY, prune
 from cas_cache.storage import threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import HOUR, Deadly, Died, Hooked, InOrder, World
@@ -44,16 +45,16 @@ def test_a_push_that_sleeps_between_its_plan_and_its_first_request(
 
     world.wait(11 * HOUR)
     pruned = LateDeletes(memory)
-    plan, plans = Namespace.plan, []
+    plan, plans = PackLedger.plan, []
 
-    def plan_and_sleep(self: Namespace, *args: int, **options: float) -> object:
+    def plan_and_sleep(self: PackLedger, *args: int, **options: float) -> object:
         plans.append(plan(self, *args, **options))
         if len(plans) == 2:  # the one that is written next
             world.wait(8 * DAY)
             assert [it.reason for it in prune(Repository(pruned)).deletions] == ["orphan"]
         return plans[-1]
 
-    monkeypatch.setattr(Namespace, "plan", plan_and_sleep)
+    monkeypatch.setattr(PackLedger, "plan", plan_and_sleep)
     again = Machine(tmp_path / "author", memory)
     with pytest.raises(RepositoryError, match="took more than 12 hours"):
         again.push()
@@ -63,7 +64,7 @@ def test_a_push_that_sleeps_between_its_plan_and_its_first_request(
     assert ns is not None
     assert ns.pending_rows == 3
 
-    monkeypatch.setattr(Namespace, "plan", plan)
+    monkeypatch.setattr(PackLedger, "plan", plan)
     Machine(tmp_path / "author", memory).push()
     reader = Machine(tmp_path / "reader", memory)
     assert reader.pull().problems == []

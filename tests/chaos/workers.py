@@ -26,8 +26,8 @@ from tqdm import tqdm
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage, open_storage
 from repository.storages import OTHER_SPEC, SPEC, Machine, truth
 
@@ -194,7 +194,7 @@ class Crowd:
     def __init__(self) -> None:
         # Forked from a server that has imported everything and runs no thread: quick to start, and nothing is held.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["cas_cache.sync", "cas_cache.repository.compact", "zarr", "s3fs"])
+        self._context.set_forkserver_preload(["cas_cache.sync", "cas_cache.repository.compacting", "zarr", "s3fs"])
         self._running: list[Any] = []
 
     def __enter__(self) -> Self:

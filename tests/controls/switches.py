@@ -16,12 +16,11 @@ from cas_cache import self_check
 from cas_cache.errors import DamagedPack, RepositoryError
 from cas_cache.files import disk
 from cas_cache.format import layout
-from cas_cache.format.manifest import Manifest, ObjectRecord
+from cas_cache.format.manifest import Manifest, ObjectRecord, pack_id
 from cas_cache.format.signing import Trust
-from cas_cache.identity import EncoderSpec, batch
-from cas_cache.mirror import column, index, memo, namespace, row_verifier, table
-from cas_cache.mirror import mirror as mirror_module
-from cas_cache.repository import compact, pack, prune, repository
+from cas_cache.identity import EncoderSpec, keys
+from cas_cache.mirror import column, index, marker, memo, namespace_files, rows, table
+from cas_cache.repository import compacting, pack, pruning, publishing, reading, repository
 from cas_cache.repository.repository import Repository
 from cas_cache.storage import local
 from cas_cache.sync import pulling
@@ -55,7 +54,7 @@ def _digests_agree(module: Any) -> None:
 
 
 def _row_digest_of_the_mirror() -> None:
-    row_verifier.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
+    rows.RowVerifier.verify = lambda *_: None  # type: ignore[method-assign]
 
 
 def _object_sha256() -> None:
@@ -67,23 +66,23 @@ def _manifest_last() -> None:
 
     def early(self: Repository, of: str, source: Any, nonce: str, **options: Any) -> str:
         data = pack.describe(of, source, nonce).to_bytes()
-        self.storage.put(layout.manifest_path(of, repository.pack_id(data)), data)
+        self.storage.put(layout.manifest_path(of, pack_id(data)), data)
         return publish(self, of, source, nonce, **options)
 
     Repository.publish = early  # type: ignore[method-assign]
 
 
 def _grace() -> None:
-    plan = prune.plan_prune
-    prune.plan_prune = lambda *args, **options: plan(*args, **{**options, "grace": 0})
+    plan = pruning.plan_prune
+    pruning.plan_prune = lambda *args, **options: plan(*args, **{**options, "grace": 0})
 
 
 def _storage_clock() -> None:
-    Repository.now = lambda _: time.time()  # type: ignore[method-assign]
+    pruning.storage_time = lambda _: time.time()
 
 
 def _lock() -> None:
-    namespace.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
+    namespace_files.lock_of = lambda _: SimpleNamespace(acquire=lambda: None, release=lambda: None)  # type: ignore[assignment, return-value]
 
 
 def _rows_that_moved() -> None:
@@ -155,11 +154,11 @@ def _spec_hash() -> None:
 
 
 def _merges_whole() -> None:
-    prune._is_whole = lambda *_: True
+    pruning._is_whole = lambda *_: True
 
 
 def _in_time() -> None:
-    repository._in_time = lambda _: True
+    publishing.StagedPack.in_time = lambda _: True  # type: ignore[method-assign]
 
 
 def _time_from_the_plan() -> None:
@@ -176,13 +175,13 @@ def _seal_of_memos() -> None:
 
 
 def _lengths_in_batch_digests() -> None:
-    digest = batch.digest_of_batch
-    batch.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
+    digest = keys.digest_of_batch
+    keys.digest_of_batch = lambda kind, parts: digest(kind, list(parts)[-1:])
 
 
 def _deletions_begin_with_the_manifest() -> None:
-    deletion = prune._deletion
-    prune._deletion = lambda reason, of, name, objects, age: deletion(reason, of, name, objects[::-1], age)
+    deletion = pruning._deletion
+    pruning._deletion = lambda reason, of, name, objects, age: deletion(reason, of, name, objects[::-1], age)
 
 
 def _listing_of_a_pull() -> None:
@@ -190,25 +189,25 @@ def _listing_of_a_pull() -> None:
 
 
 def _listing_of_a_prune() -> None:
-    prune._check_listing = lambda *_, **__: None
+    pruning._check_listing = lambda *_, **__: None
 
 
 def _asked_by_name() -> None:
-    prune._is_named = lambda *_: False
+    pruning._is_named = lambda *_: False
 
 
 def _fresh_look() -> None:
-    compact._merged_or_gone = lambda *_: False
+    compacting._merged_or_gone = lambda *_: False
 
 
 def _one_repository() -> None:
-    bind = mirror_module.Mirror.bind
+    bind = marker.Marker.bind
 
-    def believing(self: mirror_module.Mirror, *args: Any, **options: Any) -> None:
-        self._write_marker({**self._read_marker(), "repository": None, "url": None})
+    def believing(self: marker.Marker, *args: Any, **options: Any) -> None:
+        self.unbind()
         bind(self, *args, **options)
 
-    mirror_module.Mirror.bind = believing  # type: ignore[method-assign]
+    marker.Marker.bind = believing  # type: ignore[method-assign]
 
 
 def _signatures() -> None:
@@ -221,7 +220,7 @@ def _whole_chunks() -> None:
 
 
 def _filled_under_one_trust() -> None:
-    mirror_module._check_filled = lambda *_: None
+    marker._check_filled = lambda *_: None
 
 
 CONTROLS = {
@@ -229,7 +228,7 @@ CONTROLS = {
         _row_digest_of_the_mirror, ("tests/mirror/test_mirror_damage.py::test_rows_that_changed_places",)
     ),
     "row digests of packs": Control(
-        lambda: _digests_agree(pack),
+        lambda: _digests_agree(reading),
         ("tests/repository/test_pack.py::test_only_the_row_digest_sees_rows_swapped_under_a_new_manifest",),
     ),
     "SHA-256 of objects": Control(

@@ -188,7 +188,7 @@ def test_laptop(play: Any, localstack: Any, bucket: str, tmp_path: Path) -> None
     url, options = f"s3://{bucket}/emb", localstack.storage_options()
     with EmbeddingCache(tmp_path / "colleague", remote=url, storage_options=options) as cache:
         for model in ("acme/letters", "other/model"):
-            cache.encode(["apple", "pear"], EncoderSpec(model=model, revision="v1", role="query"), encode=letters)
+            cache.encode(["apple", "pear"], EncoderSpec(model=model, revision="v1", role="query"), encoder=letters)
     page = play("laptop.md", {"s3://team": f"s3://{bucket}"}, **localstack.environment)
     there, pulled, listed, keys, row, *_, pushed = page.said
     assert "other/model" in there

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cas_cache.format.manifest import Manifest, pack_id
+from cas_cache.format.marker import checked_marker
 from cas_cache.format.rows import digest_rows
 from cas_cache.format.signing import Signer
 from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
-from cas_cache.repository.repository import checked_marker
 
 SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
 JSON_BLOCK = re.compile(r"^```json\n(.*?)\n```$", re.DOTALL | re.MULTILINE)

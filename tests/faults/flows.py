@@ -16,9 +16,9 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
 from chaos.scenes import ALL, DEATHS, Mirrors, Scene, assert_has, compacted, empty, found_by, in_use
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Machine, truth

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.prune import prune
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import open_storage, threads
-from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage, failing_disk, storages
+from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage, storages
 from chaos.faults import DAY, InOrder, World
 from chaos.scenes import Mirrors, Scene, compacted
+from failing_disk import failing_disk
 from faults.flows import FLOWS, happened, judge
 from scale import SCALE
 from tiers import sampled

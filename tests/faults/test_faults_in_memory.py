@@ -13,7 +13,7 @@ from cas_cache.repository import pack
 from cas_cache.storage import threads
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import CountingStorage, Fault, FaultyStorage, MemoryStorage
-from cas_cache.testing.faults import KINDS, WIRE_ONLY
+from cas_cache.testing.faults import KINDS
 from chaos.faults import DAY, InOrder, World
 from chaos.scenes import Mirrors, Scene
 from faults.flows import FLOWS, Flow, happened, judge
@@ -25,7 +25,7 @@ POINTS = 2 * SCALE
 
 DAMAGE: list[Any] = ["flipped-bit", "short-body", "range-wrong"]
 
-IN_MEMORY = sorted(KINDS - WIRE_ONLY)
+IN_MEMORY = sorted(KINDS)
 
 
 FORMS: dict[str, list[dict[str, Any]]] = {
@@ -54,7 +54,7 @@ def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "pool", InOrder)
     monkeypatch.setattr(pack, "CHUNK_BYTES", 96)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
 
 
 def calls_of(flow: Flow, before: Scene) -> list[tuple[Any, str]]:

@@ -13,17 +13,16 @@ from cas_cache.errors import RemoteError
 from cas_cache.format import layout
 from cas_cache.storage import Storage, open_storage
 from cas_cache.storage.interface import ObjectInfo
-from cas_cache.testing import Fault, FaultProxy, MemoryStorage
-from cas_cache.testing.faults import KINDS, STORAGE_ONLY
-from cas_cache.testing.wrapper import Wrapper
+from cas_cache.testing import MemoryStorage, WrappedStorage
 from chaos.faults import DAY
 from chaos.scenes import Mirrors, Scene
+from fault_proxy import WIRE_KINDS, FaultProxy, WireFault
 from faults.flows import FLOWS, happened, judge
 from repository.storages import SPEC
 from scale import SCALE
 from tiers import sampled
 
-ON_THE_WIRE = sorted(KINDS - STORAGE_ONLY)
+ON_THE_WIRE = sorted(WIRE_KINDS)
 
 PAGE = 5
 """Keys of a page of a listing."""
@@ -44,15 +43,15 @@ def proxy(localstack: Any) -> Iterator[FaultProxy]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make mirrors quick, and waits between attempts short: botocore draws them from up to 20 s."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
 
 
-def fault(kind: Any, **told: Any) -> Fault:
-    return Fault(kind, seconds=SECONDS.get(kind, 0.0), **told)
+def fault(kind: Any, **told: Any) -> WireFault:
+    return WireFault(kind, seconds=SECONDS.get(kind, 0.0), **told)
 
 
-class Below(Wrapper):
+class Below(WrappedStorage):
     """A folder of a storage as a storage: s3fs takes as long to be made as a hundred requests."""
 
     def __init__(self, inner: Storage, folder: str) -> None:
@@ -185,7 +184,7 @@ def cases() -> list[tuple[Any, str, Any, str, int | None]]:
     """Return those of CI; on a larger scale, every kind in every flow and verb in which it can happen."""
     if SCALE == 1:
         return list(IN_CI)
-    every = [(kind, name, verb) for kind in ON_THE_WIRE for name in FLOWS for verb in sorted(Fault(kind).verbs)]
+    every = [(kind, name, verb) for kind in ON_THE_WIRE for name in FLOWS for verb in sorted(WireFault(kind).verbs)]
     return [(*one, "", times) for one in every for times in (1, None)]
 
 

@@ -30,10 +30,11 @@ from cas_cache.format.manifest import pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
+from cas_cache.mirror import index as key_index
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
+from cas_cache.repository.checking import check
 from cas_cache.repository.inventory import inventory
-from cas_cache.search.design import design_of
+from cas_cache.search.faiss_index import Design
 from cas_cache.search.saved import IndexFiles
 from cas_cache.testing import MemoryStorage
 from fuzz import scenes
@@ -182,12 +183,10 @@ def _edit(**changes: Any) -> Callable[[Path], object]:
     return lambda path: path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
 
 
-def _renamed_index(path: Path) -> None:
-    """A run of 10**17 rows, in a file that has room for them."""
-    data = path.read_bytes()
-    huge = path.parent / f"index.0-{10**17}"
-    huge.write_bytes(data)
-    os.truncate(huge, 1 << 42)
+def _huge_index(path: Path) -> None:
+    """A head that names 10**17 rows, in a file with room for many."""
+    head = key_index.HEAD.pack(key_index.MAGIC, key_index.VERSION, 10**17, 0)
+    path.write_bytes(head + path.read_bytes()[len(head) :])
     os.truncate(path, 1 << 42)
 
 
@@ -308,7 +307,7 @@ def _flat(dimension: int, rows: int, count: int) -> bytes:
 
 def _saved(document: bytes) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
-        design = design_of("l2", "hnsw", {})
+        design = Design("l2", "HNSW32")
         (folder / f"{design.name}.json").write_bytes(document)
         return str(IndexFiles(folder, design, 4).read(lambda count: "x" if count < 100 else None))
 
@@ -340,7 +339,7 @@ CASES: dict[str, Callable[[Path], str]] = {
         _header(NPY.format(HUGE).ljust(117)) + path.read_bytes()[128:])),
     "column: pickled objects": _mirror_file("vectors.npy", lambda path: path.write_bytes(
         _pickled(path.parent / "executed").ljust(2000))),
-    "index: 10**17 rows": _mirror_file("index.*", _renamed_index),
+    "index: 10**17 rows": _mirror_file("index.*", _huge_index),
     "memo: a file of 4 TB": _mirror_file("memo/*", lambda path: os.truncate(path, 1 << 42)),
     "queries: 2**60 rows": _queries(lambda _: _header(NPY.format(HUGE), bytes(64))),
     "queries: 2**31 rows": _queries(lambda _: _header(NPY.format(2**31), bytes(64))),

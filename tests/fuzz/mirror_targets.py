@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cas_cache.identity import EncoderSpec, keys_of_texts
+from cas_cache.mirror.evict import without_packs
 from cas_cache.mirror.state import State
 from cas_cache.search import finder as search_finder
 from fuzz.choices import Choices, mutated, mutated_bytes
@@ -21,7 +22,7 @@ KINDS = {
     "index": ("index.*",),
     "memo": ("memo/*",),
     "catalogue": ("catalogue/**/*",),
-    "notes": ("used.json", "vouched.json", "appearances.json", "pace.json"),
+    "notes": ("used.json", "vouched.json", "appearances.json"),
 }
 """Files of a namespace's folder, by the target that changes them."""
 
@@ -94,7 +95,7 @@ def serve(directory: Path) -> None:
                 # Of no row, the shape of one is not known.
                 assert not found.any() or np.array_equal(vectors[found], truth(asked)[found])
             with typed():
-                np.testing.assert_array_equal(cache.encode(asked, SPEC, encode=truth), truth(asked))
+                np.testing.assert_array_equal(cache.encode(asked, SPEC, encoder=truth), truth(asked))
 
 
 def state(folder: Path) -> Target:
@@ -110,7 +111,7 @@ def state(folder: Path) -> Target:
             assert sum(extent.rows for extent in read.extents) == read.rows
             assert read.row_bytes >= 0
             read.unpublished()
-            read.evicted(read.applied)
+            without_packs(read, read.applied)
 
     return Target(run, [b"\0" + real, b"\3abcdef"])
 
@@ -118,15 +119,16 @@ def state(folder: Path) -> Target:
 def saved(folder: Path) -> Target:
     """A saved search index, and what is said of it."""
     from cas_cache.mirror import Mirror
-    from cas_cache.search.design import design_of
+    from cas_cache.search.faiss_index import Design
+    from cas_cache.search.rows import NamespaceRows
 
     fast()
-    search_finder.approximate.MIN_ROWS = 16
+    search_finder.faiss_index.MIN_ROWS = 16
     namespace = Mirror(folder / "mirror").namespace(EncoderSpec(model="org/found", revision="1"))
     names = [f"text {i}" for i in range(64)]
     namespace.append(keys_of_texts(names), truth(names))
-    design = design_of("l2", "hnsw", {})
-    rows = search_finder.NamespaceRows(namespace)
+    design = Design("l2", "HNSW32")
+    rows = NamespaceRows(namespace)
     place = folder / "faiss"
     search_finder.Finder(rows, design, place)
     real = {path: path.read_bytes() for path in place.iterdir() if path.suffix in (".json", ".index")}

@@ -18,8 +18,9 @@ from cas_cache.format.manifest import Manifest, pack_id
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check, plan_check
+from cas_cache.repository.checking import check
 from cas_cache.repository.inventory import inventory
+from cas_cache.repository.listing import RepositoryListing
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import MemoryStorage
@@ -85,7 +86,7 @@ def pack(folder: Path) -> Target:
     return Target(run, [bytes([kind, at]) + b"\3abc" for kind in (0, 1) for at in range(8)])
 
 
-def _pull_lazily(mirror: Mirror, repository: Repository) -> sync.Report:
+def _pull_lazily(mirror: Mirror, repository: Repository) -> sync.SyncReport:
     sync.pull_keys(mirror, repository)
     return sync.pull_rows(mirror, repository, SPEC.namespace, keys_of_texts([*ROWS, *STRANGERS]))
 
@@ -175,8 +176,8 @@ def listing(folder: Path) -> Target:
             assert len(found.what) < 5000
         with typed():
             inventory(Repository(memory))
-        plan = plan_check([ObjectInfo(name, choices.below(1 << 20), math.nan) for name in names], sample=1.0)
-        assert all(layout.pack_prefix(it) for _, it in plan.packs)
+        listing = RepositoryListing.of(ObjectInfo(name, choices.below(1 << 20), math.nan) for name in names)
+        assert all(layout.pack_prefix(ref.pack) for ref in listing.manifests)
 
     return Target(run, [path.encode() for path in real[:6]])
 

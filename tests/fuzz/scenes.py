@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from cas_cache.errors import CasCacheError, DamagedMirror, UnsupportedFormat
-from cas_cache.identity import batch, keys_of_texts
+from cas_cache.identity import keys as identity_keys
+from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, View
 from cas_cache.mirror import index as key_index
+from cas_cache.mirror.evict import packs_by_use
 from cas_cache.mirror.index import ABSENT
 from cas_cache.testing import MemoryStorage
 from repository.storages import OTHER_SPEC, SPEC, Machine, texts, truth
@@ -41,7 +43,7 @@ def fast() -> None:
     """Leave out what only a crash of the machine would show; keep indexes and memos of a few rows."""
     os.fsync = lambda _: None  # type: ignore[assignment,misc]
     key_index.SAVE_ROWS = 4
-    batch.MIN_ITEMS = 2
+    identity_keys.MIN_ITEMS = 2
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def remote(folder: Path) -> MemoryStorage:
 
 
 def mirror(folder: Path) -> Path:
-    """Return a mirror with `ROWS` of `SPEC` in four index files, partly from packs, with every kind of derived file."""
+    """Return a mirror with `ROWS` of `SPEC` with an index file, partly from packs, with every kind of derived file."""
     from cas_cache import EmbeddingCache
 
     fast()
@@ -87,7 +89,7 @@ def mirror(folder: Path) -> Path:
             if start < 12:
                 cache.push()
         for asked in (ROWS[:5], ROWS[3:20:2]):
-            cache.encode(asked, SPEC, encode=truth)
+            cache.encode(asked, SPEC, encoder=truth)
         view = View("Task", SPEC.namespace, SPEC.model, SPEC.revision, "query", "default", "test")
         ns = cache.mirror.namespace(SPEC)
         cache.mirror.views.record(view, ns.keys[:9], ns.keys[:9], [f"id {i}" for i in range(9)])
@@ -145,7 +147,7 @@ def judge(ns: Namespace) -> None:
         assert vectors.dtype == np.float32
     assert (ns.find(keys_of_texts(texts(5, 900))) == ABSENT).all()
     ns.doubted(rows, ns.appearances.trusted({"prefix": "'a'"}))
-    ns.packs_by_use()
+    packs_by_use(ns)
     assert ns.remote_keys.rows >= 0
     located = ns.remote_keys.locate(keys_of_texts(STRANGERS))
     assert all(len(it.at) for it in located)

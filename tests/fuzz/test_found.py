@@ -29,6 +29,7 @@ from cas_cache.errors import (
 from cas_cache.identity import canonical_json, keys_of_rows, keys_of_texts, parsed_json, quoted
 from cas_cache.interop import find_folders, plan_import
 from cas_cache.mirror import Mirror
+from cas_cache.mirror.evict import packs_by_use
 from cas_cache.mirror.state import State
 from cas_cache.repository import Repository
 from cas_cache.storage.fsspec_storage import FsspecStorage
@@ -132,9 +133,7 @@ def test_a_folder_where_a_file_should_be(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' + b"9" * 400 + b"}", b'{"a":NaN}', b"5"])
-@pytest.mark.parametrize(
-    "name", ["used.json", "vouched.json", "appearances.json", "pace.json", "catalogue/catalogue.json"]
-)
+@pytest.mark.parametrize("name", ["used.json", "vouched.json", "appearances.json", "catalogue/catalogue.json"])
 def test_notes_that_are_damaged(name: str, content: bytes, tmp_path: Path) -> None:
     """Without a note all is served as before."""
     with EmbeddingCache(tmp_path) as cache:
@@ -145,7 +144,7 @@ def test_notes_that_are_damaged(name: str, content: bytes, tmp_path: Path) -> No
     with EmbeddingCache(tmp_path) as cache:
         np.testing.assert_array_equal(cache.get(texts(3), SPEC)[0], truth(texts(3)))
         ns = cache.mirror.namespace(SPEC)
-        assert ns.packs_by_use() == []
+        assert packs_by_use(ns) == []
         assert ns.remote_keys.rows == 0
 
 

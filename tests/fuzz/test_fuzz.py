@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cas_cache.identity import batch
+from cas_cache.identity import keys
 from cas_cache.mirror import index as key_index
-from cas_cache.search import approximate
+from cas_cache.search import faiss_index
 from fuzz.choices import Choices, mutated
 from fuzz.targets import EXAMPLES, TARGETS, USUAL
 from scale import SCALE
@@ -27,9 +27,9 @@ from tiers import sampled
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what targets set for speed end with the test."""
     monkeypatch.setattr(os, "fsync", os.fsync)
-    monkeypatch.setattr(batch, "MIN_ITEMS", batch.MIN_ITEMS)
+    monkeypatch.setattr(keys, "MIN_ITEMS", keys.MIN_ITEMS)
     monkeypatch.setattr(key_index, "SAVE_ROWS", key_index.SAVE_ROWS)
-    monkeypatch.setattr(approximate, "MIN_ROWS", approximate.MIN_ROWS)
+    monkeypatch.setattr(faiss_index, "MIN_ROWS", faiss_index.MIN_ROWS)
 
 
 @pytest.mark.verify

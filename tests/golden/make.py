@@ -59,7 +59,7 @@ def merge(repository: Repository) -> None:
     texts = [f"d{i}" for i in range(11)] + ["", "e\u0301", "\u00e9", "\U0001f600", " "]
     rows = Rows(texts, np.vstack([first.arrays["vectors"], second.arrays["vectors"][1:]]))
     sources = tuple(sorted(pack for _, pack in repository.packs(spec.namespace)))
-    repository.commit(repository.write(spec.namespace, rows, "0" * 31 + "5", sources))
+    repository.commit(repository.stage(spec.namespace, rows, "0" * 31 + "5", sources))
 
 
 def main(directory: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cas_cache.errors import InvalidItem
 from cas_cache.identity import Batch, batch_of_texts, digest_of_batch, keys_of_texts
-from cas_cache.identity import batch as module
 from cas_cache.identity import keys as keys_module
+from cas_cache.identity import keys as module
 from cas_cache.identity import texts as texts_module
 from tiers import sampled
 

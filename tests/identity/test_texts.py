@@ -15,8 +15,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import InvalidItem
-from cas_cache.identity import batch as batch_module
 from cas_cache.identity import batch_of_texts, keys_of_texts, texts
+from cas_cache.identity import keys as batch_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

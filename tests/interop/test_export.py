@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebWrapper
 from mteb.models.cache_wrappers.cache_backends import NumpyCache
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorError, MirrorWriteError, MissingDependency
@@ -72,24 +69,10 @@ def read_parquet(path: Path) -> tuple[list[str], Any, bytes]:
     return read_table(pq.read_table(path))
 
 
-def read_arrow(path: Path) -> tuple[list[str], Any, bytes]:
-    with pa.memory_map(str(path)) as source:
-        return read_table(pa.ipc.open_file(source).read_all())
-
-
-def read_safetensors(path: Path) -> tuple[list[str], Any, bytes]:
-    tensors = load_file(path)
-    with safe_open(path, "np") as file:
-        found = file.metadata()
-    return [row.tobytes().hex() for row in tensors["keys"]], tensors["vectors"], found["spec"].encode()
-
-
 READERS: dict[str, Callable[[Path], tuple[list[str], Any, bytes]]] = {
     "npy": read_npy,
     "mteb": read_mteb,
     "parquet": read_parquet,
-    "arrow": read_arrow,
-    "safetensors": read_safetensors,
 }
 
 
@@ -113,16 +96,6 @@ def test_what_is_written_is_read_back(tmp_path: Path, name: str, dtype: str, mon
         size = sum(f.stat().st_size for f in target.iterdir()) if target.is_dir() else target.stat().st_size
         assert (report.rows, report.missing, report.bytes, report.target) == (COUNT, 0, size, target)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize("count", range(8))
-def test_tensors_are_aligned(tmp_path: Path, count: int) -> None:
-    """Whatever the length of the spec, the tensors begin at a multiple of 8 bytes, as readers that map them want."""
-    spec = EncoderSpec(model="m" * (count + 1), revision="1")
-    export(all_of(tmp_path / "mirror", spec=spec), tmp_path / "out", "safetensors")
-    header = int.from_bytes((tmp_path / "out").read_bytes()[:8], "little")
-    assert header % 8 == 0
-    assert read_safetensors(tmp_path / "out")[2] == spec.canonical()
 
 
 def test_mteb_goes_on_with_the_folder(tmp_path: Path) -> None:
@@ -187,14 +160,13 @@ def test_a_view_is_in_its_order(tmp_path: Path) -> None:
     assert keys == [HEX[5], HEX[2], HEX[0], HEX[9]]
     np.testing.assert_array_equal(vectors, truth([TEXTS[5], TEXTS[2], TEXTS[0], TEXTS[9]]))
     chosen = select_views(mirror, [view], with_ids=True)
-    for name, reader in (("parquet", pq.read_table), ("arrow", lambda path: pa.ipc.open_file(path).read_all())):
-        report = export(chosen, tmp_path / name, name)
-        table = reader(tmp_path / name)
-        assert (report.rows, table.column_names) == (5, ["key", "id", "vector"])
-        assert table["id"].to_pylist() == ["a", "b", "d", "e", None]
-        assert table["key"].to_pylist() == [HEX[5], HEX[2], HEX[5], HEX[0], HEX[9]]
-        right = truth([TEXTS[5], TEXTS[2], TEXTS[5], TEXTS[0], TEXTS[9]])
-        np.testing.assert_array_equal(read_table(table)[1], right)
+    report = export(chosen, tmp_path / "parquet", "parquet")
+    table = pq.read_table(tmp_path / "parquet")
+    assert (report.rows, table.column_names) == (5, ["key", "id", "vector"])
+    assert table["id"].to_pylist() == ["a", "b", "d", "e", None]
+    assert table["key"].to_pylist() == [HEX[5], HEX[2], HEX[5], HEX[0], HEX[9]]
+    right = truth([TEXTS[5], TEXTS[2], TEXTS[5], TEXTS[0], TEXTS[9]])
+    np.testing.assert_array_equal(read_table(table)[1], right)
     with pytest.raises(ConfigurationError, match="no place for ids"):
         export(chosen, tmp_path / "npy", "npy")
 
@@ -286,15 +258,15 @@ def test_a_disk_that_refuses(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_vectors_of_several_axes(tmp_path: Path, name: str) -> None:
-    """Two formats hold them; the others say that they do not."""
+    """One format holds them; the others refuse them."""
     rows = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4) + 1
     EmbeddingCache(tmp_path / "mirror").put(TEXTS[:2], rows, SPEC)
     selection = select_namespace(Mirror(tmp_path / "mirror").namespaces()[0])
-    if name in ("npy", "safetensors"):
+    if name == "npy":
         export(selection, tmp_path / "out", name)
         np.testing.assert_array_equal(READERS[name](tmp_path / "out")[1], rows)
     else:
-        with pytest.raises(ConfigurationError, match=r"shape \(3, 4\).*npy or safetensors"):
+        with pytest.raises(ConfigurationError, match=r"shape \(3, 4\).*Choose npy"):
             export(selection, tmp_path / "out", name)
         assert not (tmp_path / "out").exists()
 
@@ -311,20 +283,19 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigurationError, match="texts alone; these are of text, title"):
         export(titled, tmp_path / "out", "mteb")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for name in ("parquet", "arrow"):
-        with pytest.raises(MissingDependency, match="pip install pyarrow"):
-            export(selection, tmp_path / "out", name)
+    with pytest.raises(MissingDependency, match="pip install pyarrow"):
+        export(selection, tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["npy", "mteb", "safetensors"])
+@pytest.mark.parametrize("name", ["npy", "mteb"])
 def test_memory_is_bounded(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 MB of vectors go out in less than 6 MB of memory."""
     monkeypatch.setattr("cas_cache.interop.exporting.CHUNK_BYTES", 1 << 20)
     rows = np.ones((2048, 4096), np.float32)
     EmbeddingCache(tmp_path / "mirror").put(texts(2048), rows, SPEC)
     selection = select_namespace(Mirror(tmp_path / "mirror").namespaces()[0])
-    monkeypatch.setattr("cas_cache.mirror.row_verifier.GATHER_ROWS", 64)
+    monkeypatch.setattr("cas_cache.mirror.rows.VERIFIED_AT_ONCE", 64)
     tracemalloc.start()
     try:
         export(selection, tmp_path / "out", name)
@@ -358,12 +329,12 @@ def test_the_command_line(run: Any, tmp_path: Path) -> None:
     result = run("export", tmp_path / "mirror", tmp_path / "npy", "--format", "npy", *chosen)
     assert (result.code, "left out: 1 row" in result.err) == (0, True)
     assert read_npy(tmp_path / "npy")[0] == [HEX[3]]
-    result = run("export", tmp_path / "mirror", tmp_path / "two", "--format", "arrow", *chosen, "--json")
+    result = run("export", tmp_path / "mirror", tmp_path / "two", "--format", "parquet", *chosen, "--json")
     assert json.loads(result.out) == {
-        "dry_run": False, "target": str(tmp_path / "two"), "format": "arrow", "namespace": SPEC.namespace, "rows": 2,
+        "dry_run": False, "target": str(tmp_path / "two"), "format": "parquet", "namespace": SPEC.namespace, "rows": 2,
         "bytes": (tmp_path / "two").stat().st_size, "missing": 1,
     }  # fmt: skip
-    assert pa.ipc.open_file(tmp_path / "two").read_all()["id"].to_pylist() == ["a", "c"]
+    assert pq.read_table(tmp_path / "two")["id"].to_pylist() == ["a", "c"]
 
 
 def test_usage(run: Any, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import ConfigurationError, IdentityError, MissingDependency
 from cas_cache.identity import keys_of_texts
 from cas_cache.interop import find_folders, import_mteb, plan_import
-from cas_cache.interop.faiss_cache import read_faiss_cache
 from cas_cache.interop.folders import Broken
+from cas_cache.interop.mteb_caches import read_faiss_cache
 from cas_cache.mirror import Mirror
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of
 from mteb_integration import mteb_tasks as tasks

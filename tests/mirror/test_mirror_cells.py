@@ -50,7 +50,7 @@ def whole(tmp_path: Path) -> Path:
             for _ in range(2):  # the second time, the batch is remembered
                 cache.encode(TEXTS, spec, truth)
         cache.mirror.views.record(VIEW, keys_of_texts(TEXTS), None, [f"id {n}" for n in range(ROWS)])
-        open_search(cache.mirror, SPEC, metric="l2", kind="hnsw")
+        open_search(cache.mirror, SPEC, index="HNSW32", metric="l2")
     return directory
 
 
@@ -80,8 +80,8 @@ def encode(directory: Path) -> None:
 
 def search(directory: Path) -> None:
     """Search all rows and a view's, with and without a saved index: each score belongs to its key."""
-    for kind in ("exact", "hnsw"):
-        searcher = open_search(Mirror(directory), SPEC, metric="l2", kind=kind)
+    for faiss_index in (None, "HNSW32"):
+        searcher = open_search(Mirror(directory), SPEC, index=faiss_index, metric="l2")
         queries = truth(TEXTS[:3])
         for found in (searcher.search(queries, 3), searcher.search(queries, 3, view=VIEW)):
             rows = np.array([[BY_KEY[key.tobytes()] for key in line] for line in found.keys])

@@ -74,11 +74,11 @@ def test_what_does_not_open_is_damaged(directory: Path) -> None:
 def test_repeated_keys_are_told(directory: Path) -> None:
     """A repeated key wastes space, and is a bug of its writer."""
     ns = Mirror(directory).namespace(SPEC)
-    keys, vectors, digests = ns._table.keys[:3], ns._table.vectors[:3], ns._table.digests[:3]
+    keys, vectors, digests = ns.table.keys[:3], ns.table.vectors[:3], ns.table.digests[:3]
     state = State(
-        103, "float32", (4,), (Extent(0, 103),), namespace=SPEC.namespace, incarnation=ns._table.state.incarnation
+        103, "float32", (4,), (Extent(0, 103),), namespace=SPEC.namespace, incarnation=ns.table.state.incarnation
     )
-    ns._table.append(np.array(keys), np.array(vectors), np.array(digests), state)
+    ns.table.append(np.array(keys), np.array(vectors), np.array(digests), state)
     assert found(directory) == [(SPEC.namespace, "repeats", 3)]
 
 

@@ -285,7 +285,7 @@ def test_damage_is_never_shared(folder: Path, change: Callable[[Path], None]) ->
     """A row that does not match its digest is not read for a push either."""
     change(folder)
     ns = opened(folder)
-    (plan,) = ns.plan(1000)
+    (plan,) = ns.ledger.plan(1000)
     with pytest.raises(DamagedMirror, match="do not agree"):
         ns.read(plan, "vectors", 0, plan.rows)
 
@@ -304,17 +304,17 @@ def test_the_error_names_the_rows_and_the_way_out(folder: Path) -> None:
 
 def test_a_row_proved_once_is_not_proved_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification reads a row's bytes once per process."""
-    from cas_cache.mirror import row_verifier
+    from cas_cache.mirror import rows
 
     digested: list[int] = []
-    original = row_verifier.digest_rows
+    original = rows.digest_rows
 
     def counting(keys: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         digested.append(len(keys))
         return original(keys, vectors)
 
-    monkeypatch.setattr(row_verifier, "digest_rows", counting)
+    monkeypatch.setattr(rows, "digest_rows", counting)
     ns = opened(folder)
-    for rows in ([1, 2, 3], [3, 3, 2], [3, 4], list(range(ITEMS))):
-        ns.take(np.array(rows))
+    for asked in ([1, 2, 3], [3, 3, 2], [3, 4], list(range(ITEMS))):
+        ns.take(np.array(asked))
     assert digested == [3, 1, ITEMS - 4]

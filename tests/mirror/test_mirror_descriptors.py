@@ -21,7 +21,7 @@ from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import AlreadyClosed
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror, Namespace, descriptors
-from cas_cache.mirror.evict import evict
+from cas_cache.mirror.evict import evict, evict_packs
 from mirror.mirror_rows import keys_for, vectors_for
 from repository.storages import Encoder, Machine, Memory, texts, truth
 from scale import SCALE
@@ -194,7 +194,7 @@ def test_a_writer_and_an_eviction_do_not_wait_for_each_other(tmp_path: Path) -> 
     writer.start()
     writer.join(0.2)  # time to take a lock that it must not have yet
     assert writer.is_alive()
-    eviction = threading.Thread(target=evicting.evict, args=(ns.packs,), daemon=True)
+    eviction = threading.Thread(target=evict_packs, args=(evicting, ns.packs), daemon=True)
     eviction.start()
     eviction.join(60)
     writer.join(60)
@@ -379,7 +379,7 @@ MANY = (
     + """
 from cas_cache import EmbeddingCache, sync
 from cas_cache.mirror.check import check_mirror
-from cas_cache.mirror.evict import evict
+from cas_cache.mirror.evict import evict, evict_packs
 from cas_cache.repository import Repository
 fill(directory / "mirror", count)
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

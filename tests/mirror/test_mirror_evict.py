@@ -18,7 +18,6 @@ from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorWriteError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import Candidate, evict, plan_evict
-from cas_cache.mirror.table import Table
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Machine, Memory, texts, truth
 from tiers import sampled
 
@@ -62,7 +61,7 @@ def held(directory: Path, count: int = 45) -> list[int]:
     there = np.flatnonzero(rows >= 0)
     # Not `take`, which would record the use.
     ns.verify(rows[there])
-    np.testing.assert_array_equal(ns._table.vectors[rows[there]], truth([f"text {i}" for i in there]))
+    np.testing.assert_array_equal(ns.table.vectors[rows[there]], truth([f"text {i}" for i in there]))
     assert ns.rows == len(there)
     assert np.load(ns.folder / "vectors.npy", mmap_mode="r").shape[0] == ns.rows if ns.rows else True
     return there.tolist()
@@ -312,7 +311,8 @@ def test_an_eviction_that_is_not_finished(machine: Machine, monkeypatch: pytest.
     """The process that opens it first finishes it; until then every key still finds its own row."""
     directory = close(machine)
     with monkeypatch.context() as patch:
-        patch.setattr(Table, "finish_rewrite", lambda _: None)
+        patch.setattr("cas_cache.mirror.rewrite.finish_rewrite", lambda _: None)
+        patch.setattr("cas_cache.mirror.namespace_files.finish_rewrite", lambda _: None)
         evict(Mirror(directory), 25 * ROW)
         ns = Mirror(directory).namespace(SPEC)
         rows = ns.find(keys_of_texts(texts(45)))

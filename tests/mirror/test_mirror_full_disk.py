@@ -15,7 +15,7 @@ from cas_cache import CacheMiss, EmbeddingCache, EncoderSpec
 from cas_cache.errors import MirrorWriteError
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import Candidate, evict, smallest_rewrite_first
-from cas_cache.testing import failing_disk
+from failing_disk import failing_disk
 from tiers import sampled
 
 SPEC = EncoderSpec(model="org/model", revision="abc1234")

@@ -13,7 +13,8 @@ from cas_cache import EmbeddingCache
 from cas_cache.identity import Batch, keys_of_texts
 from cas_cache.mirror import Mirror, Namespace
 from cas_cache.mirror import memo as module
-from cas_cache.mirror.memo import Memo, as_rows, count_of
+from cas_cache.mirror.memo import Memo
+from cas_cache.mirror.rows import as_rows, count_of
 from repository.storages import OTHER_SPEC, SPEC, Encoder, texts, truth
 
 MANY = 3000
@@ -143,7 +144,7 @@ def test_memory_is_bounded(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> No
         assert memo.find(bytes([i]) * 32, 2000, ns.keys) is not None
     memo.note(b"x" * 32, slice(0, 5), ns.keys)
     memo.note(b"x" * 32, slice(0, 5), ns.keys)
-    assert memo._bytes == sum(module._bytes_of(rows) for rows in memo._known.values())
+    assert memo._bytes == sum(module._size_of(rows) for rows in memo._known.values())
 
 
 def test_the_cache_asks_for_no_key_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def test_the_cache_asks_for_no_key_twice(tmp_path: Path, monkeypatch: pytest.Mon
     encoder = Encoder()
     cache = EmbeddingCache(tmp_path / "mirror")
     first = cache.encode(texts(MANY), SPEC, encoder)
-    monkeypatch.setattr("cas_cache.identity.batch.keys_of_texts", lambda _: pytest.fail("keys were made"))
+    monkeypatch.setattr("cas_cache.identity.keys._keys_of", lambda _: pytest.fail("keys were made"))
     for again in (cache, EmbeddingCache(tmp_path / "mirror")):
         before = again.stats.hits
         assert np.array_equal(again.encode(texts(MANY), SPEC, encoder), first)

@@ -65,7 +65,7 @@ def test_a_large_gather_is_shared_by_threads(
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(40))
     ns.append(keys, vectors_for(keys))
-    monkeypatch.setattr("cas_cache.mirror.namespace.GATHER_BYTES", rows_at_once * ns.row_bytes)
+    monkeypatch.setattr("cas_cache.mirror.rows.GATHER_BYTES", rows_at_once * ns.row_bytes)
     rows = np.random.default_rng(0).integers(0, 40, 50)
     answer = ns.take(rows)
     np.testing.assert_array_equal(answer, vectors_for(keys)[rows])
@@ -171,7 +171,7 @@ def test_an_empty_namespace_answers(tmp_path: Path) -> None:
     assert ns.take(np.array([], np.int64)).shape == (0,)
     assert ns.append(keys_for([]), np.empty((0, 4), np.float32)) == 0
     assert (ns.rows, ns.dtype, ns.shape, ns.row_bytes, ns.pending_rows) == (0, None, (), 0, 0)
-    assert ns.plan(10) == []
+    assert ns.ledger.plan(10) == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_writer_does_not_trust_the_stamp_of_the_state(tmp_path: Path) -> None:
     two.append(keys_for([1]), vectors_for(keys_for([1])))
     # Give the second commit's state the inode, time and size of the first, as can happen by chance.
     stamp = path.stat()
-    one._table._stamp = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
+    one.table._stamp = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
     assert before.st_size == stamp.st_size
     one.append(keys_for([2]), vectors_for(keys_for([2])))
     for handle in (one, two, Mirror(tmp_path).namespace(SPEC)):
@@ -320,9 +320,9 @@ def test_a_map_is_never_older_than_the_state(tmp_path: Path) -> None:
     ns = Mirror(tmp_path).namespace(SPEC)
     keys = keys_for(range(5))
     ns.append(keys[:2], vectors_for(keys[:2]))
-    old = ns._table._mapped()
+    old = ns.table._mapped()
     ns.append(keys[2:], vectors_for(keys[2:]))
-    ns._table._maps = old
+    ns.table._maps = old
     assert np.array_equal(ns.take(np.arange(5)), vectors_for(keys))
 
 
@@ -333,10 +333,10 @@ def test_a_pack_is_read_in_parts(tmp_path: Path) -> None:
     ns.append(keys[1:2], vectors_for(keys[1:2]))
     assert ns.append(keys[:4], vectors_for(keys[:4]), pack="p", upto=(4, 6)) == 3
     again = Mirror(tmp_path).namespace(SPEC)
-    assert (again.applied_rows("p"), again.packs) == (4, frozenset())
+    assert (again.ledger.applied_rows("p"), again.packs) == (4, frozenset())
     assert again.append(keys[4:], vectors_for(keys[4:]), pack="p", upto=(6, 6)) == 2
-    assert (again.applied_rows("p"), again.packs) == (6, {"p"})
-    assert again.applied_rows("unknown") == 0
+    assert (again.ledger.applied_rows("p"), again.packs) == (6, {"p"})
+    assert again.ledger.applied_rows("unknown") == 0
     assert again.pending_rows == 1
     assert len(check_all(again)) == 6
 
@@ -360,25 +360,25 @@ def test_plans_are_kept_until_published(tmp_path: Path) -> None:
     ns.append(keys[:10], vectors_for(keys[:10]))
     ns.append(keys[10:15], vectors_for(keys[10:15]), pack="p", upto=(5, 5))
     ns.append(keys[15:], vectors_for(keys[15:]))
-    plans = ns.plan(8)
+    plans = ns.ledger.plan(8)
     assert [plan.rows for plan in plans] == [8, 8, 4]
     assert [plan.runs for plan in plans] == [((0, 8),), ((8, 10), (15, 21)), ((21, 25),)]
     assert len({plan.nonce for plan in plans}) == 3
     again = Mirror(tmp_path).namespace(SPEC)
-    assert again.plan(8) == again.plan(3) == plans
+    assert again.ledger.plan(8) == again.ledger.plan(3) == plans
     rows = np.r_[8:10, 15:21]
     assert np.array_equal(again.read(plans[1], "keys", 0, 8), keys[rows])
     assert np.array_equal(again.read(plans[1], "vectors", 1, 5), vectors_for(keys[rows])[1:5])
     digests = digest_rows(keys, vectors_for(keys))
     assert np.array_equal(again.read(plans[1], "digests", 0, 8), digests[rows])
-    again.published(plans[1], "q")
+    again.ledger.published(plans[1], "q")
     assert again.packs == {"p", "q"}
-    assert ns.plan(8) == [plans[0], plans[2]]
+    assert ns.ledger.plan(8) == [plans[0], plans[2]]
     assert ns.pending_rows == 12
     new = keys_for([99])
     ns.append(new, vectors_for(new))
-    assert [plan.rows for plan in ns.plan(8)] == [8, 4, 1]
-    assert ns.plan(8)[:2] == [plans[0], plans[2]]
+    assert [plan.rows for plan in ns.ledger.plan(8)] == [8, 4, 1]
+    assert ns.ledger.plan(8)[:2] == [plans[0], plans[2]]
 
 
 def _limited(directory: Path) -> str:
@@ -511,7 +511,7 @@ class AgainstADict(RuleBasedStateMachine):
         ns.refresh()
         if ns.rows:
             for column, values in zip(
-                ns._table._columns(ns._table.state),
+                ns.table.columns(ns.table.state),
                 (np.full((rows, 32), 7, np.uint8), np.full((rows, 1), 7, np.float32), np.full(rows, 7, np.uint64)),
                 strict=True,
             ):
@@ -521,12 +521,12 @@ class AgainstADict(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), most=st.integers(1, 4))
     def push(self, which: int, most: int) -> None:
         ns = self.handles[which]
-        plans = ns.plan(most)
+        plans = ns.ledger.plan(most)
         assert sum(plan.rows for plan in plans) == len(self.model) - len(self.pushed)
         if plans:
             assert plans[0].rows <= 4
             self.pushed.update(key.tobytes() for key in ns.read(plans[0], "keys", 0, plans[0].rows))
-            ns.published(plans[0], f"pack {plans[0].nonce}")
+            ns.ledger.published(plans[0], f"pack {plans[0].nonce}")
 
     @invariant()
     def both_handles_know_all(self) -> None:

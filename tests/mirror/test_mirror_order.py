@@ -42,7 +42,7 @@ def test_an_append_waits_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyP
     append, others = Table.append, threading.Thread(target=lambda: theirs.append(*rows_of(2, 10)), daemon=True)
 
     def interrupted(self: Table, *args: object) -> None:
-        if self is mine._table:
+        if self is mine.table:
             others.start()
             others.join(0.5)
         append(self, *args)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cas_cache.errors import DamagedMirror, UnsupportedFormat
+from cas_cache.mirror.evict import without_packs
 from cas_cache.mirror.state import Extent, State
 
 STEPS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([None, None, "p1", "p2"])), max_size=12)
@@ -242,7 +243,7 @@ def test_what_is_evicted() -> None:
     for pack, rows in (("a", 7), ("b", 5), ("c", 2), ("merge", 8)):
         state = state.read(pack, rows, complete=True)
     state = state.superseding(["x"])
-    left, runs = state.evicted(["a"])
+    left, runs = without_packs(state, ["a"])
     assert runs == [(3, 5), (5, 6), (10, 12), (12, 13)]
     assert left.extents == (Extent(0, 2), Extent(2, 1, "b"), Extent(3, 2, "c"), Extent(5, 1, None, "n"))
     assert (left.rows, left.generation, dict(left.planned_at)) == (6, 1, {"n": 1.0})

@@ -33,8 +33,8 @@ def pruner(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C901
         return after.with_actor(me, actor.ended())
 
     if step == "begin":
-        # Repository.now: a probe, whose time is read from a listing. While nothing has been there for the grace period
-        # a prune deletes nothing, and nobody notices it: such prunes are left out.
+        # pruning.storage_time: a probe, whose time is read from a listing. While nothing has been there for the grace
+        # period a prune deletes nothing, and nobody notices it: such prunes are left out.
         if rules.prune_waits and rules.storage_clock and not _some_are_old(world):
             return
         clock = world.time if rules.storage_clock else world.time + SKEW

@@ -105,7 +105,7 @@ def _reads(  # noqa: C901
         pack = world.packs[at]
         done = (known | 1 << at | pack.merged, have | pack.rows)
         if not hand and pack.merged and not pack.merged & ~known:
-            # Namespace.skip: the rows of all that it supersedes are here.
+            # PackLedger.skip: the rows of all that it supersedes are here.
             yield f"needs nothing of {at}", THINKS, then("read", disk=(done[0], have), todo=todo & ~(1 << at))
             continue
         for bad in (False, True) if world.bad_reads else (False,):

@@ -12,8 +12,8 @@ import pytest
 
 from cas_cache.format import layout
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import DAY, prune
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import DAY, prune
 from cas_cache.storage import threads
 from cas_cache.testing import CountingStorage, MemoryStorage
 from chaos.faults import HOUR, Deadly, Died, InOrder, World

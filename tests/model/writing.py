@@ -26,7 +26,7 @@ def writer(world: World, me: int, rules: Rules) -> Iterator[Move]:
         if state == ACKNOWLEDGED:
             yield "finds nothing to push", THINKS, world.with_actor(me, actor._replace(at="done", runs=0))
         elif planned >= 0 and (world.time - planned_at <= MOST or not rules.old_names_are_dropped):
-            # Namespace.plan, State.planned: what was planned a moment ago keeps its nonce, and so its name.
+            # PackLedger.plan, State.planned: what was planned a moment ago keeps its nonce, and so its name.
             yield f"keeps the name {planned}", None, _planned(world, me, planned, rules)
         else:
             for page in (0, 1):
@@ -34,7 +34,7 @@ def writer(world: World, me: int, rules: Rules) -> Iterator[Move]:
                 then = drawn.with_actor(me, actor._replace(disk=(rows, new, world.time, WAITS)))
                 yield f"draws the name {new}, on page {page}", None, _planned(then, me, new, rules)
     elif step == "clock":
-        # Repository.write, where it does not count from the plan.
+        # Repository.stage, where it does not count from the plan.
         then = world.with_actor(me, actor._replace(at="put 0", local=(actor.local[0], world.time)))
         yield "begins to count", None, then
     else:
@@ -56,12 +56,12 @@ def _drawn(world: World, page: int, rows: int, merged: int) -> tuple[int, World]
 
 
 def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: C901, PLR0912, PLR0915
-    """`Repository.write` and `Repository.commit`, and what their callers do next: of a push and of a compaction."""
+    """`Repository.stage` and `Repository.commit`, and what their callers do next: of a push and of a compaction."""
     actor = world.actors[me]
     pack, began = actor.local[:2]
     step = actor.at
     if step in ("put 0", "put 1"):
-        # interface.put_all, by Repository.write.
+        # threads.put_all, by Repository.stage.
         which = int(step[-1])
         after = "put 1" if which == 0 else "check"
         if after == "check" and actor.program == "compactor":
@@ -73,7 +73,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
             then = then.with_actor(me, actor._replace(local=(*actor.local[:-1], _is_stale(world, pack))))
         yield f"puts object {which} of {pack}", ("put", "object", pack), _at(then, me, after)
     elif step == "check":
-        # Repository.commit: _in_time before the PUT.
+        # publishing.commit: StagedPack.in_time before the PUT.
         in_time = world.time - began <= MOST or not rules.gives_up_before_the_manifest
         if in_time and actor.program == "writer" and not rules.acknowledged_after_manifest:
             yield "notes that it is published, too early", None, _at(_noted(world, me), me, "manifest")
@@ -89,7 +89,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
         if not rules.objects_before_manifest and actor.program == "writer":
             return
     elif step == "look":
-        # Repository.commit: _in_time after the PUT.
+        # publishing.commit: StagedPack.in_time after the PUT.
         if not rules.objects_before_manifest and actor.program == "writer":
             yield "goes on", THINKS, _at(world, me, "put 0")
         elif world.time - began <= MOST or not rules.looks_again_after_the_manifest:
@@ -105,7 +105,7 @@ def _publishes(world: World, me: int, rules: Rules) -> Iterator[Move]:  # noqa: 
         then = world.delete(pack, 2).with_actor(me, actor.ended())
         yield f"takes the manifest of {pack} back", ("delete", "manifest", pack), then
     elif step == "note":
-        # Namespace.published, in the mirror. A compaction only counts.
+        # PackLedger.published, in the mirror. A compaction only counts.
         then = _noted(world, me) if actor.program == "writer" else world
         yield f"notes that {pack} is published", None, then.with_actor(me, then.actors[me].ended())
 

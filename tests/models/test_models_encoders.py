@@ -1,4 +1,4 @@
-"""Encoders of classes that are not known: told apart by their names and by the models that they hold."""
+"""Encoders of any class are described by their names and by the models that they hold."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_torch_module_is_found_under_any_attribute(place: str) -> None:
-    """Two encoders that hold other weights are two, wherever they hold them."""
+    """Two encoders with different weights have different descriptions, wherever they hold the weights."""
     one, other = PLACES[place](layer(1.0)), PLACES[place](layer(2.0))
     assert len(parts_of(one)) == 1
     assert describe_encoder(one) != describe_encoder(other)
@@ -61,7 +61,7 @@ def test_a_torch_module_is_found_under_any_attribute(place: str) -> None:
 
 
 class Remembering(torch.nn.Module):
-    """A module of one's own: identity leaves out its list, because many a module remembers in one."""
+    """A custom module whose list the identity skips, because lists often hold caches."""
 
     def __init__(self, scales: list[float]) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ class Remembering(torch.nn.Module):
 
 
 def test_lists_of_a_module_of_ones_own_are_in_the_appearance() -> None:
-    """What identity leaves out on purpose has the self-check below it."""
+    """Lists that the identity skips are in the appearance, so that the self-check compares vectors."""
     one, other = (Holder(model=torch.nn.Sequential(Remembering([1.0, last]))) for last in (2.0, 3.0))
     assert appearance_of(one) == appearance_of(Holder(model=torch.nn.Sequential(Remembering([1.0, 2.0]))))
     assert appearance_of(one) != appearance_of(other)
 
 
 def test_a_model_that_code_reads_as_a_global_is_in_the_appearance() -> None:
-    """As scripts do: no attribute leads to it."""
+    """A model in a global variable of a script is in the appearance, although no attribute refers to it."""
 
     def looks(value: float) -> dict[str, str]:
         names: dict[str, Any] = {"__name__": "script_of_a_user", "MODELS": {"main": layer(value)}}
@@ -88,7 +88,7 @@ def test_a_model_that_code_reads_as_a_global_is_in_the_appearance() -> None:
 
 
 def test_a_method_of_a_library_that_was_replaced_is_in_the_appearance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class itself is the library's, and known by its name."""
+    """A replaced method of a library's class is in the appearance; the class itself is represented by its name."""
     encoder = torch.utils.data.SequentialSampler([])
     before = appearance_of(encoder)
     monkeypatch.setattr(torch.utils.data.SequentialSampler, "__iter__", lambda self: iter([]))
@@ -96,7 +96,7 @@ def test_a_method_of_a_library_that_was_replaced_is_in_the_appearance(monkeypatc
 
 
 def test_a_model_has_one_fingerprint_wherever_it_is_held() -> None:
-    """The path of a single model says nothing of it; of several, it says which of them does what."""
+    """The fingerprint contains the path of a model only if there are several."""
     one, other = layer(1.0), layer(2.0)
     assert {weights_fingerprint(each) for each in (one, Holder(network=one), Holder(inner=[one]))} == {
         weights_fingerprint(one)
@@ -105,7 +105,7 @@ def test_a_model_has_one_fingerprint_wherever_it_is_held() -> None:
 
 
 def test_what_an_encoder_counts_is_not_in_its_description() -> None:
-    """Counters and other attributes that are no models leave a description as it is; cycles end."""
+    """Counters and other attributes that are not models do not change a description; cycles end."""
     encoder = Holder(network=layer(1.0), calls=0, log=[])
     encoder.itself = encoder
     before = describe_encoder(encoder)
@@ -114,7 +114,7 @@ def test_what_an_encoder_counts_is_not_in_its_description() -> None:
 
 
 def test_two_classes_of_one_name_in_two_modules_are_two() -> None:
-    """The name of a class has its module in it."""
+    """The name of a class contains its module."""
     made = []
     for name in ("first", "second"):
         module = types.ModuleType(name)
@@ -124,7 +124,7 @@ def test_two_classes_of_one_name_in_two_modules_are_two() -> None:
 
 
 def test_a_script_and_the_same_module_imported_have_one_name(tmp_path: Path) -> None:
-    """A class that is defined in a script is named as it is when the script is imported."""
+    """A class in a script has the same name when the script is imported."""
     (tmp_path / "bench.py").write_text(
         "from cas_cache.models.names import class_name\nclass Enc: pass\nprint(class_name(Enc))\n"
     )
@@ -136,20 +136,20 @@ def test_a_script_and_the_same_module_imported_have_one_name(tmp_path: Path) -> 
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    """The package is for everybody; torch is imported by who uses it."""
+    """Importing the package does not import torch."""
     code = "import sys, cas_cache.models; print({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_an_object_without_models_has_no_fingerprint() -> None:
-    """A fingerprint of nothing would be that of everything."""
+    """An object without weights has no fingerprint."""
     with pytest.raises(TypeError, match="revision="):
         weights_fingerprint(object())
 
 
 def test_a_counter_that_a_replaced_method_reaches_is_not_the_model() -> None:
-    """A method that counts calls in an object, or in a variable, that it captures is described without the count."""
+    """A method that counts its calls in a captured object or variable is described without the count."""
 
     class Counter:
         seen = 0
@@ -174,7 +174,7 @@ def test_a_counter_that_a_replaced_method_reaches_is_not_the_model() -> None:
 
 
 def clocked(latest: float, scale: float = 1.0) -> Any:
-    """Return a function that keeps the time of its latest call, as a rate limit of mteb's service classes does."""
+    """Return a function that stores the time of its latest call, like a rate limit of mteb's service classes."""
 
     def encode(inputs: Any) -> Any:
         nonlocal latest
@@ -185,7 +185,7 @@ def clocked(latest: float, scale: float = 1.0) -> Any:
 
 
 def test_a_number_that_a_function_assigns_itself_is_not_the_encoder() -> None:
-    """Whatever its name, a variable that the function writes at each call is its memory; one that it reads counts."""
+    """A variable that a function writes is not described, whatever its name; one that it only reads is."""
     module = torch.nn.Linear(2, 2)
     seen = []
     for latest, scale in ((0.0, 1.0), (5.0, 1.0), (0.0, 2.0)):
@@ -197,7 +197,7 @@ def test_a_number_that_a_function_assigns_itself_is_not_the_encoder() -> None:
 
 
 def test_an_object_that_a_function_assigns_itself_counts() -> None:
-    """A model that is loaded at the first call, into a variable of the surrounding function, is part of the encoder."""
+    """A model that is loaded at the first call into a captured variable is part of the encoder."""
     found = None
 
     def encode(inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Models of sentence-transformers that OpenVINO and ONNX Runtime run are known by the file that was loaded."""
+"""Models of sentence-transformers that OpenVINO and ONNX Runtime run are described by the loaded file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Seen]:
-    """Return what two processes see of the same files."""
+    """Return the output of two processes for the same files."""
     folder = tmp_path_factory.mktemp("exported")
     installed = packages(folder / "packages", *RELEASES["4.57 and 5.2"], *ENGINES)
     (folder / "model").mkdir()
@@ -35,7 +35,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, Seen]
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
 def test_two_files_of_one_repository_are_two_models(engine: str, two_processes: tuple[Seen, Seen], figure: Any) -> None:
-    """Other vectors, other identities and fingerprints; without the file in the description they would be equal."""
+    """Files with other vectors have other identities and fingerprints; without the file they would be equal."""
     one, other, cosine = two_processes[0][engine]
     figure(f"cosine of what would be served, in thousandths: file of {engine}", round(1000 * cosine))
     assert cosine < 0.99
@@ -45,5 +45,5 @@ def test_two_files_of_one_repository_are_two_models(engine: str, two_processes: 
 
 
 def test_another_process_sees_the_same(two_processes: tuple[Seen, Seen]) -> None:
-    """A file is described alike wherever it is loaded."""
+    """A file has the same description in every process."""
     assert two_processes[0] == two_processes[1]

@@ -174,5 +174,5 @@ for name in (None, "openvino_model.xml"):
     ids=["peft", "accelerate", "torchao", "onnxruntime", "openvino"],
 )
 def test_with_the_real_package(script: str, names: list[str], tmp_path: Path) -> None:
-    """What the package does to a model is seen where it changes vectors, and is not where it does not."""
+    """Changes of a model by the package are in the description exactly if they change vectors."""
     run([packages(tmp_path, *names)], "-c", script)

@@ -1,4 +1,4 @@
-"""What changes vectors is in a description, and what changes none is not.
+"""A description contains everything that changes vectors, and nothing else.
 
 Each pair is two models under one name with one set of tensors. The first test shows that they make other vectors and
 that their descriptions differ; it prints the cosine of what would be served to the second (the vectors of the first)
@@ -23,7 +23,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, Qwen2Model
 from transformers.models.bert import modeling_bert as bert
 
-from cas_cache.models import describe, description, functions, hooks, modules, tokenizers, weights_fingerprint
+from cas_cache.models import describe, description, functions, modules, parts, tokenizers, weights_fingerprint
 from cas_cache.models.functions import CodeReader
 from cas_cache.models.names import class_name, is_library
 from models.tiny_models import (
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models, and how to make a description blind for what differs.
+    """Two models, and how to make a description blind for their difference.
 
     Attributes:
         one: Makes the first model.
@@ -98,7 +98,7 @@ def bidirectional(built: Any) -> None:
 
 
 class Flipped(Qwen2Model):
-    """A repository's own code: the same tensors, another function."""
+    """Code of a repository: the same tensors, another function."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         answer = super().forward(*args, **kwargs)
@@ -197,7 +197,7 @@ def router(mode: str = "mean", default: str = "document", dense: Any = None) -> 
 
 
 class Scaled(torch.nn.Module):
-    """A module of one's own."""
+    """A custom module."""
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0, axis: Any = (-1,)) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ def replaced_tensor(built: Any) -> None:
 
 
 def from_source(source: str, **names: Any) -> Any:
-    """Return what a source defines as ``made``, in a module of its own."""
+    """Return the object that a source defines as ``made``, in a module of its own."""
     space: dict[str, Any] = {"__name__": "code_of_a_user", **names}
     exec(source, space)
     return space["made"]
@@ -285,7 +285,7 @@ def own_source(operation: str) -> Any:
 
 
 class Adjusted(torch.nn.Module):
-    """A module of one's own whose attributes decide what it computes."""
+    """A custom module whose attributes determine its output."""
 
     def __init__(self, name: str = "flip", function: Any = torch.relu, shift: float = 0.0, axes: Any = (-1,)) -> None:
         super().__init__()
@@ -507,8 +507,8 @@ def identity(built: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sampled(PAIRS, keep=4))
-def test_what_changes_vectors_is_in_the_description(name: str, figure: Any) -> None:
-    """Two models that make other vectors have two descriptions, before and after they encoded, and two fingerprints."""
+def test_changes_of_vectors_are_in_the_description(name: str, figure: Any) -> None:
+    """Models with different vectors have different descriptions, before and after encoding, and fingerprints."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
     before = identity(one), identity(other)
     first, second = encoded(one, PAIRS[name].items), encoded(other, PAIRS[name].items)
@@ -527,7 +527,7 @@ CHANGES = [name for name, pair in PAIRS.items() if getattr(pair.other, "func", N
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_after_a_description_is_seen(name: str) -> None:
-    """What a description remembers of a model never hides what is done to the model later."""
+    """Nothing that is remembered for a model hides a later change."""
     kind, change = PAIRS[name].other.args
     built = model(kind)
     before = identity(built)
@@ -553,8 +553,8 @@ LATER = {
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_layer_that_was_described_is_looked_at_again(name: str) -> None:
-    """Whatever is put on a layer that was known to be as the library builds it."""
+def test_a_described_layer_is_compared_again(name: str) -> None:
+    """A change of a layer that was remembered as standard is in the description."""
     built = model()
     before = identity(built)
     assert identity(built) == before
@@ -563,7 +563,7 @@ def test_a_layer_that_was_described_is_looked_at_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=4))
-def test_without_the_part_that_sees_it_two_are_taken_for_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_part_that_describes_it_two_models_are_equal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part of a description is needed: without it the test above fails."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
     for owner, member in PAIRS[name].blind:
@@ -592,7 +592,7 @@ def everywhere(register: Any, hook: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def patched(cls: type, name: str, make: Any) -> Iterator[None]:
-    """Put another method on a class of a library."""
+    """Replace a method of a library's class."""
     usual = getattr(cls, name)
     setattr(cls, name, make(usual))
     try:
@@ -647,14 +647,12 @@ IN_FORCE = {
         (tokenizers, "foreign_methods"),
     ),
 }  # fmt: skip
-"""Changes of a library itself: a context in which they are in force, and what sees them."""
+"""Changes of a library itself: a context in which they apply, and the function that describes them."""
 
 
 @pytest.mark.parametrize("name", IN_FORCE)
-def test_what_is_in_force_for_every_model_is_in_the_description(
-    name: str, monkeypatch: pytest.MonkeyPatch, figure: Any
-) -> None:
-    """A hook on all modules or a patched class changes a model that is loaded already; undone, it is gone."""
+def test_changes_of_a_library_are_in_the_description(name: str, monkeypatch: pytest.MonkeyPatch, figure: Any) -> None:
+    """A hook on all modules or a patched class changes the description of a loaded model, until it is undone."""
     context, (owner, member) = IN_FORCE[name]
     built = model()
     usual, before = encoded(built), identity(built)
@@ -671,7 +669,7 @@ def test_what_is_in_force_for_every_model_is_in_the_description(
 
 
 def test_the_chat_template_is_in_the_description() -> None:
-    """It makes texts of the messages of a chat."""
+    """The chat template is described, because it converts messages to text."""
     built = model()
     before = identity(built)
     built.tokenizer.chat_template = "{{ messages }}"
@@ -679,7 +677,7 @@ def test_the_chat_template_is_in_the_description() -> None:
 
 
 def test_a_few_rows_of_a_large_table_are_in_the_fingerprint_alone() -> None:
-    """A description samples 64 values of a tensor, so a row that was changed by hand needs another revision."""
+    """A description samples 64 values of a tensor, so only the fingerprint shows a few changed rows."""
     one, other = model(), model()
     table = other[0].auto_model.embeddings.word_embeddings.weight
     table.data[other.tokenizer("sea", add_special_tokens=False)["input_ids"]] *= -1
@@ -689,7 +687,7 @@ def test_a_few_rows_of_a_large_table_are_in_the_fingerprint_alone() -> None:
 
 
 def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:
-    """Functions of one name that compute other things are told apart by code, closure, defaults and globals."""
+    """Functions with one name differ by code, closure, defaults and globals, and not by their position."""
 
     def made(source: str, **names: Any) -> Any:
         space: dict[str, Any] = {"__name__": "somebody", **names}
@@ -703,6 +701,8 @@ def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:
         made("def f(x, y=1): return x + 1"),
         made("def f(x): return x + A", A=1),
         made("def f(x): return x + A", A=2),
+        made("def f(x): return (lambda y: y + A)(x) + (lambda y: y + B)(x)", A=1, B=1),  # two functions of one name
+        made("def f(x): return (lambda y: y + A)(x) + (lambda y: y + B)(x)", A=2, B=1),
         made("def g(x): return x\ndef f(x): return g(x)"),
         made("def g(x): return -x\ndef f(x): return g(x)"),
         functools.partial(made("def f(x): return x + 1"), 1),
@@ -712,8 +712,8 @@ def test_the_code_of_a_function_counts_and_where_it_stands_does_not() -> None:
     assert len({repr(plain), *described}) == 1 + len(others)
 
 
-def test_what_cannot_be_described_is_refused_and_can_be_named() -> None:
-    """A hook that holds an object without readable state is an error that says how to name it, and then works."""
+def test_objects_that_cannot_be_described_are_refused() -> None:
+    """A hook that refers to an object without readable state is an error that says how to describe it."""
     import re
 
     pattern = re.compile("x").scanner("x")  # an object of C, with hidden state
@@ -771,21 +771,21 @@ NEUTRAL = {
 
 
 @pytest.mark.parametrize("name", sampled(NEUTRAL, keep=3))
-def test_what_changes_no_vector_is_not_in_the_description(name: str) -> None:
-    """Speed, paths, versions and defaults leave a description as it is."""
+def test_neutral_changes_are_not_in_the_description(name: str) -> None:
+    """Speed, paths, versions and defaults do not change a description."""
     assert identity(NEUTRAL[name]()) == identity(model())
 
 
 @pytest.mark.parametrize("kind", ["Asym", "StaticEmbedding", "CNN"])
 def test_a_model_that_was_saved_and_loaded_is_described_alike(kind: str, tmp_path: Path) -> None:
-    """Also where layers shared an activation before, and do not now."""
+    """A saved and loaded model has the same description, also if its layers no longer share an activation."""
     built = every_kind()[kind]()
     built.save(str(tmp_path))
     assert identity(SentenceTransformer(str(tmp_path), device="cpu")) == identity(built)
 
 
 def test_changes_in_place_are_seen_at_once_and_taken_back() -> None:
-    """A description is never a memory of what a model was: each change is seen, and undone it is gone."""
+    """Each change in place changes the description at once, and undoing it restores the description."""
     built = model()
     before = identity(built)
     parameter = next(built.parameters())
@@ -800,17 +800,17 @@ def test_changes_in_place_are_seen_at_once_and_taken_back() -> None:
 
 
 def test_a_model_without_tensors_has_no_fingerprint_of_nothing() -> None:
-    """What holds nothing that could be told apart is refused; a bag of words is known by its vocabulary."""
+    """A model without distinguishing content has no fingerprint; a bag of words has one by its vocabulary."""
     with pytest.raises(description_error(), match="revision="):
         weights_fingerprint(torch.nn.Identity())
     assert weights_fingerprint(bow(WORDS)()) != weights_fingerprint(bow(WORDS[1:])())
 
 
 def test_names_of_classes() -> None:
-    """A class of a library is named by its package alone, any other by its module."""
+    """A class of a library is named by its package, any other class by its module."""
     assert class_name(torch.nn.Linear) == "torch:Linear"
     assert class_name(st.Pooling) == "sentence_transformers:Pooling"
     assert class_name(Scaled) == f"{__name__}:Scaled"
     assert not is_library(Scaled)
-    assert is_library(hooks.HOOKS.__class__)
+    assert is_library(parts.HOOKS.__class__)
     assert tokenizer().get_vocab_size() > 0

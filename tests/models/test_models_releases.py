@@ -1,4 +1,4 @@
-"""An unchanged checkpoint is described alike under other releases of transformers and of sentence-transformers."""
+"""An unchanged checkpoint has the same description under other releases of its libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.installed import packages, run
 pytestmark = pytest.mark.environments
 
 SHARED = ("tokenizers==0.22.2", "datasets==4.0.0", "httpx", "httpcore", "h11", "anyio")
-"""What the older releases need beside themselves."""
+"""Further packages that the older releases need."""
 
 RELEASES = {
     "4.57 and 5.2": ("transformers==4.57.6", "sentence-transformers==5.2.0", "huggingface-hub==0.36.2", *SHARED),

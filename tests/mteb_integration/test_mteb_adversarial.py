@@ -72,13 +72,13 @@ def test_what_decides_a_vector_keeps_runs_apart(name, tmp_path):
 @pytest.mark.xfail(raises=Met, reason="the identity does not cover it")
 @pytest.mark.parametrize("name", NOT_SEEN)
 def test_what_is_not_seen_yet(name, tmp_path):
-    """Runs that should be kept apart and are not; when this passes, the pair belongs to the others."""
+    """Known gaps: runs that should not share rows and do. When a pair passes, move it to the other determinants."""
     check_never_meet(NOT_SEEN[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=8))
 def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
-    """With the determinant left out of what the cache goes by, the test above fails: the two runs share rows."""
+    """Without the determinant in spec or key, the first test fails: the two runs share rows."""
     DETERMINANTS[name].blind(monkeypatch)
     with pytest.raises(Met):
         check_never_meet(DETERMINANTS[name], tmp_path)
@@ -86,7 +86,7 @@ def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", sampled(NEUTRAL_PAIRS, keep=4))
 def test_what_decides_no_vector_keeps_nothing_apart(name, tmp_path):
-    """Two runs that differ in nothing that matters share all rows: the second encodes nothing, and gets its vectors."""
+    """Two runs without a relevant difference share all rows: the second encodes nothing and gets the right vectors."""
     one, other = NEUTRAL_PAIRS[name]
     cached(one, tmp_path)
     found, encoded = cached(other, tmp_path)
@@ -110,7 +110,7 @@ DERIVED = {
 @pytest.mark.verify
 @pytest.mark.parametrize("seed", range(3))
 def test_sizes_and_precisions_of_one_model_in_any_order(seed, tmp_path):
-    """Whatever was asked for before, each size, normalization and precision gets the vectors of a plain run."""
+    """Each size, normalization and precision gets the vectors of a plain run, whatever was requested before."""
     names = [str(name) for name in np.random.default_rng(seed).permutation(list(DERIVED))]
     for name in names * 2:
         found, _ = cached(DERIVED[name], tmp_path)
@@ -121,7 +121,7 @@ def test_sizes_and_precisions_of_one_model_in_any_order(seed, tmp_path):
 
 @pytest.mark.verify
 def test_no_two_of_many_runs_ever_meet(tmp_path):
-    """Every kind of run of a class of one's own in one cache, forwards and backwards: no vector is another's."""
+    """All runs of a custom encoder class share one cache, in both orders, and each gets its own vectors."""
     pairs = [pair for pair in DETERMINANTS.values() if pair.one.make.__qualname__.startswith("own.")]
     runs = list(itertools.chain.from_iterable((pair.one, pair.other) for pair in pairs))
     for run in runs:

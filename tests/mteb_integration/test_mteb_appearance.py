@@ -60,7 +60,7 @@ def served(encoder: Any, mirror: Path) -> tuple[list[float], int, int]:
     ],
 )
 def test_another_setting_is_found_and_named(attribute: str, value: Any, tmp_path: Path) -> None:
-    """And the first encoder, made again, is served its own without encoding anything."""
+    """A changed attribute is an error that names it; the first encoder, created again, is served without encoding."""
     first = served(Service(), tmp_path)
     with pytest.raises(SelfCheckFailed, match=r"model_id=, revision=") as failed:
         served(Service(**{attribute.partition(".")[0]: value}), tmp_path)
@@ -69,14 +69,14 @@ def test_another_setting_is_found_and_named(attribute: str, value: Any, tmp_path
 
 
 def test_a_counter_and_a_new_key_cost_nothing(tmp_path: Path) -> None:
-    """Neither makes another encoder."""
+    """A counter and a new API key do not change the appearance."""
     served(Service(), tmp_path)
     client = SimpleNamespace(base_url="https://a/v1", api_key="sk-" + "e5F6" * 10)
     assert served(Service(calls=99, client=client), tmp_path)[1:] == (0, 0)
 
 
 def test_how_a_known_model_runs_is_part_of_its_appearance() -> None:
-    """Device, attention kernel and versions, which its identity leaves out on purpose."""
+    """Device, attention kernel and versions are in the appearance, and not in the identity."""
     torch = pytest.importorskip("torch")
 
     class Transformer(torch.nn.Module):  # type: ignore[misc, name-defined]

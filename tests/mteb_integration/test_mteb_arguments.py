@@ -50,8 +50,8 @@ def identity(*, encode=None, **arguments):
     ],
     ids=str,
 )  # fmt: skip
-def test_what_changes_no_vector_changes_no_identity(arguments):
-    """Colleagues share: at the loader, at encode, and in the arguments of arguments."""
+def test_neutral_arguments_are_not_in_the_identity(arguments):
+    """Such arguments of the loader and of encode, also nested ones, do not change the namespace."""
     assert identity(**arguments) == identity()
     assert identity(encode=arguments) == identity()
     spec = spec_of(encoder(**arguments), TASK, encode_kwargs=arguments)
@@ -60,7 +60,7 @@ def test_what_changes_no_vector_changes_no_identity(arguments):
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_known_model_was_loaded_with_shows_in_the_model():
-    """Its description has what the arguments did, so those that are spelled out share; they are in its appearance."""
+    """The description of the model shows the effect of loader arguments; the arguments are in the appearance."""
     pytest.importorskip("torch")
     from mteb.models import SentenceTransformerEncoderWrapper
 
@@ -86,8 +86,8 @@ def test_what_a_known_model_was_loaded_with_shows_in_the_model():
     assert SECRET not in str(compat.appearance(model(token=SECRET)))
 
 
-def test_what_changes_vectors_changes_the_identity():
-    """Also beside a credential, and in a URL less its password."""
+def test_arguments_that_change_vectors_are_in_the_identity():
+    """Arguments that change vectors count, also beside a credential; of a URL the password does not count."""
     specs = [
         {}, {"max_tokens": 5}, {"max_tokens": 6}, {"pad_token": "[PAD]"}, {"base_url": "https://a.example.org"},
         {"base_url": "https://b.example.org"}, {"model_kwargs": {"torch_dtype": "float16"}},
@@ -122,14 +122,14 @@ def uses_global(text):
 
 
 def test_objects_are_described_by_their_settings():
-    """`to_dict` where there is one; dataclasses by their fields."""
+    """Objects are described by `to_dict` if they have it, and dataclasses by their fields."""
     assert identity(config=Quantization(4)) == identity(config=Quantization(4))
     assert identity(config=Quantization(4)) != identity(config=Quantization(8))
     assert SECRET.encode() not in spec_of(encoder(config=Quantization(4)), TASK).canonical()
 
 
 def test_functions_are_described_by_what_they_do(monkeypatch):
-    """Name, code, defaults, what they close over, and the globals that they use."""
+    """A function is described by name, code, defaults, closure and the globals that it uses."""
     assert identity(fn=adds("a")) == identity(fn=adds("a"))
     different = [adds("a"), adds("b"), lambda text: text, lambda text: text + "x", lambda text, x="y": text + x, len]
     different += [functools.partial(adds, "a"), functools.partial(adds, "b")]
@@ -158,7 +158,7 @@ def constant_layer(value):
     "make", [constant_layer, lambda value: word_tokenizer(f"word {value}", "b")], ids=["module", "tokenizer"]
 )
 def test_models_of_libraries_are_described_by_what_they_compute(make):
-    """The name of the class is not enough: weights and vocabularies differ. Used by a function, they count as well."""
+    """Weights and vocabularies count, not only the class; also those of a model that a function uses."""
     assert identity(part=make(0)) == identity(part=make(0))
     assert identity(part=make(0)) != identity(part=make(1))
     assert identity(part=lowers_for(make(0))) == identity(part=lowers_for(make(0)))
@@ -166,7 +166,7 @@ def test_models_of_libraries_are_described_by_what_they_compute(make):
 
 
 def test_a_function_with_the_name_of_a_library_is_described():
-    """A wrapper takes over the name of the function that it wraps."""
+    """A wrapper that has the name of the function that it wraps is not taken for it."""
 
     def wrapping(function):
         return functools.wraps(torch.nn.functional.relu)(lambda values: function(values) + 1)
@@ -189,7 +189,7 @@ STATEFUL = {
 
 @pytest.mark.parametrize("thing", STATEFUL.values(), ids=STATEFUL)
 def test_what_cannot_be_described_is_refused_in_the_constructor(thing, tmp_path):
-    """In words that fit, and accepted when the user names the model and the revision."""
+    """An argument that cannot be described is an error, unless the user passes model_id and revision."""
     with pytest.raises(IdentityError, match=r"loader argument quantization .*model_id= and revision=") as caught:
         CachedEmbeddingWrapper(encoder(quantization=thing), tmp_path)
     assert "encode argument" not in str(caught.value)
@@ -201,7 +201,7 @@ def test_what_cannot_be_described_is_refused_in_the_constructor(thing, tmp_path)
 
 
 def test_given_names_reach_the_metadata_of_mteb(tmp_path):
-    """Its result cache must not file two local models as one."""
+    """The result cache of mteb sees the given name and revision, so it does not mix two local models."""
     plain = encoder()
     wrapped = CachedEmbeddingWrapper(plain, tmp_path, model_id="me/tuned", revision="run-7")
     assert (wrapped.mteb_model_meta.name, wrapped.mteb_model_meta.revision) == ("me/tuned", "run-7")
@@ -211,7 +211,7 @@ def test_given_names_reach_the_metadata_of_mteb(tmp_path):
 
 
 def test_a_backend_of_mteb_holds_no_token(tmp_path):
-    """The wrapper of mteb names its folders by the arguments, the token included."""
+    """The wrapper of mteb names folders by arguments that include the token; nothing in the cache contains it."""
     model = encoder(token=SECRET, max_tokens=7)
     made = backend(model)
     folder = tmp_path / "T" / "experiments" / model.mteb_model_meta.experiment_name / "query"
@@ -221,14 +221,14 @@ def test_a_backend_of_mteb_holds_no_token(tmp_path):
 
 
 def test_texts_are_not_a_loader(tmp_path):
-    """The wrapper says what mteb passes."""
+    """Plain texts instead of a loader are an error that names the right function."""
     wrapped = CachedEmbeddingWrapper(encoder(), tmp_path)
     with pytest.raises(InvalidItem, match=r"not the DataLoader .*EmbeddingCache\.encode"):
         wrapped.encode(["a"], task_metadata=TASK, hf_split="test", hf_subset="default")
 
 
 def test_an_older_mteb_is_refused_by_name(monkeypatch):
-    """With the oldest that was run."""
+    """An older mteb is an error that names the oldest supported release."""
     monkeypatch.setattr(compat, "version", lambda _: "1.39.7")
     monkeypatch.setattr(compat, "requires", lambda _: ['mteb>=2.8; extra == "mteb"'])
     with pytest.raises(MissingDependency, match=r"mteb 1\.39\.7 is older than mteb 2\.8"):
@@ -236,7 +236,7 @@ def test_an_older_mteb_is_refused_by_name(monkeypatch):
 
 
 def test_an_mteb_whose_import_fails_is_not_missing(monkeypatch):
-    """The error names what failed."""
+    """If importing mteb fails, the error says so and names the cause."""
     monkeypatch.setitem(sys.modules, "mteb", None)
     with pytest.raises(MissingDependency, match=r"is installed, but importing it fails .*mteb") as caught:
         compat.require_mteb()

@@ -21,7 +21,6 @@ from cas_cache import EncoderSpec
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
-    DamagedMirror,
     DataWarning,
     IdentityError,
     InvalidEncoderOutput,
@@ -32,7 +31,7 @@ from cas_cache.errors import (
 )
 from cas_cache.identity import keys_of_texts
 from cas_cache.mteb import CachedEmbeddingWrapper, FaissCache, MirrorCache, backend
-from cas_cache.mteb.cache_paths import Folder, folder_of
+from cas_cache.mteb.binding import CacheFolder, parse_folder
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from mteb_integration.mteb_fidelity_encoders import instruct, sentence_transformer
@@ -55,7 +54,7 @@ def vectors(*values, dtype="float32"):
 
 @BOTH
 def test_the_protocol_is_satisfied(cls, tmp_path):
-    """An instance is a backend to mteb, and does what each method says; a new object finds what was added."""
+    """An instance satisfies mteb's protocol, and a new object finds the added vectors."""
     one = cls(tmp_path, spec=SPEC)
     assert isinstance(one, CacheBackendProtocol)
     one.load()
@@ -72,8 +71,8 @@ def test_the_protocol_is_satisfied(cls, tmp_path):
 
 
 @BOTH
-def test_whose_vectors_must_be_said(cls, tmp_path):
-    """The class alone knows no model: mteb's wrapper is refused, with the way out."""
+def test_a_class_without_a_spec_is_refused(cls, tmp_path):
+    """The class alone does not know the model, so passing it to mteb's wrapper is an error that names `backend`."""
     wrapper = MtebsOwn(HashEncoder(), tmp_path, cache_backend=cls)
     with pytest.raises(IdentityError, match=rf"backend\(model, cls={cls.__name__}\)"):
         tasks.scores(wrapper, tasks.sts())
@@ -87,7 +86,7 @@ def test_whose_vectors_must_be_said(cls, tmp_path):
 )
 @THEIR_WARNINGS
 def test_scores_are_those_of_mtebs_wrapper(cls, make, tmp_path):
-    """Cold, warm and on a second machine it scores as with mteb's own backend; later runs encode nothing."""
+    """Scores are those with mteb's own backend, cold, warm and on a second machine; later runs encode nothing."""
     encoder, task = HashEncoder(), make()
     theirs = tasks.scores(MtebsOwn(encoder, tmp_path / "theirs", cache_backend=NumpyCache), task)
     encoder.forget()
@@ -106,12 +105,12 @@ def test_scores_are_those_of_mtebs_wrapper(cls, make, tmp_path):
 @BOTH
 @pytest.mark.verify
 def test_namespaces_are_apart_from_our_wrappers(cls, tmp_path):
-    """In one mirror, after a run of mteb's wrapper, ours encodes everything and scores as without a cache."""
+    """After a run of mteb's wrapper in the same mirror, ours encodes everything and scores as without a cache."""
     encoder, task = HashEncoder(), tasks.misleading_titles()
     plain = tasks.scores(encoder, task)
     wrong = tasks.scores(MtebsOwn(encoder, tmp_path, cache_backend=backend(encoder, cls=cls)), task)
     assert tasks.main_score(wrong) < tasks.main_score(plain), (
-        "mteb has mended its wrapper: say so in docs/how-to/mteb.md"
+        "mteb has fixed its wrapper: say so in docs/how-to/mteb.md"
     )
     encoder.forget()
     with CachedEmbeddingWrapper(encoder, tmp_path) as ours:
@@ -146,7 +145,7 @@ DIFFERENT = {
 
 
 def test_nothing_is_shared_wrongly(tmp_path):
-    """Runs that differ in one thing that a path, a model or an argument tells have namespaces of their own."""
+    """Runs that differ in the path, the model or an argument have different namespaces."""
     found = {
         what: backend(make(), **options)(tmp_path / "cache" / folder).spec
         for what, (make, folder, options) in DIFFERENT.items()
@@ -158,8 +157,8 @@ def test_nothing_is_shared_wrongly(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:No instruction template provided")
-def test_what_is_known_of_a_model_is_in_the_identity(tmp_path):
-    """The settings and prompts of mteb's two wrappers of sentence-transformers models tell namespaces apart."""
+def test_settings_and_prompts_of_a_model_are_in_the_identity(tmp_path):
+    """Settings and prompts of mteb's two wrappers of sentence-transformers models are part of the namespace."""
     models = [known.model for known in (sentence_transformer(), sentence_transformer({"query": "q: "}), instruct())]
     models.append(instruct(apply_instruction_to_passages=False).model)
     for name, value in (("truncate_dim", 8), ("max_seq_length", 9), ("default_prompt_name", "query")):
@@ -171,21 +170,21 @@ def test_what_is_known_of_a_model_is_in_the_identity(tmp_path):
 
 
 def test_mtebs_version_is_in_the_identity(tmp_path, monkeypatch):
-    """How rows are prepared, and a task's own prompt, are a version's: another version shares nothing."""
+    """The preparation of rows and a task's own prompt depend on mteb's version, so versions share nothing."""
     before = backend(HashEncoder())(tmp_path / "T").spec
     monkeypatch.setattr(mteb, "__version__", "9.9")
     assert backend(HashEncoder())(tmp_path / "T").spec != before
 
 
 def test_another_mteb_is_refused(monkeypatch):
-    """If what names the folders has moved, that is said."""
+    """An mteb that has moved the function that names the folders is refused."""
     monkeypatch.delattr(mteb.models.model_meta, "_serialize_experiment_kwargs_to_name")
-    with pytest.raises(MissingDependency, match="_serialize_experiment_kwargs_to_name is not there"):
+    with pytest.raises(MissingDependency, match="_serialize_experiment_kwargs_to_name does not exist"):
         backend(HashEncoder())
 
 
 def test_a_title_is_in_the_key(tmp_path):
-    """Prepared twice, rows of one text and two titles have two vectors: neither is served for the other."""
+    """Rows with one text and two titles have two vectors, because mteb prepares rows twice."""
     one = backend(HashEncoder())(tmp_path / "T" / "document")
     one.add([{"text": "a b c", "title": "a"}, {"text": "a b c", "title": "a b"}], vectors(1, 2))
     np.testing.assert_array_equal(one.get_vector({"text": "a b c", "title": "a b", "id": "x"}), vectors(2)[0])
@@ -195,16 +194,16 @@ def test_a_title_is_in_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("path", "experiments", "expected"),
     [
-        ("c/T", {None}, Folder(Path("c"), "T", None, None)),
-        ("c/T/query", {None}, Folder(Path("c"), "T", None, "query")),
-        ("/a/b/T/document", {None}, Folder(Path("/a/b"), "T", None, "document")),
-        ("c/T/experiments/e_1/query", {"e_1"}, Folder(Path("c"), "T", "e_1", "query")),
-        ("T", {None}, Folder(Path(), "T", None, None)),
+        ("c/T", {None}, CacheFolder(Path("c"), "T", None, None)),
+        ("c/T/query", {None}, CacheFolder(Path("c"), "T", None, "query")),
+        ("/a/b/T/document", {None}, CacheFolder(Path("/a/b"), "T", None, "document")),
+        ("c/T/experiments/e_1/query", {"e_1"}, CacheFolder(Path("c"), "T", "e_1", "query")),
+        ("T", {None}, CacheFolder(Path(), "T", None, None)),
     ],
 )
 def test_a_path_is_read(path, experiments, expected):
-    """Cache path, task, experiment and role are read from the end of a path."""
-    assert folder_of(Path(path), experiments) == expected
+    """Cache path, task, experiment and role are parsed from the end of a path."""
+    assert parse_folder(Path(path), experiments) == expected
 
 
 @pytest.mark.parametrize(
@@ -218,13 +217,13 @@ def test_a_path_is_read(path, experiments, expected):
     ],
 )
 def test_a_path_in_doubt_is_refused(path, experiments, message):
-    """A folder of other settings, of a URL that became a folder, or of no task is an error that says what to do."""
+    """A folder of other settings, a folder made from a URL, or one without a task is an error with advice."""
     with pytest.raises(ConfigurationError, match=message):
-        folder_of(Path(path), experiments)
+        parse_folder(Path(path), experiments)
 
 
 def test_the_names_of_experiments_are_mtebs(tmp_path):
-    """What mteb's wrapper calls its folders, for settings and precisions, is what is expected of it."""
+    """The wrapper of mteb names its folders for settings and precisions as `experiments_of` expects."""
     for experiment, kwargs in [(None, {}), ({"b": [1, "x/y"]}, {}), (None, {"precision": "float16"})]:
         encoder = HashEncoder(experiment=experiment)
         made = backend(encoder)
@@ -239,7 +238,7 @@ def test_the_names_of_experiments_are_mtebs(tmp_path):
 
 
 def test_identity_in_doubt_is_refused(tmp_path):
-    """No pinned revision, what depends on the batch, int8 by the call, an argument that is no plain value: refused."""
+    """An unpinned revision, an object that is not an encoder, an opaque argument and int8 by the call are refused."""
     with pytest.raises(UnpinnedModel, match="revision"):
         backend(HashEncoder(revision="main"))
     with pytest.raises(TypeError, match="not an mteb encoder"):
@@ -267,11 +266,11 @@ def test_an_old_cache_is_left_alone(tmp_path):
 
 @BOTH
 def test_duplicates_in_a_call(cls, tmp_path):
-    """The first vector of an item wins, and those after it keep their own; mteb's FAISS backend shifts them."""
+    """An item keeps its first vector, and later items keep theirs; mteb's FAISS backend shifts them."""
     texts, given = items("a", "a", "b", "c", "b"), vectors(1, 9, 2, 3, 9)
     theirs = MtebsFaiss(tmp_path / "theirs")
     theirs.add(texts, given)
-    assert theirs.get_vector({"text": "b"})[0] == 3, "mteb has mended it: say so in docs/how-to/mteb.md"
+    assert theirs.get_vector({"text": "b"})[0] == 3, "mteb has fixed it: say so in docs/how-to/mteb.md"
     one = cls(tmp_path / "ours", spec=SPEC)
     one.add(texts, given)
     for text, value in zip("abc", (1, 2, 3), strict=True):
@@ -283,7 +282,7 @@ def test_duplicates_in_a_call(cls, tmp_path):
 @BOTH
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "uint8", "bool"])
 def test_the_dtype_is_kept(cls, dtype, tmp_path):
-    """Vectors come back bit for bit in the dtype they were given in, from FAISS too, minus zero included."""
+    """Vectors are returned bit for bit in their dtype, including negative zero."""
     given = np.array([[-0.0, 1.5], [0.0, -2.5]]).astype(dtype)
     cls(tmp_path, spec=SPEC).add(items("a", "b"), given)
     again = cls(tmp_path, spec=SPEC)
@@ -293,19 +292,20 @@ def test_the_dtype_is_kept(cls, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32"])
-def test_faiss_refuses_to_round(dtype, tmp_path):
-    """What float32 cannot hold is an error of FaissCache, and in the mirror all the same."""
-    one = FaissCache(tmp_path, spec=SPEC)
-    one.add(items("a"), vectors(1 / 3, dtype=dtype))
+def test_an_index_of_rounded_vectors_is_refused(dtype, tmp_path):
+    """FaissCache serves vectors that float32 cannot hold from the mirror, and refuses to index or save them."""
+    cache, given = FaissCache(tmp_path, spec=SPEC), vectors(1 / 3, dtype=dtype)
+    cache.add(items("a"), given)
+    np.testing.assert_array_equal(cache.get_vector({"text": "a"}), given[0])
     with pytest.raises(ConfigurationError, match="use MirrorCache"):
-        one.get_vector({"text": "a"})
-    np.testing.assert_array_equal(
-        MirrorCache(tmp_path, spec=SPEC).get_vector({"text": "a"}), vectors(1 / 3, dtype=dtype)[0]
-    )
+        _ = cache.index
+    with pytest.raises(ConfigurationError, match="use MirrorCache"):
+        cache.close()
+    np.testing.assert_array_equal(MirrorCache(tmp_path, spec=SPEC).get_vector({"text": "a"}), given[0])
 
 
-def test_what_cannot_be_stored(tmp_path):
-    """Another length or dtype, another count, several vectors an item: errors. NaN is left out, with a warning."""
+def test_vectors_that_cannot_be_stored(tmp_path):
+    """Another length, dtype or number, and several vectors per item are errors; NaN is skipped with a warning."""
     one = MirrorCache(tmp_path, spec=SPEC)
     one.add(items("a"), vectors(1))
     with pytest.raises(ShapeMismatch):
@@ -322,7 +322,7 @@ def test_what_cannot_be_stored(tmp_path):
 
 
 def test_the_index_file_is_for_others(tmp_path):
-    """Row i of the saved index is the vector of row i of the saved keys; it grows, and is not read back."""
+    """Row i of the saved index is the vector of key i; the index grows, and is never read back."""
     one = FaissCache(tmp_path, spec=SPEC)
     one.add(items("a", "a", "b"), vectors(1, 1, 2))
     one.save()
@@ -339,28 +339,19 @@ def test_the_index_file_is_for_others(tmp_path):
     np.testing.assert_array_equal(FaissCache(tmp_path, spec=SPEC).get_vector({"text": "b"}), vectors(2)[0])
 
 
-def test_rows_that_others_added_are_found(tmp_path):
-    """What another object commits after the index was made is answered from the index, extended."""
-    one, other = FaissCache(tmp_path, spec=SPEC), MirrorCache(tmp_path, spec=SPEC)
-    one.add(items("a"), vectors(1))
-    assert one.get_vector({"text": "a"})[0] == 1
+def test_rows_that_others_added_are_indexed(tmp_path):
+    """Rows that another object commits after the index was made are found by it, and extend the index."""
+    first, other = FaissCache(tmp_path, spec=SPEC), MirrorCache(tmp_path, spec=SPEC)
+    assert first.index is None
+    first.add(items("a"), vectors(1))
+    assert first.index.ntotal == 1
     other.add(items("b"), vectors(2))
-    assert one.get_vector({"text": "b"})[0] == 2
-    assert one.index.ntotal == 2
-
-
-def test_an_index_that_disagrees_is_an_error(tmp_path):
-    """If FAISS holds anything else than the mirror, nothing is answered."""
-    one = FaissCache(tmp_path, spec=SPEC)
-    one.add(items("a", "b"), vectors(1, 2))
-    one._index = faiss.IndexFlatL2(2)
-    one._index.add(vectors(2, 1))
-    with pytest.raises(DamagedMirror, match="other vectors than the mirror"):
-        one.get_vector({"text": "a"})
+    assert first.get_vector({"text": "b"})[0] == 2
+    assert first.index.search(vectors(2), 1)[1].tolist() == [[1]]
 
 
 def test_faiss_must_be_installed(tmp_path, monkeypatch):
-    """Without faiss both ways to a FaissCache say what to install, before anything is made."""
+    """Without faiss, both ways to a FaissCache name the package to install before anything is created."""
     monkeypatch.setitem(sys.modules, "faiss", None)
     for make in (
         lambda: FaissCache(tmp_path / "a", spec=SPEC),
@@ -372,7 +363,7 @@ def test_faiss_must_be_installed(tmp_path, monkeypatch):
 
 
 def test_only_cached(tmp_path):
-    """With only_cached a miss is an error; what is there is served."""
+    """With only_cached, a miss is an error and a stored vector is served."""
     backend(HashEncoder())(tmp_path / "T").add(items("a"), vectors(1))
     one = backend(HashEncoder(), only_cached=True)(tmp_path / "T")
     assert one.get_vector({"text": "a"})[0] == 1
@@ -415,7 +406,7 @@ def process(*arguments):
 @pytest.mark.verify
 @pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={MirrorCache}))
 def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
-    """SIGKILL right after `add`, before `save`: the vector is there."""
+    """A vector survives SIGKILL right after `add`, before `save`."""
     run = process(tmp_path, cls.__name__)
     assert run.stdout.readline() == "added\n"
     run.send_signal(signal.SIGKILL)
@@ -426,7 +417,7 @@ def test_a_crash_loses_nothing_that_was_added(cls, tmp_path):
 @pytest.mark.verify
 @pytest.mark.parametrize("cls", sampled([MirrorCache, FaissCache], keep={FaissCache}))
 def test_a_run_that_closes_nothing(cls, tmp_path):
-    """The wrapper of mteb closes in __del__, when the process ends: rows are pushed, and nothing is complained of."""
+    """The wrapper of mteb closes in `__del__` when the process ends: rows are pushed without an error message."""
     run = process(tmp_path / "one", cls.__name__, tmp_path / "remote")
     _, errors = run.communicate(timeout=120)
     assert run.returncode == 0, errors

@@ -35,7 +35,7 @@ def of(*texts: str, **columns: Any) -> Dataset:
 
 
 def test_the_digest_does_not_depend_on_how_the_table_lies() -> None:
-    """Chunks, slices and copies of the same rows are the same batch."""
+    """The same rows in other chunks, slices and copies have the same batch digest."""
     whole = of("a", "bc", "", "é", "a")
     pieces = concatenate_datasets([of("a", "bc"), of(""), of("é", "a")])
     assert len(pieces.data.column("text").chunks) == 3
@@ -46,7 +46,7 @@ def test_the_digest_does_not_depend_on_how_the_table_lies() -> None:
 
 
 def test_other_rows_are_another_batch() -> None:
-    """Order, boundaries, fields and the columns they are in."""
+    """Order, boundaries, fields and columns change the digest of a batch."""
     batches = [
         of("ab", "c"), of("a", "bc"), of("c", "ab"), of("ab"), of("ab", "c", ""), of("", "ab", "c"),
         of("ab", "c", title=["", ""]), of("", "", title=["ab", "c"]), of("ab", "c", title=["x", ""]),
@@ -59,7 +59,7 @@ def test_other_rows_are_another_batch() -> None:
 
 
 def test_what_is_not_plain_strings_in_a_plain_table_has_no_digest() -> None:
-    """Missing values, other types, selected or formatted rows, other kinds of datasets: keys are made as before."""
+    """Missing values, other types, selected or formatted rows and other datasets have no digest, only keys."""
     assert digest(of("a", None)) is None  # type: ignore[arg-type]
     assert digest(Dataset.from_dict({"text": [1, 2]})) is None
     assert digest(of("a", "b", "c").select([2, 0])) is None
@@ -70,7 +70,7 @@ def test_what_is_not_plain_strings_in_a_plain_table_has_no_digest() -> None:
 
 
 def test_few_rows_have_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They cost less than it saves."""
+    """Small batches have no digest, because hashing them costs more than it saves."""
     monkeypatch.setattr(dataset_adapter, "MIN_ITEMS", 3)
     assert digest(of("a", "b")) is None
     assert digest(of("a", "b", "c")) is not None
@@ -78,7 +78,7 @@ def test_few_rows_have_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_equal_digests_have_equal_keys(seed: int) -> None:
-    """Random columns of few letters, cut in random places: one digest exactly where the keys are the same."""
+    """For random columns in random chunks, digests are equal exactly if the keys are."""
     random = np.random.default_rng(seed)
 
     def column(n: int) -> list[str]:
@@ -92,7 +92,7 @@ def test_equal_digests_have_equal_keys(seed: int) -> None:
 
 
 def test_the_wrapper_answers_a_batch_it_knows_from_the_memo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the same object and a new one; with a view that is noted once; and other batches are not taken for it."""
+    """A repeated batch needs no keys, in the same object and a new one; its view is recorded once."""
     titles = [f"title {i}" for i in range(50)]
     rows = {"text": [f"{t} body" for t in titles], "title": titles, "id": [str(i) for i in range(50)]}
 
@@ -120,7 +120,7 @@ def test_the_wrapper_answers_a_batch_it_knows_from_the_memo(tmp_path: Path, monk
 
 
 def test_chunks_are_selected_without_a_hash_of_their_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of rows is a slice of the table; what is left over is selected by position."""
+    """Consecutive rows are a slice of the table; other rows are selected by position."""
     calls = []
     select = Dataset.select
 
@@ -140,7 +140,7 @@ def test_chunks_are_selected_without_a_hash_of_their_positions(tmp_path: Path, m
 
 
 def test_a_mirror_that_may_not_be_written_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the view is not noted is a warning; a disk that is full is an error."""
+    """A view that cannot be recorded is a warning; a full disk is an error."""
     rows = Dataset.from_dict({"text": ["a", "b"]})
 
     def ask() -> Any:
@@ -158,7 +158,7 @@ def test_a_mirror_that_may_not_be_written_still_answers(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuses(errno.EROFS))
-        with pytest.warns(DataWarning, match="is not noted"):
+        with pytest.warns(DataWarning, match="are not recorded"):
             np.testing.assert_array_equal(ask(), first)
         patch.setattr(Path, "mkdir", refuses(errno.ENOSPC))
         with pytest.raises(MirrorWriteError):

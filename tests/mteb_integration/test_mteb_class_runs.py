@@ -37,7 +37,7 @@ def check_here(name: str, place: Path) -> list[str]:
 
 @pytest.mark.verify
 def test_some_classes(tmp_path: Path) -> None:
-    """A service with prompts by task, one that reads title and body apart, and a subclass of a class that is shared."""
+    """A service with prompts by task, a class that reads title and body apart, and a subclass of a shared class."""
     for name in QUICK:
         plain = check_here(name, tmp_path)
         second = cached_scores(name, tmp_path, "second")
@@ -48,7 +48,7 @@ def test_some_classes(tmp_path: Path) -> None:
 
 @pytest.mark.verify
 def test_every_recipe(tmp_path: Path) -> None:
-    """Each class: the second machine is a process with another hash seed, which encodes only what it compares."""
+    """For each class, a second machine, a process with another hash seed, encodes only the rows that it compares."""
     assert len(RECIPES) >= 30
     plain, wrong = {}, {}
     for name in RECIPES:

@@ -46,7 +46,7 @@ def encoders(generator: ModuleType) -> dict[str, Any]:
 
 
 def test_every_class_is_reviewed(encoders: dict[str, Any]) -> None:
-    """A class that is new in mteb is named here; until it was read it is scoped, or what its metadata says."""
+    """A new class of mteb is named here. Until it is reviewed it is scoped, or treated by its metadata."""
     assert len(encoders) > 150
     assert sorted(set(encoders) - set(reviewed.REASON_OF)) == [], "read these classes, and add them to reviewed.py"
     assert sorted(set(reviewed.REASON_OF) - set(encoders)) == [], "mteb has these no more; remove them from reviewed.py"
@@ -55,7 +55,7 @@ def test_every_class_is_reviewed(encoders: dict[str, Any]) -> None:
 
 
 def test_every_registered_loader_makes_a_reviewed_class(generator: ModuleType, encoders: dict[str, Any]) -> None:
-    """Of all models that mteb registers, only those that have no loader make no class of the table."""
+    """Every model that mteb registers has a class of the table, except those without a loader."""
     counts, unknown = generator.registered_models(encoders)
     assert set(unknown) == WITHOUT_LOADER
     assert set(counts) <= set(encoders)
@@ -63,7 +63,7 @@ def test_every_registered_loader_makes_a_reviewed_class(generator: ModuleType, e
 
 
 def test_the_decision_is_that_of_the_table() -> None:
-    """For each registered model, from its class and its metadata, the treatment is the one that was reviewed."""
+    """The treatment of each registered model, by class and metadata, is the reviewed one."""
     wrong = {}
     for name, meta in MODEL_REGISTRY.items():
         if not isinstance(meta.loader, type):
@@ -95,7 +95,7 @@ def bare(cls: type, **meta: Any) -> Any:
 
 
 def test_exactly_two_classes_are_shared() -> None:
-    """No subclass is, whatever its name and module say."""
+    """Only exactly two classes are shared, no subclass, whatever its name and module."""
     for known in (SentenceTransformerEncoderWrapper, InstructSentenceTransformerModel):
         assert classify(bare(known)).treatment is Treatment.SHARED
         copy = type(known.__name__, (known,), {"__module__": known.__module__, "__qualname__": known.__qualname__})
@@ -104,7 +104,7 @@ def test_exactly_two_classes_are_shared() -> None:
 
 
 def test_a_class_of_a_newer_mteb_is_scoped() -> None:
-    """It is not in the table; what its metadata and its methods say still counts."""
+    """A class outside of the table is scoped, unless its metadata or methods say otherwise."""
     home = {"__module__": "mteb.models.model_implementations.models_of_tomorrow", "encode": lambda *_, **__: None}
     new = type("TomorrowWrapper", (), home)
     assert path_of(new) == "models_of_tomorrow.TomorrowWrapper"
@@ -123,7 +123,7 @@ class Averaging(HashEncoder, PenguinEncoderModel):
 
 
 def test_a_class_that_averages_over_a_batch_is_passed_through(tmp_path: Path) -> None:
-    """What depends on what is encoded together is never stored."""
+    """Vectors that depend on other items are never stored."""
     plain = tasks.scores(Averaging(), tasks.misleading_titles())
     with pytest.warns(DataWarning, match="averages over a batch"):
         model = CachedEmbeddingWrapper(Averaging(), tmp_path)
@@ -132,7 +132,7 @@ def test_a_class_that_averages_over_a_batch_is_passed_through(tmp_path: Path) ->
 
 
 def test_what_a_service_may_cost_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Once, when the model is wrapped, and only where the self-check may send items."""
+    """Wrapping a model of a paid service is logged once, only if the self-check may send items."""
     caplog.set_level(logging.INFO, logger="cas_cache.mteb.wrapper")
     with fakes():
         model = RECIPES["openai_models.OpenAIModel"]()

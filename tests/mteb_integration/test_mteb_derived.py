@@ -103,7 +103,7 @@ def texts_seen(model):
 @pytest.mark.verify
 @pytest.mark.parametrize("kind", [SentenceTransformerEncoderWrapper, InstructSentenceTransformerModel])
 def test_one_encoding_serves_every_size_normalisation_and_precision(kind, tmp_path):
-    """Each combination is the plain run's answer, and over all of them the encoder sees each text once."""
+    """Each combination is the answer of a plain run, and the encoder sees each text once for all of them."""
     encoder = encoder_of(kind, load())
     wanted = [asked(s, n, p) for s in SIZES for n in (False, True) for p in PRECISIONS]
     whole = encoder.encode(loader(TEXTS), **CALL, truncate_dim=DIMENSIONS)
@@ -139,7 +139,7 @@ def as_by_hand(whole, kwargs):
 @pytest.mark.verify
 @pytest.mark.parametrize("by", ["attribute", "argument", "both"])
 def test_a_slice_is_the_plain_run_to_the_bit(by, model, tmp_path):
-    """Truncated answers are bits of the stored vectors, and those of the same batch without a cache."""
+    """Truncated answers are slices of the stored vectors, and equal those of the same batch without a cache."""
     wrapped = cached(model, tmp_path)
     for size in (16, 300, 1):
         model.truncate_dim = {"attribute": size, "argument": None, "both": 50}[by]
@@ -156,7 +156,7 @@ def test_a_slice_is_the_plain_run_to_the_bit(by, model, tmp_path):
 
 @pytest.mark.verify
 def test_normalised_to_the_bit(model, tmp_path):
-    """On the machine that encoded them, normalised answers too are those of the same batch."""
+    """On the machine that encoded them, normalised answers equal those of the same batch without a cache."""
     wrapped = cached(model, tmp_path)
     for size in (None, 1, 16, 300):
         kwargs = {"truncate_dim": size, "normalize_embeddings": True}
@@ -165,7 +165,7 @@ def test_normalised_to_the_bit(model, tmp_path):
 
 
 def test_the_model_is_left_as_it_is(tmp_path):
-    """Its size is not changed while it encodes: other threads would see that, and store short rows as whole ones."""
+    """The cache never sets the model's size: other threads would store truncated rows as whole ones."""
     model = load()
     model.truncate_dim = 16
     sizes, original = [], model.preprocess
@@ -182,7 +182,7 @@ def test_the_model_is_left_as_it_is(tmp_path):
 
 
 def test_the_namespace_is_that_of_a_run_without_truncation(model, tmp_path):
-    """Caches from before this was derived are read on: the spec says what it said then."""
+    """Caches from before sizes were derived are read: the spec is unchanged."""
     encoder = SentenceTransformerEncoderWrapper(model)
     spec = spec_of(encoder, TASK, model_id="org/m", revision="1")
     assert spec.params["truncate_dim"] is None
@@ -197,7 +197,7 @@ def test_the_namespace_is_that_of_a_run_without_truncation(model, tmp_path):
 
 
 def test_truncated_vectors_of_ones_own_are_not_put_among_whole_ones(model):
-    """`spec_of` is the identity of what `encode` returns: `put` and `import` under it are right for any arguments."""
+    """`spec_of` identifies the vectors that `encode` returns, so `put` and `import` under it are right."""
     encoder = SentenceTransformerEncoderWrapper(model)
 
     def spec(**kwargs):
@@ -213,7 +213,7 @@ def test_truncated_vectors_of_ones_own_are_not_put_among_whole_ones(model):
 
 @pytest.mark.verify
 def test_the_embedding_size_that_mteb_loads_with_is_derived(tmp_path, monkeypatch):
-    """`mteb.get_model(..., embed_dim=64)` shares the vectors of the whole model; its other experiments do not."""
+    """`mteb.get_model(..., embed_dim=64)` shares the vectors of the whole model; other arguments do not."""
     (tmp_path / "org").mkdir()
     (tmp_path / "org/minilm").symlink_to(Path(minilm.get_model_path()))
     monkeypatch.chdir(tmp_path)
@@ -248,7 +248,7 @@ def test_the_embedding_size_that_mteb_loads_with_is_derived(tmp_path, monkeypatc
 
 @pytest.mark.verify
 def test_quantized_tensors_are_what_mteb_makes_of_them(model, tmp_path):
-    """Of tensors mteb's own wrapper makes float32: the cached run gives the same values in the same dtype."""
+    """The wrapper of mteb converts tensors to float32; the cached run returns the same values and dtype."""
     wrapped = cached(model, tmp_path)
     for precision in PRECISIONS[1:]:
         kwargs = {"precision": precision, "convert_to_tensor": True, "truncate_dim": 64}
@@ -262,7 +262,7 @@ def test_quantized_tensors_are_what_mteb_makes_of_them(model, tmp_path):
 
 @pytest.mark.verify
 def test_modules_after_the_pooling_see_all_dimensions(tmp_path):
-    """A dense layer is computed before truncation, and its answer is what is truncated."""
+    """The output of a dense layer is truncated, not its input."""
     torch.manual_seed(1)
     dense = SentenceTransformer(modules=[*load().children(), Dense(DIMENSIONS, 48)], device="cpu")
     wrapped = cached(dense, tmp_path)
@@ -305,7 +305,7 @@ def numbers(scores):
 
 
 def test_views_show_the_stored_vectors(model, tmp_path):
-    """`TextVectorMap` and the mirror's views hold all dimensions, whatever size was asked for."""
+    """`TextVectorMap` and the mirror's views hold all dimensions, whatever size was requested."""
     with cached(model, tmp_path) as wrapped:
         wrapped.encode(loader(TEXTS), **CALL, truncate_dim=16, precision="int8")
         view = wrapped.cache.mirror.view(TASK.name)
@@ -316,7 +316,7 @@ def test_views_show_the_stored_vectors(model, tmp_path):
 
 
 def test_a_call_without_rows(model, tmp_path):
-    """No rows, no ranges to take and nothing to normalise: an empty answer, before the dimension is known and after."""
+    """A call without rows has an empty answer, before and after the dimension is known."""
     wrapped = cached(model, tmp_path)
     for texts in ([], TEXTS, []):
         for kwargs in ({"precision": "int8"}, {"truncate_dim": 16, "normalize_embeddings": True}):
@@ -348,7 +348,7 @@ def test_mtebs_compression_around_the_cache(output, model, tmp_path):
 @pytest.mark.verify
 @pytest.mark.filterwarnings("ignore:Estimating quantization parameters:UserWarning")
 def test_an_evaluation_of_mtebs_compression_has_plain_scores(model, tmp_path):
-    """The whole run, cold and warm."""
+    """Scores of a whole run are equal, cold and warm."""
     model_plain = SentenceTransformerEncoderWrapper(model)
     plain = tasks.scores(CompressionWrapper(model_plain, OutputDType.BINARY), tasks.odd_texts())
     for encoded in (True, False):
@@ -433,7 +433,7 @@ def whose_modules_take_the_size():
     ],
 )
 def test_what_may_truncate_by_itself_does_it(made, tmp_path):
-    """A class, a module, a method that is not sentence-transformers' own: the size stays in the spec."""
+    """With a custom class, module or method, the size stays in the spec."""
     model = made()
     wrapped = cached(model, tmp_path)
     encoder = SentenceTransformerEncoderWrapper(model)
@@ -453,7 +453,7 @@ def test_what_may_truncate_by_itself_does_it(made, tmp_path):
 @pytest.mark.verify
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_sliced_and_not_normalised(dtype, tmp_path):
-    """Slices of float16 are exact; its rounding when normalising is the device's, so the model normalises."""
+    """float16 is sliced exactly, but normalised by the model, because rounding depends on the device."""
     half = load(model_kwargs={"dtype": getattr(torch, dtype)})
     assert {parameter.dtype for parameter in half.parameters()} == {getattr(torch, dtype)}
     encoder, wrapped = SentenceTransformerEncoderWrapper(half), cached(half, tmp_path)
@@ -472,11 +472,11 @@ def test_half_precision_is_sliced_and_not_normalised(dtype, tmp_path):
 
 
 def test_mixed_precision_is_not_normalised(model, tmp_path):
-    """Weights of two dtypes, or autocast: what the model computes in cannot be told from its first weight."""
+    """With weights of two dtypes, or autocast, the model normalises: its first weight does not show the dtype."""
     encoder = SentenceTransformerEncoderWrapper(model)
 
     def derived(**kwargs):
-        return derivation_of(encoder, kwargs, ("text",)).sized
+        return derivation_of(encoder, kwargs, ("text",)).is_sized
 
     assert derived(normalize_embeddings=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -501,20 +501,20 @@ def test_mixed_precision_is_not_normalised(model, tmp_path):
     ids=str,
 )
 def test_arguments_that_are_not_plain_stay_in_the_spec(kwargs, model):
-    """Sizes from the end, other outputs, and what is no bool: as given, in a namespace of their own."""
-    assert not derivation_of(SentenceTransformerEncoderWrapper(model), kwargs, ("text",)).sized
+    """Negative sizes, other outputs and values that are not bool are passed on, in namespaces of their own."""
+    assert not derivation_of(SentenceTransformerEncoderWrapper(model), kwargs, ("text",)).is_sized
     spec = spec_of(SentenceTransformerEncoderWrapper(model), TASK, encode_kwargs=kwargs, model_id="org/m", revision="1")
     assert dict(spec.params["encode"]) == kwargs
 
 
 def test_a_negative_size_is_the_models(model, tmp_path):
-    """It is sliced from the end by the model."""
+    """A negative size is applied by the model."""
     found = cached(model, tmp_path).encode(loader(TEXTS), **CALL, truncate_dim=-380)
     np.testing.assert_array_equal(found, model.encode(TEXTS)[:, :-380])
 
 
 def test_classes_that_are_not_known_derive_nothing(model):
-    """A subclass of mteb's wrapper may do anything with a size."""
+    """Nothing is derived for a subclass of mteb's wrapper, which may do anything with a size."""
 
     class Sub(SentenceTransformerEncoderWrapper):
         pass
@@ -530,24 +530,24 @@ def test_classes_that_are_not_known_derive_nothing(model):
 
 
 def test_vectors_that_are_not_float32_after_all_are_not_normalised():
-    """What a model with float32 weights cannot answer, as far as can be seen, is an error and no guess."""
+    """A float16 answer of a model with float32 weights is not normalised: an error, not a guess."""
     with pytest.raises(IdentityError, match="float16"):
-        Derivation(sized=True, normalize=True).answer(np.ones((2, 4), np.float16))
-    assert Derivation(sized=True, truncate_dim=2).answer(np.ones((2, 4), np.float16)).shape == (2, 2)
+        Derivation(is_sized=True, normalize=True).answer(np.ones((2, 4), np.float16))
+    assert Derivation(is_sized=True, truncate_dim=2).answer(np.ones((2, 4), np.float16)).shape == (2, 2)
 
 
 def test_media_by_the_call_are_refused_and_by_stored_ranges_not(model):
-    """Images mteb quantizes by the loader's batch: no function of an item, unless ranges are kept."""
+    """The wrapper of mteb quantizes images by the loader's batch, which is refused unless ranges are stored."""
     encoder = SentenceTransformerEncoderWrapper(model)
     with pytest.raises(IdentityError, match="stored"):
         derivation_of(encoder, {"precision": "int8"}, ("text", "image"))
-    assert derivation_of(encoder, {"precision": "int8"}, ("image",), by_call=False).calibrated
+    assert derivation_of(encoder, {"precision": "int8"}, ("image",), by_call=False).is_calibrated
     assert derivation_of(encoder, {"precision": "binary"}, ("image",)).precision == "binary"
 
 
 @pytest.mark.verify
 def test_the_demo_model_normalises_by_a_module_of_its_own(tmp_path):
-    """With a Normalize module, truncated vectors are not of length 1 unless that is asked for."""
+    """With a Normalize module, truncated vectors have length 1 only if that is requested."""
     whole = SentenceTransformer(str(minilm.get_model_path()), device="cpu")
     wrapped = cached(whole, tmp_path)
     for kwargs in ({"truncate_dim": 16}, {"truncate_dim": 16, "normalize_embeddings": True}):

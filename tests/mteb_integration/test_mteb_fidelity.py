@@ -79,14 +79,14 @@ def test_scores_and_what_is_encoded(name, encoder, tmp_path):
 )
 @pytest.mark.verify
 def test_in_several_processes(name, tmp_path):
-    """With two processes that prepare and load the rows, warm and on a second machine, nothing is encoded again."""
+    """With two loader processes, warm and on a second machine, nothing is encoded again."""
     encoder = "class of one's own"
     check_four_runs(ENCODERS[encoder](), task_of(name), tmp_path, plain=plain_of(encoder, name), num_proc=2)
 
 
 @pytest.mark.verify
 def test_every_task_and_encoder_in_one_cache(tmp_path):
-    """Three encoders and all of our tasks share one cache, in chunks of five items: no score moves, cold or warm."""
+    """Three encoders and all tasks share one cache, in chunks of five items: no score changes, cold or warm."""
     encoders = {name: make() for name, make in ENCODERS.items()}
     for run in ("cold", "warm"):
         for name in OWN_TASKS:
@@ -102,7 +102,7 @@ def test_every_task_and_encoder_in_one_cache(tmp_path):
 
 @pytest.mark.verify
 def test_what_two_tasks_share_is_encoded_once(tmp_path):
-    """For an encoder that is known, a text that another task has had in the same role and prompt is not encoded."""
+    """A known encoder does not encode a text again that another task had in the same role and prompt."""
     encoder = sentence_transformer(PROMPTS)
     makers = (tasks.misleading_titles, tasks.same_text_two_titles, tasks.odd_texts, tasks.reranking, tasks.sts)
     plain = [plain_run(encoder, make()) for make in makers]
@@ -125,13 +125,13 @@ def test_arrays_of_other_types(dtype, tmp_path):
 @pytest.mark.parametrize("dtype", sampled(["float16", "float32", "bfloat16"], keep={"bfloat16"}))
 @pytest.mark.verify
 def test_tensors(dtype, tmp_path):
-    """Scores are equal for torch tensors. Of bfloat16 mteb itself evaluates retrieval only."""
+    """Scores are equal for torch tensors. mteb itself evaluates bfloat16 only for retrieval."""
     for make in (tasks.misleading_titles, tasks.sts)[: 1 if dtype == "bfloat16" else 2]:
         check_four_runs(TorchEncoder(dtype=dtype), make(), tmp_path / make.__name__)
 
 
 def test_every_text_task_of_mteb_is_among_these():
-    """None of the tasks that mteb tests itself with is left out: the rest are of images, audio and video."""
+    """All of mteb's mock tasks are used: the rest are of images, audio and video."""
     grid = mteb.mocks.ALL_MOCK_TASK_TEST_GRID
     text = {type(task).__name__ for task in grid if task.metadata.modalities == ["text"]}
     assert text == set(MOCK_TASKS)
@@ -141,7 +141,7 @@ def test_every_text_task_of_mteb_is_among_these():
 @pytest.mark.filterwarnings("ignore:No existing files found:UserWarning")
 @pytest.mark.verify
 def test_mtebs_own_wrapper_gives_another_score(tmp_path):
-    """The misleading titles tell: mteb's own wrapper doubles them and loses score, cas_cache's does not."""
+    """Misleading titles show that mteb's own wrapper doubles them and loses score, and that cas_cache's does not."""
     plain = check_four_runs(HashEncoder(), tasks.misleading_titles(), tmp_path)
     theirs = all_scores(MtebsOwn(HashEncoder(), tmp_path / "theirs"), tasks.misleading_titles())
     assert plain.scores["test"][0]["main_score"] == 1.0

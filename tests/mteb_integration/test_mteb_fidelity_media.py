@@ -35,12 +35,12 @@ def test_image_tasks(name, encoder, tmp_path):
 @pytest.mark.verify
 @pytest.mark.parametrize("name", ["MockImageClassificationTask", "MockAny2AnyRetrievalI2TTask"])
 def test_images_in_several_processes(name, tmp_path):
-    """With two processes that prepare and load the images nothing is encoded again."""
+    """With two loader processes, no image is encoded again."""
     check_four_runs(MediaEncoder(), IMAGE_TASKS[name], tmp_path, num_proc=2)
 
 
 def test_mteb_s_random_encoder(tmp_path):
-    """The baseline of mteb gives the scores of the plain run from a cache that is cold, and from one that is warm."""
+    """The baseline of mteb has the scores of the plain run, cold and warm."""
     task, encoder = IMAGE_TASKS["MockAny2AnyRetrievalT2ITask"], mteb.get_model("mteb/baseline-random-encoder")
     plain = all_scores(encoder, task)
     for options in ({}, {"only_cached": True}):

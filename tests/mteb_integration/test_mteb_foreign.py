@@ -1,4 +1,4 @@
-"""`cache_backend=` of our wrapper: FAISS, mteb's own backends, anybody's; and those that do wrong."""
+"""`cache_backend=` of our wrapper: FAISS, mteb's own backends, custom ones; and faulty ones."""
 
 import json
 import shutil
@@ -83,7 +83,7 @@ def wrapped(encoder, place, kind, **options):
     return CachedEmbeddingWrapper(encoder, place, cache_backend=kind, **options)
 
 
-def encoded_anew(encoder, place, kind, texts=TEXTS, **options):
+def encode_with_new_wrapper(encoder, place, kind, texts=TEXTS, **options):
     """Encode with a new wrapper; return the vectors, and how many texts the encoder saw."""
     encoder.forget()
     with wrapped(encoder, place, kind, **options) as model:
@@ -103,7 +103,7 @@ def plain(encoder, texts=TEXTS):
     "make", sampled([tasks.odd_texts, tasks.same_text_two_titles, tasks.instructions], keep={tasks.odd_texts})
 )
 def test_scores_are_the_plain_ones(kind, encoder, make, tmp_path):
-    """Cold and warm it scores as without a cache: titles, duplicates, odd texts; each item is encoded once."""
+    """Scores are those without a cache, for titles, duplicates and odd texts; each item is encoded once."""
     encoder, task = encoder(), make()
     expected = tasks.scores(encoder, task)
     every = set(encoder.forget())
@@ -120,7 +120,7 @@ def test_scores_are_the_plain_ones(kind, encoder, make, tmp_path):
 
 @pytest.mark.parametrize("kind", [FaissCache, NumpyCache])
 def test_images(kind, tmp_path):
-    """Items that are no texts are kept, too."""
+    """Items that are not texts are stored, too."""
     task = IMAGE_TASKS["MockAny2AnyRetrievalI2TTask"]
     task.load_data()  # once: each load draws other images
     model = mteb.get_model("mteb/baseline-random-encoder")
@@ -133,7 +133,7 @@ def test_images(kind, tmp_path):
 
 @FOREIGN
 def test_the_protocol_is_what_is_asked_for(kind, tmp_path):
-    """What is taken satisfies mteb's protocol; one for each namespace, in a folder that says whose it is."""
+    """Each namespace has its own backend, in a folder with the encoder spec and a description of the backend."""
     assert isinstance(kind(tmp_path / "x"), CacheBackendProtocol)
     encoder = HashEncoder()
     with wrapped(encoder, tmp_path / "c", kind) as model:
@@ -151,38 +151,38 @@ def test_the_protocol_is_what_is_asked_for(kind, tmp_path):
     ("encoder", "dtype"), [(HashEncoder, "float16"), (HashEncoder, "int8"), (TorchEncoder, "bfloat16")]
 )
 def test_the_dtype_is_the_encoders(kind, encoder, dtype, tmp_path):
-    """What float32 holds comes back in the encoder's dtype, bit for bit, on the first run and on later ones."""
+    """Vectors that float32 can hold are returned in the encoder's dtype, bit for bit, in every run."""
     encoder = encoder(dtype=dtype)
     expected = plain(encoder)
     expected = expected.float().numpy() if dtype == "bfloat16" else expected
     for count in (7, 0):
-        found, seen = encoded_anew(encoder, tmp_path, kind)
+        found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
         assert (found.dtype, seen) == (expected.dtype, count)
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", [NumpyCache, MtebsFaiss])
 def test_a_backend_that_rounds_is_refused(kind, tmp_path):
-    """What float32 would round is an error that names the dtypes, on every run; nothing rounded is ever served."""
+    """Vectors that float32 would round are an error that names the dtypes, in every run; none is served rounded."""
     encoder = HashEncoder(dtype="float64")
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="answers in float32 what is float64"):
-            encoded_anew(encoder, tmp_path, kind)
-    np.testing.assert_array_equal(encoded_anew(encoder, tmp_path / "mirror", None)[0], plain(encoder))
+            encode_with_new_wrapper(encoder, tmp_path, kind)
+    np.testing.assert_array_equal(encode_with_new_wrapper(encoder, tmp_path / "mirror", None)[0], plain(encoder))
 
 
 def test_faiss_that_would_round_is_refused(tmp_path):
-    """Our FaissCache says so, and the vectors are in the mirror."""
+    """FaissCache refuses vectors that float32 would round, and they are in the mirror."""
     encoder = HashEncoder(dtype="float64")
     with pytest.raises(ConfigurationError, match="use MirrorCache"):
-        encoded_anew(encoder, tmp_path, FaissCache)
-    found, seen = encoded_anew(encoder, tmp_path, None)
+        encode_with_new_wrapper(encoder, tmp_path, FaissCache)
+    found, seen = encode_with_new_wrapper(encoder, tmp_path, None)
     assert seen == 0
     np.testing.assert_array_equal(found, plain(encoder))
 
 
 class Shifts(OneFile):
-    """Gives the first item of a call the vector of the last, as an off-by-one would."""
+    """Stores the vector of the last item of a call for the first, like an off-by-one error."""
 
     def add(self, items, vectors):
         super().add(items, np.roll(vectors, 1, axis=0))
@@ -205,28 +205,28 @@ class Negates(OneFile):
 
 
 @pytest.mark.parametrize("kind", [Shifts, Loses, Cuts, Negates])
-def test_a_backend_that_lies_is_found_out(kind, tmp_path):
-    """One that shifts, loses, cuts or changes vectors is refused at the first of them; later it serves none of them."""
+def test_a_backend_that_changes_vectors_is_refused(kind, tmp_path):
+    """A backend that shifts, loses, cuts or changes vectors is refused at the first chunk, and serves none later."""
     encoder = HashEncoder()
     with pytest.raises(ConfigurationError, match="does not give back what it was given"):
-        encoded_anew(encoder, tmp_path, kind)
+        encode_with_new_wrapper(encoder, tmp_path, kind)
     expected = plain(encoder)
     with pytest.raises(CacheMiss, match="7 of 7"):
-        encoded_anew(encoder, tmp_path, kind, only_cached=True)
+        encode_with_new_wrapper(encoder, tmp_path, kind, only_cached=True)
     if kind is Loses:
         with pytest.raises(ConfigurationError, match="does not give back"):
-            encoded_anew(encoder, tmp_path, kind)
+            encode_with_new_wrapper(encoder, tmp_path, kind)
         return
     with pytest.warns(DataWarning, match="not what it was given"):
-        found, _ = encoded_anew(encoder, tmp_path, kind)
+        found, _ = encode_with_new_wrapper(encoder, tmp_path, kind)
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", [NumpyCache, OneFile])
-def test_what_was_changed_since_is_not_served(kind, tmp_path):
-    """Rows that were swapped in the backend's file: encoded again, with a warning; an answer is never another's."""
+def test_vectors_that_were_changed_later_are_not_served(kind, tmp_path):
+    """Rows that were swapped in the backend's file are encoded again, with a warning, and never served."""
     encoder = HashEncoder()
-    encoded_anew(encoder, tmp_path, kind)
+    encode_with_new_wrapper(encoder, tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))
     if kind is NumpyCache:
         index = json.loads((folder / "index.json").read_bytes())
@@ -239,32 +239,32 @@ def test_what_was_changed_since_is_not_served(kind, tmp_path):
         found[first], found[second] = found[second], found[first]
         (folder / "all.json").write_text(json.dumps(found))
     with pytest.raises(CacheMiss):
-        encoded_anew(encoder, tmp_path, kind, only_cached=True)
+        encode_with_new_wrapper(encoder, tmp_path, kind, only_cached=True)
     for _ in range(2):
         with pytest.warns(DataWarning, match="2 vectors in .* that are not what it was given"):
-            found, seen = encoded_anew(encoder, tmp_path, kind)
+            found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
         assert seen == 2
         np.testing.assert_array_equal(found, plain(encoder))
 
 
 @FOREIGN
-def test_a_crash_before_the_proof(kind, tmp_path):
-    """A backend that has vectors, and no proof of them, is asked to be right once: they are encoded and compared."""
+def test_a_crash_before_the_proofs_are_stored(kind, tmp_path):
+    """Vectors without proof are encoded and compared once, and then served."""
     encoder = HashEncoder()
-    encoded_anew(encoder, tmp_path, kind)
+    encode_with_new_wrapper(encoder, tmp_path, kind)
     (proofs,) = tmp_path.glob("A/*/proofs")
     shutil.rmtree(proofs)
     for count in (7, 0):
-        found, seen = encoded_anew(encoder, tmp_path, kind)
+        found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
         assert seen == count
         np.testing.assert_array_equal(found, plain(encoder))
 
 
 @FOREIGN
 def test_a_crash_before_the_backend_saved(kind, tmp_path):
-    """Proofs of vectors that the backend has lost are no vectors: they are encoded and kept again."""
+    """Vectors that the backend has lost are encoded and stored again, although their proofs exist."""
     encoder = HashEncoder()
-    encoded_anew(encoder, tmp_path, kind)
+    encode_with_new_wrapper(encoder, tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))
     for path in folder.iterdir():
         if path.is_file() and path.name not in ("spec.json", "backend.json"):
@@ -274,14 +274,14 @@ def test_a_crash_before_the_backend_saved(kind, tmp_path):
         (folder / "index.json").write_text("{}")
         np.zeros(100 * DIMENSION, np.float32).tofile(folder / "vectors.npy")
     for count in (7, 0):
-        found, seen = encoded_anew(encoder, tmp_path, kind)
+        found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
         assert seen == count
         np.testing.assert_array_equal(found, plain(encoder))
 
 
 @ALL
 def test_an_encoder_that_fails_keeps_what_was_encoded(kind, tmp_path):
-    """Chunks before the failure are kept; the next run encodes the rest."""
+    """Chunks before the failure are stored; the next run encodes the rest."""
     encoder, expected = HashEncoder(), plain(HashEncoder())
     answers = iter([True, True, False])
 
@@ -293,16 +293,16 @@ def test_an_encoder_that_fails_keeps_what_was_encoded(kind, tmp_path):
 
     encoder.encode = fail
     with pytest.raises(RuntimeError, match="out of memory"):
-        encoded_anew(encoder, tmp_path, kind, chunk_items=2)
+        encode_with_new_wrapper(encoder, tmp_path, kind, chunk_items=2)
     del encoder.encode
-    found, seen = encoded_anew(encoder, tmp_path, kind)
+    found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
     assert seen == 3
     np.testing.assert_array_equal(found, expected)
 
 
 @ALL
-def test_what_is_not_finite_is_not_kept(kind, tmp_path):
-    """NaN is given back where it came, each run, with a warning; the others are kept."""
+def test_vectors_that_are_not_finite_are_not_stored(kind, tmp_path):
+    """NaN is returned in each run with a warning, and not stored; the other vectors are."""
 
     class Nans(HashEncoder):
         def answer(self, vectors):
@@ -313,47 +313,47 @@ def test_what_is_not_finite_is_not_kept(kind, tmp_path):
     encoder = Nans()
     for count in (7, 1):
         with pytest.warns(DataWarning, match="NaN"):
-            found, seen = encoded_anew(encoder, tmp_path, kind)
+            found, seen = encode_with_new_wrapper(encoder, tmp_path, kind)
         assert seen == count
         assert len({TEXTS[at] for at in np.flatnonzero(np.isnan(found).any(axis=1))}) == 1
 
 
 @FOREIGN
-def test_another_kind_of_vector_is_refused(kind, tmp_path):
+def test_vectors_of_another_dtype_are_refused(kind, tmp_path):
     """A namespace whose encoder answers in another dtype later is an error, as in the mirror."""
-    encoded_anew(HashEncoder(), tmp_path, kind)
+    encode_with_new_wrapper(HashEncoder(), tmp_path, kind)
     encoder = HashEncoder(dtype="float16")
     with pytest.raises(ShapeMismatch, match="float16"):
-        encoded_anew(encoder, tmp_path, kind, ["new"])
+        encode_with_new_wrapper(encoder, tmp_path, kind, ["new"])
 
 
 @FOREIGN
 def test_a_folder_belongs_to_one_backend(kind, tmp_path):
-    """Files of one backend are not opened by another: an error that names both."""
-    encoded_anew(HashEncoder(), tmp_path, kind)
+    """Opening the files of another backend is an error that names both."""
+    encode_with_new_wrapper(HashEncoder(), tmp_path, kind)
     other = NumpyCache if kind is not NumpyCache else OneFile
     with pytest.raises(ConfigurationError, match=f"{kind.__name__}.*{other.__name__}"):
-        encoded_anew(HashEncoder(), tmp_path, other)
+        encode_with_new_wrapper(HashEncoder(), tmp_path, other)
 
 
 @pytest.mark.parametrize("kind", [NumpyCache, OneFile])
-def test_a_damaged_file_is_told_apart_from_none(kind, tmp_path):
-    """What a backend cannot load, and a description of it that is cut, say which folder to move away."""
-    encoded_anew(HashEncoder(), tmp_path, kind)
+def test_damaged_files_are_an_error(kind, tmp_path):
+    """Files that a backend cannot load, and a truncated description, are errors that name the folder to move."""
+    encode_with_new_wrapper(HashEncoder(), tmp_path, kind)
     (folder,) = (path.parent for path in tmp_path.glob("A/*/backend.json"))
     file = folder / ("index.json" if kind is NumpyCache else "all.json")
     whole = file.read_bytes()
     for path, content in ((file, whole[: len(whole) // 2]), (folder / "backend.json", b'{"backend":')):
         path.write_bytes(content)
         with pytest.raises(DamagedMirror, match=rf"Move {folder} elsewhere"):
-            encoded_anew(HashEncoder(), tmp_path, kind)
+            encode_with_new_wrapper(HashEncoder(), tmp_path, kind)
         file.write_bytes(whole)
     shutil.rmtree(folder)
-    assert encoded_anew(HashEncoder(), tmp_path, kind)[1] == 7
+    assert encode_with_new_wrapper(HashEncoder(), tmp_path, kind)[1] == 7
 
 
-def test_what_cannot_work_is_refused(tmp_path, monkeypatch):
-    """A remote beside a backend of others, an instance, a class that is none, mteb's way round: errors at once."""
+def test_invalid_backends_are_refused(tmp_path, monkeypatch):
+    """A custom backend with a remote, an instance, a function that makes none, and `backend()` are errors at once."""
     encoder = HashEncoder()
     with pytest.raises(ConfigurationError, match="nothing can be pushed"):
         wrapped(encoder, tmp_path, NumpyCache, remote=str(tmp_path / "remote"))
@@ -368,26 +368,26 @@ def test_what_cannot_work_is_refused(tmp_path, monkeypatch):
         wrapped(encoder, tmp_path, FaissCache)
 
 
-def test_a_class_that_is_no_backend(tmp_path):
-    """What lacks a method is named, with what it lacks."""
+def test_a_class_that_is_not_a_backend(tmp_path):
+    """A class that lacks methods is named with the missing methods."""
     with pytest.raises(ConfigurationError, match="not a cache backend: it has no add, get_vector"):
-        encoded_anew(HashEncoder(), tmp_path, Path)
+        encode_with_new_wrapper(HashEncoder(), tmp_path, Path)
 
 
 @FOREIGN
 def test_only_cached(kind, tmp_path):
-    """With only_cached what is missing is an error before anything is encoded, with its positions."""
+    """With only_cached, missing items are an error with their positions, before anything is encoded."""
     encoder = HashEncoder()
-    encoded_anew(encoder, tmp_path, kind, TEXTS[:3])
+    encode_with_new_wrapper(encoder, tmp_path, kind, TEXTS[:3])
     with pytest.raises(CacheMiss) as caught:
-        encoded_anew(encoder, tmp_path, kind, only_cached=True)
+        encode_with_new_wrapper(encoder, tmp_path, kind, only_cached=True)
     assert (caught.value.positions, caught.value.missing) == ((3, 4, 5, 6), 4)
     assert encoder.seen == []
 
 
 @FOREIGN
 def test_no_items(kind, tmp_path):
-    """A call of no rows is answered without the encoder once there is a vector."""
+    """A call without rows is answered without the encoder after the first vector."""
     encoder = HashEncoder()
     with wrapped(encoder, tmp_path, kind) as model:
         model.encode(loader(TEXTS), **CALL)
@@ -404,9 +404,8 @@ def test_counts(tmp_path):
         assert (model.stats.hits, model.stats.misses, model.stats.encoded) == (20, 12, 8)
 
 
-@pytest.mark.verify
-def test_faiss_answers_for_the_mirror(tmp_path):
-    """Ours keeps the vectors in the mirror: they are pushed, views work, and an index file lies in the mirror."""
+def test_our_faiss_cache_stores_vectors_in_the_mirror(tmp_path):
+    """They are pushed, views work, and `close` writes an index file of each namespace into the mirror."""
     encoder, task = HashEncoder(), tasks.odd_texts()
     with wrapped(encoder, tmp_path / "c", FaissCache, remote=str(tmp_path / "remote")) as model:
         tasks.scores(model, task)
@@ -421,19 +420,8 @@ def test_faiss_answers_for_the_mirror(tmp_path):
         assert faiss.read_index(str(tmp_path / "d" / "faiss" / f"{namespace}.index")).ntotal == rows
 
 
-def test_an_index_that_disagrees_is_an_error(tmp_path):
-    """If FAISS holds other vectors than the mirror, the call is an error."""
-    with wrapped(HashEncoder(), tmp_path, FaissCache) as model:
-        expected = model.encode(loader(TEXTS), **CALL)
-        (opened,) = model._answers._opened.values()
-        opened._index = faiss.IndexFlatL2(DIMENSION)
-        opened._index.add(expected[:7][::-1].copy())
-        with pytest.raises(DamagedMirror, match="other vectors than the mirror"):
-            model.encode(loader(TEXTS), **CALL)
-
-
 def test_views_need_the_mirror(tmp_path):
-    """Nothing of a backend of others is in the mirror, so there is no view of it."""
+    """The vectors of a custom backend are not in the mirror, so they have no view."""
     with wrapped(HashEncoder(), tmp_path, NumpyCache) as model:
         tasks.scores(model, tasks.misleading_titles())
         assert model.cache.mirror.views.tasks() == []
@@ -443,7 +431,7 @@ def test_views_need_the_mirror(tmp_path):
 
 @pytest.mark.parametrize("kind", [None, NumpyCache])
 def test_progress_bars(kind, tmp_path, capsys, monkeypatch):
-    """Look-up and encoding show bars where asked for; mteb's ``show_progress_bar=False`` turns ours off."""
+    """Look-up and encoding show progress bars on request; mteb's ``show_progress_bar=False`` turns them off."""
     monkeypatch.setattr(progress, "SLOW_SECONDS", 0.0)
 
     class Slow(HashEncoder):
@@ -466,8 +454,8 @@ def test_progress_bars(kind, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_look_up_of_images_tells_of_each(tmp_path, capsys, monkeypatch):
-    """Rows that are decoded one by one are counted one by one."""
+def test_a_look_up_of_images_reports_each(tmp_path, capsys, monkeypatch):
+    """The look-up of images reports one row at a time."""
     from cas_cache.mteb.dataset_adapter import batch_of_dataset
 
     task = IMAGE_TASKS["MockAny2AnyRetrievalI2TTask"]

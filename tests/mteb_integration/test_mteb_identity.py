@@ -12,7 +12,7 @@ CALL = {"task_metadata": metadata("A"), "hf_split": "test", "hf_subset": "defaul
 
 
 def test_an_argument_that_is_no_plain_value_is_refused(tmp_path):
-    """What cannot be written down cannot be told apart: an error that names the argument, nothing encoded."""
+    """An argument that cannot be described is an error that names it, and nothing is encoded."""
     encoder = HashEncoder()
     with pytest.raises(IdentityError, match="anything"):
         CachedEmbeddingWrapper(encoder, tmp_path).encode(loader(TEXTS), **CALL, anything=object())
@@ -30,7 +30,7 @@ def test_an_argument_that_is_no_plain_value_is_refused(tmp_path):
     ],
 )
 def test_a_model_without_identity_is_refused_at_once(made, way_out, tmp_path):
-    """Construction fails with the way out in the message; with model_id and revision it works."""
+    """Construction fails with advice in the message, and works with model_id and revision."""
     encoder = HashEncoder(**made)
     with pytest.raises(UnpinnedModel, match=way_out):
         CachedEmbeddingWrapper(encoder, tmp_path)
@@ -41,6 +41,6 @@ def test_a_model_without_identity_is_refused_at_once(made, way_out, tmp_path):
 
 
 def test_a_key_that_is_no_string_is_refused(tmp_path):
-    """Written down, 1 and "1" would be the same."""
+    """Keys that are not strings are refused: in JSON, 1 and "1" would be the same."""
     with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as model, pytest.raises(IdentityError, match="not a string"):
         model.encode(loader(["a"]), **CALL, anything={1: "a"})

@@ -77,7 +77,7 @@ def check_resumed(encoder, make, place, committed):
     ),
 )
 def test_a_signal_in_the_middle(number, name, tmp_path):
-    """Ctrl-C, SIGTERM and SIGKILL while a chunk is encoded lose that chunk, and nothing that was committed before."""
+    """Ctrl-C, SIGTERM and SIGKILL during a chunk lose this chunk, and no chunk that was committed before."""
     here = Path(__file__).resolve().parent.parent
     arguments = [name, str(tmp_path / "mirror"), str(tmp_path / "remote"), str(BEFORE)]
     with subprocess.Popen(
@@ -154,7 +154,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", sampled(WRONG, keep={"raises"}))
 def test_an_encoder_that_fails(name, tmp_path):
-    """One that raises, or answers with another number, shape or type: a typed error, and nothing committed is lost."""
+    """An encoder that raises, or returns another number, shape or type, is a typed error; committed chunks stay."""
     how, error = WRONG[name]
     encoder = Fails(how)
     with (
@@ -168,7 +168,7 @@ def test_an_encoder_that_fails(name, tmp_path):
 
 
 def test_a_vector_that_is_not_finite(tmp_path):
-    """NaN is given back, with a warning, and not stored; the next run encodes that item again, and no other."""
+    """NaN is returned with a warning and not stored; the next run encodes only this item again."""
 
     def not_a_number(vectors):
         vectors[1] = np.nan

@@ -41,7 +41,7 @@ def answers(encoder):
 
 
 def test_every_class_is_in_the_sweep():
-    """A class that a new release of sentence-transformers brings is named here until a model below uses it."""
+    """A class of a new release of sentence-transformers is named here until a model below uses it."""
     used = {type(module) for make in KINDS.values() for module in make().modules()}
     assert {name for name in set(st.__all__) - ABSTRACT if getattr(st, name) not in used} == set()
 

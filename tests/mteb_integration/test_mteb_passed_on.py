@@ -69,7 +69,7 @@ def passed_on(model: Any, folder: Path, **options: Any) -> CachedEmbeddingWrappe
 
 @pytest.mark.parametrize("kind", [Sparse, Padded, Ragged])
 def test_what_cannot_be_stored_is_passed_on(tmp_path: Path, kind: type[HashEncoder]) -> None:
-    """Found out in the middle of an evaluation: the scores are plain's, the warning comes once, nothing is stored."""
+    """If the first vectors show it, scores are those without a cache, one warning is shown, nothing is stored."""
     plain = tasks.scores(kind(), tasks.misleading_titles())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
@@ -82,7 +82,7 @@ def test_what_cannot_be_stored_is_passed_on(tmp_path: Path, kind: type[HashEncod
 
 @pytest.mark.parametrize("name", ["mteb/baseline-random-sparse-encoder", "mteb/baseline-random-colbert"])
 def test_mtebs_own_sparse_and_multi_vector_models(tmp_path: Path, name: str) -> None:
-    """They say what they are, one of them searches by itself: as without the cache, from the first call on."""
+    """Multi-vector models that declare it, also searching ones, are evaluated without the cache from the first call."""
     plain = tasks.scores(mteb.get_model(name), tasks.misleading_titles())
     model = passed_on(mteb.get_model(name), tmp_path / "mirror")
     assert tasks.scores(model, tasks.misleading_titles()) == plain
@@ -90,7 +90,7 @@ def test_mtebs_own_sparse_and_multi_vector_models(tmp_path: Path, name: str) -> 
 
 
 def test_contextual_encoders_are_never_shared(tmp_path: Path) -> None:
-    """What depends on the dataset and on the calls before is not cached: every run is a plain run."""
+    """Vectors that depend on the dataset and on earlier calls are not cached: every run is a plain run."""
     plain = tasks.scores(Contextual(), tasks.misleading_titles())
     for _ in range(2):
         encoder = Contextual()
@@ -100,7 +100,7 @@ def test_contextual_encoders_are_never_shared(tmp_path: Path) -> None:
 
 
 def test_late_interaction_is_told_by_the_metadata(tmp_path: Path) -> None:
-    """By the type or by the similarity."""
+    """The model type or the similarity in the metadata is enough."""
     for overwrites in ({"model_type": ["late-interaction"]}, {"similarity_fn_name": "MaxSim"}):
         encoder = HashEncoder()
         encoder.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "a/b", "revision": "1", **overwrites})
@@ -108,7 +108,7 @@ def test_late_interaction_is_told_by_the_metadata(tmp_path: Path) -> None:
 
 
 def test_only_cached_and_passed_on_contradict(tmp_path: Path) -> None:
-    """Nothing may be encoded and nothing is cached: an error, before anything is evaluated."""
+    """With only_cached, a model that cannot be cached is an error before the evaluation."""
     with pytest.raises(ConfigurationError, match="without only_cached=True"):
         CachedEmbeddingWrapper(Contextual(), tmp_path / "mirror", only_cached=True)
 
@@ -124,7 +124,7 @@ def test_only_cached_and_passed_on_contradict(tmp_path: Path) -> None:
 def test_a_version_whose_parts_moved_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, part: str, names: tuple[str, ...]
 ) -> None:
-    """By a message that names part and versions, before anything is cached."""
+    """The message names part and versions, and nothing is cached."""
     monkeypatch.setattr(compat, "RELIED_ON", (*compat.RELIED_ON, (where, part, names)))
     with pytest.raises(MissingDependency, match=rf"mteb {mteb.__version__} is not one .*{part}"):
         CachedEmbeddingWrapper(HashEncoder(), tmp_path / "mirror")
@@ -132,7 +132,7 @@ def test_a_version_whose_parts_moved_is_refused(
 
 
 def test_the_parts_of_this_version_are_there() -> None:
-    """What is relied on is what is imported."""
+    """The parts that this package relies on exist in the installed releases."""
     compat.require_mteb()
     assert {where.partition(".")[0] for where, _, _ in compat.RELIED_ON} == {
         "mteb",

@@ -57,7 +57,7 @@ def of(ranges, folder, vectors, spec=SPEC, *, normalized=False):
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
 @pytest.mark.verify
 def test_a_row_is_the_same_in_every_call(precision, model, tmp_path):
-    """The first call is the plain run; one text alone, and any part, opened anew, have the rows of that."""
+    """The first call equals a plain run; later calls of any part have the same rows, also in a new object."""
     plain = SentenceTransformerEncoderWrapper(model).encode(loader(TEXTS), **CALL, precision=precision)
     first = cached(model, tmp_path).encode(loader(TEXTS), **CALL, precision=precision)
     assert first.dtype == plain.dtype
@@ -71,7 +71,7 @@ def test_a_row_is_the_same_in_every_call(precision, model, tmp_path):
 
 
 def test_queries_and_documents_go_by_the_same_ranges(model, tmp_path):
-    """The same text as query and as document has one vector, whichever came first, and under another prompt too."""
+    """A text has one vector as query and as document, in any order, and under another prompt."""
     wrapped = cached(model, tmp_path)
     documents = wrapped.encode(loader(TEXTS), prompt_type=PromptType.document, **CALL, precision="int8")
     queries = wrapped.encode(loader(TEXTS[:3]), prompt_type=PromptType.query, **CALL, precision="int8")
@@ -82,7 +82,7 @@ def test_queries_and_documents_go_by_the_same_ranges(model, tmp_path):
 
 @pytest.mark.verify
 def test_each_size_and_normalisation_has_its_own(model, tmp_path):
-    """Ranges of other vectors are not taken for them."""
+    """Vectors of another size or normalisation have ranges of their own."""
     wrapped = cached(model, tmp_path)
     for kwargs in ({}, {"truncate_dim": 16}, {"truncate_dim": 16, "normalize_embeddings": True}, {"truncate_dim": 999}):
         found = wrapped.encode(loader(TEXTS), **CALL, **kwargs, precision="int8")
@@ -93,7 +93,7 @@ def test_each_size_and_normalisation_has_its_own(model, tmp_path):
 
 
 def test_too_few_rows_are_refused_before_they_are_encoded(model, tmp_path):
-    """The error says what to do; with ranges given, a batch of one is answered."""
+    """Too few rows are an error with advice; with given ranges, a batch of one is answered."""
     wrapped = cached(model, tmp_path)
     with pytest.raises(ConfigurationError, match=r"at least 100 in one call.*calibration=ranges"):
         wrapped.encode(loader(TEXTS[: MIN_ROWS - 1]), **CALL, precision="int8")
@@ -108,7 +108,7 @@ def test_too_few_rows_are_refused_before_they_are_encoded(model, tmp_path):
 
 
 def test_rows_with_images_are_served_by_stored_ranges_alone(model, tmp_path):
-    """There mteb quantizes by the loader's batch, here of 30: refused by the call, one vector a row by what is kept."""
+    """Images are quantized by the loader's batch: refused by the call, one vector per row with stored ranges."""
     image = pytest.importorskip("PIL.Image")
 
     def rows(count):
@@ -128,7 +128,7 @@ def test_rows_with_images_are_served_by_stored_ranges_alone(model, tmp_path):
 
 
 def test_values_beyond_the_ranges_are_clipped(model, tmp_path):
-    """What a later call has beyond them is the least or the greatest step, never the other end."""
+    """Values beyond the ranges become the smallest or the largest step, never the opposite one."""
     whole = model.encode(TEXTS)
     given = np.stack([np.zeros(384), np.full(384, 1e-3)])
     found = cached(model, tmp_path, given).encode(loader(TEXTS), **CALL, precision="int8")
@@ -138,7 +138,7 @@ def test_values_beyond_the_ranges_are_clipped(model, tmp_path):
 
 @pytest.mark.verify
 def test_another_process_goes_by_what_is_kept(tmp_path):
-    """Ranges are a real .npy: read by numpy alone, and by a process that sees other vectors."""
+    """Ranges are a real .npy file, and another process uses them for other vectors."""
     kept = of(StoredRanges(), tmp_path, some_vectors())
     (path,) = (tmp_path / "calibration").glob("*/*.npy")
     np.testing.assert_array_equal(np.load(path), kept)
@@ -158,22 +158,22 @@ print(ranges.tobytes().hex())
 
 
 def test_the_first_of_two_writers_wins(tmp_path, monkeypatch):
-    """A process that took ranges of its own meanwhile goes by those that were kept first."""
-    first, take = some_vectors(seed=1), ranges_module._taken
+    """If two processes take ranges, both use those that were stored first."""
+    first, take = some_vectors(seed=1), ranges_module._ranges_of
 
     def slowly(spec, vectors):
         found = take(spec, vectors)
-        monkeypatch.setattr(ranges_module, "_taken", take)
+        monkeypatch.setattr(ranges_module, "_ranges_of", take)
         of(StoredRanges(), tmp_path, first)
         return found
 
-    monkeypatch.setattr(ranges_module, "_taken", slowly)
+    monkeypatch.setattr(ranges_module, "_ranges_of", slowly)
     found = of(StoredRanges(), tmp_path, some_vectors(seed=2))
     np.testing.assert_array_equal(found, np.stack([first.min(axis=0), first.max(axis=0)]))
 
 
 def test_another_model_has_its_own(tmp_path):
-    """By all of its spec but prompt and role."""
+    """Ranges belong to the spec without prompt and role."""
     one = of(StoredRanges(), tmp_path, some_vectors(seed=1))
     for changed in ({"revision": "2"}, {"params": {"max_seq_length": 8}}):
         spec = EncoderSpec(**{"model": "org/m", "revision": "1", **changed})
@@ -182,7 +182,7 @@ def test_another_model_has_its_own(tmp_path):
 
 
 def test_rows_that_are_not_finite_give_no_ranges(tmp_path):
-    """NaN and infinity would make every vector NaN; too few finite rows are too few."""
+    """Rows with NaN or infinity do not count, because they would make every vector NaN."""
     vectors = some_vectors(MIN_ROWS + 2)
     vectors[3, 1], vectors[7, 0] = np.nan, np.inf
     found = of(StoredRanges(), tmp_path, vectors)
@@ -193,7 +193,7 @@ def test_rows_that_are_not_finite_give_no_ranges(tmp_path):
 
 
 def test_a_dimension_that_is_constant_has_a_range(tmp_path):
-    """Least and greatest may be equal."""
+    """Minimum and maximum may be equal."""
     vectors = some_vectors()
     vectors[:, 2] = 0.5
     found = of(StoredRanges(), tmp_path, vectors)
@@ -222,18 +222,18 @@ def changed(at, value):
         ([[0.0, 1.0], [2.0]], "not an array of numbers"),
         (changed((0, 3), np.nan), "NaN"),
         (changed((1, 3), np.inf), "NaN or infinity"),
-        (changed((0, 3), 2), "least value above"),
+        (changed((0, 3), 2), "minimum above"),
     ],
 )
-def test_what_is_no_ranges_is_refused_at_once(given, problem, model, tmp_path):
-    """Before a mirror is made."""
+def test_invalid_ranges_are_refused_at_once(given, problem, model, tmp_path):
+    """Invalid ranges are refused before a mirror is created."""
     with pytest.raises(ConfigurationError, match=problem):
         cached(model, tmp_path / "cache", given)
     assert not (tmp_path / "cache").exists()
 
 
 def test_ranges_that_do_not_fit_are_refused(tmp_path):
-    """Of other dimensions than the vectors, or other ones than are kept."""
+    """Given ranges of another dimension, and others than the stored ones, are refused."""
     with pytest.raises(ConfigurationError, match="of 8 dimensions, the vectors of org/m of 4"):
         of(StoredRanges(GIVEN), tmp_path, some_vectors(dimensions=4))
     kept = of(StoredRanges(GIVEN), tmp_path, some_vectors(1))
@@ -266,7 +266,7 @@ def npy(array):
     ],
 )
 def test_damaged_ranges_are_an_error(damage, tmp_path):
-    """Never guessed at, never replaced by themselves; deleted, they are computed again."""
+    """Damaged ranges are never used or replaced; after they are deleted they are computed again."""
     of(StoredRanges(GIVEN), tmp_path, some_vectors())
     (path,) = (tmp_path / "calibration").glob("*/*.npy")
     path.write_bytes(damage(path.read_bytes()))
@@ -278,7 +278,7 @@ def test_damaged_ranges_are_an_error(damage, tmp_path):
 
 
 def test_a_disk_that_refuses(tmp_path):
-    """A file where the folder would be: the error says what else can be done, and nothing is left behind."""
+    """A file in place of the folder is an error with advice, and nothing is left behind."""
     (tmp_path / "calibration").write_text("a file")
     with pytest.raises(MirrorWriteError, match="calibration='call'"):
         of(StoredRanges(), tmp_path, some_vectors())

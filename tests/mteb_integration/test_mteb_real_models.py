@@ -93,7 +93,7 @@ def not_normalized(model):
 
 
 def test_one_model_is_one_namespace(model):
-    """Two loads agree, and using a model changes nothing."""
+    """Two loads have one namespace, and using a model does not change it."""
     before = namespace_of(load())
     assert namespace_of(model) == before
     model.encode(TEXTS)
@@ -102,12 +102,12 @@ def test_one_model_is_one_namespace(model):
 
 @pytest.mark.parametrize("change", [trained, quantized_weights, pooled_otherwise, not_normalized])
 def test_a_model_that_was_changed_since_it_was_loaded_is_another(change):
-    """Name and revision say what was loaded, not what it has become."""
+    """A model that was changed after loading has another namespace: name and revision do not show the change."""
     assert namespace_of(change(load())) != namespace_of(load())
 
 
 def test_modalities_that_the_wrapper_drops_are_not_in_the_key(model):
-    """The same rows are other items to a wrapper that hands over text alone, and to one that hands over images too."""
+    """The same rows are different items for a wrapper that passes only text and one that passes images, too."""
     specs = []
     for modalities in (["text"], ["text", "image"]):
         encoder = SentenceTransformerEncoderWrapper(model)
@@ -154,7 +154,7 @@ OWN_PROMPTS = [
 
 @pytest.mark.parametrize(("prompts", "default"), OWN_PROMPTS, ids=json.dumps)
 def test_the_prompt_in_the_spec_is_the_one_that_arrives(prompts, default, model):
-    """For prompts in the model's own configuration, every role and two tasks."""
+    """The prompt in the spec is the one the model receives, for prompts of its configuration, every role, two tasks."""
     model.prompts, model.default_prompt_name = dict(prompts), default
     encoder = SentenceTransformerEncoderWrapper(model)
     for task in (TASK, RETRIEVAL):
@@ -167,7 +167,7 @@ def test_the_prompt_in_the_spec_is_the_one_that_arrives(prompts, default, model)
 @pytest.mark.parametrize("given", [{"query": "q: ", "document": "d: "}, {"STS12": "t: "}, {"Retrieval-query": "rq: "}])
 @pytest.mark.parametrize("own", [{}, {"query": "own query: ", "document": "own document: "}], ids=named)
 def test_prompts_given_to_mteb_arrive_as_the_spec_says(given, own, model):
-    """Prompts that mteb is given overrule the model's own."""
+    """Prompts that are passed to mteb overrule the model's own."""
     model.prompts, model.default_prompt_name = dict(own), None
     encoder = SentenceTransformerEncoderWrapper(model, model_prompts=given)
     for task in (TASK, RETRIEVAL):
@@ -177,7 +177,7 @@ def test_prompts_given_to_mteb_arrive_as_the_spec_says(given, own, model):
 
 
 def test_a_prompt_by_name_is_known_by_its_text(model):
-    """The encode argument prompt_name counts by the text behind it, where mteb gives no prompt."""
+    """The encode argument prompt_name counts by its text, if mteb gives no prompt."""
     model.prompts = {"web": "web: ", "query": "query: "}
     encoder = SentenceTransformerEncoderWrapper(model)
     for role in ROLES:
@@ -194,7 +194,7 @@ def test_a_prompt_by_name_is_known_by_its_text(model):
     "template", ["Instruct: {instruction}\nQuery: ", lambda text, role: f"{role}|{text}: ", None], ids=named
 )
 def test_the_instruction_in_the_spec_is_the_one_that_arrives(passages, template):
-    """For the instruction wrapper, with and without instructions to passages, and by every source of instructions."""
+    """The instruction in the spec is the one the model receives, from every source of instructions."""
     encoder = InstructSentenceTransformerModel(
         str(minilm.get_model_path()),
         "1",
@@ -215,7 +215,7 @@ def test_the_instruction_in_the_spec_is_the_one_that_arrives(passages, template)
 
 
 def test_the_prompt_decides_not_the_task(model, tmp_path):
-    """Tasks of one effective prompt share vectors; a prompt of another task's own does not."""
+    """Tasks with one effective prompt share vectors; a task with its own prompt does not."""
     model.prompts = {"STS12": "by task: "}
     encoder = SentenceTransformerEncoderWrapper(model)
     wrapped = CachedEmbeddingWrapper(encoder, tmp_path, model_id="m", revision="1")
@@ -229,7 +229,7 @@ def test_the_prompt_decides_not_the_task(model, tmp_path):
 
 
 def test_settings_of_the_model_are_part_of_its_identity(model, tmp_path):
-    """max_seq_length tells namespaces apart and gives other vectors; truncate_dim is derived from the whole ones."""
+    """max_seq_length changes namespace and vectors; truncate_dim is derived from whole vectors."""
     call = {"task_metadata": RETRIEVAL, "hf_split": "test", "hf_subset": "default"}
     found, length = {}, model.max_seq_length
     try:
@@ -252,7 +252,7 @@ def test_settings_of_the_model_are_part_of_its_identity(model, tmp_path):
 
 
 def test_a_bare_model_without_revision_is_refused(model, tmp_path):
-    """A SentenceTransformer loaded from a path is refused with the way out, and works with a fingerprint."""
+    """A SentenceTransformer loaded from a path is refused with advice, and works with a fingerprint."""
     with pytest.raises(UnpinnedModel, match="model_id="):
         CachedEmbeddingWrapper(model, tmp_path)
     revision = weights_fingerprint(model)
@@ -264,7 +264,7 @@ def test_a_bare_model_without_revision_is_refused(model, tmp_path):
 
 
 def test_a_half_model_asked_for_tensors(tmp_path):
-    """For tensors mteb widens float16 to float32, for arrays it does not: each call gets its own dtype."""
+    """Tensors of float16 are widened to float32 by mteb, but not arrays: each call gets its own dtype."""
     import torch
 
     half = load(model_kwargs={"dtype": torch.float16})
@@ -282,7 +282,7 @@ def test_a_half_model_asked_for_tensors(tmp_path):
 @pytest.mark.verify
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantized_as_without_the_cache(precision, model, tmp_path):
-    """Quantization by the range of a whole call is derived from float vectors: partly warm, it is the plain answer."""
+    """Quantization by the range of a call is derived from float vectors, also if some of them are cached."""
     call = {"task_metadata": RETRIEVAL, "hf_split": "test", "hf_subset": "default"}
     texts = [f"text {i} {'longer ' * (i % 5)}" for i in range(110)]  # under 100 sentence-transformers warns
     plain = SentenceTransformerEncoderWrapper(model).encode(loader(texts), **call, precision=precision)
@@ -297,7 +297,7 @@ def test_quantized_as_without_the_cache(precision, model, tmp_path):
 
 
 def test_precision_of_an_unknown_class_around_a_model_is_refused(model, tmp_path):
-    """A subclass may do anything, so int8 by the range of a call cannot be derived, and is not stored either."""
+    """For a subclass, int8 by the range of a call is neither derived nor stored."""
 
     class Own(SentenceTransformerEncoderWrapper):
         pass
@@ -321,7 +321,7 @@ def test_fingerprint_is_the_same_for_the_same_weights(shared):
 
 
 def test_fingerprint_tells_weights_pooling_and_configuration_apart():
-    """One weight, the pooling, the tokenizer, or a setting of the network that is no weight: each gives another."""
+    """One weight, the pooling, the tokenizer and a setting of the network each change the fingerprint."""
     import torch
 
     model = load()
@@ -346,6 +346,6 @@ def test_fingerprint_tells_weights_pooling_and_configuration_apart():
 
 
 def test_fingerprint_needs_weights():
-    """What has no state dict is refused with the way out."""
+    """An object without weights is refused with advice."""
     with pytest.raises(TypeError, match="revision="):
         weights_fingerprint(object())

@@ -51,7 +51,7 @@ def evaluated(directory, monkeypatch, stderr, encode_kwargs=None, **options):
     ],
 )
 def test_the_summary_is_shown_where_bars_are(stderr, asked, told, tmp_path, monkeypatch, caplog):
-    """On a terminal, unless progress is turned off; and in the log of whoever asks for INFO."""
+    """The summary is shown on a terminal, unless progress is turned off, and logged as INFO."""
     with caplog.at_level(logging.INFO, "cas_cache"):
         shown = evaluated(tmp_path, monkeypatch, stderr(), asked[0], **asked[1])
     lines = [line for line in shown.splitlines() if line.startswith("cas_cache: ")]
@@ -61,7 +61,7 @@ def test_the_summary_is_shown_where_bars_are(stderr, asked, told, tmp_path, monk
 
 
 def test_quiet_by_default(tmp_path, capfd):
-    """Neither the run, nor its end, nor a second run writes anything anywhere; handlers are the user's business."""
+    """No run writes to stdout or stderr, and the library configures no log handlers."""
     for _ in range(2):
         with CachedEmbeddingWrapper(HashEncoder(), tmp_path / "m", remote=str(tmp_path / "repo")) as model:
             model.encode(loader(TEXTS), **CALL)
@@ -74,7 +74,7 @@ def test_quiet_by_default(tmp_path, capfd):
 
 @pytest.mark.parametrize("backend", [None, NumpyCache], ids=["mirror", "NumpyCache"])
 def test_what_a_backend_saves(backend, tmp_path):
-    """A backend of others is timed and counted as the mirror is, and its pace is remembered beside its files."""
+    """A custom backend is timed and counted like the mirror, and no saving is reported without a measurement."""
     encoder = HashEncoder()
     for run in range(2):
         with CachedEmbeddingWrapper(encoder, tmp_path, cache_backend=backend) as model:
@@ -82,12 +82,12 @@ def test_what_a_backend_saves(backend, tmp_path):
             model.encode(loader(MANY), **CALL)
         assert model.stats.hits == MIN_ITEMS * (1 + run)
         assert model.stats.bytes_served == model.stats.hits * 64 * 4
-        assert model.stats.seconds_saved > 0
         assert (model.stats.encoder_seconds > 0) is (run == 0)
+        assert (model.stats.seconds_saved is not None) is (run == 0)
 
 
 def test_a_log_of_every_detail_holds_no_text_and_no_secret(tmp_path, caplog, monkeypatch):
-    """DEBUG of a whole evaluation, with a remote, a failing one and a second machine: no item, no prompt, no secret."""
+    """The DEBUG log of whole evaluations, also with a failing remote, contains no item, prompt or secret."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     caplog.set_level(logging.DEBUG, "cas_cache")
     task = tasks.misleading_titles()

@@ -68,7 +68,7 @@ def check_same(theirs: Any, ours: Any) -> None:
 
 
 def test_what_was_added(both: Any) -> None:
-    """Before `save`, after it, and after `load`: the same index, vectors, dimension and answers."""
+    """Index, vectors, dimension and answers are equal before `save`, after it, and after `load`."""
     check_same(*both)
     for found in both:
         found.save()
@@ -79,7 +79,7 @@ def test_what_was_added(both: Any) -> None:
 
 
 def test_opened_again(both: Any, theirs: Any) -> None:
-    """After `save` and `close`, new objects have the same."""
+    """New objects are equal after `save` and `close`."""
     for found in both:
         found.save()
         found.close()
@@ -90,7 +90,7 @@ def test_opened_again(both: Any, theirs: Any) -> None:
 
 
 def test_what_differs_on_purpose(both: Any, theirs: Any, tmp_path: Path) -> None:
-    """Padding, a text added twice, another dimension, a vector of one number, and a folder that does not exist."""
+    """The intended differences: padding, repeated texts, other dimensions, missing folders."""
     old, new = both
     assert (len(old.vectors), len(new.vectors)) == (16, len(TEXTS))
     for found in both:

@@ -18,7 +18,7 @@ CALL = {"task_metadata": metadata("A"), "hf_split": "test", "hf_subset": "defaul
 
 
 def test_it_is_an_encoder_and_no_search_model(tmp_path):
-    """For mteb it is an encoder, so mteb builds the search around it."""
+    """The wrapper is an encoder for mteb, so mteb builds the search around it."""
     encoder = HashEncoder()
     with CachedEmbeddingWrapper(encoder, tmp_path) as model:
         assert isinstance(model, EncoderProtocol)
@@ -38,14 +38,14 @@ class Scores(HashEncoder):
 
 @pytest.mark.parametrize("what", [Scores, object], ids=["cross-encoder", "no encoder"])
 def test_what_is_no_encoder_is_refused(what, tmp_path):
-    """Cross-encoders have no vectors to cache: a TypeError that names the class."""
+    """Cross-encoders have no vectors to cache, which is a TypeError that names the class."""
     with pytest.raises(TypeError, match=what.__name__):
         CachedEmbeddingWrapper(what(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_depends_on_the_batch_is_refused(tmp_path):
-    """Quantizing by the range of a call, mteb's own cache and our own are refused, with what to do instead."""
+    """A model that quantizes by the range of a call, mteb's cache and our own are refused with advice."""
     with pytest.raises(TypeError, match=r"CompressionWrapper\(CachedEmbeddingWrapper"):
         CachedEmbeddingWrapper(CompressionWrapper(HashEncoder(), OutputDType.INT8), tmp_path)
     with pytest.raises(TypeError, match="a cache already"):
@@ -56,7 +56,7 @@ def test_what_depends_on_the_batch_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Estimating quantization parameters:UserWarning")
 def test_compression_goes_around_the_cache(tmp_path):
-    """The CompressionWrapper of mteb gives the same around the cache as around the encoder, from the plain vectors."""
+    """The CompressionWrapper of mteb returns the same around the cache as around the encoder."""
     task = tasks.misleading_titles()
     plain = tasks.scores(CompressionWrapper(HashEncoder(), OutputDType.INT8), task)
     encoder = HashEncoder()
@@ -82,7 +82,7 @@ def test_compression_goes_around_the_cache(tmp_path):
     ],
 )
 def test_dtype_in_is_dtype_out(kind, dtype, expected, tmp_path):
-    """Cold, warm and on a second machine the dtype and the bits are the encoder's; bfloat16 comes as float32."""
+    """Dtype and bits are the encoder's, cold, warm and on a second machine; bfloat16 becomes float32."""
     encoder = kind(dtype=dtype)
     plain = encoder.encode(loader(TEXTS), **CALL)
     plain = plain.float().numpy() if dtype == "bfloat16" else np.asarray(plain)

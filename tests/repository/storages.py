@@ -84,10 +84,10 @@ class Machine:
         """Store the right vectors of texts; return the number of new ones."""
         return self.mirror.namespace(spec).append(keys_of_texts(texts), truth(texts, dtype))
 
-    def push(self) -> sync.Report:
+    def push(self) -> sync.SyncReport:
         return sync.push(self.mirror, self.repository)
 
-    def pull(self, namespaces: list[str] | None = None) -> sync.Report:
+    def pull(self, namespaces: list[str] | None = None) -> sync.SyncReport:
         return sync.pull(self.mirror, self.repository, namespaces)
 
     def found(self, texts: list[str], spec: EncoderSpec = SPEC) -> list[str]:

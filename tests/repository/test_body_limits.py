@@ -13,7 +13,7 @@ import pytest
 
 from cas_cache.errors import RemoteUnavailable
 from cas_cache.storage import open_storage
-from cas_cache.storage.body_limits import put_object
+from cas_cache.storage.failures import put_object
 
 NGINX = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
 AMAZON = (

@@ -19,9 +19,9 @@ from cas_cache.errors import RemoteUnavailable
 from cas_cache.format import layout
 from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.repository import Repository, check_pack, pack
-from cas_cache.repository.check import check, plan_check
 from cas_cache.repository.check_pack import KeyCount
-from cas_cache.repository.findings import KINDS, CheckReport, Severity
+from cas_cache.repository.check_report import KINDS, CheckReport, Severity
+from cas_cache.repository.checking import check, packs_to_read
 from cas_cache.storage import open_storage
 from cas_cache.storage.interface import ObjectInfo
 from chaos.faults import DAY, World
@@ -337,14 +337,14 @@ def test_who_writes_a_lost_spec(tmp_path: Path, memory: Memory, by_hand: bool) -
 def test_a_sample_is_the_same_each_time() -> None:
     """It depends on the pack id alone, has about the requested size, contains smaller samples, and is never empty."""
     ids = [f"{word:016x}" + "0" * 48 for word in np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64).tolist()]
-    listed = [ObjectInfo(layout.manifest_path("a" * 32, name), 1) for name in ids]
-    chosen = [plan_check(listed, sample=part).to_read for part in (0.0, 1e-9, 0.01, 0.1, 1.0)]
+    listed = [layout.PackRef("a" * 32, name) for name in ids]
+    chosen = [packs_to_read(listed, part) for part in (0.0, 1e-9, 0.01, 0.1, 1.0)]
     assert [len(some) for some in chosen[:2]] == [0, 1]
     assert 2 <= len(chosen[2]) <= 25
     assert 70 <= len(chosen[3]) <= 130
     assert chosen[4] == set(ids)
     assert chosen[1] <= chosen[2] <= chosen[3]
-    assert plan_check(reversed(listed), sample=0.1).to_read == chosen[3]
+    assert packs_to_read(reversed(listed), 0.1) == chosen[3]
 
 
 def test_a_sample_reads_its_packs_only(memory: Memory) -> None:

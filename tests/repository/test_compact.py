@@ -12,8 +12,8 @@ from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, pack_id
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import MAX_SOURCES, CompactReport, compact, plan_compact
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import MAX_SOURCES, CompactReport, compact, plan_compact
 from cas_cache.repository.pack import most_rows_of_a_pack
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, manifest_of, packs, texts, truth

@@ -18,8 +18,8 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
 from cas_cache.storage import threads
 from cas_cache.testing import MemoryStorage
 from chaos.faults import InOrder, World

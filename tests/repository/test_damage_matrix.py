@@ -19,8 +19,8 @@ from cas_cache.format import layout
 from cas_cache.format.manifest import pack_id
 from cas_cache.identity import canonical_json
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.check import check
-from cas_cache.repository.findings import CheckReport, Severity
+from cas_cache.repository.check_report import CheckReport, Severity
+from cas_cache.repository.checking import check
 from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, manifest_of, packs, reseal, texts
 from tiers import sampled
 

@@ -8,9 +8,9 @@ import pytest
 from cas_cache.errors import ConfigurationError, IncompleteListing, NotARepository, RemoteUnavailable, UnsupportedFormat
 from cas_cache.format import layout
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.drop import QUIET_SECONDS, drop, plan_drop
-from cas_cache.repository.prune import prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.dropping import QUIET_SECONDS, drop, plan_drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts

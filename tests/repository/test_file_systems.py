@@ -17,7 +17,7 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUnavailable
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
+from cas_cache.repository.checking import check
 from cas_cache.storage import Storage, open_storage
 from repository.storages import SPEC, Encoder, texts, truth
 

@@ -30,11 +30,11 @@ from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository import Repository, pack
 from cas_cache.repository import check_pack as reading
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop import drop
-from cas_cache.repository.findings import Severity
-from cas_cache.repository.prune import prune
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage, threads
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import MemoryStorage

@@ -17,7 +17,7 @@ from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest
 from cas_cache.format.rows import DTYPES, digest_rows, row_bytes, storable
 from cas_cache.identity import keys_of_texts
-from cas_cache.repository import Repository, pack
+from cas_cache.repository import Repository, pack, reading
 from cas_cache.storage import open_storage
 from repository.storages import SPEC, Memory, manifest_of, packs, reseal, texts, truth
 
@@ -243,7 +243,7 @@ def test_ranges_cover_what_was_asked_for(rows: set[int], of_chunk: int, width: i
         nonce="0" * 32,
     )
     asked = np.array(sorted(rows), np.int64)
-    ranges = pack.plan_ranges(manifest, asked)
+    ranges = reading.plan_ranges(manifest, asked)
     assert [row for part in ranges for row in asked[part.asked].tolist()] == asked.tolist()
     end = 0
     for part in ranges:
@@ -255,7 +255,7 @@ def test_ranges_cover_what_was_asked_for(rows: set[int], of_chunk: int, width: i
         assert part.first == number * of_chunk
         assert part.stop <= part.first + of_chunk
         assert part.name == f"vectors/c/{number}/0"
-        gap = max(1, pack.GAP_BYTES // (4 * width))
+        gap = max(1, reading.GAP_BYTES // (4 * width))
         assert (np.diff(mine) <= gap).all()
-        assert part.stop - part.start <= max(1, pack.RANGE_BYTES // (4 * width))
+        assert part.stop - part.start <= max(1, reading.RANGE_BYTES // (4 * width))
     assert sum(part.stop - part.start for part in ranges) <= 5000

@@ -19,9 +19,9 @@ from cas_cache.errors import (
 from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, ObjectRecord
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import DAY, GRACE, Deletion, PruneReport, plan_prune, prune
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import FlakyStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Machine, Memory, packs, texts

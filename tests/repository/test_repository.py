@@ -22,7 +22,7 @@ from cas_cache.format import layout
 from cas_cache.format.marker import new_marker
 from cas_cache.repository import Repository
 from cas_cache.storage import open_storage
-from cas_cache.testing.wrapper import Call, Wrapper
+from cas_cache.testing import StorageCall, WrappedStorage
 from repository.storages import OTHER_SPEC, SPEC, Counting, Flaky, Machine, Memory, packs, texts
 
 CREATE = """
@@ -135,7 +135,7 @@ def test_a_marker_that_is_not_found_for_a_moment_is_looked_for_again(
     misses: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another client writes the name, rclone's server reports it missing: no error, and no foreign prefix."""
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
 
     class Replacing(Memory):
         left = 0
@@ -163,7 +163,7 @@ def test_a_marker_that_cannot_be_read_back_is_an_error(monkeypatch: pytest.Monke
         def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
             pass
 
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0))
     with pytest.raises(RepositoryError, match="cannot be read back"):
         Repository(Swallowing()).create()
 
@@ -317,14 +317,14 @@ class LastWins(Memory):
         super().put(path, data)
 
 
-class Replaced(Wrapper):
+class Replaced(WrappedStorage):
     """Lets another client write its marker before the n-th read that would find one."""
 
     def __init__(self, inner: Memory, at: int, times: int = 1) -> None:
         super().__init__(inner)
         self.at, self.times, self.reads = at, times, 0
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         if call.verb == "get" and call.path == layout.MARKER and layout.MARKER in self.inner.objects:
             self.reads += 1
             if self.at <= self.reads < self.at + self.times:
@@ -358,7 +358,7 @@ def test_a_client_that_finds_a_marker_uses_the_last_one(tmp_path: Path) -> None:
 
 def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of reads is limited, and nothing is bound or written."""
-    monkeypatch.setattr("cas_cache.repository.repository.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("cas_cache.repository.marker.MARKER_PAUSES", (0.0, 0.0, 0.0, 0.0))
     memory = LastWins()
     for storage in (Replaced(memory, 1, 100), Replaced(memory, 1, 100)):  # one creates, one finds
         machine = Machine(tmp_path / "mirror", storage)
@@ -370,6 +370,16 @@ def test_a_marker_that_never_settles_is_an_error(tmp_path: Path, monkeypatch: py
         assert memory.objects.keys() == {layout.MARKER}
     storage = Replaced(memory, 1, 0)
     assert Machine(tmp_path / "mirror", storage).push().rows == 3
+
+
+def test_a_first_push_looks_for_the_repository_once(tmp_path: Path) -> None:
+    """One listing, and of the marker: the read that finds none, one before it is written, and two that agree."""
+    storage = Counting(Memory())
+    machine = Machine(tmp_path / "mirror", storage)
+    machine.encode(texts(3))
+    assert machine.push().rows == 3
+    assert storage.calls.count(("list", "")) == 1
+    assert storage.calls.count(("get", layout.MARKER)) == 4
 
 
 def test_a_marker_that_appears_after_the_listing_is_not_replaced() -> None:

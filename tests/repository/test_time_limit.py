@@ -26,7 +26,7 @@ def test_what_took_too_long_stays_hidden(monkeypatch: pytest.MonkeyPatch, hours:
     """More than 12 hours, or a clock that was set back: the writer is told, and there is no manifest."""
     world, memory = World(monkeypatch), Memory()
     repository = Repository(memory)
-    written = repository.write(SPEC.namespace, Rows(), "0" * 32)
+    written = repository.stage(SPEC.namespace, Rows(), "0" * 32)
     world.wait(hours * HOUR)
     if visible:
         repository.commit(written)

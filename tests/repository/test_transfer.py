@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from cas_cache.storage.interface import IN_FLIGHT, ordered_map
+from cas_cache.storage.threads import IN_FLIGHT, ordered_map
 
 ABANDONED = """
 import contextlib, threading
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 left = ordered_map(lambda item: item, list(range(10)))
 next(left)
 with getattr(threading, "_shutdown_locks_lock", contextlib.nullcontext()):

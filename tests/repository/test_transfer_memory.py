@@ -16,7 +16,7 @@ from cas_cache.format.manifest import Manifest
 from cas_cache.format.rows import digest_rows
 from cas_cache.repository import Repository, pack
 from cas_cache.storage import open_storage
-from cas_cache.storage.interface import IN_FLIGHT, put_all
+from cas_cache.storage.threads import IN_FLIGHT, put_all
 from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
 from repository.storages import SPEC
 

@@ -28,7 +28,7 @@ from cas_cache.format.rows import DTYPES
 from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository, pack
-from cas_cache.repository.compact import compact
+from cas_cache.repository.compacting import compact
 from cas_cache.storage import open_storage
 from repository.storages import OTHER_SPEC, SPEC, Machine, Memory, packs, repository_of, texts, truth
 

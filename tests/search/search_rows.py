@@ -10,6 +10,8 @@ from cas_cache.mirror import Mirror, Namespace
 
 SPEC = EncoderSpec(model="org/model", revision="a1b2c3d", role="document")
 DIMENSIONS = 24
+INDEXES = ["HNSW32", "HNSW16,SQ8", "IVF64,Flat", "IVF64,SQ4", "IVF64,PQ6", "PCA16,IVF32,SQ8"]
+"""FAISS indexes, as its `index_factory` names them: graphs, inverted files, quantizers, and a transform before one."""
 
 
 def texts(count: int, first: int = 0) -> list[str]:

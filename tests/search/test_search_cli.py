@@ -40,7 +40,7 @@ def test_texts_and_their_neighbours(run: Any, cache: Path) -> None:
     ended = run("search", cache, "text 5", "-n", SPEC.namespace[:8], "-k", "3", "--json")
     assert ended.code == 0, ended.err
     document = json.loads(ended.out)
-    assert (document["namespace"], document["model"], document["kind"]) == (SPEC.namespace, SPEC.model, "exact")
+    assert (document["namespace"], document["model"], document["index"]) == (SPEC.namespace, SPEC.model, None)
     (query,) = document["queries"]
     assert query["query"] == "text 5"
     first = query["neighbours"][0]
@@ -90,10 +90,10 @@ def test_texts_from_a_file(run: Any, cache: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_vectors_from_a_file(run: Any, cache: Path, tmp_path: Path) -> None:
-    """And every kind of index, with its parameters."""
+    """And any index, with parameters of its search."""
     path = tmp_path / "queries.npy"
     np.save(path, QUERIES)
-    options = ("--kind", "hnsw", "--parameter", "efSearch=40", "--metric", "cosine")
+    options = ("--index", "HNSW32", "--parameters", "efSearch=40", "--metric", "cosine")
     ended = run("search", cache, "-n", SPEC.namespace, "--vectors", path, *options, "--json")
     assert ended.code == 0, ended.err
     queries = json.loads(ended.out)["queries"]
@@ -119,8 +119,9 @@ def test_vectors_from_a_file(run: Any, cache: Path, tmp_path: Path) -> None:
         (("text 5", "--task", "Task", "--role", "query"), 2, "the task Task asked for matches. It has org/model"),
         (("text 5", "--task", "Tusk"), 2, "The tasks are: Task"),
         (("text 5", "-n", SPEC.namespace, "-k", "0"), 2, "x>=1"),
-        (("text 5", "-n", SPEC.namespace, "--parameter", "nprobe"), 2, "NAME=VALUE"),
-        (("text 5", "-n", SPEC.namespace, "--parameter", "nprobe=2"), 1, "has no parameter nprobe"),
+        (("text 5", "-n", SPEC.namespace, "--index", "HNSW32", "--parameters", "nprobe"), 1, "NAME=NUMBER"),
+        (("text 5", "-n", SPEC.namespace, "--parameters", "nprobe=2"), 1, "Pass index= as well"),
+        (("text 5", "-n", SPEC.namespace, "--index", "nonsense"), 1, "could not parse index string nonsense"),
     ],
 )
 def test_bad_arguments(run: Any, cache: Path, arguments: tuple[str, ...], code: int, says: str) -> None:

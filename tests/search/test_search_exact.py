@@ -20,7 +20,7 @@ from cas_cache.errors import (
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.search import METRICS, exact, open_search
-from cas_cache.search.ranking import rank
+from cas_cache.search.exact import rank
 from search.search_rows import (
     DIMENSIONS,
     SPEC,
@@ -218,13 +218,23 @@ def test_nothing_to_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"metric": "manhattan"}, "none of cosine, ip, l2"),
-        ({"kind": "lsh"}, "none of exact, hnsw"),
-        ({"nprobe": 3}, "kind='exact' has no parameter nprobe"),
-        ({"kind": "ivf", "M": 3}, "It has: nlist, nprobe, k_factor"),
-        ({"kind": "hnsw", "M": 1}, "M=1 must be a whole number from 2"),
-        ({"kind": "hnsw", "efSearch": "64"}, "efSearch='64' must be a whole number"),
-        ({"kind": "ivfsq", "sq": "5bit"}, "none of 8bit"),
+        ({"metric": "manhattan"}, "one of cosine, ip, l2"),
+        ({"index": "nonsense"}, "could not parse index string nonsense"),
+        ({"index": ""}, "not a string for FAISS's index_factory"),
+        ({"index": "HNSW32\n"}, "not a string for FAISS's index_factory"),
+        ({"index": 32}, "not a string for FAISS's index_factory"),
+        ({"index": "HNSW0"}, "HNSW needs 2 to 512 links"),
+        ({"index": "IVF9_HNSW1,Flat"}, "HNSW needs 2 to 512 links"),
+        ({"index": "HNSW100000000000"}, "HNSW needs 2 to 512 links"),
+        ({"index": "IVF99999999999999,Flat"}, "FAISS cannot use the index"),
+        ({"index": "PQ7"}, "should be a multiple of the number of subquantizers"),
+        ({"parameters": "nprobe=3"}, "Pass index= as well"),
+        ({"index": "HNSW32", "parameters": "nprobe=3"}, "could not set parameter nprobe"),
+        ({"index": "HNSW32", "parameters": "efSearch=0"}, "whole numbers from 1"),
+        ({"index": "HNSW32", "parameters": "efSearch=9999999"}, "whole numbers from 1"),
+        ({"index": "HNSW32", "parameters": "efSearch=9,"}, "whole numbers from 1"),
+        ({"index": "HNSW32", "parameters": 9}, "whole numbers from 1"),
+        ({"index": "HNSW32", "k_factor": 0}, "k_factor=0 must be a whole number from 1"),
     ],
 )
 def test_bad_parameters(tmp_path: Path, arguments: dict[str, Any], says: str) -> None:

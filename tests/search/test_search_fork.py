@@ -19,12 +19,12 @@ from repository.storages import SPEC
 rows = np.random.default_rng(0).standard_normal((20_000, 64)).astype(np.float32)
 cache = EmbeddingCache(sys.argv[1])
 cache.put([str(n) for n in range(len(rows))], rows, SPEC)
-kind = sys.argv[2]
-searcher = open_search(cache.mirror, SPEC, kind=kind)
+index = sys.argv[2] or None
+searcher = open_search(cache.mirror, SPEC, index=index)
 expected = searcher.search(rows[:500], k=3).rows
 
 def search(forks):
-    for each in (searcher, open_search(cache.mirror, SPEC, kind=kind)):
+    for each in (searcher, open_search(cache.mirror, SPEC, index=index)):
         assert (each.search(rows[:500], k=3).rows == expected).all()
     if forks:
         wait_for_child(forks - 1)
@@ -47,11 +47,11 @@ wait_for_child(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")
-@pytest.mark.parametrize("kind", sampled(["exact", "hnsw"], keep=["exact"]))
-def test_a_forked_process_finds_what_its_parent_finds(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("index", sampled(["", "HNSW32"], keep=[""]))
+def test_a_forked_process_finds_what_its_parent_finds(tmp_path: Path, index: str) -> None:
     """A child, and a child of the child, search by the searcher that they were given and by one that they open."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path), kind],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path), index],
         env={**environment(), "OMP_NUM_THREADS": str(max(2, os.cpu_count() or 2))},
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from mteb.models.search_wrappers import SearchEncoderWrapper
 
 from cas_cache.errors import ConfigurationError, ShapeMismatch
 from cas_cache.mteb import CachedEmbeddingWrapper, MirrorSearch
-from cas_cache.search import finder
+from cas_cache.search import faiss_index
 from mteb_integration import mteb_tasks as tasks
 from mteb_integration.mteb_encoders import HashEncoder, TorchEncoder
 from search.search_rows import unit, vectors
@@ -126,22 +126,20 @@ def test_a_corpus_is_searched_where_it_lies(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.verify
-@pytest.mark.parametrize("kind", ["hnsw", "hnswsq", "ivf", "ivfsq", "ivfpq"])
-def test_an_index_is_saved_for_its_corpus_alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("index", ["HNSW32", "HNSW32,SQ8", "IVF32,Flat", "IVF32,PQ4"])
+def test_an_index_is_saved_for_its_corpus_alone(index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found again by a second run; another corpus, also one more document, gets its own."""
     built: list[int] = []
-    build = finder.approximate.build
-    monkeypatch.setattr(
-        finder.approximate, "build", lambda design, rows: built.append(len(rows)) or build(design, rows)
-    )
+    build = faiss_index.build
+    monkeypatch.setattr(faiss_index, "build", lambda design, rows: built.append(len(rows)) or build(design, rows))
     plain = scores(HashEncoder(), large())["test"][0]["ndcg_at_10"]
     for _ in range(2):
         with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as cached:
-            found = scores(searched(cached, kind=kind), large())["test"][0]["ndcg_at_10"]
+            found = scores(searched(cached, index=index), large())["test"][0]["ndcg_at_10"]
         assert abs(found - plain) < 0.1
     assert built == [1300]
     with CachedEmbeddingWrapper(HashEncoder(revision="r2"), tmp_path) as cached:
-        scores(searched(cached, kind=kind), large())
+        scores(searched(cached, index=index), large())
     assert built == [1300, 1300]
     assert sorted(p.suffix for p in (tmp_path / ".faiss").glob("*/[!.]*")) == [".index", ".index", ".json", ".json"]
 
@@ -202,10 +200,10 @@ def test_similarities_that_cannot_be_searched() -> None:
 def test_a_damaged_index_of_a_corpus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Is built anew, like a namespace's."""
     with CachedEmbeddingWrapper(HashEncoder(), tmp_path) as cached:
-        before = scores(searched(cached, kind="hnsw"), large())
+        before = scores(searched(cached, index="HNSW32"), large())
         (path,) = (tmp_path / ".faiss").glob("*/*.index")
         path.write_bytes(path.read_bytes()[:-5] + b"wrong")
         with caplog.at_level(logging.WARNING, "cas_cache"):
-            after = scores(searched(cached, kind="hnsw"), large())
+            after = scores(searched(cached, index="HNSW32"), large())
     assert "is damaged, and is rebuilt" in caplog.text
     assert abs(after["test"][0]["ndcg_at_10"] - before["test"][0]["ndcg_at_10"]) < 0.05

@@ -13,7 +13,8 @@ import numpy as np
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import CasCacheError
-from cas_cache.identity import batch, keys_of_texts
+from cas_cache.identity import keys as identity_keys
+from cas_cache.identity import keys_of_texts
 from cas_cache.interop import export, import_mteb, select_namespace, select_views
 from cas_cache.mirror import Mirror, View, index
 from cas_cache.mirror.check import check_mirror
@@ -21,10 +22,10 @@ from cas_cache.mirror.evict import evict
 from cas_cache.mteb import FaissCache, TextVectorMap
 from cas_cache.mteb.calibration import StoredRanges
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
-from cas_cache.search import approximate, open_search
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
+from cas_cache.search import faiss_index, open_search
 from cas_cache.storage import open_storage
 from repository.storages import truth
 
@@ -52,8 +53,8 @@ def small_files() -> Iterator[None]:
     """Write index files, memos and FAISS indexes for a few rows already."""
     with (
         mock.patch.object(index, "SAVE_ROWS", 8),
-        mock.patch.object(batch, "MIN_ITEMS", 8),
-        mock.patch.object(approximate, "MIN_ROWS", 8),
+        mock.patch.object(identity_keys, "MIN_ITEMS", 8),
+        mock.patch.object(faiss_index, "MIN_ROWS", 8),
     ):
         yield
 
@@ -71,7 +72,7 @@ def make(place: Path) -> None:
         keys = keys_of_texts(TEXTS[:20])
         cache.mirror.views.record(view_of(), keys, keys, [f"d{i}" for i in range(20)])
         cache.mirror.namespace(SPEC).note_verified(["0" * 64])
-        open_search(cache.mirror, SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+        open_search(cache.mirror, SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
         StoredRanges().of(cache.mirror.directory, SPEC, embed(TEXTS), normalized=False)
         backend = FaissCache(spec=SPEC, cache=cache, directory=cache.mirror.directory / TASK)
         backend.save()
@@ -125,7 +126,7 @@ def record(mirror: Path, _: Path) -> None:
 
 
 def search(mirror: Path, _: Path) -> None:
-    open_search(Mirror(mirror), SPEC, kind="hnsw").search(embed(TEXTS[:2]), 3)
+    open_search(Mirror(mirror), SPEC, index="HNSW32").search(embed(TEXTS[:2]), 3)
 
 
 def quantize(mirror: Path, _: Path) -> None:
@@ -190,7 +191,7 @@ def take_out(mirror: Path, place: Path) -> None:
     """Export in every format."""
     opened_mirror = Mirror(mirror)
     rows = select_namespace(opened_mirror.namespace(SPEC))
-    for format_ in ("npy", "mteb", "parquet", "arrow", "safetensors"):
+    for format_ in ("npy", "mteb", "parquet"):
         export(rows, place / f"out-{format_}", format_)
     export(select_views(opened_mirror, [view_of()], with_ids=True), place / "view", "parquet")
 

@@ -13,7 +13,7 @@ from cas_cache import EmbeddingCache
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedMirror, LinkInMirror
 from cas_cache.files.disk import links_below, open_plain, read_plain
 from cas_cache.mirror import Mirror
-from cas_cache.mirror.index_file import TEMP_NAME
+from cas_cache.mirror.index import TEMP_NAME
 from cas_cache.repository import Repository
 from cas_cache.storage import open_storage
 from scale import SCALE

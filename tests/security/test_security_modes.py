@@ -87,8 +87,8 @@ def test_temporary_files(tmp_path: Path, umask: int) -> None:
 def test_the_file_of_a_merge_is_nobody_elses(tmp_path: Path) -> None:
     """What a compaction sets aside in the directory for temporary files has no name, or is its owner's alone."""
     script = (
-        "import os, tempfile; from cas_cache.repository import compact\n"
-        "file = compact.tempfile.TemporaryFile(prefix='cas-cache-')\n"
+        "import os, tempfile; from cas_cache.repository import compacting\n"
+        "file = compacting.tempfile.TemporaryFile(prefix='cas-cache-')\n"
         "print(oct(os.fstat(file.fileno()).st_mode & 0o777), os.listdir(tempfile.gettempdir()))\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -20,8 +20,8 @@ from cas_cache.mirror import Mirror, View
 from cas_cache.mirror.views import folder_name
 from cas_cache.mteb import CachedEmbeddingWrapper
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
 from cas_cache.storage import open_storage
 from cas_cache.testing import MemoryStorage
 from mteb_integration import mteb_tasks as tasks

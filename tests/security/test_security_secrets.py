@@ -23,8 +23,8 @@ from cas_cache import EmbeddingCache
 from cas_cache.cli import main
 from cas_cache.errors import CasCacheError
 from cas_cache.mteb import CachedEmbeddingWrapper
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
 from fault_server import error_document, refusing
 from mteb_integration.mteb_encoders import HashEncoder
 from security.mirrors import SPEC, TEXTS, embed

@@ -21,7 +21,7 @@ from cas_cache.errors import SelfCheckFailed
 from cas_cache.format.rows import digest_rows
 from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
+from cas_cache.repository.compacting import compact
 from repository.storages import SPEC, Memory, truth
 
 ROWS = 20

@@ -16,9 +16,9 @@ from cas_cache.format import layout
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.drop_pack import drop_pack
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.dropping import drop_pack
 from repository.storages import SPEC, Counting, Encoder, Memory, packs, texts, truth
 from self_check.filled import fill, publish, rows_of, wrong
 

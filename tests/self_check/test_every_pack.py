@@ -15,7 +15,7 @@ from cas_cache.format.manifest import Manifest
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.evict import evict
 from cas_cache.repository import Repository
-from cas_cache.repository.compact import compact
+from cas_cache.repository.compacting import compact
 from repository.storages import SPEC, Encoder, Memory, texts, truth
 from self_check.filled import ROWS, WAYS, fill, opened, publish, read, rows_of, wrong
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas_cache import EmbeddingCache, sync
+from cas_cache import EmbeddingCache, Signing, sync
 from cas_cache.errors import (
     ConfigurationError,
     DamagedMirror,
@@ -35,9 +35,9 @@ from cas_cache.identity import canonical_json, keys_of_texts
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.index import ABSENT
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import DAY, prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import DAY, prune
 from cas_cache.testing import MemoryStorage
 from chaos.faults import World
 from repository.storages import OTHER_SPEC, SPEC, Flaky, Machine, texts, truth
@@ -410,10 +410,11 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
     remote, pem = str(tmp_path / "repository"), tmp_path / "alice.pem"
     pem.write_bytes(new_private_key())
     public = Signer(pem.read_bytes()).public
-    signed = {"trust": "signed-by", "trusted_keys": {"alice": public}}
-    with EmbeddingCache(tmp_path / "one", remote=remote, signing_key=pem, **signed) as cache:
+    reading = Signing(trust="signed-by", trusted_keys={"alice": public})
+    signing = replace(reading, signing_key=pem)
+    with EmbeddingCache(tmp_path / "one", remote=remote, signing=signing) as cache:
         cache.encode(ALL[:4], SPEC, truth)
-    with EmbeddingCache(tmp_path / "forger", remote=remote, trust="any", self_check=0) as cache:
+    with EmbeddingCache(tmp_path / "forger", remote=remote, signing=Signing(trust="any"), self_check=0) as cache:
         cache.put(ALL[4:8], truth(ALL[4:8]) + 1, SPEC)
     asked: list[str] = []
 
@@ -421,7 +422,7 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
         asked.extend(missing)
         return truth(missing)
 
-    cache = EmbeddingCache(tmp_path / "two", remote=remote, read_only=True, **signed)
+    cache = EmbeddingCache(tmp_path / "two", remote=remote, read_only=True, signing=reading)
     with cache, pytest.warns(DataWarning, match="Skipped 1 pack that no trusted key has signed"):
         np.testing.assert_array_equal(cache.encode(ALL[:8], SPEC, encode), truth(ALL[:8]))
     assert asked == ALL[4:8]
@@ -430,11 +431,11 @@ def test_the_cache(storage: MemoryStorage, tmp_path: Path) -> None:
     assert len(files) > 20
     assert not any(private in it.read_bytes() or base64.b64decode(private)[-32:] in it.read_bytes() for it in files)
     with pytest.raises(ConfigurationError, match="read_only=True"):
-        EmbeddingCache(tmp_path / "three", remote=remote, **signed)
+        EmbeddingCache(tmp_path / "three", remote=remote, signing=reading)
     with pytest.raises(UntrustedMirror):
-        EmbeddingCache(tmp_path / "forger", remote=remote, signing_key=pem, **signed)
+        EmbeddingCache(tmp_path / "forger", remote=remote, signing=signing)
     with pytest.raises(UntrustedMirror):
-        EmbeddingCache(tmp_path / "forger", offline=True, signing_key=pem, **signed)
+        EmbeddingCache(tmp_path / "forger", offline=True, signing=signing)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

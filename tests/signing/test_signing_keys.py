@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cas_cache import EmbeddingCache
+from cas_cache import EmbeddingCache, Signing
 from cas_cache.config.keyring import new_signing_key, signing_keys, trust_of
 from cas_cache.config.settings import Settings, keys_folder
 from cas_cache.errors import ConfigurationError, MissingDependency
@@ -105,10 +105,18 @@ def test_files_that_are_no_key(tmp_path: Path, content: bytes, why: str) -> None
     file = tmp_path / "key.pem"
     file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=why) as caught:
-        EmbeddingCache(tmp_path / "cache", signing_key=file)
+        EmbeddingCache(tmp_path / "cache", signing=Signing(signing_key=file))
     assert str(file) in str(caught.value)
     assert "cas-cache keys new" in str(caught.value)
     assert "c2VjcmV0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("signing", ["alice", {"signing_key": "alice"}, ("any",)])
+def test_signing_is_a_signing(tmp_path: Path, signing: Any) -> None:
+    """Anything else is an error that shows how to pass it, before a mirror is made."""
+    with pytest.raises(ConfigurationError, match=r"Pass cas_cache\.Signing\("):
+        EmbeddingCache(tmp_path / "cache", signing=signing)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_keys_of_other_kinds(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cas_cache.testing import Fault, FaultProxy
+from cas_cache.testing import Fault
+from fault_proxy import FaultProxy, WireFault
 
 ODDS_ON_THE_WIRE, ODDS_IN_CALLS = 0.0015, 0.001
 """Of each kind, in each request in which it can happen; a call is not tried again by anybody."""
@@ -28,7 +29,7 @@ SLOW = {"stall": 0.5, "timeout": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Sometimes(Fault):
+class Sometimes(WireFault):
     """A fault that happens at random.
 
     Attributes:

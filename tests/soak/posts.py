@@ -35,9 +35,7 @@ from cas_cache.errors import (
     RepositoryMismatch,
     SelfCheckFailed,
 )
-from cas_cache.repository import Repository
-from cas_cache.repository import prune as pruning
-from cas_cache.repository import repository as publishing
+from cas_cache.repository import Repository, pruning, publishing
 from cas_cache.storage import open_storage
 from cas_cache.sync import pushing
 from cas_cache.testing import FaultyStorage

@@ -11,10 +11,10 @@ import numpy as np
 from cas_cache import EmbeddingCache
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository import prune as pruning
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.findings import Severity
+from cas_cache.repository import pruning
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
 from soak.posts import SPECS, Post, batch, note_problems, noting_errors, rounds, texts_of, vectors_of, wrong_rows
 
 PULLS = 6

@@ -32,9 +32,9 @@ from cas_cache.errors import CasCacheError
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository import Repository
-from cas_cache.repository.check import check
-from cas_cache.repository.compact import compact
-from cas_cache.repository.prune import prune
+from cas_cache.repository.checking import check
+from cas_cache.repository.compacting import compact
+from cas_cache.repository.pruning import prune
 from cas_cache.storage import open_storage
 from chaos.workers import Crowd
 from soak.faulty import faulty_server

@@ -86,7 +86,7 @@ def error_text(err: Exception) -> str:
     if isinstance(err, CasCacheError):
         return str(err)
     if not isinstance(err, OSError):
-        from cas_cache.storage.failures import first_line
+        from cas_cache.storage.redaction import first_line
 
         return (
             f"This should not have happened ({first_line(err)}). Nothing that was stored is lost. Please report it, "

@@ -12,13 +12,13 @@ from cas_cache.cli.options import cache_options, side_options
 from cas_cache.cli.output import bars_wanted, exit_if, is_quiet, print_json, say
 from cas_cache.display import pluralize, size
 from cas_cache.mirror.check import check_mirror
-from cas_cache.repository.check import check as check_repository
-from cas_cache.repository.findings import Severity
+from cas_cache.repository.check_report import Severity
+from cas_cache.repository.checking import check as check_repository
 
 if TYPE_CHECKING:
     from cas_cache.cli.target import Target
     from cas_cache.mirror import Mirror
-    from cas_cache.repository.findings import CheckReport
+    from cas_cache.repository.check_report import CheckReport
 
 WHOLE = 100.0
 

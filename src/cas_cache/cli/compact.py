@@ -11,8 +11,8 @@ from cas_cache.cli.commands import Command
 from cas_cache.cli.options import cache_options, dry_run_option, namespace_option
 from cas_cache.cli.output import bars_wanted, exit_if, print_json, say
 from cas_cache.display import pluralize, size
-from cas_cache.repository.compact import AT_LEAST
-from cas_cache.repository.compact import compact as compact_repository
+from cas_cache.repository.compacting import AT_LEAST
+from cas_cache.repository.compacting import compact as compact_repository
 
 if TYPE_CHECKING:
     from cas_cache.cli.target import Target

@@ -15,14 +15,14 @@ from cas_cache.cli.output import exit_if, is_quiet, print_json, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
 from cas_cache.config.urls import without_credentials
-from cas_cache.doctor import Report, Role, Status, examine_machine, examine_mirror, examine_remote
+from cas_cache.doctor import DoctorReport, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.storage import open_storage
-from cas_cache.storage.failures import secrets_in
+from cas_cache.storage.redaction import secrets_in
 
 if TYPE_CHECKING:
     from cas_cache.cli.target import Target
-    from cas_cache.doctor import Finding
+    from cas_cache.doctor import DoctorFinding
 
 
 @click.command(
@@ -54,7 +54,7 @@ def doctor(target: Target, *, test_remote: bool, read_only: bool, thorough: bool
         raise click.UsageError("There is no remote to test. Name its URL, pass --remote, or set CAS_CACHE_REMOTE.")
     if test_remote and settings.offline:
         raise ConfigurationError("The cache is offline: no test. Unset CAS_CACHE_OFFLINE.")
-    report = Report(
+    report = DoctorReport(
         role=Role.READER if read_only or settings.read_only else Role.WRITER,
         on_finding=None if as_json else _print,
         secrets=tuple(secrets_in(target.storage_options)),
@@ -87,12 +87,12 @@ def _remote(target: Target) -> str | None:
         return target.remote
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: DoctorFinding) -> None:
     line = " ".join(text for text in (finding.what, finding.means, finding.repair) if text)
     say(f"{finding.status:<5} {finding.name}: {line}", err=finding.status is Status.FAIL and is_quiet())
 
 
-def _print_end(report: Report) -> None:
+def _print_end(report: DoctorReport) -> None:
     if report.policy:
         say(f"\nThe least that a {report.role} needs:\n\n{report.policy}\n")
     say(", ".join(f"{report.count(status)} {status}" for status in Status))

@@ -13,14 +13,13 @@ from cas_cache.cli.output import print_json, say
 from cas_cache.display import pluralize, size
 from cas_cache.errors import ConfigurationError, RepositoryError
 from cas_cache.mirror.evict import forget_packs
-from cas_cache.repository.drop import drop as drop_namespace
-from cas_cache.repository.drop_pack import drop_pack
+from cas_cache.repository.dropping import drop as drop_namespace
+from cas_cache.repository.dropping import drop_pack
 
 if TYPE_CHECKING:
     from cas_cache.cli.target import Target
     from cas_cache.repository import Repository
-    from cas_cache.repository.drop import DropReport
-    from cas_cache.repository.drop_pack import DropPackReport
+    from cas_cache.repository.dropping import DropPackReport, DropReport
 
 
 @click.command(

@@ -45,9 +45,8 @@ def export(
 ) -> None:
     """Write vectors of CACHE's mirror to TARGET, which must not be there.
 
-    npy and mteb make a directory (mteb's NumpyCache opens the second), parquet, arrow and safetensors a file. Of a
-    task, parquet and arrow have every row that it asked for, with its id, the others each once. Every row is proved by
-    its digest before it leaves.
+    npy and mteb make a directory (mteb's NumpyCache opens the second), parquet a file. Of a task, parquet has every
+    row that it asked for, with its id, the others each once. Every row is verified by its digest before it is written.
     """
     if (namespace is None) == (views.task is None):
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")

@@ -15,7 +15,7 @@ from cas_cache.display import pluralize, size, vector_type
 from cas_cache.errors import CasCacheError, MirrorError
 from cas_cache.identity import names_of
 from cas_cache.mirror import Mirror
-from cas_cache.mirror.mirror import MARKER
+from cas_cache.mirror.marker import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

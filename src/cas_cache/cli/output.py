@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cas_cache.errors import CasCacheError
     from cas_cache.identity import EncoderSpec
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 
 @dataclass(slots=True)
@@ -169,7 +169,7 @@ def json_text(document: Any, *, only_ascii: bool = False) -> str:
     return "".join(map(escaped, from_locale(json.dumps(document, indent=2, ensure_ascii=False))))
 
 
-def print_report(verb: str, report: Report, *, as_json: bool, dry_run: bool = False) -> None:
+def print_report(verb: str, report: SyncReport, *, as_json: bool, dry_run: bool = False) -> None:
     """Print what a push or pull did or would do; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, **report.as_json()})
@@ -202,7 +202,7 @@ def exit_if(failed: object) -> None:
 
 def redacted(text: str) -> str:
     """Return a text without secrets of the command line and the environment, and without control characters."""
-    from cas_cache.storage.failures import secrets_in, without_secrets, without_signatures
+    from cas_cache.storage.redaction import secrets_in, without_secrets, without_signatures
 
     for argument in sys.argv[1:]:
         if argument in text and argument != _without_secrets(argument):

@@ -12,8 +12,8 @@ from cas_cache.cli.commands import Command
 from cas_cache.cli.options import ask, cache_options, dry_run_option, is_to_ask, yes_option
 from cas_cache.cli.output import bars_wanted, print_json, say
 from cas_cache.display import pluralize, size
-from cas_cache.repository.prune import DAY, MAX_PACKS, PruneReport
-from cas_cache.repository.prune import prune as prune_repository
+from cas_cache.repository.pruning import DAY, MAX_PACKS, PruneReport
+from cas_cache.repository.pruning import prune as prune_repository
 
 if TYPE_CHECKING:
     from cas_cache.cli.target import Target

@@ -14,7 +14,7 @@ from cas_cache.cli.target import must_exist_if_new
 if TYPE_CHECKING:
     from cas_cache.cli.choose import Filters
     from cas_cache.cli.target import Target
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 KEY_AND_DIGEST_BYTES = 40
 """Size of a row without its vector: a key and a digest."""
@@ -48,7 +48,7 @@ def pull(target: Target, filters: Filters, *, keys_only: bool, dry_run: bool, as
         print_report(f"pulled{what}", report, as_json=as_json)
 
 
-def _would_pull(target: Target, filters: Filters) -> Report:
+def _would_pull(target: Target, filters: Filters) -> SyncReport:
     """Return the maximum that a pull would download. A missing mirror is not created."""
     from cas_cache.sync import pull_of, status_of
 

@@ -13,7 +13,7 @@ from cas_cache.cli.output import print_report
 if TYPE_CHECKING:
     from cas_cache.cli.choose import Filters
     from cas_cache.cli.target import Target
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 
 @click.command(
@@ -42,7 +42,7 @@ def push(target: Target, filters: Filters, *, rebind: bool, dry_run: bool, as_js
         print_report("pushed", opened.push(requested, rebind=rebind), as_json=as_json)
 
 
-def _would_push(target: Target, filters: Filters, *, rebind: bool) -> Report:
+def _would_push(target: Target, filters: Filters, *, rebind: bool) -> SyncReport:
     """Return what a push would send. A missing repository is not created."""
     from cas_cache.sync import local_status, peek, push_of
 

@@ -18,7 +18,7 @@ from cas_cache.display import pluralize
 from cas_cache.errors import CacheMiss, ConfigurationError
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
-from cas_cache.search import KINDS, METRICS, open_search
+from cas_cache.search import METRICS, open_search
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 3
 """Maximum number of texts without a vector that an error names."""
-
-MAX_DIGITS = 18
-"""Maximum digits of an index parameter; Python refuses to convert thousands of digits."""
 
 SHOWN_CHARACTERS = 100
 """Maximum characters of a query in output for people; ``--json`` has the full query."""
@@ -63,14 +60,8 @@ SHOWN_CHARACTERS = 100
 @view_options("Search only what this task asked for, and show its ids.")
 @click.option("-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each query.")
 @click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
-@click.option("--kind", type=click.Choice(list(KINDS)), default="exact", show_default=True)
-@click.option(
-    "--parameter",
-    "parameters",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Of the index, as faiss names it; repeatable.",
-)
+@click.option("--index", type=TEXT, help="A FAISS index as its index_factory names it: HNSW32. Default: exact search.")
+@click.option("--parameters", type=TEXT, default="", help="Of a search in the index, as FAISS names them: nprobe=32.")
 @json_option
 def search(
     cache: str,
@@ -83,8 +74,8 @@ def search(
     views: ViewChoice,
     k: int,
     metric: str,
-    kind: str,
-    parameters: tuple[str, ...],
+    index: str | None,
+    parameters: str,
     as_json: bool,
 ) -> None:
     """Find the nearest neighbours of each TEXT among the vectors of CACHE's mirror.
@@ -109,7 +100,7 @@ def search(
     else:
         labels = list(texts) if file is None else _lines(file)
         queries = _vectors_of(labels, searched if source is None else one_namespace(mirror, source), searched)
-    searcher = open_search(mirror, searched.spec.namespace, metric=metric, kind=kind, **_parse_parameters(parameters))
+    searcher = open_search(mirror, searched.spec.namespace, index=index, metric=metric, parameters=parameters)
     neighbours = searcher.search(queries, k, view=view)
     lines = _as_json(neighbours)
     if as_json:
@@ -118,7 +109,7 @@ def search(
                 "namespace": searched.spec.namespace,
                 "model": searched.spec.model,
                 "metric": metric,
-                "kind": kind,
+                "index": index,
                 "queries": [{"query": label, "neighbours": line} for label, line in zip(labels, lines, strict=True)],
             }
         )
@@ -183,16 +174,6 @@ def _lines(file: TextIOWrapper) -> list[str]:
     if texts == [""]:
         raise click.UsageError(f"{file.name} holds no text.")
     return texts
-
-
-def _parse_parameters(parameters: tuple[str, ...]) -> dict[str, int | str]:
-    parsed: dict[str, int | str] = {}
-    for pair in parameters:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{pair!r}: expected NAME=VALUE", param_hint="--parameter")
-        parsed[name] = int(value) if value.isdecimal() and len(value) <= MAX_DIGITS else value
-    return parsed
 
 
 def _as_json(neighbours: Neighbours) -> list[list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ from cas_cache.cli.output import exit_if, print_json, print_report
 if TYPE_CHECKING:
     from cas_cache.cli.choose import Filters
     from cas_cache.cli.target import Target
-    from cas_cache.sync import Report
+    from cas_cache.sync import SyncReport
 
 
 @click.command(
@@ -41,17 +41,17 @@ def sync(target: Target, filters: Filters, *, dry_run: bool, as_json: bool) -> N
         _print(*opened.sync(requested), dry_run=False, as_json=as_json)
 
 
-def _would_sync(target: Target, filters: Filters) -> tuple[Report, Report]:
+def _would_sync(target: Target, filters: Filters) -> tuple[SyncReport, SyncReport]:
     """Return what a sync would download, and what it would send."""
-    from cas_cache.sync import Report, pull_of, push_of, status_of
+    from cas_cache.sync import SyncReport, pull_of, push_of, status_of
 
     mirror = target.mirror()
     statuses, problems = status_of(mirror, target.repository_to_sync("sync with", writes=True))
     chosen = filters.of_statuses(statuses, mirror)
-    return pull_of(chosen, problems), push_of(chosen, Report())
+    return pull_of(chosen, problems), push_of(chosen, SyncReport())
 
 
-def _print(pulled: Report, pushed: Report, *, dry_run: bool, as_json: bool) -> None:
+def _print(pulled: SyncReport, pushed: SyncReport, *, dry_run: bool, as_json: bool) -> None:
     """Print what was moved; exit with 1 if something was skipped because of a problem."""
     if as_json:
         print_json({"dry_run": dry_run, "pulled": pulled.as_json(), "pushed": pushed.as_json()})

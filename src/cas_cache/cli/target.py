@@ -201,7 +201,7 @@ class Target:
                 f"The mirror {mirror.directory} belongs to the repository at {mirror.repository_url}, not to that at "
                 f"{repository.url}. Nothing was changed. Name the right one, or only --remote."
             )
-        return {pack: ns.spec.namespace for ns in mirror.namespaces() for pack in ns.lasting_packs}
+        return {pack: ns.spec.namespace for ns in mirror.namespaces() for pack in ns.ledger.lasting_packs}
 
 
 def must_exist_if_new(opened: EmbeddingCache) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cas_cache.config.settings import keys_folder
 from cas_cache.errors import ConfigurationError
@@ -43,30 +43,48 @@ class SigningKey:
     public: str
 
 
-def trust_of(
-    settings: Settings,
-    trust: str | None = None,
-    trusted_keys: Mapping[str, str] | None = None,
-    signing_key: str | Path | None = None,
-) -> tuple[Trust | None, Signer | None]:
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """Which packs a cache reads, and how it signs the packs that it pushes.
+
+    Attributes:
+        trust: ``"any"`` reads all packs, ``"signed-by"`` only those signed by `trusted_keys`. None takes
+            ``CAS_CACHE_TRUST``, or ``"any"``.
+        trusted_keys: Public keys by name, as ``cas-cache keys new`` prints them. None takes those of the settings.
+        signing_key: Private key that signs pushed packs: its name in ``cas-cache keys list``, or its file. None takes
+            ``CAS_CACHE_SIGNING_KEY``; if that is not set, packs are not signed.
+    """
+
+    trust: Literal["any", "signed-by"] | None = None
+    trusted_keys: Mapping[str, str] | None = None
+    signing_key: str | Path | None = None
+
+    def with_settings(self, settings: Settings) -> Signing:
+        """Return a copy that has the settings where this one has None."""
+        given = {name: getattr(self, name) for name in ("trust", "trusted_keys", "signing_key")}
+        return Signing(**{name: getattr(settings, name) if value is None else value for name, value in given.items()})
+
+
+def trust_of(settings: Settings, signing: Signing | None = None) -> tuple[Trust | None, Signer | None]:
     """Return the keys to trust, None for everybody, and the key to sign with, None for no signatures.
 
     Args:
-        settings: The settings that apply where an argument is None.
-        trust: ``"any"`` or ``"signed-by"``.
-        trusted_keys: Public keys by name.
-        signing_key: A name of `signing_keys`, or a file.
+        settings: The settings that apply where `signing` has None.
+        signing: What to trust and how to sign; None for the settings.
 
     Raises:
-        ConfigurationError: If one of them is not valid.
+        ConfigurationError: If a value is not valid.
         MissingDependency: If cryptography is needed and not installed.
     """
-    choice = settings.trust if trust is None else trust
-    if choice not in CHOICES:
-        raise ConfigurationError(f"trust={choice!r} is not one of {', '.join(map(repr, CHOICES))}.")
-    key = settings.signing_key if signing_key is None else signing_key
-    keys = settings.trusted_keys if trusted_keys is None else trusted_keys
-    return Trust(keys) if choice == "signed-by" else None, None if key is None else _signer(key)
+    if not isinstance(signing, Signing | None):
+        raise ConfigurationError(
+            f"signing is a {type(signing).__name__}. Pass cas_cache.Signing(trust=, trusted_keys=, signing_key=)."
+        )
+    signing = (signing or Signing()).with_settings(settings)
+    if signing.trust not in CHOICES:
+        raise ConfigurationError(f"trust={signing.trust!r} is not one of {', '.join(map(repr, CHOICES))}.")
+    trust = Trust(signing.trusted_keys or {}) if signing.trust == "signed-by" else None
+    return trust, None if signing.signing_key is None else _signer(signing.signing_key)
 
 
 def new_signing_key(name: str) -> SigningKey:

@@ -86,13 +86,13 @@ class Settings:
     """
 
     directory: Path
-    remote: str | None
-    offline: bool
-    read_only: bool
-    only_cached: bool
-    lazy: bool
-    self_check: int | None
-    progress: bool | None
+    remote: str | None = None
+    offline: bool = False
+    read_only: bool = False
+    only_cached: bool = False
+    lazy: bool = False
+    self_check: int | None = None
+    progress: bool | None = None
     max_self_check: int | None = None
     push_seconds: int | None = None
     trust: str = "any"
@@ -126,23 +126,12 @@ class Settings:
             values = {name: source for name, source in values.items() if not name.startswith("trusted_keys.")}
             values |= {f"trusted_keys.{name}": (key, TRUSTED_KEYS) for name, key in keys.items()}
             tables["trusted_keys"] = keys
-        directory, remote = values.get("directory"), values.get("remote")
+        chosen: dict[str, Any] = {name: value for name, (value, _) in values.items() if name in KINDS}
+        directory = chosen.pop("directory", None)
         return cls(
-            directory=expanded(directory[0]) if directory else _user_directory("cache"),
-            remote=remote[0] if remote else None,
-            offline=bool(values.get("offline", (False,))[0]),
-            read_only=bool(values.get("read_only", (False,))[0]),
-            only_cached=bool(values.get("only_cached", (False,))[0]),
-            lazy=bool(values.get("lazy", (False,))[0]),
-            self_check=values.get("self_check", (None,))[0],
-            max_self_check=values.get("max_self_check", (None,))[0],
-            push_seconds=values.get("push_seconds", (None,))[0],
-            progress=values.get("progress", (None,))[0],
-            trust=values.get("trust", ("any",))[0],
-            signing_key=values.get("signing_key", (None,))[0],
-            remotes=tables["remotes"],
-            trusted_keys=tables["trusted_keys"],
+            directory=expanded(directory) if directory else _user_directory("cache"),
             sources={**dict.fromkeys(KINDS, DEFAULT), **{name: source for name, (_, source) in values.items()}},
+            **(chosen | tables),
         )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cas_cache.doctor.machine import examine_machine, examine_mirror
-from cas_cache.doctor.policies import Role, grant, s3_policy
-from cas_cache.doctor.report import Finding, Report, Status
+from cas_cache.doctor.policies import Role
+from cas_cache.doctor.report import DoctorFinding, DoctorReport, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,20 +18,18 @@ if TYPE_CHECKING:
     from cas_cache.storage.interface import Storage
 
 __all__ = [
-    "Finding",
-    "Report",
+    "DoctorFinding",
+    "DoctorReport",
     "Role",
     "Status",
     "examine_machine",
     "examine_mirror",
     "examine_remote",
-    "grant",
-    "s3_policy",
 ]
 
 
 def examine_remote(
-    report: Report,
+    report: DoctorReport,
     opener: Callable[[], Storage],
     *,
     mirror_repository: str | None = None,

@@ -19,7 +19,7 @@ from cas_cache.mirror import Mirror
 
 if TYPE_CHECKING:
     from cas_cache.config.settings import Settings
-    from cas_cache.doctor.report import Report
+    from cas_cache.doctor.report import DoctorReport
 
 LITTLE_ROOM = 10**9
 """Free bytes on the mirror's disk below which a pull may fail: a million rows of 768 float16 are 1.5 GB."""
@@ -33,7 +33,7 @@ NETWORK = {
 MOUNTS = Path("/proc/mounts")
 
 
-def examine_machine(report: Report, settings: Settings, url: str | None) -> None:
+def examine_machine(report: DoctorReport, settings: Settings, url: str | None) -> None:
     """Check versions, packages and settings.
 
     Args:
@@ -54,7 +54,7 @@ def examine_machine(report: Report, settings: Settings, url: str | None) -> None
     )
 
 
-def examine_mirror(report: Report, directory: Path) -> str | None:
+def examine_mirror(report: DoctorReport, directory: Path) -> str | None:
     """Check the mirror: its marker, its permissions, and its disk.
 
     Returns:
@@ -70,7 +70,7 @@ def examine_mirror(report: Report, directory: Path) -> str | None:
     return repository
 
 
-def _packages(report: Report, url: str | None) -> None:
+def _packages(report: DoctorReport, url: str | None) -> None:
     versions = {name: _version(name) for name in ("fsspec", "zarr", "numpy", "s3fs", "gcsfs", "adlfs", "mteb")}
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     protocol = url.partition("://")[0].lower() if url is not None and is_url(url) else ""
@@ -87,7 +87,7 @@ def _packages(report: Report, url: str | None) -> None:
         report.ok("packages", f"{shown}.")
 
 
-def _examine_existing(report: Report, directory: Path) -> str | None:
+def _examine_existing(report: DoctorReport, directory: Path) -> str | None:
     try:
         mirror = Mirror(directory, create=False)
         repository, met = mirror.repository, mirror.repository_url
@@ -118,7 +118,7 @@ def _examine_existing(report: Report, directory: Path) -> str | None:
     return repository
 
 
-def _examine_new(report: Report, directory: Path) -> None:
+def _examine_new(report: DoctorReport, directory: Path) -> None:
     nearest = _nearest(directory)
     if nearest.is_dir() and _writable(nearest):
         report.ok("mirror", f"{directory} is not there yet; the first run makes it.")
@@ -132,7 +132,7 @@ def _examine_new(report: Report, directory: Path) -> None:
         )
 
 
-def _examine_disk(report: Report, directory: Path) -> None:
+def _examine_disk(report: DoctorReport, directory: Path) -> None:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as err:

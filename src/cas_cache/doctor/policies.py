@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import stat
 from enum import StrEnum
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from cas_cache.config.urls import EXTRAS
+from cas_cache.storage.codes import PERMISSIONS
 
 
 class Role(StrEnum):
@@ -27,38 +31,16 @@ class Role(StrEnum):
     """Also deletes: prune, drop, and compact when two compactions collide."""
 
 
+_EVERY_FOLDER = "write and execute on every folder"
 _PERMISSIONS = {
-    "s3": {
-        "list": "s3:ListBucket",
-        "get": "s3:GetObject",
-        "missing": "s3:ListBucket",
-        "put": "s3:PutObject",
-        "overwrite": "s3:PutObject",
-        "delete": "s3:DeleteObject",
-    },
-    "gcs": {
-        "list": "storage.objects.list",
-        "get": "storage.objects.get",
-        "missing": "storage.objects.list",
-        "put": "storage.objects.create",
-        "overwrite": "storage.objects.delete, which writing over an object needs as well,",
-        "delete": "storage.objects.delete",
-    },
-    "azure": {
-        "list": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "get": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "missing": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
-        "put": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
-        "overwrite": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
-        "delete": "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete",
-    },
+    **{service: {**names, "missing": names["list"]} for service, names in PERMISSIONS.items()},
     "local": {
         "list": "read and execute on every folder",
         "get": "read on the files and execute on their folders",
         "missing": "execute on every folder",
-        "put": "write and execute on every folder",
-        "overwrite": "write and execute on every folder",
-        "delete": "write and execute on every folder",
+        "put": _EVERY_FOLDER,
+        "overwrite": _EVERY_FOLDER,
+        "delete": _EVERY_FOLDER,
     },
 }
 
@@ -99,28 +81,20 @@ def removal(url: str) -> str:
     }.get(service, f"delete every object below {url}")
 
 
-def s3_policy(url: str, role: Role) -> dict[str, object]:
-    """Return an IAM policy for a role that covers only the bucket's prefix."""
+def s3_policy(url: str, role: Role) -> dict[str, Any]:
+    """Return an IAM policy for a role that covers only the bucket's prefix.
+
+    The policies are the files ``iam-<role>.json``, for s3://team/emb, which docs/how-to/ci.md quotes.
+    """
     bucket, prefix = _bucket_and_prefix(url)
-    arn = f"arn:aws:s3:::{bucket}"
-    # GET of a missing name answers 404 only if the caller may list. S3 then matches that name with s3:prefix.
-    listing: dict[str, object] = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
-    if prefix:
-        listing["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
-    statements = [
-        listing,
-        {
-            "Effect": "Allow",
-            "Action": ["s3:GetObject"],
-            "Resource": [f"{arn}/{prefix}", f"{arn}/{prefix}/*"] if prefix else [f"{arn}/*"],
-        },
-    ]
-    more = {Role.READER: [], Role.WRITER: ["s3:PutObject"], Role.MAINTAINER: ["s3:PutObject", "s3:DeleteObject"]}[role]
-    if more:
-        statements.append(
-            {"Effect": "Allow", "Action": more, "Resource": [f"{arn}/{prefix}/*" if prefix else f"{arn}/*"]}
-        )
-    return {"Version": "2012-10-17", "Statement": statements}
+    values = {"team": json.dumps(bucket)[1:-1], "emb": json.dumps(prefix)[1:-1]}
+    text = resources.files("cas_cache.doctor").joinpath(f"iam-{role}.json").read_text("utf-8")
+    policy: dict[str, Any] = json.loads(re.sub(r"\b(team|emb)\b", lambda match: values[match[0]], text))
+    if not prefix:  # a whole bucket needs no condition
+        for statement in policy["Statement"]:
+            of_objects = statement.pop("Condition", None) is None
+            statement["Resource"] = [f"arn:aws:s3:::{bucket}{'/*' if of_objects else ''}"]
+    return policy
 
 
 def _google(url: str, role: Role) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cas_cache.display import pluralize
-from cas_cache.doctor.guarantees import BASICS, check_missing, check_ranges
+from cas_cache.doctor.guarantees import GUARANTEES, Guarantee
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.report import Status
 from cas_cache.errors import (
@@ -25,15 +25,17 @@ from cas_cache.format import layout
 from cas_cache.format.layout import SCRATCH
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
 from cas_cache.repository.repository import Repository
+from cas_cache.testing.expectations import expect_bytes, expect_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.doctor.report import Report
+    from cas_cache.doctor.report import DoctorReport
     from cas_cache.storage.interface import ObjectInfo, Storage
 
 SKEW_SECONDS = 60
 SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."
+PACKS = Guarantee("The packs concerned are skipped.", "Run `cas-cache check --repository` for all that is damaged.")
 SAMPLES = 3
 """Number of manifests that a reader's trial reads and verifies."""
 
@@ -47,7 +49,7 @@ class RemoteChecks:
         fit: True if every check so far succeeded, so that more checks make sense.
     """
 
-    def __init__(self, report: Report, opener: Callable[[], Storage]) -> None:
+    def __init__(self, report: DoctorReport, opener: Callable[[], Storage]) -> None:
         self.report = report
         self.storage: Storage | None = None
         self.marker: dict[str, object] | None = None
@@ -87,9 +89,10 @@ class RemoteChecks:
         if storage is None or self.marker is None:
             self.report.note("ranges", "Not tried: there is no repository yet to read from.")
             return
-        self._guarded("ranges", "get", lambda: self._check_ranges(storage))
-        self._guarded("missing", "missing", lambda: self._check_missing(storage))
-        self._guarded("manifests", "get", lambda: self._check_packs(storage))
+        self._guarded("ranges", "get", GUARANTEES["test_ranges"], lambda: self._check_ranges(storage))
+        absent = GUARANTEES["test_nothing_is_there_at_first"]
+        self._guarded("missing", "missing", absent, lambda: self._check_missing(storage))
+        self._guarded("manifests", "get", PACKS, lambda: self._check_packs(storage))
 
     def _add_failure(self, name: str, what: str, means: str, repair: str) -> None:
         self.fit = False
@@ -137,9 +140,9 @@ class RemoteChecks:
             return False
         except RemoteError as err:
             if self._reads_less(storage):
-                past = BASICS["ranges-past-end"]
+                past = GUARANTEES["test_reads_past_the_end"]
                 what = f"GET of a range past the end of {layout.MARKER} fails, one within it does not: {err}"
-                self._add_failure("ranges-past-end", what, past.means, past.repair)
+                self._add_failure("reads-past-the-end", what, past.means, past.repair)
             else:
                 self._add_error("get", err, "Nothing can be read.")
             return False
@@ -240,9 +243,9 @@ class RemoteChecks:
             return
         unknown = sum(math.isnan(entry.modified) for entry in self._manifests)
         if unknown:
-            times = BASICS["times"]
+            times = GUARANTEES["test_modified"]
             self.report.add(
-                "times", times.status, f"{unknown} objects are listed without a time.", times.means, times.repair
+                "modified", times.status, f"{unknown} objects are listed without a time.", times.means, times.repair
             )
             return
         age = time.time() - max(entry.modified for entry in self._manifests)
@@ -266,24 +269,26 @@ class RemoteChecks:
                 f"If none is running, delete that folder: {removal(f'{storage.url}/{SCRATCH}')}",
             )
 
-    def _guarded(self, name: str, verb: str, check: Callable[[], str]) -> None:
+    def _guarded(self, name: str, verb: str, advice: Guarantee, check: Callable[[], str]) -> None:
         """Run a check that returns what it saw or raises, and report the result."""
         try:
             seen = check()
         except AccessDenied as err:
             self._add_refusal(verb, err)
         except (AssertionError, RemoteError, RepositoryError, UnsupportedFormat) as err:
-            self._add_failure(name, str(err), BASICS[name].means, BASICS[name].repair)
+            self._add_failure(name, str(err), advice.means, advice.repair)
         else:
             self.report.ok(name, seen)
 
     def _check_ranges(self, storage: Storage) -> str:
         whole = storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
-        check_ranges(storage, layout.MARKER, whole)
+        size = len(whole)
+        for start, stop in ((0, 1), (1, 3), (size // 2, size), (size - 1, size + 1)):
+            expect_bytes(storage, layout.MARKER, start, stop, whole)
         return f"Ranges of {layout.MARKER}, up to its end and past it, are what they should be."
 
     def _check_missing(self, storage: Storage) -> str:
-        check_missing(storage, f"{SCRATCH}/not-there")
+        expect_missing(storage, f"{SCRATCH}/not-there")
         return "GET of a name that does not exist says so."
 
     def _check_packs(self, storage: Storage) -> str:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cas_cache.display import Displayable, grid
 from cas_cache.doctor.policies import Role, grant, permission
-from cas_cache.storage.diagnosis import is_clock_wrong
-from cas_cache.storage.failures import causes_of, codes_of
+from cas_cache.storage.codes import EXPIRED, NO_CREDENTIALS, UNKNOWN_CREDENTIALS, codes_of, is_clock_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,7 +31,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """Result of one check, with advice.
 
     Attributes:
@@ -75,21 +74,15 @@ _ASKED = {
 }
 """Descriptions of requests that a verb alone does not describe."""
 
-_WRONG_CREDENTIALS = {
-    "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
-    "TokenRetrievalError", "UnauthorizedSSOTokenError", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-    "ClientAuthenticationError", "AuthenticationFailed", "401",
-}  # fmt: skip
-"""Names that SDKs and services use for missing, wrong or expired credentials. Granting a permission does not help."""
+_WRONG_CREDENTIALS = NO_CREDENTIALS | EXPIRED | UNKNOWN_CREDENTIALS
+"""Codes for missing, wrong or expired credentials. Granting a permission does not help."""
 
 _NOT_AUTHENTICATED = "failed to authenticate"
 """Text with which Azure and Azurite, whose codes for it differ, report a wrong key."""
 
-_CLOCK = "RequestTimeTooSkewed"
-
 
 @dataclass(slots=True)
-class Report(Displayable):
+class DoctorReport(Displayable):
     """Findings, in the order of the checks.
 
     Attributes:
@@ -101,14 +94,14 @@ class Report(Displayable):
     """
 
     role: Role = Role.WRITER
-    on_finding: Callable[[Finding], None] | None = None
+    on_finding: Callable[[DoctorFinding], None] | None = None
     secrets: Iterable[str] = field(default=(), repr=False)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DoctorFinding] = field(default_factory=list)
     policy: str = ""
 
     def add(self, name: str, status: Status, what: str, means: str = "", repair: str = "") -> None:
         """Add a finding."""
-        finding = Finding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
+        finding = DoctorFinding(name, status, *(self._without_secrets(text) for text in (what, means, repair)))
         self.findings.append(finding)
         if self.on_finding is not None:
             self.on_finding(finding)
@@ -138,7 +131,7 @@ class Report(Displayable):
         """
         reason = str(err).partition(" Check the ")[0].removesuffix(".")
         codes = codes_of(err)
-        if _CLOCK in codes or is_clock_wrong(causes_of(err)):
+        if is_clock_wrong(err):
             self.add(
                 "credentials", Status.FAIL, f"{reason}.", "This machine's clock is wrong.", "Set the clock, then retry."
             )

@@ -28,20 +28,16 @@ class Below:
     Args:
         inner: The storage.
         folder: The path of the folder below the storage's root.
-        written: A set that gets the path of every object before it is written, and loses it after it was deleted.
-
-    Attributes:
-        refused: The last verb that was refused; empty if no verb was.
+        scratch: The scratch folder that records what is written and refused.
     """
 
-    def __init__(self, inner: Storage, folder: str, written: set[str] | None = None) -> None:
+    def __init__(self, inner: Storage, folder: str, scratch: Scratch) -> None:
         self.inner = inner
         self.url = f"{inner.url}/{folder}"
         self.traffic = inner.traffic
         self.capabilities = inner.capabilities
-        self.refused = ""
         self._folder = folder
-        self._written = set() if written is None else written
+        self._scratch = scratch
 
     def __repr__(self) -> str:
         return f"Below({self.inner!r}, {self._folder!r})"
@@ -52,14 +48,17 @@ class Below:
 
     def get(self, path: str, start: int, stop: int) -> bytes:
         """See `Storage.get`."""
-        with self._record_refusal("get"):
-            return self.inner.get(f"{self._folder}/{path}", start, stop)
+        path = f"{self._folder}/{path}"
+        with self._record_refusal("get" if path in self._scratch.written else "missing"):
+            return self.inner.get(path, start, stop)
 
     def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
         """See `Storage.put`."""
-        self._written.add(f"{self._folder}/{path}")
-        with self._record_refusal("put"):
-            self.inner.put(f"{self._folder}/{path}", data, create_only=create_only)
+        path = f"{self._folder}/{path}"
+        verb = "overwrite" if path in self._scratch.written else "put"
+        self._scratch.written.add(path)
+        with self._record_refusal(verb):
+            self.inner.put(path, data, create_only=create_only)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """See `Storage.list`."""
@@ -71,14 +70,14 @@ class Below:
         """See `Storage.delete`."""
         with self._record_refusal("delete"):
             self.inner.delete(f"{self._folder}/{path}")
-        self._written.discard(f"{self._folder}/{path}")
+        self._scratch.written.discard(f"{self._folder}/{path}")
 
     @contextmanager
     def _record_refusal(self, verb: str) -> Iterator[None]:
         try:
             yield
         except AccessDenied:
-            self.refused = verb
+            self._scratch.refused.append(verb)
             raise
 
 
@@ -90,11 +89,14 @@ class Scratch:
         opener: Opens the storage.
         folder: The path of the folder below the storage's root.
         written: Objects that this process wrote and did not delete. Only a listing shows those of other processes.
+        refused: The requests that were refused: get, missing (of an object that does not exist), put, overwrite, list,
+            delete.
     """
 
     opener: Callable[[], Storage]
     folder: str
     written: set[str] = field(default_factory=set, compare=False)
+    refused: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     def fresh(cls, opener: Callable[[], Storage]) -> Scratch:
@@ -103,11 +105,11 @@ class Scratch:
 
     def __call__(self) -> Below:
         """Open the folder."""
-        return Below(self.opener(), self.folder, self.written)
+        return Below(self.opener(), self.folder, self)
 
     def below(self, name: str) -> Scratch:
         """Return a folder in this one."""
-        return Scratch(self.opener, f"{self.folder}/{name}", self.written)
+        return Scratch(self.opener, f"{self.folder}/{name}", self.written, self.refused)
 
     def clean(self) -> tuple[int, str]:
         """Delete every object that this process wrote, by its name, and then all that a listing shows.

@@ -72,7 +72,7 @@ class ExclusiveLock:
 
     def _create(self, token: str) -> None:
         holder, since = "", time.monotonic()
-        while not _made(self._path, f"{machine()} {os.getpid()} {token}"):
+        while not _create_file(self._path, f"{machine()} {os.getpid()} {token}"):
             current = self._holder()
             # The wait is limited per holder, because with many waiting processes the lock changes hands often.
             if current != holder:
@@ -98,7 +98,7 @@ class ExclusiveLock:
     def _break(self, holder: str) -> None:
         """Remove the lock of a process that has ended, unless another process has broken and taken it meanwhile."""
         guard = self._path.with_name(f"{self._path.name}.break")
-        if not _made(guard, holder):
+        if not _create_file(guard, holder):
             time.sleep(POLL)
             return
         try:
@@ -118,7 +118,7 @@ def machine() -> str:
     return f"{platform.node()}{namespace}"
 
 
-def _made(path: Path, text: str) -> bool:
+def _create_file(path: Path, text: str) -> bool:
     """Create a file, or return False if it exists."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)

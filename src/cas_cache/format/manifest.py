@@ -42,6 +42,11 @@ class ObjectRecord:
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, data: bytes | memoryview) -> ObjectRecord:
+        """Return the record of an object with this content."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -91,6 +96,11 @@ class Manifest:
     def vector_bytes(self) -> int:
         """Size of one vector in bytes."""
         return row_bytes(np.dtype(self.dtype), self.shape)
+
+    @property
+    def total_vector_bytes(self) -> int:
+        """Size of all vectors in bytes."""
+        return self.rows * self.vector_bytes
 
     def element_shape(self, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """Return dtype and row shape of one of the arrays."""

@@ -25,22 +25,10 @@ from cas_cache.identity.keys import KEY_BYTES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DTYPES = frozenset(
-    {
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    }
-)
+DTYPES = frozenset({
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+    "float64",
+})  # fmt: skip
 """Dtypes of vectors: the fixed-size types that NumPy and Zarr name alike."""
 
 BLOCK_BYTES = 1 << 20

@@ -1,11 +1,19 @@
 """The identity of encoders (`EncoderSpec`) and of items (`keys`). Pure: no I/O, no clock, no randomness."""
 
-from cas_cache.identity.batch import MIN_ITEMS, Batch, batch_of_texts, digest_of_batch
 from cas_cache.identity.canonical import canonical_json, parsed_json, quoted
-from cas_cache.identity.distinct import first_of_each, prefixes_of
-from cas_cache.identity.keys import KEY_BYTES, keys_of_rows, keys_of_texts
+from cas_cache.identity.keys import (
+    KEY_BYTES,
+    MIN_ITEMS,
+    Batch,
+    batch_of_texts,
+    digest_of_batch,
+    first_of_each,
+    keys_of_rows,
+    keys_of_texts,
+    prefixes_of,
+)
 from cas_cache.identity.spec import NAMESPACE_ID, EncoderSpec, check_no_credentials, names_of
-from cas_cache.identity.texts import as_texts, texts_at
+from cas_cache.identity.texts import Texts, as_texts, texts_at
 
 __all__ = [
     "KEY_BYTES",
@@ -13,6 +21,7 @@ __all__ = [
     "NAMESPACE_ID",
     "Batch",
     "EncoderSpec",
+    "Texts",
     "as_texts",
     "batch_of_texts",
     "canonical_json",

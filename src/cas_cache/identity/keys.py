@@ -1,4 +1,4 @@
-"""Item -> key: 32 bytes of SHA-256, in batches.
+"""Item -> key: 32 bytes of SHA-256, in batches. Pure.
 
 A text's key is the SHA-256 of its UTF-8 bytes, unchanged: no normalisation, no stripping, the same as mteb's. The key
 of a row with other fields is the SHA-256 over the fields that reach the encoder, each as its name, a zero byte and the
@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEY_BYTES = 32
+
+MIN_ITEMS = 1024
+"""Minimum number of items for a digest of a batch; with fewer it saves less than a millisecond."""
 
 EXIF_ORIENTATION = 0x0112
 """The only EXIF tag that loaders apply: it rotates the picture, not the pixels."""
@@ -55,9 +59,12 @@ def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.ui
         InvalidItem: If the texts are not a sequence of strings, or one of them holds a lone surrogate; the error names
             its position. See `as_texts`.
     """
+    return _keys_of(as_texts(texts), first)
+
+
+def _keys_of(texts: Texts, first: int = 0) -> NDArray[np.uint8]:
     # str.encode, not text.encode: an object that only resembles a string, or could change its text, has no key.
     sha256, encoded = hashlib.sha256, str.encode
-    texts = as_texts(texts)
     keys, start = np.empty((len(texts), KEY_BYTES), np.uint8), 0
     try:
         for block in blocks_of(texts):
@@ -73,6 +80,104 @@ def keys_of_texts(texts: Iterable[str] | Texts, first: int = 0) -> NDArray[np.ui
             _digest_text(text, f"item {position}")
         raise
     return keys
+
+
+class Batch:
+    """The items of one call.
+
+    Args:
+        size: Number of items.
+        make_keys: Returns their keys, (size, 32) uint8.
+        digest: Digest of everything that the keys are computed from, in order; None if there is no cheap one. It costs
+            one hash over the bytes of all items, so a repeated batch is recognised without its keys, which cost one
+            hash per item.
+        texts: The items, if they are texts.
+    """
+
+    def __init__(
+        self, size: int, make_keys: Callable[[], NDArray[np.uint8]], digest: bytes | None = None, texts: Texts = ()
+    ) -> None:
+        self.size = size
+        self.digest = digest
+        self.texts = texts
+        self._make_keys = make_keys
+
+    def __repr__(self) -> str:
+        return f"Batch({self.size} items)"
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint8]:
+        """(size, 32) uint8 keys, computed at the first access.
+
+        Raises:
+            InvalidItem: If an item has no key.
+        """
+        return self._make_keys()
+
+
+def batch_of_texts(texts: Iterable[str] | Texts) -> Batch:
+    """Return texts as a batch.
+
+    Raises:
+        InvalidItem: If the texts are not a sequence or an iterator; see `as_texts`.
+    """
+    checked = as_texts(texts)
+    digest = _digest_of_texts(checked) if len(checked) >= MIN_ITEMS else None
+    return Batch(len(checked), lambda: _keys_of(checked), digest, checked)
+
+
+def digest_of_batch(kind: str, parts: Iterable[bytes]) -> bytes:
+    """Return the digest of a batch: 32 bytes.
+
+    Args:
+        kind: Name of the way in which the parts were made; different kinds never have the same digest.
+        parts: Parts of fixed length, or hashes, so that the boundary between two is unambiguous.
+    """
+    digest = hashlib.sha256(f"cas-cache batch 1 {kind}".encode())
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _digest_of_texts(texts: Texts) -> bytes | None:
+    """Return a digest of the lengths and the characters of all texts; the lengths say where each text ends."""
+    lengths, characters = hashlib.sha256(), hashlib.sha256()
+    try:
+        for block in blocks_of(texts):
+            for piece in utf8_of(block):
+                characters.update(piece)
+            # str.__len__ rather than len, because a subclass of str could return another length.
+            lengths.update(np.fromiter(map(str.__len__, block), np.int64, len(block)).data)
+    except (TypeError, UnicodeEncodeError):
+        return None  # computing the keys reports the text and what is wrong with it
+    return digest_of_batch("texts", [lengths.digest(), characters.digest()])
+
+
+def first_of_each(keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first position of each distinct key, in order of first appearance, and each key's distinct key.
+
+    Args:
+        keys: (n, 32) uint8 keys.
+
+    Returns:
+        (u,) int64 positions, ascending, and (n,) int64, the index of each key's distinct key.
+    """
+    _, first, inverse = np.unique(prefixes_of(keys), return_index=True, return_inverse=True)
+    if not np.array_equal(keys[first[inverse]], keys):
+        # Two keys share 8 bytes. By chance this happens to one in 2**64 pairs, so this slow path is almost never taken.
+        seen: dict[bytes, int] = {}
+        inverse = np.array([seen.setdefault(key.tobytes(), len(seen)) for key in keys], np.int64)
+        first = np.unique(inverse, return_index=True)[1]
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return first[order].astype(np.int64), rank[inverse]
+
+
+def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the first 8 bytes of each key as one number."""
+    prefixes: NDArray[np.uint64] = np.ascontiguousarray(keys[:, :8]).view(np.uint64).reshape(-1)
+    return prefixes
 
 
 def keys_of_rows(

@@ -42,6 +42,7 @@ class EncoderSpec:
         params: Everything else that changes a vector: precision, truncation, normalisation. Plain JSON.
         scope: Limits beyond which the vectors must not be shared, for example ``{"task": "NFCorpus"}``. Plain JSON.
         fields: The fields of an item that reach the encoder, in order. ``("text",)`` for texts.
+        namespace: The namespace id: the first 32 hex digits of the SHA-256 of the canonical JSON.
 
     Raises:
         UnpinnedModel: If `model` or `revision` does not pin the weights.
@@ -56,6 +57,7 @@ class EncoderSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     scope: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ("text",)
+    namespace: str = field(init=False, repr=False, compare=False)
     _canonical: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +86,9 @@ class EncoderSpec:
             object.__setattr__(self, name, freeze(plain_json(value, name)))
         object.__setattr__(self, "fields", tuple(self.fields))
         # Encoded immediately, so that every existing spec has a canonical form and a name.
-        object.__setattr__(self, "_canonical", canonical_json(self.document()))
+        canonical = canonical_json(self.document())
+        object.__setattr__(self, "_canonical", canonical)
+        object.__setattr__(self, "namespace", hashlib.sha256(canonical).hexdigest()[:NAMESPACE_HEX])
 
     def __hash__(self) -> int:
         return hash(self.namespace)
@@ -124,11 +128,6 @@ class EncoderSpec:
     def canonical(self) -> bytes:
         """Return the canonical JSON of the spec, which is hashed and stored."""
         return self._canonical
-
-    @property
-    def namespace(self) -> str:
-        """The namespace id: the first 32 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical()).hexdigest()[:NAMESPACE_HEX]
 
     @classmethod
     def from_canonical(cls, data: bytes) -> EncoderSpec:

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ import numpy as np
 from cas_cache.errors import ConfigurationError, MirrorError, MirrorWriteError
 from cas_cache.files.disk import TEMP_PREFIX, flush, move_new
 from cas_cache.identity import first_of_each
-from cas_cache.interop.arrow_files import write_arrow, write_parquet
-from cas_cache.interop.plain_files import write_mteb, write_npy, write_safetensors
+from cas_cache.interop.formats import write_mteb, write_npy, write_parquet
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
 from cas_cache.progress import progress_bar
@@ -45,7 +44,7 @@ class Selection:
         rows: (n,) int64, row numbers in the namespace.
         ids: The n ids that the task gave to the rows, None for rows without one; or None if ids were not requested.
         missing: The number of rows that a view names but the mirror does not have; they are not in `rows`.
-        tell: Callback that gets the number of rows of a chunk when the next chunk is requested.
+        advance: Callback that gets the number of rows of a chunk when the next chunk is requested.
     """
 
     namespace: Namespace
@@ -96,14 +95,7 @@ class ExportReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
-        return {
-            "target": str(self.target),
-            "format": self.format,
-            "namespace": self.namespace,
-            "rows": self.rows,
-            "bytes": self.bytes,
-            "missing": self.missing,
-        }
+        return {**asdict(self), "target": str(self.target)}
 
 
 def select_namespace(namespace: Namespace) -> Selection:
@@ -171,9 +163,9 @@ def export(
 
     Args:
         selection: From `select_namespace` or `select_views`.
-        target: A path that does not exist yet. A directory for ``npy`` and ``mteb``, a file for the other formats.
+        target: A path that does not exist yet. A directory for ``npy`` and ``mteb``, a file for ``parquet``.
         format: ``npy`` (``vectors.npy``, ``keys.npy``, ``spec.json``), ``mteb`` (a folder that mteb's `NumpyCache`
-        opens), ``parquet``, ``arrow`` (the IPC file format), or ``safetensors``.
+            opens), or ``parquet``.
         progress: Show the number of rows written; None shows it on a terminal only.
 
     Raises:
@@ -236,13 +228,12 @@ def _checked_target(selection: Selection, target: str | Path, format: str) -> Pa
 def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as in `export`
     """Reject vectors or ids that the format cannot hold."""
     shape, spec = selection.namespace.shape, selection.namespace.spec
-    if len(shape) != 1 and format not in ("npy", "safetensors"):
+    if len(shape) != 1 and format != "npy":
         raise ConfigurationError(
-            f"A vector of this namespace has the shape {shape}; {format} is written for plain vectors only. Choose "
-            "npy or safetensors."
+            f"A vector of this namespace has the shape {shape}; {format} is written for plain vectors only. Choose npy."
         )
     if selection.ids is not None and format not in FORMATS_WITH_IDS:
-        raise ConfigurationError(f"{format} has no place for ids. Choose parquet or arrow, or leave the ids out.")
+        raise ConfigurationError(f"{format} has no place for ids. Choose parquet, or leave the ids out.")
     if format != "mteb":
         return
     if spec.fields != ("text",):
@@ -260,14 +251,8 @@ def _check_format(selection: Selection, format: str) -> None:  # noqa: A002 - as
 def _settle(temp: Path) -> int:
     """Make the written files durable; return their size in bytes."""
     files = sorted(temp.iterdir()) if temp.is_dir() else [temp]
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if temp.is_dir():
-        flush(temp)
+    for path in (*files, temp):
+        flush(path)
     return sum(file.stat().st_size for file in files)
 
 
@@ -291,9 +276,7 @@ FORMATS: dict[str, Callable[[Selection, Path], None]] = {
     "npy": write_npy,
     "mteb": write_mteb,
     "parquet": write_parquet,
-    "arrow": write_arrow,
-    "safetensors": write_safetensors,
 }
 """Supported formats, with the functions that write them."""
 
-FORMATS_WITH_IDS = frozenset({"parquet", "arrow"})
+FORMATS_WITH_IDS = frozenset({"parquet"})

@@ -18,10 +18,9 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import IdentityError
 from cas_cache.format.rows import finite_rows
 from cas_cache.identity import KEY_BYTES, EncoderSpec, first_of_each
-from cas_cache.interop.faiss_cache import read_faiss_cache
 from cas_cache.interop.folders import Broken, MtebCacheFolder, OldRows, find_folders
 from cas_cache.interop.import_plan import CHUNK_BYTES, SKIP_REASONS, FolderPlan, ImportPlan, ImportReport, chunks_of
-from cas_cache.interop.numpy_cache import read_numpy_cache
+from cas_cache.interop.mteb_caches import read_faiss_cache, read_numpy_cache
 from cas_cache.mirror.index import ABSENT
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 The mirror answers every look-up. It may lose rows but never invents one: rows that fail verification raise an error.
 """
 
+from cas_cache.mirror.ledger import PlannedPack, WholePack
 from cas_cache.mirror.mirror import Mirror, ViewRows
 from cas_cache.mirror.namespace import Namespace
-from cas_cache.mirror.plan import PlannedPack, WholePack
 from cas_cache.mirror.views import View, Views, ids_in, keys_in, views_in
 
 __all__ = [

@@ -7,12 +7,17 @@ unchanged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.display import Displayable, facts, pluralize, size
-from cas_cache.errors import MirrorError
+from cas_cache.errors import MirrorError, MirrorWriteError
+from cas_cache.files.disk import is_full
 from cas_cache.identity import KEY_BYTES
+from cas_cache.mirror.rewrite import rewrite
+from cas_cache.mirror.state import joined
+from cas_cache.mirror.usage import read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from cas_cache.mirror.mirror import Mirror
+    from cas_cache.mirror.namespace import Namespace
+    from cas_cache.mirror.state import Extent, State
 
 DIGEST_BYTES = 8
 INDEX_BYTES = 16
@@ -160,7 +167,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
             report.in_use.append(name)
             continue
         try:
-            candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in ns.packs_by_use()]
+            candidates += [Candidate(name, pack, rows, rows * each, used) for pack, rows, used in packs_by_use(ns)]
         finally:
             ns.unreserve()
     report.evicted = plan_evict(candidates, total=report.before, max_bytes=max_bytes)
@@ -180,7 +187,7 @@ def _evict_from(mirror: Mirror, name: str, candidates: list[Candidate], report: 
         return
     try:
         mirror.forget(name)
-        gone = ns.evict([candidate.pack for candidate in report.evicted if candidate.namespace == name])
+        gone = evict_packs(ns, [candidate.pack for candidate in report.evicted if candidate.namespace == name])
     finally:
         ns.unreserve()
     mine = [candidate for candidate in candidates if candidate.namespace == name and candidate.pack in gone]
@@ -201,7 +208,7 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
     """
     gone, removed = frozenset(packs), 0
     for ns in mirror.iter_namespaces():
-        rows = ns.rows_of(gone)
+        rows = rows_of(ns, gone)
         if rows and not dry_run:
             if not ns.reserve():
                 raise MirrorError(
@@ -211,8 +218,92 @@ def forget_packs(mirror: Mirror, packs: Iterable[str], *, dry_run: bool = False)
             try:
                 mirror.forget(ns.spec.namespace)
                 ns.remote_keys.forget()
-                ns.evict(gone)
+                evict_packs(ns, gone)
             finally:
                 ns.unreserve()
         removed += rows
     return removed
+
+
+def packs_by_use(ns: Namespace) -> list[tuple[str, int, float]]:
+    """Return (pack, rows in the mirror, last use in seconds since 1970) of each pack that can be evicted.
+
+    Packs that the repository lacked at the last pull cannot be: the mirror may have the only copy of their rows.
+    """
+    used, rows, state = read_usage(ns.folder), Counter[str](), ns.table.state
+    for extent in state.extents:
+        if extent.pack is not None and extent.pack not in state.missing:
+            rows[extent.pack] += extent.rows
+    return [(pack, count, used.get(pack, 0.0)) for pack, count in rows.items()]
+
+
+def rows_of(ns: Namespace, packs: frozenset[str]) -> int:
+    """Return how many rows came from these packs, or were published in them."""
+    return sum(extent.rows for extent in ns.table.state.extents if extent.pack in packs)
+
+
+def evict_packs(ns: Namespace, packs: Iterable[str]) -> frozenset[str]:
+    """Remove the rows that came from these packs from a reserved namespace, and close it.
+
+    Returns:
+        The packs whose rows were removed. If the disk is too full to write the remaining rows again, these are all
+        packs that can be evicted.
+
+    Raises:
+        MirrorWriteError: If a write fails, or the disk is too full to write the remaining rows again. No row was lost.
+    """
+    chosen = frozenset(packs)
+    try:
+        with ns.locked():
+            # Index and memo go first: after a crash there is no index, rather than one with the old row numbers.
+            ns.index.prune(0)
+            ns.memo.clear()
+            try:
+                _rewrite_without(ns, chosen)
+            except MirrorWriteError as err:
+                every = chosen.union(pack for pack, _, _ in packs_by_use(ns))
+                if every == chosen or not is_full(err):
+                    raise
+                chosen = every
+                _rewrite_without(ns, chosen)
+            return chosen
+    finally:
+        # The next process that opens the namespace finishes a rewrite that failed midway.
+        ns.close()
+
+
+def _rewrite_without(ns: Namespace, packs: frozenset[str]) -> None:
+    state, runs = without_packs(ns.table.state, packs)
+    rewrite(ns.table, runs, state)
+
+
+def without_packs(state: State, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
+    """Return a state without the rows of some packs, and the runs of rows that stay, (start, stop) each. Pure.
+
+    Pending rows stay. A pack is forgotten, so that the next pull reads it again, if some of its rows may be missing
+    from the mirror now: the evicted packs, packs some of whose rows the mirror already had from another source when
+    it read them, and superseded packs.
+    """
+    gone = frozenset(packs)
+    extents: list[Extent] = []
+    runs: list[tuple[int, int]] = []
+    own: dict[str, int] = {}
+    rows = 0
+    for extent in state.extents:
+        if extent.pack is not None:
+            own[extent.pack] = own.get(extent.pack, 0) + extent.rows
+        if extent.pack is None or extent.pack not in gone:
+            extents.append(replace(extent, start=rows))
+            runs.append((extent.start, extent.stop))
+            rows += extent.rows
+    whole = {pack for pack in state.applied if own.get(pack, 0) == state.applied[pack]} - gone - state.superseded
+    left = replace(
+        state,
+        rows=rows,
+        extents=joined(extents),
+        applied={pack: count for pack, count in state.applied.items() if pack in whole},
+        complete=state.complete & whole,
+        superseded=frozenset(),
+        generation=state.generation + 1,
+    )
+    return left, runs

@@ -1,27 +1,37 @@
 """Key -> row, for batches of keys at a time.
 
-Sorted runs of (first 8 bytes of the key, row) are searched by bisection. The full 32 bytes are compared at the end, so
-keys that share a prefix are never confused. The runs cover all rows without gaps: first files that the writer left (see
-`index_file`), then runs in memory for rows that no file covers yet. A commit adds a run in memory; runs of similar size
-are merged, so there are few of them.
+Sorted runs of (first 8 bytes of the key, row) are searched by bisection, and the full 32 bytes are compared with the
+key column at the end. So keys that share a prefix are never confused, and nothing in a run can lead to a wrong row: the
+worst is a row that is not found.
 
-The index is derived: everything in it can be computed from the key column. A run that is missing, damaged or another
-column's is sorted again from the column, which costs time but never a row.
+The first rows are in one file, ``index.bin``, in the byte order of the machine that wrote it; rows that it does not
+cover yet are sorted in memory. Runs of similar size in memory are merged, so there are few of them::
+
+    32 bytes    magic, version, number of rows, CRC-32 of the body and of the keys of up to 64 of its rows
+    body        the prefixes in ascending order, then the row of each, 8 bytes each
+
+The file is derived. It is verified once, when it is opened, and ignored if it is damaged or another column's: its rows
+are then sorted again from the keys, and the next writer replaces it.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from cas_cache.files.disk import TEMP_PREFIX, open_plain
 from cas_cache.identity import prefixes_of
-from cas_cache.mirror.index_file import Run, RunFile, UnverifiedError, files_in, merged, write_run
+from cas_cache.mirror.descriptors import map_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -29,55 +39,99 @@ logger = logging.getLogger(__name__)
 
 ABSENT = -1
 
+INDEX_FILE = "index.bin"
+
+TEMP_NAME = f"{TEMP_PREFIX}index"
+"""Name of the temporary file. There is one writer at a time, so the next save overwrites what a crash left behind."""
+
+HEAD = struct.Struct("=8sQQQ")
+MAGIC = b"casindex"
+VERSION = 2
+"""Version of the file, in the machine's byte order. Version 1 was several files, ``index.<start>-<stop>``."""
+
 SAVE_ROWS = 1 << 15
-"""A writer saves the index once this many rows are in no file. A process that opens the mirror sorts fewer: 1 to 3
+"""Minimum number of rows in memory that a writer saves. Sorting fewer takes a process that opens the mirror 1 to 3
 ms."""
 
-GROWTH = 4
-"""Each file has at least 4 times the rows of the next. 10 million rows are in at most 4 files, all of which a look-up
-of an unknown key searches, and each row was written 8 times, 16 bytes a time (1 million: 3 files, 4 times)."""
+GROWTH = 8
+"""The file is written again once the rows in memory are an eighth of those in the file. So a process that opens the
+mirror sorts at most a ninth of the rows, and each row was written 9 times, 16 bytes a time."""
+
+SAMPLES = 64
+"""Number of rows whose keys the checksum covers; each costs a page fault."""
 
 SEARCHED_AT_ONCE = 1 << 16
 """Number of keys compared at a time: 64 bytes each, and as much again for their positions, so 8 MB."""
 
-LISTINGS = 5
-"""Maximum number of listings. A writer that merges runs may delete a file between its listing and its opening."""
+SLICE_ROWS = 1 << 18
+"""Approximate number of rows merged at a time: 16 bytes each, and as much again for their order, so 12 MB."""
+
+
+class Run:
+    """Rows [start, stop) in the order of their prefixes.
+
+    Attributes:
+        start: The first row.
+        stop: The row after the last.
+        prefixes: The prefixes of the keys, ascending.
+        rows: The row of each prefix.
+    """
+
+    def __init__(self, start: int, prefixes: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+        self.start = start
+        self.stop = start + len(rows)
+        self.prefixes = prefixes
+        self.rows = rows
+
+    def __repr__(self) -> str:
+        return f"Run({self.start}, {self.stop})"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @classmethod
+    def from_keys(cls, keys: NDArray[np.uint8], start: int, stop: int) -> Self:
+        """Return the sorted run of rows [start, stop) of a key column."""
+        prefixes = prefixes_of(keys[start:stop])
+        order = np.argsort(prefixes)
+        return cls(start, prefixes[order], order + start)
 
 
 class KeyIndex:
     """Index that finds the rows of keys in a key column that only grows.
 
     Args:
-        folder: The folder of the files; None for an index in memory only.
+        folder: The folder of the file; None for an index in memory only.
 
     Attributes:
         rows: Number of indexed rows.
+        saved_rows: Number of rows in the file that this object has mapped.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.rows = 0
+        self.saved_rows = 0
         self._folder = folder
         self._runs: list[Run] = []
 
     def __repr__(self) -> str:
-        return f"KeyIndex({self.rows} rows in {len(self._runs)} runs)"
+        return f"KeyIndex({self.rows} rows, of which {self.saved_rows} are in a file)"
 
     def close(self) -> None:
-        """Drop the runs, and with them the maps of their files."""
-        self._runs, self.rows = [], 0
+        """Drop the runs, and with them the map of the file."""
+        self._runs, self.rows, self.saved_rows = [], 0, 0
 
     def extend(self, keys: NDArray[np.uint8]) -> None:
         """Index the rows of `keys`, the whole key column, that are not indexed yet."""
         if len(keys) <= self.rows:
             return
         keys = np.asarray(keys)
-        if self._unsaved_rows() + len(keys) - self.rows >= SAVE_ROWS:
-            self._runs = self._chain(keys)
-            self.rows = self._runs[-1].stop if self._runs else 0
+        if self._is_due(len(keys)):
+            self._load(keys)
         if len(keys) > self.rows:
             run = Run.from_keys(keys, self.rows, len(keys))
-            while self._runs and not self._runs[-1].saved and len(self._runs[-1]) <= 2 * len(run):
-                run = merged([self._runs.pop(), run])
+            while self._runs and self._runs[-1].start >= self.saved_rows and len(self._runs[-1]) <= 2 * len(run):
+                run = _merged([self._runs.pop(), run])
             self._runs.append(run)
             self.rows = len(keys)
 
@@ -97,126 +151,143 @@ class KeyIndex:
         # In the order of the runs, a batch reads each page of a file once: 1.15 us a key become 0.1 at 10 million rows.
         order = np.argsort(prefixes)
         prefixes = prefixes[order]
-        for place, run in enumerate(self._runs):
-            try:
-                _search(run, requested, keys, order, prefixes, result)
-            except UnverifiedError:
-                logger.info("the index %r of %s is damaged: its rows are sorted again", run, self._folder)
-                anew = self._runs[place] = Run.from_keys(keys, run.start, run.stop)
-                _search(anew, requested, keys, order, prefixes, result)
+        for run in self._runs:
+            _search(run, requested, keys, order, prefixes, result)
         return result
 
     def prune(self, rows: int) -> None:
-        """Remove files that cover more than the column's `rows` rows: a restored column may grow differently.
+        """Remove a file that covers more than the column's `rows` rows: a restored column may grow differently.
 
         The caller is the only writer of the namespace.
         """
-        self._remove(lambda _, stop: stop > rows)
+        if self._folder is None:
+            return
+        path = self._folder / INDEX_FILE
+        try:
+            with os.fdopen(open_plain(path), "rb") as file:
+                head = file.read(HEAD.size)
+            if len(head) < HEAD.size or HEAD.unpack(head)[2] > rows:
+                path.unlink()
+        except OSError:
+            return
 
     def save(self, keys: NDArray[np.uint8]) -> None:
-        """Save the runs in memory if they have many rows.
+        """Save the index if many rows are in memory only.
 
         The caller is the only writer of the namespace and has extended the index to `keys`, the whole key column. If
         a write fails, the index stays in memory and the next commit tries again: the rows are safe without it.
         """
-        if self._folder is None or self._unsaved_rows() < SAVE_ROWS:
+        if self._folder is None or not self._is_due(self.rows):
             return
-        keys = np.asarray(keys)
         try:
-            self._runs = [_saved(self._folder, group, keys) for group in _groups(self._runs)]
+            self._runs = [_write_run(self._folder, self._runs, np.asarray(keys))]
+            self.saved_rows = self.rows
+            for old in self._folder.glob("index.*-*"):
+                old.unlink(missing_ok=True)
         except OSError as err:
             logger.info("the index of %s is kept in memory only: %s", self._folder, err)
-            return
-        # New files first, then remove the old ones: a reader that lists in between finds rows twice, never not at all.
-        kept = {(run.start, run.stop) for run in self._runs if run.saved}
-        self._remove(lambda start, stop: (start, stop) not in kept)
 
-    def _chain(self, keys: NDArray[np.uint8]) -> list[Run]:
-        """Return adjacent runs from row 0 on, each the longest that exists: from files, or from this object."""
-        for _ in range(LISTINGS):
-            chain: list[Run] = []
-            try:
-                files = {} if self._folder is None else files_in(self._folder)
-                while (run := self._longest(chain[-1].stop if chain else 0, files, keys)) is not None:
-                    chain.append(run)
-            # A writer that merges runs deletes the old files: list again.
-            except OSError:
-                continue
-            return chain
-        return self._runs
+    def _is_due(self, rows: int) -> bool:
+        """Return True if so many of `rows` rows are in memory only that a writer saves them."""
+        return rows - self.saved_rows >= max(SAVE_ROWS, self.saved_rows // GROWTH)
 
-    def _longest(self, start: int, files: dict[tuple[int, int], Path], keys: NDArray[np.uint8]) -> Run | None:
-        """Return the longest run that begins at row `start`; None if there is none.
-
-        Raises:
-            FileNotFoundError: If a listed file does not exist any more.
-        """
-        loaded = {run.stop: run for run in self._runs if run.start == start}
-        stops = loaded.keys() | {stop for first, stop in files if first == start and stop <= len(keys)}
-        for stop in sorted(stops, reverse=True):
-            if stop in loaded:
-                return loaded[stop]
-            try:
-                return RunFile(files[start, stop], start, stop, keys)
-            except FileNotFoundError:
-                raise
-            except (UnverifiedError, OSError):
-                logger.info("%s is not an index of these rows: skipped", files[start, stop])
-        return None
-
-    def _remove(self, unwanted: Callable[[int, int], bool]) -> None:
-        """Remove files by the rows that they cover. One that stays does no harm: it is verified before it is used."""
+    def _load(self, keys: NDArray[np.uint8]) -> None:
+        """Map the file if it covers more rows than the one that is mapped now."""
         if self._folder is None:
             return
         try:
-            for (start, stop), path in files_in(self._folder).items():
-                if unwanted(start, stop):
-                    path.unlink(missing_ok=True)
-        except OSError:
+            run = _read_run(self._folder / INDEX_FILE, keys, self.saved_rows)
+        except OSError as err:
+            logger.info("the index of %s is sorted again: %s", self._folder, err)
             return
-
-    def _unsaved_rows(self) -> int:
-        return sum(len(run) for run in self._runs if not run.saved)
-
-
-def _groups(runs: list[Run]) -> list[list[Run]]:
-    """Group adjacent runs that become one file: runs in memory that touch, and runs of similar size."""
-    groups: list[list[Run]] = []
-    for run in runs:
-        group = [run]
-        while groups and ((not groups[-1][-1].saved and not run.saved) or _rows(groups[-1]) < GROWTH * _rows(group)):
-            group = groups.pop() + group
-        groups.append(group)
-    return groups
+        if run is not None:
+            self._runs, self.rows, self.saved_rows = [run], run.stop, run.stop
 
 
-def _rows(group: list[Run]) -> int:
-    return group[-1].stop - group[0].start
-
-
-def _saved(folder: Path, group: list[Run], keys: NDArray[np.uint8]) -> Run:
-    """Return adjacent runs as one run in a file.
+def _read_run(path: Path, keys: NDArray[np.uint8], known: int) -> Run | None:
+    """Return the run in a file; None if it is damaged or another column's, or has no more than `known` rows.
 
     Raises:
-        OSError: If the file system raises it.
+        OSError: If the file does not exist or cannot be read.
     """
-    if len(group) == 1 and group[0].saved:
-        return group[0]
-    start, stop = group[0].start, group[-1].stop
-    path = write_run(folder, [_verified_run(run, keys) for run in group], keys)
-    try:
-        return RunFile(path, start, stop, keys)
-    except UnverifiedError:
-        return Run.from_keys(keys, start, stop)
+    with os.fdopen(open_plain(path), "rb") as file:
+        head = file.read(HEAD.size)
+        if len(head) < HEAD.size:
+            return None
+        rows = HEAD.unpack(head)[2]
+        if not known < rows <= len(keys) or file.seek(0, os.SEEK_END) != HEAD.size + 16 * rows:
+            return None
+        body = _mapped_body(file, rows)
+    if head != _head(body, keys):
+        logger.info("%s is damaged or not of these rows: skipped", path)
+        return None
+    return _run_of(body)
 
 
-def _verified_run(run: Run, keys: NDArray[np.uint8]) -> Run:
-    """Return a verified run, sorted again if it was damaged, so that damage is never merged."""
+def _write_run(folder: Path, runs: Sequence[Run], keys: NDArray[np.uint8]) -> Run:
+    """Write adjacent runs as one file, which gets its name only when it is complete; return it as one run.
+
+    Raises:
+        OSError: If the file system raises it; nothing is left behind.
+    """
+    count = runs[-1].stop
+    temp = folder / TEMP_NAME
     try:
-        run.verify()
-    except UnverifiedError:
-        return Run.from_keys(keys, run.start, run.stop)
-    return run
+        with os.fdopen(open_plain(temp, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+b") as file:
+            done = 0
+            for prefixes, rows in _slices(runs):
+                _write_at(file, HEAD.size + 8 * done, prefixes)
+                _write_at(file, HEAD.size + 8 * (count + done), rows)
+                done += len(rows)
+            file.flush()
+            body = _mapped_body(file, count)
+            _write_at(file, 0, np.frombuffer(_head(body, keys), np.uint8))
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(folder / INDEX_FILE)
+    finally:
+        temp.unlink(missing_ok=True)
+    return _run_of(body)
+
+
+def _mapped_body(file: Any, rows: int) -> NDArray[np.uint64]:
+    return map_file(file, np.uint64, HEAD.size, (2 * rows,)).view(np.ndarray)
+
+
+def _run_of(body: NDArray[np.uint64]) -> Run:
+    count = len(body) // 2
+    return Run(0, body[:count], body[count:].view(np.int64))
+
+
+def _head(body: NDArray[np.uint64], keys: NDArray[np.uint8]) -> bytes:
+    """Return the head of a file with this body, for a column with these keys."""
+    rows = len(body) // 2
+    sample = np.unique(np.linspace(0, rows - 1, SAMPLES).astype(np.int64))
+    return HEAD.pack(MAGIC, VERSION, rows, zlib.crc32(keys[sample].tobytes(), zlib.crc32(body.data)))
+
+
+def _merged(runs: Sequence[Run]) -> Run:
+    """Return adjacent runs merged into one, in memory."""
+    prefixes, rows = zip(*_slices(runs), strict=True)
+    return Run(runs[0].start, np.concatenate(prefixes), np.concatenate(rows))
+
+
+def _slices(runs: Sequence[Run]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield the prefixes and rows of several runs in order, a slice at a time."""
+    bounds = max(runs, key=len).prefixes[SLICE_ROWS::SLICE_ROWS]
+    cuts = [[0, *np.searchsorted(run.prefixes, bounds).tolist(), len(run)] for run in runs]
+    for i in range(len(bounds) + 1):
+        parts = [slice(cut[i], cut[i + 1]) for cut in cuts]
+        prefixes = np.concatenate([run.prefixes[part] for run, part in zip(runs, parts, strict=True)])
+        rows = np.concatenate([run.rows[part] for run, part in zip(runs, parts, strict=True)])
+        # The stable sort detects sorted parts and merges them, which is faster than sorting again.
+        order = np.argsort(prefixes, kind="stable")
+        yield prefixes[order], rows[order]
+
+
+def _write_at(file: BinaryIO, offset: int, values: NDArray[Any]) -> None:
+    file.seek(offset)
+    file.write(np.ascontiguousarray(values).view(np.uint8).data)
 
 
 def _search(
@@ -236,30 +307,28 @@ def _search(
         order: Positions of the requested keys, ordered by prefix.
         prefixes: Their prefixes in that order.
         result: (m,) rows found so far.
-
-    Raises:
-        UnverifiedError: If the run is damaged or is not of this key column. Rows found so far are right, some may be
-            missing.
     """
     for start in range(0, len(order), SEARCHED_AT_ONCE):
         asked, sought = order[start : start + SEARCHED_AT_ONCE], prefixes[start : start + SEARCHED_AT_ONCE]
-        open_ = result[asked] == ABSENT
-        asked, sought = asked[open_], sought[open_]
+        missing = result[asked] == ABSENT
+        asked, sought = asked[missing], sought[missing]
         if not len(asked):
             continue
-        at = run.locate(sought)
+        # A batch of a million keys is a few entries apart: between its first and last key, the search stays in CPU
+        # caches.
+        first, last = np.searchsorted(run.prefixes, sought[[0, -1]]).tolist()
+        at = np.searchsorted(run.prefixes[first:last], sought) + first
         while len(asked):
-            same = run.has(at, sought)
+            same = at < len(run)
+            same[same] = run.prefixes[at[same]] == sought[same]
             asked, sought, at = asked[same], sought[same], at[same]
-            rows = run.rows_at(at)
-            equal = _words(keys, rows) == _words(requested, asked)
-            if run.saved and not equal[:, 0].all():
-                raise UnverifiedError
-            equal_all = equal[:, 0] & equal[:, 1] & equal[:, 2] & equal[:, 3]
-            result[asked[equal_all]] = rows[equal_all]
+            # A row number that was damaged after the file was opened leads to another key, not outside of the column.
+            rows = np.clip(run.rows[at], 0, len(keys) - 1)
+            words = _words(keys, rows) == _words(requested, asked)
+            equal = words[:, 0] & words[:, 1] & words[:, 2] & words[:, 3]
+            result[asked[equal]] = rows[equal]
             # A key that met another key with the same prefix continues at the next entry.
-            other = ~equal_all
-            asked, sought, at = asked[other], sought[other], at[other] + 1
+            asked, sought, at = asked[~equal], sought[~equal], at[~equal] + 1
 
 
 def _words(keys: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint64]:

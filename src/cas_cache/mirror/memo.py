@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cas_cache.files.disk import check_folder, read_plain, write_atomically
+from cas_cache.mirror.rows import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    Rows = NDArray[np.int64] | slice
+    from cas_cache.mirror.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Memo:
             rows = self._read_rows(digest, size, keys)
             if rows is not None:
                 self._keep(digest, rows)
-        return rows if rows is not None and _fits(rows, size, len(keys)) else None
+        return rows if rows is not None and _in_range(rows, size, len(keys)) else None
 
     def note(self, digest: bytes, rows: Rows, keys: NDArray[np.uint8]) -> None:
         """Remember the rows that answered a batch; only in this process if the folder cannot be written.
@@ -107,7 +108,7 @@ class Memo:
         except OSError:
             return None
         rows = _parse_rows(data[SEAL_BYTES:])
-        if not _fits(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
+        if not _in_range(rows, size, len(keys)) or data[:SEAL_BYTES] != self._seal(digest, keys[rows]):
             logger.info("the memo %s is not of these rows: skipped", path)
             return None
         return rows
@@ -126,33 +127,21 @@ class Memo:
 
     def _keep(self, digest: bytes, rows: Rows) -> None:
         if digest in self._known:
-            self._bytes -= _bytes_of(self._known.pop(digest))
-        self._bytes += _bytes_of(rows)
+            self._bytes -= _size_of(self._known.pop(digest))
+        self._bytes += _size_of(rows)
         self._known[digest] = rows
         while self._bytes > MAX_BYTES and len(self._known) > 1:
-            self._bytes -= _bytes_of(self._known.popitem(last=False)[1])
+            self._bytes -= _size_of(self._known.popitem(last=False)[1])
 
 
-def as_rows(rows: NDArray[np.int64]) -> Rows:
-    """Return rows as a slice if they form one ascending run."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
-def count_of(rows: Rows) -> int:
-    """Return the number of rows."""
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-
-
-def _fits(rows: Rows, size: int, most: int) -> bool:
+def _in_range(rows: Rows, size: int, most: int) -> bool:
     """Return True if these are `size` rows of a namespace that has `most` rows."""
     if isinstance(rows, slice):
         return rows.start >= 0 and count_of(rows) == size and rows.stop <= most
     return len(rows) == size and int(rows.min(initial=0)) >= 0 and int(rows.max(initial=-1)) < most
 
 
-def _bytes_of(rows: Rows) -> int:
+def _size_of(rows: Rows) -> int:
     return 100 if isinstance(rows, slice) else rows.nbytes
 
 

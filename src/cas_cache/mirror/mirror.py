@@ -12,35 +12,22 @@ A mirror belongs to at most one repository: a row is marked as pushed once, so a
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from cas_cache.config.settings import expanded
 from cas_cache.display import Displayable
-from cas_cache.errors import (
-    AlreadyClosed,
-    ConfigurationError,
-    DamagedMirror,
-    IdentityError,
-    MirrorError,
-    MirrorReadError,
-    MirrorWriteError,
-    NotAMirror,
-    RepositoryMismatch,
-    UnsupportedFormat,
-    UntrustedMirror,
-    as_cause,
-    set_aside,
-)
-from cas_cache.files.disk import advice, check_folder, lock_of, make_folder, read_plain, reading, write_atomically
-from cas_cache.files.file_system import missing_ability
-from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials, parsed_json, quoted
+from cas_cache.errors import AlreadyClosed, DamagedMirror, IdentityError, MirrorError, MirrorWriteError, set_aside
+from cas_cache.files.disk import check_folder, make_folder, read_plain, reading, write_atomically
+from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials
 from cas_cache.mirror.index import ABSENT
+from cas_cache.mirror.marker import LOCK_FILE, MARKER, Marker
 from cas_cache.mirror.namespace import Namespace
 from cas_cache.mirror.overview import table_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,18 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Group
 
-logger = logging.getLogger(__name__)
-
 _Mirror = TypeVar("_Mirror", bound="Mirror")
-
-MARKER = "cas-cache-mirror.json"
-VERSION = 1
-_NEW_MARKER = {"format": "cas-cache-mirror", "version": VERSION, "repository": None, "url": None}
-MAX_NAMED = 5
-"""Maximum number of views that an error names; more would bury the advice."""
-
-PRIVATE = 0o700
-"""Permissions of a new mirror directory. Only the owner may read it, because vectors reveal information about texts."""
 
 
 class ViewRows(NamedTuple):
@@ -103,13 +79,16 @@ class Mirror(Displayable):
         self._namespaces: dict[str, Namespace] = {}
         self._closed = False
         self._made: list[Path] = []
-        marker = self.directory / MARKER
-        with reading(marker):
-            if not (marker.exists() or marker.is_symlink()):
-                made = [self.directory / ".lock", marker, *([] if self.directory.exists() else [self.directory])]
-                self._create(create=create)
-                self._made = made
-        self._read_marker()
+        self._marker = Marker(self.directory)
+        if not self._marker.exists:
+            if not create:
+                self._marker.refuse()
+            names = [self.directory / LOCK_FILE, self.directory / MARKER]
+            made = names if self.directory.exists() else [*names, self.directory]
+            with reading(self.directory):
+                self._marker.create()
+            self._made = made
+        self._marker.read()
         self.views = Views(self.directory)
 
     def __enter__(self) -> Self:
@@ -136,19 +115,17 @@ class Mirror(Displayable):
     @property
     def repository(self) -> str | None:
         """The id of the repository that this mirror belongs to; None before it is bound to one."""
-        repository: str | None = self._read_marker().get("repository")
-        return repository
+        return self._marker.repository
 
     @property
     def repository_url(self) -> str | None:
         """The URL of that repository when the mirror was bound to it, without credentials; None before that."""
-        url: str | None = self._read_marker().get("url")
-        return url
+        return self._marker.url
 
     @property
     def trusted(self) -> frozenset[str] | None:
         """The public keys that signed all packs pulled since the mirror was bound; None if packs need no signature."""
-        return _trusted_in(self._read_marker())
+        return self._marker.trusted
 
     def check_trust(self, trusted: frozenset[str] | None) -> None:
         """Raise an error if the mirror may hold rows that others brought without a trusted signature.
@@ -158,13 +135,8 @@ class Mirror(Displayable):
 
         Raises:
             UntrustedMirror: If the mirror may hold rows of packs that these keys did not sign.
-            UntrustedMirror: If it may hold rows of packs that these keys did not sign.
         """
-        if trusted is None:
-            return
-        marker = self._read_marker()
-        if marker.get("repository") is not None:
-            _check_filled(self.directory, _trusted_in(marker), trusted)
+        self._marker.check_trust(trusted)
 
     def rebind(self) -> None:
         """Detach the mirror from its repository. Every row becomes pending again and goes to the next repository.
@@ -175,9 +147,9 @@ class Mirror(Displayable):
         # Rows first: after a crash in between, the mirror is still bound and its rows are pending, which is safe. In
         # the other order, rows that count as pushed would never reach the next repository.
         for namespace in self.iter_namespaces():
-            namespace.forget_packs()
-        with self._locked():
-            self._write_marker({**self._read_marker(), "repository": None, "url": None, "trusted": None})
+            namespace.ledger.forget_packs()
+            namespace.remote_keys.forget()
+        self._marker.unbind()
 
     def bind(self, repository: str, url: str, trusted: frozenset[str] | None = None) -> None:
         """Bind the mirror to a repository.
@@ -192,22 +164,7 @@ class Mirror(Displayable):
             RepositoryMismatch: If the mirror belongs to another repository.
             UntrustedMirror: If the mirror was filled under a trust setting that does not allow this one.
         """
-        with self._locked():
-            marker = self._read_marker()
-            known = marker.get("repository")
-            if known == repository:
-                _check_filled(self.directory, _trusted_in(marker), trusted)
-            elif known is not None:
-                raise RepositoryMismatch(
-                    f"The mirror {self.directory} belongs to the repository {known[:8]} that was at "
-                    f"{marker.get('url')}; {url} holds the repository {repository[:8]}. A mirror serves one "
-                    "repository: name the right remote, or use another directory. If the old repository is gone for "
-                    "good, push(rebind=True) (`cas-cache push --rebind`) sends every row to the new one."
-                )
-            keys = None if trusted is None else sorted(trusted)
-            if (known, marker.get("trusted")) != (repository, keys):
-                met_at = marker.get("url") if known == repository else url
-                self._write_marker({**marker, "repository": repository, "url": met_at, "trusted": keys})
+        self._marker.bind(repository, url, trusted)
 
     def namespace(self, spec: EncoderSpec) -> Namespace:
         """Return the namespace of a spec; create it if it does not exist.
@@ -229,6 +186,24 @@ class Mirror(Displayable):
         except OSError as err:
             raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
         return self._namespaces.setdefault(spec.namespace, Namespace(folder, spec))
+
+    @contextmanager
+    def held(self, spec: EncoderSpec) -> Iterator[Namespace]:
+        """Keep the namespace of a spec open until the block ends, so that rows do not move. See `namespace`."""
+        self._check_open()
+        ns = self._namespaces.get(spec.namespace)
+        try:
+            if ns is not None:
+                ns.hold()
+        except AlreadyClosed:  # rows have moved since its last use
+            ns = None
+        if ns is None:
+            ns = self.namespace(spec)
+            ns.hold()
+        try:
+            yield ns
+        finally:
+            ns.release()
 
     def get(self, namespace: str) -> Namespace | None:
         """Return the namespace with an id, or None if the mirror has no such namespace.
@@ -299,11 +274,7 @@ class Mirror(Displayable):
             ConfigurationError: If several views match; the error lists what distinguishes them.
             DamagedMirror: If a row does not match its digest.
         """
-        asked = {"role": role, "model": model, "subset": subset, "split": split}
-        views = [view for view in self.views.of(task) if view.matches(**asked)]
-        if len(views) != 1:
-            raise _not_one_view(task, views or self.views.of(task), self.views.tasks(), matched=bool(views))
-        (view,) = views
+        view = self.views.choose_one(task, role=role, model=model, subset=subset, split=split)
         ns = self.get(view.namespace)
         if ns is None:
             raise MirrorError(
@@ -349,7 +320,7 @@ class Mirror(Displayable):
         except OSError as err:
             # Another process has written to the directory meanwhile, so it stays. Restore the marker.
             logger.info("kept the mirror %s, which another process uses: %s", self.directory, err)
-            self._write_marker(_NEW_MARKER)
+            self._marker.restore()
             return False
         return True
 
@@ -376,135 +347,12 @@ class Mirror(Displayable):
             if namespace is not None:
                 yield namespace
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock that a writer of the marker needs."""
-        try:
-            with lock_of(self.directory / ".lock"):
-                yield
-        except MirrorError:
-            raise
-        except OSError as err:
-            raise MirrorWriteError(
-                f"{self.directory} cannot be written ({err}). {advice(err, 'Make it writable')}, or use another "
-                "directory."
-            ) from as_cause(err)
-
     def _folder(self, namespace: str) -> Path:
         if not NAMESPACE_ID.fullmatch(namespace):
             msg = f"{namespace!r} is not a namespace id: 32 lower-case hex digits"
             raise ValueError(msg)
         return self.directory / "namespaces" / namespace
 
-    def _create(self, *, create: bool) -> None:
-        if self.directory.exists() and not self.directory.is_dir():
-            raise NotAMirror(f"{self.directory} is a file. Name a directory for the cache.")
-        occupied = self.directory.exists() and any(not p.name.startswith(".") for p in self.directory.iterdir())
-        # Another process may be creating the mirror. It writes the marker first, so an existing marker means that it
-        # succeeded.
-        if occupied and not (self.directory / MARKER).exists():
-            raise NotAMirror(f"{self.directory} holds no cas_cache mirror. {self._what_else()}")
-        if not create:
-            raise NotAMirror(
-                f"There is no cas_cache mirror at {self.directory}. Check the path. A run or `cas-cache pull` "
-                "makes one."
-            )
-        try:
-            make_folder(self.directory, PRIVATE)
-            missing = missing_ability(self.directory, in_place=True)
-            if missing:
-                raise MirrorWriteError(
-                    f"A mirror cannot be made at {self.directory}: its file system {missing}. Name a directory on a "
-                    "local disk."
-                )
-            write_atomically(self.directory / MARKER, json.dumps(_NEW_MARKER).encode(), create_only=True)
-        except MirrorError:
-            raise
-        except OSError as err:
-            raise MirrorWriteError(
-                f"A mirror could not be made at {self.directory} ({err}). Name a directory that you may write to."
-            ) from err
-
-    def _what_else(self) -> str:
-        """Return advice for a directory that holds something other than a mirror."""
-        if (self.directory / "cas-cache.json").exists():
-            return "It is a repository: name it as the remote, and a directory of its own for the mirror."
-        if (self.directory.parent / MARKER).exists():
-            return f"It is a folder in one: the mirror is {self.directory.parent}."
-        return "It is not empty, either: for a new mirror name a new or empty directory."
-
-    def _write_marker(self, marker: dict[str, Any]) -> None:
-        write_atomically(self.directory / MARKER, json.dumps(marker).encode())
-
-    def _read_marker(self) -> dict[str, Any]:
-        path = self.directory / MARKER
-        try:
-            marker = parsed_json(read_plain(path))
-            known = marker["format"] == "cas-cache-mirror"
-            version = marker["version"]
-            if known and version == VERSION:
-                for name in ("repository", "url"):
-                    if marker.get(name) is not None and not isinstance(marker[name], str):
-                        msg = f"{name} is {quoted(marker[name])}"
-                        raise TypeError(msg)
-                keys = marker.get("trusted")
-                if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
-                    msg = f"trusted is {quoted(keys)}"
-                    raise TypeError(msg)
-        except MirrorReadError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DamagedMirror(
-                f"{path} is damaged ({err!r}). Use another directory, and keep this one: rows that were not pushed may "
-                "be nowhere else. Restored from a copy, or from the marker of a mirror of the same repository, it can "
-                "be opened again."
-            ) from err
-        if not known:
-            raise NotAMirror(f"{path} is not a mirror's marker. Name another directory.")
-        if version != VERSION:
-            raise UnsupportedFormat(
-                f"{path} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
-            )
-        return dict(marker)
-
 
 def _reopen(cls: type[_Mirror], directory: str) -> _Mirror:
     return cls(directory, create=False)
-
-
-def _trusted_in(marker: dict[str, Any]) -> frozenset[str] | None:
-    keys: list[str] | None = marker.get("trusted")
-    return None if keys is None else frozenset(keys)
-
-
-def _check_filled(directory: Path, filled: frozenset[str] | None, trusted: frozenset[str] | None) -> None:
-    """Raise an error rather than serve or mix rows of packs that were pulled under another trust setting."""
-    if trusted is None and filled is not None:
-        raise UntrustedMirror(
-            f'The mirror {directory} holds only rows of packs that trusted keys signed, and trust is "any" now: other '
-            'rows would be mixed in. Set trust to "signed-by", or use another directory.'
-        )
-    if trusted is None or (filled is not None and trusted.issuperset(filled)):
-        return
-    if filled is None:
-        raise UntrustedMirror(
-            f"The mirror {directory} was filled with packs of anybody, so what it would answer is not known to be "
-            'signed. Use a new directory; the pending rows of this one can be pushed with trust="any" and a '
-            "signing_key."
-        )
-    raise UntrustedMirror(
-        f"The mirror {directory} has rows of packs signed by {', '.join(sorted(filled - trusted))}, trusted no longer. "
-        "Use a new directory; the pending rows of this one can be pushed with the settings that it was made with."
-    )
-
-
-def _not_one_view(task: str, views: list[View], tasks: list[str], *, matched: bool) -> MirrorError | ConfigurationError:
-    shown = "; ".join(
-        f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
-        for view in views[:MAX_NAMED]
-    )
-    if matched:
-        return ConfigurationError(f"{task} has {len(views)} views: {shown}. Name more of what tells them apart.")
-    if views:
-        return MirrorError(f"{task} has no such view. It has: {shown}.")
-    return MirrorError(f"There is no view of {task}. The mirror has the tasks {', '.join(tasks) or '(none)'}.")

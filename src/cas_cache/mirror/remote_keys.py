@@ -105,7 +105,7 @@ class RemoteKeyIndex(Pooled):
         self._handle = threading.RLock()
         self._stamp: tuple[int, int, int] | None = None
         self._closed = False
-        self._forgotten()
+        self._reset()
 
     def __repr__(self) -> str:
         return f"RemoteKeyIndex({self._namespace}, packs={len(self._state.packs)})"
@@ -128,7 +128,7 @@ class RemoteKeyIndex(Pooled):
         """Drop the maps; any later use raises `AlreadyClosed`."""
         with self._handle:
             self._closed = True
-            self._forgotten()
+            self._reset()
         POOL.discard(self)
 
     def _open_files(self) -> None:
@@ -136,7 +136,7 @@ class RemoteKeyIndex(Pooled):
 
     def _close_files(self) -> None:
         self._stamp = None
-        self._forgotten()
+        self._reset()
 
     def locate(self, keys: NDArray[np.uint8], without: AbstractSet[str] = frozenset()) -> list[Located]:
         """Return the packs and rows that hold keys, by pack; keys that the catalogue does not have are skipped.
@@ -199,7 +199,7 @@ class RemoteKeyIndex(Pooled):
                 noted[pack.pack] = (at, len(pack.keys), pack.manifest)
                 at += len(pack.keys)
             inner = self.folder / state.folder
-            self._tidy()
+            self._remove_discarded()
             inner.mkdir(exist_ok=True)
             values = [np.concatenate([getattr(pack, name) for pack in fresh.values()]) for name in ("keys", "digests")]
             try:
@@ -208,12 +208,12 @@ class RemoteKeyIndex(Pooled):
                     column.set_rows(at)
                 self._commit(_State(state.folder, noted))
             except OSError:
-                self._give_back(inner)
+                self._truncate_uncommitted(inner)
                 raise
             self._index.extend(self._keys)
             self._index.save(self._keys)
 
-    def _give_back(self, inner: Path) -> None:
+    def _truncate_uncommitted(self, inner: Path) -> None:
         """Truncate the bytes that a failed write left after the committed rows: the disk may be full."""
         self._refresh(force=True)  # the state may have been committed although the write reported an error
         for column in _columns(inner):
@@ -231,9 +231,9 @@ class RemoteKeyIndex(Pooled):
             if self._state.packs:
                 # A new name: processes that have mapped the old columns must not take later ones for them.
                 self._commit(_State(secrets.token_hex(8), {}))
-            self._tidy()
+            self._remove_discarded()
 
-    def _forgotten(self) -> None:
+    def _reset(self) -> None:
         self._state = _State(secrets.token_hex(8), {})
         self._keys: NDArray[np.uint8] = np.empty((0, KEY_BYTES), np.uint8)
         self._digests: NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -251,7 +251,7 @@ class RemoteKeyIndex(Pooled):
                 if stamp == self._stamp and not force:
                     return
                 check_folder(self.folder)
-                self._take(_parse_state(read_plain(self.folder / STATE_FILE), self._namespace))
+                self._adopt(_parse_state(read_plain(self.folder / STATE_FILE), self._namespace))
                 self._stamp = stamp
             except FileNotFoundError:
                 break
@@ -264,9 +264,9 @@ class RemoteKeyIndex(Pooled):
         else:
             logger.warning("the remote keys in %s are damaged and dropped: %s", self.folder, problem)
         self._stamp = None
-        self._forgotten()
+        self._reset()
 
-    def _take(self, state: _State) -> None:
+    def _adopt(self, state: _State) -> None:
         inner = self.folder / state.folder
         check_folder(inner)
         keys, digests = (column.map(state.rows) for column in _columns(inner))
@@ -284,7 +284,7 @@ class RemoteKeyIndex(Pooled):
         write_atomically(self.folder / STATE_FILE, json.dumps(document, separators=(",", ":")).encode())
         self._refresh(force=True)
 
-    def _tidy(self) -> None:
+    def _remove_discarded(self) -> None:
         """Remove the columns of discarded catalogues; a process that has mapped them keeps its maps."""
         for other in self.folder.iterdir():
             if other.is_dir() and other.name != self._state.folder:

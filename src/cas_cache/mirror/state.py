@@ -86,12 +86,12 @@ class Extent:
         """
         start, rows, pack, nonce, appearance, source = (*values, None, None) if len(values) == SHORT else values
         return cls(
-            _count(start),
-            _count(rows),
-            _name(pack),
-            _name(nonce),
-            _name(appearance),
-            None if source is None else _count(source),
+            _checked_count(start),
+            _checked_count(rows),
+            _checked_name(pack),
+            _checked_name(nonce),
+            _checked_name(appearance),
+            None if source is None else _checked_count(source),
         )
 
 
@@ -155,7 +155,7 @@ class State:
             if count:
                 extents.append(Extent(rows, count, pack, None, appearance, source))
                 rows += count
-        return self if rows == self.rows else replace(self, rows=rows, extents=_joined(extents))
+        return self if rows == self.rows else replace(self, rows=rows, extents=joined(extents))
 
     def read(self, pack: str, rows: int, *, complete: bool, supersedes: Iterable[str] = ()) -> State:
         """Return the state after `rows` rows of `pack` were applied; it supersedes `supersedes` once it is complete."""
@@ -179,7 +179,7 @@ class State:
         return replace(
             self,
             rows=rows,
-            extents=_joined(extents),
+            extents=joined(extents),
             applied={**self.applied, **{pack: count for pack, _, count, _ in packs}},
             complete=self.complete.union(pack for pack, _, _, _ in packs),
             superseded=self.superseded.union(*(supersedes for _, _, _, supersedes in packs)),
@@ -225,14 +225,14 @@ class State:
         mine = [extent for extent in self.extents if extent.nonce == nonce]
         if not mine:
             return self
-        extents = _joined(replace(e, pack=pack, nonce=None) if e.nonce == nonce else e for e in self.extents)
+        extents = joined(replace(e, pack=pack, nonce=None) if e.nonce == nonce else e for e in self.extents)
         planned_at = {other: at for other, at in self.planned_at.items() if other != nonce}
         state = replace(self, extents=extents, planned_at=planned_at)
         return state.read(pack, sum(extent.rows for extent in mine), complete=True)
 
     def unpublished(self) -> State:
         """Return the state with every row pending and no pack known."""
-        extents = _joined(replace(extent, pack=None, nonce=None, source=None) for extent in self.extents)
+        extents = joined(replace(extent, pack=None, nonce=None, source=None) for extent in self.extents)
         return State(
             self.rows,
             self.dtype,
@@ -242,37 +242,6 @@ class State:
             generation=self.generation,
             incarnation=self.incarnation,
         )
-
-    def evicted(self, packs: Iterable[str]) -> tuple[State, list[tuple[int, int]]]:
-        """Return the state without the rows of some packs, and the runs of rows that stay, (start, stop) each.
-
-        Pending rows stay. A pack is forgotten, so that the next pull reads it again, if some of its rows may be missing
-        from the mirror now: the evicted packs, packs some of whose rows the mirror already had from another source when
-        it read them, and superseded packs.
-        """
-        gone = frozenset(packs)
-        extents: list[Extent] = []
-        runs: list[tuple[int, int]] = []
-        own: dict[str, int] = {}
-        rows = 0
-        for extent in self.extents:
-            if extent.pack is not None:
-                own[extent.pack] = own.get(extent.pack, 0) + extent.rows
-            if extent.pack is None or extent.pack not in gone:
-                extents.append(replace(extent, start=rows))
-                runs.append((extent.start, extent.stop))
-                rows += extent.rows
-        whole = {pack for pack in self.applied if own.get(pack, 0) == self.applied[pack]} - gone - self.superseded
-        state = replace(
-            self,
-            rows=rows,
-            extents=_joined(extents),
-            applied={pack: count for pack, count in self.applied.items() if pack in whole},
-            complete=self.complete & whole,
-            superseded=frozenset(),
-            generation=self.generation + 1,
-        )
-        return state, runs
 
     def to_bytes(self) -> bytes:
         """Return the state as JSON."""
@@ -310,15 +279,15 @@ class State:
                     f"{where} has version {quoted(version)}; this cas_cache reads version {VERSION}. Update cas_cache."
                 )
             state = cls(
-                rows=_count(document["rows"]),
+                rows=_checked_count(document["rows"]),
                 dtype=document["dtype"],
-                shape=tuple(_count(n) for n in document["shape"]),
+                shape=tuple(_checked_count(n) for n in document["shape"]),
                 extents=tuple(Extent.from_list(values) for values in document["extents"]),
-                applied={str(pack): _count(rows) for pack, rows in document["applied"].items()},
+                applied={str(pack): _checked_count(rows) for pack, rows in document["applied"].items()},
                 complete=frozenset(str(pack) for pack in document["complete"]),
                 superseded=frozenset(str(pack) for pack in document.get("superseded", ())),
                 planned_at={str(nonce): float(at) for nonce, at in document.get("planned_at", {}).items()},
-                generation=_count(document.get("generation", 0)),
+                generation=_checked_count(document.get("generation", 0)),
                 rewriting=bool(document.get("rewriting", False)),
                 incarnation=str(document.get("incarnation", "")),
                 missing=frozenset(str(pack) for pack in document.get("missing", ())),
@@ -358,7 +327,8 @@ def may_have_pending_rows(data: bytes) -> bool:
     return _WITHOUT_PACK.search(data) is not None
 
 
-def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+def joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Return extents with adjacent runs from one source joined."""
     joined: list[Extent] = []
     for extent in extents:
         if joined and extent.continues(joined[-1]):
@@ -368,14 +338,14 @@ def _joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
     return tuple(joined)
 
 
-def _count(value: Any) -> int:
+def _checked_count(value: Any) -> int:
     if type(value) is not int or value < 0:
         msg = f"{quoted(value)} is not a count"
         raise ValueError(msg)
     return value
 
 
-def _name(value: Any) -> str | None:
+def _checked_name(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         msg = f"{quoted(value)} is not a name"
         raise ValueError(msg)

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.display import size
 from cas_cache.errors import AlreadyClosed, DamagedMirror, MirrorReadError, MirrorWriteError, set_aside
-from cas_cache.files.disk import FULL_DISK, advice, flush, is_full, read_plain, reading, write_atomically
+from cas_cache.files.disk import FULL_DISK, advice, is_full, read_plain, reading, write_atomically
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.column import Column
-from cas_cache.mirror.pace import PACE_FILE
 from cas_cache.mirror.state import State
 from cas_cache.mirror.usage import USAGE_FILE
 
@@ -34,12 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
-
-NEW = ".new"
-"""Suffix of the files of a rewrite, until they replace the old files."""
-
-ROWS_AT_ONCE = 1 << 14
-"""Number of rows that a rewrite copies and makes durable at a time: 25 MB at 384 float32."""
 
 
 class Table:
@@ -56,7 +48,7 @@ class Table:
         self._stamp: tuple[int, int, int] | None = None
         self._maps: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]] | None = None
         self._inode: int | None = None
-        self._closed = False
+        self.closed = False
         self.refresh()
 
     def __repr__(self) -> str:
@@ -80,7 +72,7 @@ class Table:
     def private_vectors(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of the vectors as a copy-on-write map that the caller owns, or as a copy."""
         vectors = self.vectors
-        mapped = self._columns(self.state)[1].map_privately(start, stop, self._inode)
+        mapped = self.columns(self.state)[1].map_privately(start, stop, self._inode)
         return np.array(vectors[start:stop]) if mapped is None else mapped
 
     def suspend(self) -> None:
@@ -89,7 +81,7 @@ class Table:
 
     def close(self) -> None:
         """Drop the maps. Returned arrays keep their own; any later use raises `AlreadyClosed`."""
-        self._closed = True
+        self.closed = True
         self._maps = None
 
     def refresh(self, *, force: bool = False) -> None:
@@ -105,7 +97,8 @@ class Table:
             MirrorReadError: If the system refuses the read.
             AlreadyClosed: If the table is closed.
         """
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         path = self._path
         try:
             newer = self._read_state(force=force)
@@ -147,8 +140,11 @@ class Table:
         """Return the state in the file and its stamp; None if the stamp is unchanged."""
         path = self._path
         try:
-            with reading(path):
+            try:
                 status = path.lstat()
+            except OSError:
+                with reading(path):
+                    raise
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp and not force:
                 return None
@@ -172,7 +168,7 @@ class Table:
         """
         shaped = replace(state, dtype=vectors.dtype.name, shape=vectors.shape[1:])
         start = self.state.rows
-        columns = self._columns(shaped)
+        columns = self.columns(shaped)
         values: tuple[NDArray[Any], ...] = (keys, vectors, digests)
         try:
             # Order matters: the rows are durable before the state counts them, so a crash never leaves a state whose
@@ -186,10 +182,10 @@ class Table:
                     column.write(start, rows)
                 for column in columns:
                     column.set_rows(shaped.rows)
-            self._write_state(shaped)
+            self.write_state(shaped)
         except OSError as err:
-            self._give_back(columns)
-            raise _write_error(self.folder, err, start) from err
+            self._truncate_uncommitted(columns)
+            raise write_error(self.folder, err, start) from err
         self.refresh(force=True)
 
     def commit(self, state: State) -> None:
@@ -199,12 +195,17 @@ class Table:
             MirrorWriteError: If the disk is full or a write fails; the earlier state stays committed.
         """
         try:
-            self._write_state(state)
+            self.write_state(state)
         except OSError as err:
-            raise _write_error(self.folder, err, self.state.rows) from err
+            raise write_error(self.folder, err, self.state.rows) from err
         self.refresh(force=True)
 
-    def _write_state(self, state: State) -> None:
+    def write_state(self, state: State) -> None:
+        """Replace the state file, which commits `state`.
+
+        Raises:
+            OSError: If the file system raises it.
+        """
         if not state.incarnation:
             state = replace(state, incarnation=secrets.token_hex(8))
         try:
@@ -212,13 +213,13 @@ class Table:
         except OSError as err:
             if not is_full(err):
                 raise
-            # A push or an eviction needs only a block or two. These files are hints that are written again, so make
-            # room.
-            for name in (USAGE_FILE, PACE_FILE):
+            # A push or an eviction needs only a block or two, so make room: the first file is a hint that is written
+            # again, the second was a hint of earlier versions and is not read any more.
+            for name in (USAGE_FILE, "pace.json"):
                 (self.folder / name).unlink(missing_ok=True)
-            write_atomically(self.folder / STATE_FILE, state.to_bytes())
+            write_atomically(self._path, state.to_bytes())
 
-    def _give_back(self, columns: Sequence[Column]) -> None:
+    def _truncate_uncommitted(self, columns: Sequence[Column]) -> None:
         """Truncate the bytes that a failed write left after the committed rows: the disk may be full."""
         try:
             self.refresh(force=True)  # the state may have been committed although the write reported an error
@@ -227,102 +228,12 @@ class Table:
         except (OSError, DamagedMirror) as err:
             logger.info("%s keeps bytes that do not count: %s", self.folder, err)
 
-    def rewrite(self, runs: Sequence[tuple[int, int]], state: State) -> None:
-        """Keep only some rows. The caller holds the lock, and no other object has the table open.
-
-        The kept rows are written to new files. Then `state` is committed with a flag that says so, and the new files
-        replace the old ones. A crash before the commit leaves the old rows; `finish_rewrite` completes a rewrite that
-        was interrupted after it.
-
-        Args:
-            runs: (start, stop) of the rows that stay, ascending.
-            state: The state after the rewrite.
-
-        Raises:
-            MirrorWriteError: If the disk is full or a write fails; the table is unchanged.
-        """
-        columns = self._columns(state, NEW)
-        try:
-            self._write_kept(columns, runs)
-            self._commit_rewrite(state)
-        except OSError as err:
-            if not self._is_rewriting():
-                for column in columns:
-                    column.path.unlink(missing_ok=True)
-            raise _rewrite_error(self.folder, err, self.state, state) from err
-        # `refresh` rejects a state with fewer rows or another generation, unless it has no earlier one to compare with.
-        self._maps = None
-        self._stamp = None
-        self.state = replace(state, rows=0)
-        self.refresh()
-        if self.state.rewriting:
-            self.finish_rewrite()
-
-    def _write_kept(self, columns: Sequence[Column], runs: Sequence[tuple[int, int]]) -> None:
-        """Write the rows of some runs to the files of a rewrite."""
-        old: tuple[NDArray[Any], ...] = self._mapped()
-        for column, values in zip(columns, old, strict=True):
-            column.path.unlink(missing_ok=True)
-            at = 0
-            for start, stop in runs:
-                for first in range(start, stop, ROWS_AT_ONCE):
-                    part = values[first : min(first + ROWS_AT_ONCE, stop)]
-                    column.write(at, part)
-                    at += len(part)
-            if at:
-                column.set_rows(at)
-        # The names of the files must be durable before the state that needs them is.
-        flush(self.folder)
-
-    def _commit_rewrite(self, state: State) -> None:
-        try:
-            self._write_state(replace(state, rewriting=True))
-        except OSError as err:
-            if state.rows or not is_full(err) or self._is_rewriting():
-                raise
-            self._commit_nothing(state)
-
-    def _commit_nothing(self, state: State) -> None:
-        """Commit a state without rows on a full disk. A folder without a state file has no rows, and needs no space."""
-        # Without its state file the folder has no rows. Only when that is durable may the columns be deleted.
-        (self.folder / STATE_FILE).unlink()
-        flush(self.folder)
-        for column in self._columns(self.state):
-            column.path.unlink(missing_ok=True)
-        try:
-            self._write_state(state)
-        except OSError as err:
-            logger.info("%s has no rows, and no room for a state that says so: %s", self.folder, err)
-
-    def _is_rewriting(self) -> bool:
-        """Return True if the committed state may need the files of a rewrite."""
-        try:
-            return State.from_bytes(read_plain(self.folder / STATE_FILE), str(self.folder)).rewriting
-        except (OSError, DamagedMirror):
-            return True
-
-    def finish_rewrite(self) -> None:
-        """Rename the new files of a rewrite over the old ones.
-
-        The caller holds the lock, and no process has mapped the columns.
-        """
-        try:
-            for column, new in zip(self._columns(self.state), self._columns(self.state, NEW), strict=True):
-                if new.path.exists():
-                    new.path.replace(column.path)
-                elif not self.state.rows:
-                    column.path.unlink(missing_ok=True)
-            # All renames are durable before the flag is cleared: a crash in between only repeats this function.
-            flush(self.folder)
-        except OSError as err:
-            raise _write_error(self.folder, err, self.state.rows) from err
-        self.commit(replace(self.state, rewriting=False))
-
     def _mapped(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint64]]:
-        self.check_open()
+        if self.closed:
+            raise self.closed_error()
         maps, state = self._maps, self.state
         if maps is None or len(maps[0]) != state.rows:
-            columns = self._columns(state)
+            columns = self.columns(state)
             before = maps or (None, None, None)
             keys, vectors, digests = (
                 column.map(state.rows, known) for column, known in zip(columns, before, strict=True)
@@ -331,15 +242,25 @@ class Table:
             self._inode = columns[1].inode
         return maps
 
-    def check_open(self) -> None:
-        """Raise `AlreadyClosed` if the table is closed."""
-        if self._closed:
-            raise AlreadyClosed(
-                f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror "
-                "was closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
-            )
+    def closed_error(self) -> AlreadyClosed:
+        """Return the error for a use of a table that is closed."""
+        return AlreadyClosed(
+            f"The namespace {self.state.namespace} in {self.folder.parent.parent} is closed: its cache or mirror was "
+            "closed, or rows were evicted from it and others may have moved. Open the cache or mirror again."
+        )
 
-    def _columns(self, state: State, ending: str = "") -> tuple[Column, Column, Column]:
+    def replaced(self, state: State) -> None:
+        """Read a state that `refresh` would reject, because its rows are fewer or have moved: this process moved them.
+
+        Args:
+            state: The state that was committed.
+        """
+        self._maps, self._stamp = None, None
+        self.state = replace(state, rows=0)
+        self.refresh()
+
+    def columns(self, state: State, ending: str = "") -> tuple[Column, Column, Column]:
+        """Return the files of the columns of a state: keys, vectors and digests."""
         dtype = np.dtype(state.dtype or "float32").newbyteorder("<")
         return (
             Column(self.folder / f"keys.npy{ending}", np.dtype(np.uint8), (KEY_BYTES,)),
@@ -348,22 +269,14 @@ class Table:
         )
 
 
-def _write_error(folder: Path, err: OSError, rows: int) -> MirrorWriteError:
+def write_error(folder: Path, err: OSError, rows: int) -> MirrorWriteError:
+    """Return an error for a write that failed after `rows` rows were committed."""
     return MirrorWriteError(
-        f"{_what(err)} at {folder}. The {rows} rows committed before are safe. {advice(err, 'Make room')}, or use "
+        f"{failure(err)} at {folder}. The {rows} rows committed before are safe. {advice(err, 'Make room')}, or use "
         "another directory, and run the same command again: it goes on from there."
     )
 
 
-def _rewrite_error(folder: Path, err: OSError, before: State, after: State) -> MirrorWriteError:
-    if not is_full(err):
-        return _write_error(folder, err, before.rows)
-    return MirrorWriteError(
-        f"{_what(err)} at {folder}. None of its {before.rows} rows was lost. {after.rows} have to stay and are "
-        f"written again, which needs {size(after.rows * after.row_bytes)} of room for a while. Make that room, or push "
-        "pending rows (`cas-cache push`), and evict again."
-    )
-
-
-def _what(err: OSError) -> str:
+def failure(err: OSError) -> str:
+    """Return what happened, as the beginning of a sentence."""
     return "The disk is full" if err.errno in FULL_DISK else f"Writing failed ({err})"

@@ -1,28 +1,19 @@
-"""Locks and times of use of a namespace: what `evict` needs to know.
+"""Times of use of packs, for `evict`: the least recently used go first.
 
-Every process that has a namespace open holds a shared `UseLock`; an eviction holds it alone, because it moves rows and
-no reader may have looked one up before. The lock ends with the process that holds it, however that ends. A namespace
-whose files were closed because descriptors ran short does not hold the lock, and discards its rows if they have moved
-when it takes the lock again.
-
-`Usage` is derived and approximate: a lost record makes a pack look older. A process records a pack the first time that
-it serves one of its rows, so the cost is one small file per pack and process, not per call.
+The record is derived and approximate: if it is lost, a pack looks older. A process records a pack the first time
+that it serves one of its rows, so the cost is one small file per pack and process, not per call.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import MirrorError
-from cas_cache.files.disk import NO_LOCKS, open_plain, read_error, read_plain, write_atomically
+from cas_cache.files.disk import read_plain, write_atomically
 from cas_cache.identity import parsed_json
 
 if TYPE_CHECKING:
@@ -36,85 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 USAGE_FILE = "used.json"
-USE_FILE = ".use"
-
-
-NOT_MADE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-)
-"""Errors of a lock file that cannot be created or opened at all. Any other error may be temporary and is raised."""
-
-
-class UseLock:
-    """A lock that is shared from construction on. If its file cannot be created, no process can evict or needs it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / USE_FILE
-        self._descriptor: int | None = None
-        self._no_locks = ""
-        for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
-            try:
-                self._descriptor = open_plain(self._path, flags)
-                break
-            except OSError as err:
-                if err.errno not in NOT_MADE:
-                    raise read_error(self._path, err) from err
-        if self._descriptor is not None:
-            self._share()
-
-    def __repr__(self) -> str:
-        return f"UseLock({'held' if self._descriptor is not None else 'free'})"
-
-    def alone(self) -> bool:
-        """Try to take the lock alone; return False and keep it shared if others hold it.
-
-        Raises:
-            MirrorError: If the file system has no locks.
-        """
-        if self._no_locks:
-            raise MirrorError(
-                f"The file system of {self._path.parent} has no file locks ({self._no_locks}), so it is not known "
-                "whether another process reads the namespace. Nothing was evicted. Push what is pending, and use a new "
-                "directory, on a local disk, for the mirror."
-            )
-        if self._descriptor is None:
-            return False
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # A failed attempt to upgrade may have released the shared lock.
-            self._share()
-            return False
-        return True
-
-    def share(self) -> None:
-        """Share the lock with others again."""
-        if self._descriptor is not None:
-            self._share()
-
-    def release(self) -> None:
-        """Release the lock."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def _share(self) -> None:
-        """Wait until no process evicts. On a file system without such locks, this process cannot evict."""
-        descriptor = self._descriptor
-        if descriptor is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            except OSError as err:
-                self._descriptor = None
-                os.close(descriptor)
-                if err.errno not in NO_LOCKS:
-                    raise read_error(self._path, err) from err
-                self._no_locks = str(err)
-                logger.info("no eviction from here: %s", err)
-
-    def __del__(self) -> None:
-        # Without this, a program that opens a mirror often and never closes it would run out of descriptors.
-        self.release()
 
 
 class Usage:
@@ -125,6 +37,8 @@ class Usage:
         self._noted: set[str] = set()
         self._state: State | None = None
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
+        self.complete: State | None = None
+        """The last state of which every pack was recorded, so that nothing is left to record; None before that."""
 
     def __repr__(self) -> str:
         return f"Usage({len(self._noted)} packs)"
@@ -142,6 +56,8 @@ class Usage:
             counts = np.bincount(np.searchsorted(self._starts, rows, "right") - 1, minlength=len(self._starts))
             used = np.flatnonzero(counts).tolist()
         self.note_packs(pack for at in used if (pack := state.extents[at].pack) is not None)
+        if all(extent.pack is None or extent.pack in self._noted for extent in state.extents):
+            self.complete = state
 
     def note_packs(self, packs: Iterable[str]) -> None:
         """Record packs that were used or are new."""

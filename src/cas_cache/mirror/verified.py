@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.mirror.memo import Rows
+    from cas_cache.mirror.rows import Rows
     from cas_cache.mirror.state import Extent, State
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class VerifiedPacks:
         self._path = folder / FILE
         self._units: dict[str, str] = {}
         self._grouped: _Grouped | None = None
+        self.complete: State | None = None
+        """The last state of which every pack was compared; None before there is one."""
 
     def __repr__(self) -> str:
         return f"VerifiedPacks({len(self._units)})"
@@ -127,6 +129,8 @@ class VerifiedPacks:
                 numbers[i] = groups.setdefault(group, len(groups))
         starts = np.array([extent.start for extent in state.extents], np.int64)
         self._grouped = _Grouped(state, trusted, starts, np.array(numbers, np.int64), list(groups))
+        if trusted is None and not groups:
+            self.complete = state
         return self._grouped
 
     def _group(self, extent: Extent, trusted: frozenset[str] | None) -> RowGroup | None:

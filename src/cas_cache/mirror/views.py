@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from cas_cache.errors import DamagedMirror, MirrorReadError, MirrorWriteError
+from cas_cache.errors import ConfigurationError, DamagedMirror, MirrorError, MirrorReadError, MirrorWriteError
 from cas_cache.files.disk import check_folder, lock_of, make_folder, open_plain, read_plain, reading, write_atomically
 from cas_cache.identity import KEY_BYTES, NAMESPACE_ID, canonical_json, parsed_json, quoted
 from cas_cache.mirror.column import Column
@@ -38,6 +38,9 @@ VIEW_FILE = "view.json"
 IDS_FILE = "ids.jsonl"
 VERSION = 1
 _RESERVED = {"", "namespaces", "calibration", "faiss", "cas-cache-mirror.json"}
+
+MAX_NAMED = 5
+"""Maximum number of views that an error names; more would bury the advice."""
 
 MAX_NAME_LENGTH = 150
 """Maximum length of a folder name before it is shortened and a hash is added. File systems allow 255 bytes."""
@@ -158,6 +161,52 @@ class Views:
     def of(self, task: str) -> list[View]:
         """Return the views of a task, in the order of their first request."""
         return views_in(self.folder(task))
+
+    def choose(
+        self,
+        task: str,
+        *,
+        role: str | None = None,
+        model: str | None = None,
+        subset: str | None = None,
+        split: str | None = None,
+    ) -> list[View]:
+        """Return the views of a task that match, at least one; None matches anything. See `View.matches`.
+
+        Raises:
+            MirrorError: If there is none; the error lists those that the task has, or the tasks.
+        """
+        views = self.of(task)
+        chosen = [view for view in views if view.matches(role=role, model=model, subset=subset, split=split)]
+        if chosen:
+            return chosen
+        if views:
+            raise MirrorError(f"{task} has no such view. It has: {_listed(views)}.")
+        raise MirrorError(
+            f"There is no view of {task}. The mirror has the tasks {', '.join(self.tasks()) or '(none)'}."
+        )
+
+    def choose_one(self, task: str, **asked: str | None) -> View:
+        """Like `choose`, for exactly one view.
+
+        Raises:
+            MirrorError: If there is none.
+            ConfigurationError: If there are several; the error lists what distinguishes them.
+        """
+        views = self.choose(task, **asked)
+        if len(views) > 1:
+            raise ConfigurationError(
+                f"{task} has {len(views)} views: {_listed(views)}. Name more of what tells them apart: role, model, "
+                "subset or split."
+            )
+        return views[0]
+
+
+def _listed(views: list[View]) -> str:
+    return "; ".join(
+        f"role={view.role!r}, model='{view.model}@{view.revision}', subset={view.subset!r}, split={view.split!r}"
+        for view in views[:MAX_NAMED]
+    )
 
 
 def views_in(folder: Path) -> list[View]:

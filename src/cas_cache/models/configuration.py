@@ -1,7 +1,7 @@
-"""The configuration of a transformers model: what the checkpoint says and what differs from the class's defaults.
+"""Describe the configuration of a transformers model: the values that differ from its class's defaults.
 
-Paths, versions, names, filled-in defaults and switches that change only speed are not in it. Releases of transformers
-spell the rotary embedding in two ways; both are described in one.
+Paths, versions, names and switches that change only speed are not described. Releases of transformers spell the rotary
+embedding in two ways; both have one description.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from cas_cache.models.values import Other, canonical, plain_value
 
 NOT_COMPUTED = frozenset(
     {
-        # where it comes from, and what is seen in the tensors
+        # its origin, and what the tensors show
         "transformers_version", "name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "tokenizer_class",
         "adapters", "finetuning_task", "task_specific_params", "model_type", "base_config_key",
-        # what is returned, and how fast
+        # outputs and speed
         "use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript", "attn_implementation",
         "experts_implementation", "gradient_checkpointing", "use_flash_attn", "use_memory_efficient_attention",
         "unpad_inputs", "reference_compile", "deterministic_flash_attn", "pretraining_tp", "use_return_dict",
@@ -24,7 +24,7 @@ NOT_COMPUTED = frozenset(
         "initializer_range", "initializer_factor", "id2label", "label2id", "num_labels", "problem_type",
         "classifier_dropout", "chunk_size_feed_forward", "summary_type", "summary_use_proj", "summary_activation",
         "summary_proj_to_labels", "summary_first_dropout", "router_aux_loss_coef", "output_router_logits",
-        # generation, which older releases keep in the configuration
+        # generation, which older releases store in the configuration
         "bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "diversity_penalty", "do_sample",
         "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
         "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
@@ -36,7 +36,7 @@ NOT_COMPUTED = frozenset(
 """Keys that do not change the vectors of an encoder."""
 
 FORMER_DEFAULTS = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-"""Defaults of keys that some releases of transformers no longer have."""
+"""Defaults of keys that newer releases of transformers do not have."""
 
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "default_theta")
 
@@ -52,7 +52,7 @@ _defaults: dict[type, dict[str, Any]] = {}
 
 
 def describe_config(config: Any, where: str, other: Other | None = None) -> dict[str, Any]:
-    """Return plain JSON for a transformers configuration, or for the mapping that stands for one.
+    """Return plain JSON for a transformers configuration, or for a mapping in its place.
 
     Raises:
         IdentityError: If a value in it cannot be described.
@@ -74,7 +74,7 @@ def describe_config(config: Any, where: str, other: Other | None = None) -> dict
 
 
 def attention_of(config: Any) -> str | None:
-    """Return the name of the attention function, None for one of transformers' own."""
+    """Return the name of the attention function, None for a function of transformers."""
     name = getattr(config, "_attn_implementation", None)
     known = name is None or name in ATTENTION or str(name).startswith("kernels-community/")
     return None if known else str(name)
@@ -95,7 +95,7 @@ def _counts(name: str, value: Any, defaults: dict[str, Any]) -> bool:
     if name in NOT_COMPUTED or name in ROPE_KEYS or name == "quantization_config" or value is None:
         return False
     if name == "layer_types" and len(set(map(str, value))) == 1:
-        return False  # older releases do not spell out that all layers are of one kind
+        return False  # older releases do not spell out that all layers have one type
     if name in defaults:
         return not _equal(value, defaults[name])
     return name not in FORMER_DEFAULTS or value != FORMER_DEFAULTS[name]
@@ -117,7 +117,7 @@ def _defaults_of(config: Any) -> dict[str, Any]:
     if cls not in _defaults:
         try:
             _defaults[cls] = _values(cls())
-        except (TypeError, ValueError, AttributeError, KeyError):  # a class that must be given something
+        except (TypeError, ValueError, AttributeError, KeyError):  # a class with required arguments
             _defaults[cls] = {}
     return _defaults[cls]
 
@@ -154,5 +154,5 @@ def _quantization(value: Any, where: str, other: Other | None) -> Any:
 
 
 def config_key(config: Any) -> str:
-    """Return a text that two configurations share only if models are built of them in the same way."""
+    """Return a text that two configurations share only if equal models are built from them."""
     return canonical({name: repr(value) for name, value in vars(config).items()})

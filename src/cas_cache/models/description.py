@@ -1,7 +1,8 @@
 """`describe`: what an encoder computes, as a plain JSON document and a digest.
 
-Equal for an unchanged checkpoint on every machine, in every process and under other releases of the libraries;
-different whenever a part that can change vectors does. Weights are in it by a sample; `weights_fingerprint` reads all.
+A description of an unchanged checkpoint is equal on every machine, in every process and under other releases of the
+libraries. It differs whenever a part differs that can change vectors. It contains a hash over a sample of the weights;
+`weights_fingerprint` reads all of them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.models import sentence_transformers as st
-from cas_cache.models.hooks import global_hooks, offloaded
 from cas_cache.models.modules import ModuleReader
-from cas_cache.models.names import class_name
-from cas_cache.models.parts import is_module, unwrapped
-from cas_cache.models.patches import foreign_functions
+from cas_cache.models.names import class_name, foreign_functions
+from cas_cache.models.parts import global_hooks, is_module, offloaded, unwrapped
 from cas_cache.models.tensors import is_simple, sample_step, sample_view, tensor_parts, update
 from cas_cache.models.values import canonical, hashed
 
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 SAMPLE_HEX = 16
 
 MAX_PARTS = 8
-"""The most modules that are listed by name; of a model with more, only its own name is listed."""
+"""Maximum modules that are listed by name; for a model with more, only its own name is listed."""
 
 Tensors = list[tuple[str, Any, Any]]
-"""Path, tensor, and the module that holds it."""
+"""Of each tensor: its path, the tensor, and the module that holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Description:
         document: The whole description as plain JSON; long values are replaced by their hash.
         digest: 32 hex digits of a hash over the document.
         weights: 16 hex digits of a hash over a sample of all tensors; "" for a model without tensors.
-        parts: The names of the model's modules in their order, for people.
+        parts: The names of the model's modules in their order, to show to people.
     """
 
     document: Mapping[str, Any]
@@ -49,12 +48,12 @@ class Description:
     parts: tuple[str, ...]
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that belongs in an encoder's spec, as short plain JSON."""
+        """Return the part that belongs in an encoder spec, as short plain JSON."""
         return {"parts": list(self.parts), "computes": self.digest, "weights": self.weights}
 
 
 def describe(model: Any) -> Description:
-    """Return what a torch module computes, a `SentenceTransformer` included.
+    """Return a description of what a torch module computes, including a `SentenceTransformer`.
 
     Args:
         model: A torch module.
@@ -84,7 +83,7 @@ def read(model: Any) -> tuple[dict[str, Any], Tensors]:
 
 
 def in_memory(tensor: Any, path: str, module: Any) -> Any:
-    """Return a tensor, or the values that accelerate keeps for one that is a placeholder."""
+    """Return a tensor, or for a placeholder the values that accelerate stores elsewhere."""
     if not tensor.is_meta:
         return tensor
     values = offloaded(module, path.rpartition(".")[2])
@@ -99,24 +98,24 @@ def _parts_of(model: Any) -> tuple[str, ...]:
 
 
 def _part(module: Any) -> str:
-    held = list(dict.fromkeys(unwrapped(child) for child in module.children()))  # one, if it has two names
+    held = list(dict.fromkeys(unwrapped(child) for child in module.children()))  # a child with two names counts once
     if len(held) == 1 and hasattr(held[0], "config"):
         return f"{type(module).__name__}({type(held[0]).__name__})"
     return type(module).__name__
 
 
 class _Sample:
-    """Views of some values of every tensor, kept to hash the sample again.
+    """Views of some values of every tensor, to hash the sample again.
 
-    NumPy views of them see every later change to the values, so a second sample takes microseconds. Tensors that were
-    moved, replaced, resized or transposed have another layout.
+    NumPy views see every later change of the values, so a second hash takes microseconds. Tensors that were moved,
+    replaced, resized or transposed have another layout.
     """
 
     def __init__(self, tensors: Tensors) -> None:
         self._places = [_place(*entry) for entry in tensors]
         self._layouts = [None if view is None else _layout(entry[1]) for _, view, entry in self._places]
 
-    def is_of(self, tensors: Tensors) -> bool:
+    def covers(self, tensors: Tensors) -> bool:
         """Return True if these are the tensors of the sample, as they were laid out in memory."""
         return len(tensors) == len(self._places) and all(
             tensor is entry[1]
@@ -146,9 +145,9 @@ def _layout(tensor: Any) -> tuple[Any, ...]:
 
 
 def _place(path: str, tensor: Any, module: Any) -> tuple[bytes, Any, tuple[str, Any, Any]]:
-    """Return the bytes that are hashed before a tensor's values, a view of these or None, and the means to read them.
+    """Return the bytes to hash before a tensor's values, a view of these or None, and the tensor to read without one.
 
-    Both ways hash the same bytes: weights that were offloaded are the same weights.
+    Both ways hash the same bytes, because weights do not change when they are offloaded.
     """
     view = sample_view(tensor.detach()) if is_simple(tensor) else None
     shape = "" if view is None else f"{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0"
@@ -163,6 +162,6 @@ def _sample(model: Any, tensors: Tensors) -> str:
     if not tensors:
         return ""
     known = _samples.get(model)
-    if known is None or not known.is_of(tensors):
+    if known is None or not known.covers(tensors):
         known = _samples[model] = _Sample(tensors)
     return known.digest()

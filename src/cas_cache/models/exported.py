@@ -1,4 +1,4 @@
-"""Models that other engines run: ONNX Runtime and OpenVINO. They have no tensors in torch; their files are hashed."""
+"""Describe models that ONNX Runtime and OpenVINO run. They have no tensors in torch, so their files are hashed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_ATTRIBUTES = ("path", "model_path", "_model_path", "_xml_path")
 
 
 def is_exported(value: Any) -> bool:
-    """Return True for a model of ONNX Runtime, OpenVINO or optimum; a subclass of one included."""
+    """Return True for a model of ONNX Runtime, OpenVINO or optimum, including one of a subclass."""
     if isinstance(value, type):
         return False
     return _is_of_engine(type(value).__mro__) and (_session(value) is not None or _graph(value) is not None)
@@ -60,7 +60,7 @@ def _weights(model: Any, where: str) -> dict[str, Any]:
     if graph is not None:
         return {"engine": "openvino", "sha256": _hash_of_graph(graph)}
     raise IdentityError(
-        f"{where} is a {class_name(type(model))} whose file cannot be found, so its weights are not known. Load it "
+        f"{where} is a {class_name(type(model))} whose file cannot be found, so its weights cannot be read. Load it "
         "from a file, or evaluate without the cache."
     )
 
@@ -78,14 +78,14 @@ def _graph(model: Any) -> Any:
 
 def _file_of(value: Any) -> Path | None:
     for name in FILE_ATTRIBUTES:
-        found = getattr(value, name, None)
-        if isinstance(found, str | Path) and Path(found).is_file():
-            return Path(found)
+        path = getattr(value, name, None)
+        if isinstance(path, str | Path) and Path(path).is_file():
+            return Path(path)
     return None
 
 
 def _hash_of(file: Path) -> str:
-    """SHA-256 over a file and those that hold its weights: `model.bin`, `model.onnx_data`, `model.onnx.data`."""
+    """Return a SHA-256 over a file and the files of its weights: `model.bin`, `model.onnx_data`, `model.onnx.data`."""
     stem = file.with_suffix(".bin")
     beside = sorted(path for path in file.parent.glob(f"{file.name}*") if path.is_file() and path != file)
     files = [file, *beside, *([stem] if file.suffix == ".xml" and stem.is_file() else [])]
@@ -103,16 +103,16 @@ def _hash_of_bytes(path: str, _changed: int, _size: int, _inode: int) -> str:
 
 
 def _hash_of_graph(graph: Any) -> str:
-    """SHA-256 over the operations of an OpenVINO graph: their settings, inputs, and the values of constants."""
+    """Return a SHA-256 over the operations of an OpenVINO graph: settings, inputs, and values of constants."""
     digest = hashlib.sha256()
     positions: dict[str, int] = {}
     for operation in graph.get_ordered_ops():
-        kind = operation.get_type_name()
+        operation_type = operation.get_type_name()
         positions[operation.get_name()] = len(positions)
         sources = [value.get_source_output() for value in operation.inputs()]
         inputs = [(positions.get(source.get_node().get_name()), source.get_index()) for source in sources]
         shape = operation.output(0).get_partial_shape() if operation.get_output_size() else ""
-        digest.update(f"{kind}\0{shape}\0{sorted(operation.get_attributes().items())}\0{inputs}\0".encode())
-        if kind == "Constant":
+        digest.update(f"{operation_type}\0{shape}\0{sorted(operation.get_attributes().items())}\0{inputs}\0".encode())
+        if operation_type == "Constant":
             digest.update(operation.get_data().tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Descriptions of code: functions by source, closure and defaults; classes outside of the libraries by their methods.
 
-A library's own function is known by its name. For all other code the source counts, or the bytecode where the source
-at hand is not what was compiled (a file that was edited since, an interactive session).
+A library's own function is known by its name. All other code is described by its source, or by its bytecode if the
+source does not compile to it (a file that was edited since, an interactive session).
 """
 
 from __future__ import annotations
@@ -10,33 +10,39 @@ import dis
 import functools
 import hashlib
 import linecache
-import sys
 import types
 from typing import Any
 
 from cas_cache.errors import IdentityError
-from cas_cache.models.attributes import attributes_of
-from cas_cache.models.names import class_name, is_library, module_name, top_package
-from cas_cache.models.values import VOLATILE, Other, cannot_describe, hashed, named_by_user, plain_value
+from cas_cache.models.names import class_name, is_installed, is_library, module_name, top_package
+from cas_cache.models.values import (
+    VOLATILE,
+    Other,
+    attributes_of,
+    cannot_describe,
+    hashed,
+    named_by_user,
+    plain_value,
+)
 
 MAX_DEPTH = 64
-"""Levels of functions that refer to other functions."""
+"""Maximum levels of functions that refer to other functions."""
 
 IGNORED_MEMBERS = frozenset(
     {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__",
      "__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__", "__annotate__", "_abc_impl",
      "__classcell__", "__slots__", "__type_params__", "__annotations_cache__", "__annotate_func__"}
 )  # fmt: skip
-"""Members of a class that compute nothing."""
+"""Members of a class that are not part of its computation."""
 
 OPAQUE = frozenset({"logging", "typing", "types", "threading", "_thread"})
-"""Modules of Python whose objects compute nothing."""
+"""Modules of Python whose objects are not part of a computation."""
 
 CodeOfFile = dict[tuple[str, int], types.CodeType]
 
 
 class CodeReader:
-    """Describe functions and classes; each is described once, and a second time by reference.
+    """Describes functions and classes; each is described once, and later by reference.
 
     Args:
         reference: Describes a value that is not plain, for example a module of the model that is being described.
@@ -47,11 +53,11 @@ class CodeReader:
         self._seen: dict[int, str] = {}
         self._depth = 0
 
-    def callable(self, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line a kind
+    def callable(self, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line per type
         """Return plain JSON for a function, method, partial, or an object with `__call__`.
 
         Raises:
-            IdentityError: If it holds something that cannot be described.
+            IdentityError: If it refers to something that cannot be described.
         """
         if (stated := named_by_user(value)) is not None:
             return stated
@@ -76,14 +82,14 @@ class CodeReader:
         return plain_value(value, where, self._other)
 
     def value_or_class(self, value: Any, where: str) -> Any:
-        """Return plain JSON for a value, or the name of its class where it hides its state, as locks and kernels do."""
+        """Return plain JSON for a value, or the name of its class if it hides its state, as locks and kernels do."""
         try:
             return self.value(value, where)
         except IdentityError:
             return {"class": class_name(type(value))}
 
     def instance(self, value: Any, where: str) -> Any:
-        """Return plain JSON for an object: its class, and its attributes, less counters and the like (`VOLATILE`).
+        """Return plain JSON for an object: its class, and its attributes except counters and the like (`VOLATILE`).
 
         Raises:
             IdentityError: If it has no attributes in Python, or they are nested too deeply.
@@ -102,7 +108,7 @@ class CodeReader:
         )
 
     def own_class(self, cls: type, where: str) -> Any:
-        """Return a class's stable name, and what every class of it that belongs to no library defines."""
+        """Return a class's stable name, and the members of its classes that belong to no library."""
         own = [ancestor for ancestor in cls.__mro__ if not is_library(ancestor)]
         if not own:
             return class_name(cls)
@@ -129,7 +135,7 @@ class CodeReader:
         if is_library(function):
             if not held:
                 return {"library": name}
-            # A decorator of a library: what it wraps counts, for example a function of one's own.
+            # A decorator of a library: the function that it wraps counts, which may belong to the user.
             return {"library": name, "closure": self._captured(held, where)}
         if self._depth >= MAX_DEPTH:
             raise cannot_describe(function, where)
@@ -151,8 +157,8 @@ class CodeReader:
         return {name: self.value_or_class(held, f"{where}, {name}") for name, held in _lasting(names)}
 
     def _other(self, value: Any, where: str) -> Any:
-        if self._reference is not None and (found := self._reference(value, where)) is not None:
-            return found
+        if self._reference is not None and (described := self._reference(value, where)) is not None:
+            return described
         if isinstance(value, types.ModuleType):
             return {"module": module_name(value.__name__)}
         if callable(value) or isinstance(value, functools.partial):
@@ -173,12 +179,12 @@ class CodeReader:
 
 
 def code_hash(code: types.CodeType) -> str:
-    """Return a hash of a function's source, or of its bytecode if the source at hand compiles to something else."""
+    """Return a hash of a function's source, or of its bytecode if the source compiles to something else."""
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename))
     compiled = _compiled(code.co_filename, text).get((code.co_qualname, code.co_firstlineno))
     if compiled is None or compiled != code:
-        return hashed(repr(bytecode(code)))
+        return bytecode_hash(code)
     return hashed("\n".join(text.splitlines()[code.co_firstlineno - 1 : _last_line(code)]))
 
 
@@ -198,17 +204,22 @@ def _compiled(filename: str, text: str) -> CodeOfFile:
 
 
 def _nested(code: types.CodeType) -> CodeOfFile:
-    found = {(code.co_qualname, code.co_firstlineno): code}
+    nested = {(code.co_qualname, code.co_firstlineno): code}
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
-            found.update(_nested(part))
-    return found
+            nested.update(_nested(part))
+    return nested
 
 
-def bytecode(code: types.CodeType) -> tuple[Any, ...]:
-    """Return what a code object does, without where it was written: the same in every process of one Python."""
+@functools.lru_cache(maxsize=4096)
+def bytecode_hash(code: types.CodeType) -> str:
+    """Return a hash of what code does, wherever it was written: equal in every process of one release of Python."""
+    return hashed(repr(_bytecode(code)))
+
+
+def _bytecode(code: types.CodeType) -> tuple[Any, ...]:
     constants = tuple(
-        bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
+        _bytecode(part) if isinstance(part, types.CodeType) else _stable_repr(part) for part in code.co_consts
     )
     return hashlib.sha256(code.co_code).hexdigest(), constants, code.co_names, code.co_varnames, code.co_freevars
 
@@ -217,8 +228,14 @@ def _stable_repr(constant: Any) -> str:
     return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
+def names_used(code: types.CodeType) -> set[str]:
+    """Return the names of globals and attributes in code, and in that of functions inside of it."""
+    inner = (names_used(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return set(code.co_names).union(*inner)
+
+
 def captured(function: types.FunctionType) -> dict[str, Any]:
-    """Return the variables of surrounding functions that a function reads, by name, without its own counters."""
+    """Return the variables of surrounding functions that a function reads, by name, without its counters."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     held = {name: _content(cell) for name, cell in cells if name != "__class__"}
     return without_counters({name: value for name, value in held.items() if value is not None}, function.__code__)
@@ -248,21 +265,20 @@ def assigned(code: types.CodeType) -> frozenset[str]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a variable that is assigned later
+    except ValueError:  # a variable that is not assigned yet
         return None
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """Return the globals that a function and its inner functions read, without modules and what libraries define."""
-    names = {name for code in _nested(function.__code__).values() for name in code.co_names}
-    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    """Return the globals that a function and its inner functions read, except modules and definitions of libraries."""
+    names = names_used(function.__code__) & function.__globals__.keys()
     home = top_package(function.__globals__.get("__name__"))
-    known = {name: held for name, held in found.items() if not _is_known(held, home)}
-    return without_counters(known, function.__code__)
+    described = {name: function.__globals__[name] for name in names if not _is_known(function.__globals__[name], home)}
+    return without_counters(described, function.__code__)
 
 
 def _is_known(held: Any, home: str) -> bool:
-    """Return True for modules, for what libraries define, and for what another installed package defines."""
+    """Return True for modules, and for definitions of libraries and of other installed packages."""
     if isinstance(held, types.ModuleType) or type(held).__module__ in OPAQUE:
         return True
     if isinstance(held, type | types.FunctionType | types.BuiltinFunctionType):
@@ -270,14 +286,8 @@ def _is_known(held: Any, home: str) -> bool:
     return top_package(type(held).__module__) == "transformers"
 
 
-def is_installed(module: str | None) -> bool:
-    """Return True for a module of an installed package."""
-    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
-
-
 def _hides_its_state(value: Any, attributes: dict[str, Any]) -> bool:
-    """Return True for an object of an extension type. A plain `object()` has no state at all."""
+    """Return True for an object of an extension type. A plain `object()` has no state."""
     return not attributes and not hasattr(value, "__dict__") and type(value) is not object
 
 

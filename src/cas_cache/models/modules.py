@@ -1,8 +1,9 @@
-"""The description of a tree of torch modules.
+"""Describe a tree of torch modules.
 
 Each module is described by its class, its configuration and its children. A transformers model is described by its
-configuration and by what differs from what transformers builds for it. Everything else that can change what a module
-computes is in it as well: code that belongs to no library, replaced methods, hooks, adapters.
+configuration and by the differences from the model that transformers builds for it. A description also contains
+everything else that can change what a module computes: code that belongs to no library, replaced methods, hooks,
+adapters.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from cas_cache.models import sentence_transformers as st
 from cas_cache.models.configuration import attention_of, describe_config
 from cas_cache.models.exported import describe_exported, is_exported
 from cas_cache.models.functions import CodeReader
-from cas_cache.models.hooks import describe_hooks, real_forward
-from cas_cache.models.names import class_name, is_library
+from cas_cache.models.names import class_name, foreign_functions, foreign_methods, is_library
 from cas_cache.models.parts import (
     SAMPLED_NAMES,
     adapters_of,
+    describe_hooks,
     is_computed,
     is_function,
     is_module,
     is_of_torch,
     is_override,
     own_tensors,
+    real_forward,
     tuples_of,
     unwrapped,
     walk,
 )
-from cas_cache.models.patches import foreign_functions, foreign_methods
 from cas_cache.models.skeleton import Skeleton, StandardParts, scalars_of, skeleton_of
 from cas_cache.models.tokenizers import describe_tokenizer, is_tokenizer
 from cas_cache.models.values import SCALARS, VOLATILE, named_by_user, plain_value
@@ -45,7 +46,7 @@ NOT_COMPUTED = frozenset(
 """Attributes of the libraries' modules that do not change vectors, or that change while a model computes."""
 
 NOT_REPLACED = frozenset({"extra_repr"})
-"""Methods that compute nothing."""
+"""Methods that are not part of the computation."""
 
 INERT = frozenset({bool, int, float, str, type(None), dict, OrderedDict, set, list, tuple})
 """Types whose values are not called."""
@@ -56,11 +57,11 @@ _standard = StandardParts()
 
 
 class ModuleReader:
-    """Describe torch modules, and collect their tensors on the way.
+    """Describes torch modules, and collects their tensors.
 
     Attributes:
-        tensors: Every tensor with its path, in an order that depends on the model alone.
-        code: Describes functions and classes that modules hold.
+        tensors: Every tensor with its path and its module, in an order that depends on the model alone.
+        code: Describes functions and classes that modules refer to.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class ModuleReader:
 
         Args:
             module: A torch module.
-            path: Where it was found.
+            path: Its path in the model.
 
         Raises:
             IdentityError: If something that can change vectors cannot be described.
@@ -96,7 +97,7 @@ class ModuleReader:
         settings = st.config_of(module)
         if settings is None and hasattr(getattr(module, "config", None), "to_diff_dict"):
             described["config"] = describe_config(module.config, f"{path}.config", self.code.value)
-            self._check_attention(module, described, path)
+            self._add_attention(module, described, path)
             skeleton = skeleton_of(module) if hasattr(module, "init_weights") else None
             if skeleton is not None:
                 differences = self._differences(module, skeleton, path)
@@ -111,7 +112,7 @@ class ModuleReader:
         return self._own[cls]
 
     def _behaviour(self, module: Any, path: str) -> dict[str, Any]:
-        """Hooks, and methods that were put on the object or on a class of a library."""
+        """Describe hooks, adapters, and methods that were replaced on the object or on a class of a library."""
         described = describe_hooks(module, path, self.code)
         held = vars(module)
         for name, value in held.items():
@@ -126,7 +127,7 @@ class ModuleReader:
         return described
 
     def _patched(self, cls: type, path: str) -> dict[str, Any]:
-        """Methods of a library's class that other code has replaced."""
+        """Describe methods of a library's class that other code has replaced."""
         if cls not in self._patches:
             methods = {name: method for part in reversed(cls.__mro__) for name, method in self._foreign(part).items()}
             self._patches[cls] = {
@@ -144,7 +145,7 @@ class ModuleReader:
         return self._replaced[cls]
 
     def _held(self, module: Any, path: str, config: dict[str, Any] | None) -> dict[str, Any]:
-        """Configuration, attributes, tokenizers and children of a module that is not compared with a skeleton."""
+        """Describe configuration, attributes, tokenizers and children of a module that has no skeleton."""
         described: dict[str, Any] = {}
         library = is_library(type(module))
         if config is not None:
@@ -152,7 +153,7 @@ class ModuleReader:
             described["functions"] = {
                 name: self.code.callable(value, f"{path}.{name}")
                 for name, value in sorted(vars(module).items())
-                if name[0] != "_" and _is_own_function(module, name, value)
+                if name[0] != "_" and _is_held_function(module, name, value)
             }
         elif library:
             attributes = scalars_of(module, NOT_COMPUTED)
@@ -180,7 +181,7 @@ class ModuleReader:
         }
 
     def _attributes(self, module: Any, path: str) -> dict[str, Any]:
-        """Describe the attributes of a user's own module, without mutable containers, which often hold memories."""
+        """Describe the attributes of a user's own module, except mutable containers, which often hold caches."""
         return {
             name: self.code.value_or_class(value, f"{path}.{name}")
             for name, value in sorted(vars(module).items())
@@ -191,7 +192,7 @@ class ModuleReader:
     def _differences(self, model: Any, skeleton: Skeleton, path: str) -> dict[str, Any]:
         expected = dict(skeleton)
         self._config = model.config
-        found: dict[str, Any] = {}
+        differences: dict[str, Any] = {}
         code: dict[str, Any] = {}
         for name, part in walk(model):
             standard = expected.pop(name, None)
@@ -207,18 +208,18 @@ class ModuleReader:
                     code[class_name(type(part))] = self._class(part, place)
             described = self._difference(part, standard, place, top=not name)
             if described:
-                found[name or "model"] = described
+                differences[name or "model"] = described
             elif name and is_library(type(part)):
                 _standard.remember(part, standard, self._config)
         if code:
-            found["code"] = code
+            differences["code"] = code
         absent = sorted(name for name in expected if name.rpartition(".")[0] not in expected or "." not in name)
         if absent:
-            found["absent"] = absent
-        return found
+            differences["absent"] = absent
+        return differences
 
     def _difference(self, part: Any, standard: Any, place: str, *, top: bool) -> dict[str, Any]:
-        """Describe what of one module is not as the library builds it."""
+        """Describe how one module differs from the one that the library builds."""
         described = {} if top else self._behaviour(part, place)
         if standard is None or type(part) is not type(standard):
             described["class"] = self._class(part, place)
@@ -230,7 +231,7 @@ class ModuleReader:
         return described
 
     def _changed(self, part: Any, standard: Any, place: str, *, top: bool) -> dict[str, Any]:
-        """Attributes and functions that are not as the library sets them, and another configuration."""
+        """Describe attributes, functions and a configuration that differ from those that the library sets."""
         described: dict[str, Any] = {}
         usual = vars(standard)
         for name, value in vars(part).items():
@@ -240,7 +241,7 @@ class ModuleReader:
             if type(value) in SCALARS or type(value) in (tuple, list):
                 if value != was and not VOLATILE.search(name):
                     described[name] = plain_value(value, f"{place}.{name}", self.code.value)
-            elif _is_own_function(part, name, value) and not self._alike(value, was, place):
+            elif _is_held_function(part, name, value) and not self._alike(value, was, place):
                 described[name] = self.code.callable(value, f"{place}.{name}")
         config = vars(part).get("config")
         if not top and hasattr(config, "to_diff_dict") and config is not self._config:
@@ -250,13 +251,13 @@ class ModuleReader:
         return described
 
     def _alike(self, value: Any, usual: Any, place: str) -> bool:
-        """Return True if a function of a module is described as the library's, such as a lambda."""
+        """Return True if a function of a module, such as a lambda, has the description of the library's."""
         if usual is MISSING:
             return False
         return bool(CodeReader(self._reference).value(value, place) == CodeReader(self._reference).value(usual, place))
 
     def _buffers(self, part: Any, standard: Any, place: str) -> dict[str, Any]:
-        """Buffers that are not saved with the weights and are not what the library computes."""
+        """Describe buffers that are not saved with the weights and differ from those that the library computes."""
         names = part._non_persistent_buffers_set  # noqa: SLF001 - torch has no other name for them
         if not names:
             return {}
@@ -267,8 +268,8 @@ class ModuleReader:
             if (value := getattr(part, name, None)) is not None and not is_computed(part, standard, name, value)
         }
 
-    def _check_attention(self, module: Any, described: dict[str, Any], path: str) -> None:
-        """An attention function that is not one of transformers' own is described."""
+    def _add_attention(self, module: Any, described: dict[str, Any], path: str) -> None:
+        """Describe an attention function that is not one of transformers."""
         name = attention_of(module.config)
         if name is not None:
             from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -298,11 +299,11 @@ class ModuleReader:
         return None
 
 
-def _is_own_function(module: Any, name: str, value: Any) -> bool:
+def _is_held_function(module: Any, name: str, value: Any) -> bool:
     """Return True for a function that a module holds, such as an activation; not for a replaced method or a model."""
     return is_function(value) and not is_override(module, name, value) and not is_exported(value)
 
 
 def _holds(module: Any) -> bool:
-    """Return True for a module with tensors or modules: one without, such as an activation, may be shared or not."""
+    """Return True for a module with tensors or modules. Others, such as activations, may be shared or not."""
     return bool(module._modules or module._parameters or module._buffers)  # noqa: SLF001 - as above

@@ -1,7 +1,7 @@
 """The configurations of sentence-transformers' modules, in the spelling of its latest release.
 
-Releases rename settings, replace several by one, and write defaults down or not. A description must be the same under
-all of them for an unchanged checkpoint.
+Releases rename settings, merge them, and do or do not write defaults. The description of an unchanged checkpoint must
+be the same under all of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POOLING_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Switches of releases before 6, in the order in which their results are concatenated."""
+"""Switches in releases before 6, in the order in which their results are concatenated."""
 
 TRANSFORMER_DEFAULTS = {
     "transformer_task": "feature-extraction",
@@ -45,7 +45,7 @@ TRANSFORMER_DEFAULTS = {
 }
 
 EXTRA = {"BoW": ("weights",)}
-"""Attributes that a module computes from its configuration and uses in its place."""
+"""Attributes that a module computes from its configuration and uses instead of it."""
 
 
 def is_model(module: Any) -> bool:
@@ -69,12 +69,12 @@ def config_of(module: Any) -> dict[str, Any] | None:
         if name not in NOT_COMPUTED and value is not None and not (name in defaults and value == defaults[name])
     }
     if config.get("module_output_name") == stated.get("module_input_name", ""):
-        del config["module_output_name"]  # the default is to write where it reads
+        del config["module_output_name"]  # by default a module writes where it reads
     return config
 
 
 def child_name(module: Any, name: str) -> str:
-    """Return the name of a child under every release: a `Transformer` has renamed its model."""
+    """Return a name of a child that is equal under every release: `Transformer` has renamed its model."""
     return "transformer" if name in ("auto_model", "model") and _is_transformer(module) else name
 
 
@@ -103,7 +103,7 @@ def _defaults_of(cls: Any) -> dict[str, Any]:
     given = _defaults_of_arguments(cls.__init__)
     defaults = {"module_input_name": "sentence_embedding", "use_residual": False, "include_prompt": True, **given}
     if cls.__name__ == "Pooling":
-        defaults["pooling_mode"] = None  # always in it: releases have had other defaults
+        defaults["pooling_mode"] = None  # always described, because its default differs between releases
     return {**defaults, **(TRANSFORMER_DEFAULTS if cls.__name__ == "Transformer" else {})}
 
 

@@ -1,6 +1,6 @@
-"""Skeletons that transformers builds for a configuration: a model's classes and settings are compared with theirs.
+"""Skeletons: the models without weights that transformers builds for a configuration, to compare a model with.
 
-The skeleton has no weights and takes about 15 ms for a small model. It is built once for a class and configuration.
+Building a skeleton takes about 15 ms for a small model, and happens once for each class and configuration.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 
 from cas_cache.models.configuration import config_key
 from cas_cache.models.parts import is_of_torch, walk
+from cas_cache.models.values import SCALARS
 
 MAX_SKELETONS = 32
-
-SCALARS = (bool, int, float, str, type(None))
 
 Skeleton = dict[str, Any]
 """The modules of a skeleton by path; the model itself under ""."""
@@ -27,7 +26,7 @@ _built: dict[tuple[type, str], Skeleton | None] = {}
 def skeleton_of(model: Any) -> Skeleton | None:
     """Return the modules of a model of the same class and configuration whose tensors are on torch's meta device.
 
-    None where the class cannot be built of its configuration alone. The modules must not be changed.
+    None if the class cannot be built from its configuration alone. The modules must not be changed.
     """
     key = (type(model), config_key(model.config))
     if key not in _built:
@@ -46,7 +45,7 @@ def _build(model: Any) -> Any:
     constructors = _device_constructors()
 
     class WithoutWeights(TorchFunctionMode):  # type: ignore[misc]
-        """Make tensors on the meta device and leave them as they are; in this thread alone."""
+        """Create tensors on the meta device without initialising them, in this thread only."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             given = dict(kwargs or {})
@@ -60,25 +59,25 @@ def _build(model: Any) -> Any:
     try:
         with WithoutWeights(), torch.no_grad():
             return type(model)(copy.deepcopy(model.config)).eval()
-    except Exception:  # noqa: BLE001 - code of others, which is then described in full
+    except Exception:  # noqa: BLE001 - foreign code; the model is then described in full
         return None
     finally:
         torch.set_rng_state(state)
 
 
 class StandardParts:
-    """Modules that were found to be as a library builds them, and what they held then.
+    """Modules without differences from those that a library builds, and their attributes at that time.
 
-    A part is known to be standard for as long as its class, its counterpart and all its attributes are the same
-    objects, and cannot have changed: each is a plain immutable value, the model's configuration, or one of the
-    mappings that torch keeps on every module. Hooks and tensors in these mappings are looked at each time.
+    A part stays standard as long as its class, its counterpart and all its attributes are the same objects and cannot
+    have changed: each is a plain immutable value, the model's configuration, or one of the mappings that torch puts on
+    every module. Hooks and tensors in these mappings are compared each time.
     """
 
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
     def __contains__(self, pair: tuple[Any, Any]) -> bool:
-        """Return True if a part, given with its counterpart in a skeleton, was remembered and has not changed."""
+        """Return True if a part, with its counterpart in a skeleton, was remembered and has not changed."""
         part, standard = pair
         known = self._known.get(part)
         if known is None:
@@ -93,12 +92,12 @@ class StandardParts:
         )
 
     def remember(self, part: Any, standard: Any, config: Any) -> None:
-        """Remember a part without differences, if it holds nothing that could change unseen.
+        """Remember a part without differences, if no attribute can change unseen.
 
         Args:
             part: A module of the model.
             standard: Its counterpart in the skeleton.
-            config: The configuration of the model, which is described itself.
+            config: The configuration of the model, which is described separately.
         """
         held = vars(part)
         lasting = (is_of_torch(name) or value is config or _is_immutable(value) for name, value in held.items())
@@ -117,7 +116,7 @@ def _has_hooks(held: dict[str, Any]) -> bool:
 
 
 def scalars_of(module: Any, ignored: frozenset[str]) -> dict[str, Any]:
-    """Return the plain attributes of a module by name, without private ones and those in `ignored`."""
+    """Return the plain attributes of a module by name, except private ones and those in `ignored`."""
     return {
         name: value
         for name, value in vars(module).items()

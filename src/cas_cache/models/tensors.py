@@ -1,7 +1,7 @@
-"""Read the values of tensors: a sample of each at every use, or all of them for a fingerprint.
+"""Read the values of tensors: a sample at every use, or all of them for a fingerprint.
 
-Weights may lie on any device, be quantized, be a subclass that wraps other tensors, or be placeholders whose values
-accelerate keeps elsewhere. They are read where they are; what cannot be read is an `IdentityError`.
+Weights may be on any device, quantized, a subclass that wraps other tensors, or placeholders whose values accelerate
+stores elsewhere. They are read in place; weights that cannot be read are an `IdentityError`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def tensor_digest(tensor: Any, where: str) -> str:
-    """Return 32 hex digits over dtype, shape and all values of a tensor."""
+    """Return 32 hex digits of a hash over dtype, shape and all values of a tensor."""
     digest = hashlib.sha256()
     for part in tensor_parts(tensor, where):
         update(digest, part, where, step=1)
@@ -36,7 +36,7 @@ def tensor_digest(tensor: Any, where: str) -> str:
 
 
 def tensor_parts(tensor: Any, where: str) -> Iterator[Any]:
-    """Yield plain strided tensors that hold what a tensor holds, and text about how they belong together.
+    """Yield plain strided tensors with the values of a tensor, and text that describes their relation.
 
     Raises:
         IdentityError: If the values cannot be read.
@@ -57,7 +57,7 @@ def tensor_parts(tensor: Any, where: str) -> Iterator[Any]:
 
 
 def _subclass_parts(tensor: Any, where: str) -> Iterator[Any]:
-    """Yield the contents of a tensor subclass: by torch's protocol for subclasses, or its storage and attributes."""
+    """Yield the content of a tensor subclass: by torch's protocol for subclasses, or its storage and attributes."""
     import torch
 
     yield type(tensor).__qualname__
@@ -81,7 +81,7 @@ def _subclass_parts(tensor: Any, where: str) -> Iterator[Any]:
 
 
 def _carried(name: str, value: Any, where: str) -> Iterator[Any]:
-    """Yield the tensors and numbers that a subclass carries beside its storage, such as the scales of bitsandbytes."""
+    """Yield the tensors and numbers of a subclass beside its storage, such as the scales of bitsandbytes."""
     if is_tensor(value):
         yield name
         yield from tensor_parts(value, where)
@@ -98,11 +98,11 @@ def update(digest: Any, part: Any, where: str, *, step: int) -> None:
         digest.update(f"{part}\0".encode())
         return
     digest.update(f"{str(part.dtype).removeprefix('torch.')}\0{tuple(part.shape)}\0".encode())
-    digest.update(content(part.reshape(-1)[::step], where))
+    digest.update(_content(part.reshape(-1)[::step], where))
 
 
-def content(values: Any, where: str) -> bytes:
-    """Return the bytes of a flat tensor, on whatever device and of whatever type."""
+def _content(values: Any, where: str) -> bytes:
+    """Return the bytes of a flat tensor of any type, on any device."""
     import torch
 
     try:
@@ -126,7 +126,7 @@ def sample_step(part: Any) -> int:
 
 
 def sample_view(part: Any) -> Any:
-    """Return a NumPy view of a sample that sees every later change in place; None if there cannot be one."""
+    """Return a NumPy view of a sample that sees every later change in place; None if none is possible."""
     import torch
 
     if part.device.type != "cpu" or not part.is_contiguous() or not part.numel():
@@ -138,10 +138,10 @@ def sample_view(part: Any) -> Any:
 
 
 def _unreadable(tensor: Any, where: str, reason: str) -> IdentityError:
-    kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+    cls = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
     short = " ".join(reason.split())[:200]
     return IdentityError(
-        f"The weights {where} ({kind} on {tensor.device}) cannot be read: {short}. So the model cannot be told from "
-        "another one of the same name. Load it with its weights in memory (without device_map offload), in a format "
-        "that torch can read, or evaluate without the cache."
+        f"The weights {where} ({cls} on {tensor.device}) cannot be read: {short}. So the model cannot be distinguished "
+        "from another one of the same name. Load it with its weights in memory (without device_map offload), in a "
+        "format that torch can read, or evaluate without the cache."
     )

@@ -1,7 +1,7 @@
-"""Descriptions of tokenizers and processors: vocabulary, added tokens and rules, without what each call sets.
+"""Describe tokenizers and processors: vocabulary, added tokens and rules, without the settings of single calls.
 
-Padding and truncation are set by each call of transformers, and names and files are the machine's. A class of
-transformers for a fast tokenizer is not in it: releases build the same tokenizer under other names.
+Each call of transformers sets padding and truncation, and names and files depend on the machine. The class of a fast
+tokenizer of transformers is not described, because releases build the same tokenizer under other names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import json
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.models.names import class_name, is_library
-from cas_cache.models.patches import foreign_methods
+from cas_cache.models.names import class_name, foreign_methods, is_library
 from cas_cache.models.values import canonical, hashed, named_by_user, plain_value, shortened
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ BY_DEFAULT = {"padding_side": "right", "truncation_side": "right", "split_specia
               "add_bos_token": False, "add_eos_token": False}  # fmt: skip
 
 UNLIMITED = 1 << 31
-"""A number of tokens; transformers writes 10**30 for an unlimited length."""
+"""Number of tokens; transformers writes 10**30 for an unlimited length."""
 
-VOLATILE = frozenset(
+IGNORED_ATTRIBUTES = frozenset(
     {
         "init_kwargs", "name_or_path", "vocab_file", "model_max_length", "deprecation_warnings", "verbose",
         "files_loader", "init_inputs", "chat_template", "cache", "bpe_ranks_cache", "image_processor_type",
@@ -39,10 +38,10 @@ VOLATILE = frozenset(
         "model_input_names", "return_tensors", "device", "disable_grouping", "data_format",
     }
 )  # fmt: skip
-"""Attributes of slow tokenizers and of processors that are the machine's, the call's, or memory of former calls."""
+"""Attributes of slow tokenizers and of processors that depend on the machine, a call, or earlier calls."""
 
 _vocabularies: weakref.WeakKeyDictionary[Any, tuple[Any, str, Any]] = weakref.WeakKeyDictionary()
-"""By tokenizer: what was seen of its vocabulary, the hash, and the model, which keeps its place in memory."""
+"""By tokenizer: signs of a change, the hash, and the model, so that its memory is not reused."""
 
 
 def is_tokenizer(value: Any) -> bool:
@@ -63,7 +62,7 @@ def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
     """Return plain JSON for a tokenizer, a processor, or the library's own `Tokenizer`.
 
     Raises:
-        IdentityError: If it holds something that cannot be described.
+        IdentityError: If it refers to something that cannot be described.
     """
     if (stated := named_by_user(tokenizer)) is not None:
         return stated
@@ -88,14 +87,14 @@ def describe_tokenizer(tokenizer: Any, where: str, code: CodeReader) -> Any:
 
 
 def _replaced(tokenizer: Any, where: str, code: CodeReader) -> dict[str, Any]:
-    """Describe methods that were put on the object, such as another `__call__` or `encode_batch`."""
+    """Describe methods that were replaced on the object, such as `__call__` or `encode_batch`."""
     held = getattr(tokenizer, "__dict__", {})
-    found = {
+    methods = {
         name: value
         for name, value in held.items()
         if callable(value) and callable(getattr(type(tokenizer), name, None))
     }
-    return {f"replaced {name}": code.callable(value, f"{where}.{name}") for name, value in sorted(found.items())}
+    return {f"replaced {name}": code.callable(value, f"{where}.{name}") for name, value in sorted(methods.items())}
 
 
 def _backend(tokenizer: Any) -> Any:
@@ -106,9 +105,11 @@ def _backend(tokenizer: Any) -> Any:
 
 
 def _settings(tokenizer: Any) -> dict[str, Any]:
-    found = {name: getattr(tokenizer, name, None) for name in SETTINGS}
+    settings = {name: getattr(tokenizer, name, None) for name in SETTINGS}
     kept = {
-        name: shortened(value) for name, value in found.items() if value is not None and value != BY_DEFAULT.get(name)
+        name: shortened(value)
+        for name, value in settings.items()
+        if value is not None and value != BY_DEFAULT.get(name)
     }
     if kept.get("model_max_length", 0) >= UNLIMITED:
         del kept["model_max_length"]
@@ -121,7 +122,7 @@ def _settings(tokenizer: Any) -> dict[str, Any]:
 def _fast(tokenizer: Any, backend: Any) -> dict[str, Any]:
     rules = {name: _state(rule) for name in RULES if (rule := getattr(backend, name)) is not None}
     added = {str(number): _added(token) for number, token in sorted(backend.get_added_tokens_decoder().items())}
-    if tokenizer is backend:  # nobody sets these at each call, as transformers does
+    if tokenizer is backend:  # without transformers, which sets these in each call
         rules |= {name: rule for name in ("truncation", "padding") if (rule := getattr(backend, name)) is not None}
     return {
         **{name: shortened(rule) for name, rule in rules.items()},
@@ -140,7 +141,7 @@ def _added(token: Any) -> dict[str, Any]:
 
 
 def _less_defaults(document: Any) -> Any:
-    """Rules without values that a release spells out and another leaves out."""
+    """Return rules without the values that only some releases spell out."""
     if isinstance(document, dict):
         return {
             name: _less_defaults(value) for name, value in document.items() if value is not None and value is not False
@@ -153,8 +154,8 @@ def _less_defaults(document: Any) -> Any:
 def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
     """Return a hash of the model of a fast tokenizer: its vocabulary, merges and settings.
 
-    Reading it takes 5 ms for 30,000 tokens, so it is kept until something that can be seen cheaply has changed: the
-    model itself, the number of tokens, some of them, a setting.
+    Reading the vocabulary takes 5 ms for 30,000 tokens, so the hash is reused until something that is cheap to read has
+    changed: the model itself, the number of tokens, a sample of them, a setting.
     """
     model = backend.model
     size = backend.get_vocab_size(with_added_tokens=True)
@@ -163,13 +164,13 @@ def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
              "byte_fallback", "ignore_merges", "max_input_chars_per_word")  # fmt: skip
     seen = (
         type(model),
-        _place_of(model),
+        _address_of(model),
         size,
         sampled,
         added,
         tuple(repr(getattr(model, name, None)) for name in names),
     )
-    remembered = type(tokenizer).__weakrefoffset__ > 0  # not of the Rust class itself before tokenizers 0.23
+    remembered = type(tokenizer).__weakrefoffset__ > 0  # not for the Rust class itself before tokenizers 0.23
     known = _vocabularies.get(tokenizer) if remembered else None
     if known is None or known[0] != seen:
         head, _, tail = model.__getstate__().decode().partition(',"vocab":')
@@ -180,25 +181,25 @@ def _vocabulary(tokenizer: Any, backend: Any, added: str) -> str:
     return known[1]
 
 
-def _place_of(model: Any) -> bytes:
-    """Return where in memory the model of a Rust tokenizer is: each access to it makes a new Python object around it.
+def _address_of(model: Any) -> bytes:
+    """Return the address of the model of a Rust tokenizer, because each access makes a new Python object around it.
 
-    The bytes are those of the Python object, which holds a pointer. If a release kept something else in its objects,
-    two models would be told apart by the other signs alone, or the vocabulary would be read each time.
+    These are the bytes of the Python object, which holds a pointer. If a release stored something else in its objects,
+    two models would be distinguished by the other signs alone, or the vocabulary would be read each time.
     """
     head = object.__basicsize__
     return ctypes.string_at(id(model) + head, type(model).__basicsize__ - head)
 
 
 def _parts(tokenizer: Any) -> dict[str, Any]:
-    """The tokenizer, image processor and so on of a processor."""
+    """Return the tokenizer, the image processor and so on of a processor."""
     names = getattr(tokenizer, "attributes", None) or getattr(type(tokenizer), "get_attributes", list)()
-    found = {name: getattr(tokenizer, name, None) for name in names if isinstance(name, str)}
-    return {name: part for name, part in found.items() if part is not None}
+    parts = {name: getattr(tokenizer, name, None) for name in names if isinstance(name, str)}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _slow(tokenizer: Any, where: str, code: CodeReader) -> dict[str, Any]:
-    """A tokenizer in Python, or a processor of images or audio: its vocabulary and every attribute that lasts."""
+    """Describe a tokenizer in Python, or a processor of images or audio: its vocabulary and its lasting attributes."""
     described: dict[str, Any] = {}
     if hasattr(tokenizer, "get_vocab") and hasattr(tokenizer, "all_special_tokens"):
         described["vocabulary"] = hashed(canonical(sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])))
@@ -207,7 +208,7 @@ def _slow(tokenizer: Any, where: str, code: CodeReader) -> dict[str, Any]:
     if hasattr(model, "serialized_model_proto"):
         described["sentencepiece"] = hashed(model.serialized_model_proto())
     for name, value in sorted(getattr(tokenizer, "__dict__", {}).items()):
-        if name in VOLATILE or name == "sp_model" or callable(value) or name.startswith("__"):
+        if name in IGNORED_ATTRIBUTES or name == "sp_model" or callable(value) or name.startswith("__"):
             continue
         if name.startswith("_") and name not in ("_added_tokens_decoder", "_added_tokens_encoder"):
             continue

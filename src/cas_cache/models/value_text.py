@@ -1,6 +1,6 @@
-"""Short texts for the values that an encoder's attributes hold: equal values have equal texts in every process.
+"""Short texts for the values of an encoder's attributes: equal values have equal texts in every process.
 
-No text has an address, a time or a credential of its own in it; long values are hashed.
+A text contains no address, time or credential. Long values are hashed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cas_cache.identity.credentials import redact
-from cas_cache.models.functions import bytecode, captured
+from cas_cache.models.functions import bytecode_hash, captured
 from cas_cache.models.names import class_name, top_package
 from cas_cache.models.parts import is_module
 from cas_cache.models.values import hashed
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_TEXT = 80
-"""The most characters of a value that is kept as it is; longer values are hashed."""
+"""Maximum characters of a value that is not hashed."""
 
 MAX_ITEMS = 256
-"""The most items of a container that are described one by one; a larger container is hashed."""
+"""Maximum items of a container that are described one by one; a larger container is hashed."""
 
 MAX_HASHED = 1 << 16
-"""The most items of a container that are all hashed; of a larger container as many, evenly spread."""
+"""Maximum items of a container that are hashed; of a larger container this many, evenly spread."""
 
 TABLES = frozenset({"pandas", "polars", "pyarrow"})
 
 MIN_SECRET = 16
-"""The fewest characters of a credential that is recognised by its shape; shorter texts are not searched."""
+"""Minimum characters of a credential that is recognised by its shape; shorter texts are not searched."""
 
 MAX_BYTES = 1 << 20
-"""The most bytes of an array that is hashed whole; of a larger one `SAMPLED` values, evenly spread."""
+"""Maximum bytes of an array that is hashed whole; of a larger one `SAMPLED` values, evenly spread."""
 
 SAMPLED = 1 << 16
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 MAPPINGS = (dict, types.MappingProxyType)
-"""Others may read a file or ask a server for each item: they are described by their attributes."""
+"""Other mappings are described by their attributes, because each item may be read from a file or a server."""
 
 CONTAINERS = (*MAPPINGS, list, tuple, deque, set, frozenset)
 
@@ -80,11 +80,14 @@ FUNCTIONS = (
 
 
 def text_of(value: Any) -> str | None:
-    """Return the text of a value that holds nothing else; None for an object, and a container of objects."""
+    """Return the text of a value; None for an object with attributes, and for a container of objects."""
     if type(value) in SCALARS:
         return _scalar(value)
-    texts = (describe(value) for describe in (_named, _array, _table, _of_torch, _random_state, _flat))
-    return next((text for text in texts if text is not None), None)
+    for describe in (_named, _array, _table, _of_torch, _random_state, _flat):
+        text = describe(value)
+        if text is not None:
+            return text
+    return None
 
 
 def _named(value: Any) -> str | None:
@@ -134,14 +137,14 @@ def _of_many(value: Any) -> str:
     items: Any = list(value.items() if isinstance(value, MAPPINGS) else value)
     if len(items) > MAX_HASHED:
         if isinstance(value, set | frozenset):
-            return ""  # in no order: the size says what can be said at once
+            return ""  # it has no order to sample by, so only the size counts
         items = items[:: len(items) // MAX_HASHED]
     texts = [repr(item) if _is_plain(item) else str(item_text(item)) for item in items]
     return hashed("\0".join(sorted(texts) if isinstance(value, set | frozenset) else texts))
 
 
 def _is_plain(value: Any) -> bool:
-    """Return True if the `repr` of a value says all of it, alike in every process."""
+    """Return True if the `repr` of a value describes it completely, and is equal in every process."""
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
     if type(value) is dict:
@@ -218,10 +221,4 @@ def function_text(value: Any) -> str:
         if held is not function and not isinstance(held, FUNCTIONS)
     ]
     defaults = [item_text(part) for part in function.__defaults__ or ()]
-    return f"{name} {hashed(repr((code_hash(code), cells, defaults)))}"
-
-
-@functools.lru_cache(maxsize=4096)
-def code_hash(code: types.CodeType) -> str:
-    """Return a hash of a function's bytecode, constants and names."""
-    return hashed(repr(bytecode(code)))
+    return f"{name} {hashed(repr((bytecode_hash(code), cells, defaults)))}"

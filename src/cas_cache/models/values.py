@@ -1,6 +1,6 @@
 """Plain JSON for the contents of modules, functions and tokenizers; long values and tensors by a hash.
 
-Nothing is turned into text that could hide a difference: a value that cannot be described is an `IdentityError`.
+No value is converted to text that could hide a difference: a value that cannot be described is an `IdentityError`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from cas_cache.models.names import class_name
 from cas_cache.models.tensors import is_tensor, tensor_digest
 
 IDENTITY_ATTRIBUTE = "cas_cache_identity"
-"""An attribute that users set on a function, module or other object: plain JSON that stands for all that it is."""
+"""An attribute that users set on a function, module or other object: plain JSON that describes the whole object."""
 
 MAX_PLAIN = 256
-"""The most characters of a value in a description. Longer values, such as vocabularies, are replaced by a hash."""
+"""Maximum characters of a value in a description. Longer values, such as vocabularies, are replaced by a hash."""
 
 SCALARS = (bool, int, float, str, type(None))
 
@@ -30,10 +30,10 @@ VOLATILE = re.compile(
     r"(^|_)(calls?|count(s|er|ers)?|seen|hits|misses|elapsed|timers?|timings?|time|cached?|caches|memo|stats"
     r"|logs?|logger|history|lock)(_|$)"
 )
-"""Names of attributes and variables that change while a model computes: counters, clocks, memories of former calls."""
+"""Names of attributes and variables that change while a model computes: counters, timers, caches."""
 
 Other = Callable[[Any, str], Any]
-"""Describes a value that is not plain, given the place where it was found."""
+"""Function that describes a value that is not plain, given its path."""
 
 
 def hashed(text: str | bytes) -> str:
@@ -42,7 +42,7 @@ def hashed(text: str | bytes) -> str:
 
 
 def canonical(document: Any) -> str:
-    """Return the JSON by which a description is hashed."""
+    """Return the JSON whose hash is the digest of a description."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -53,7 +53,7 @@ def shortened(document: Any) -> Any:
 
 
 def named_by_user(value: Any) -> Any:
-    """Return what the user wrote into an object's `IDENTITY_ATTRIBUTE`, in a mapping; None without the attribute."""
+    """Return the user's `IDENTITY_ATTRIBUTE` of an object, in a mapping; None without the attribute."""
     try:
         stated = vars(value).get(IDENTITY_ATTRIBUTE)
     except TypeError:
@@ -61,16 +61,36 @@ def named_by_user(value: Any) -> Any:
     return None if stated is None else {IDENTITY_ATTRIBUTE: stated}
 
 
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return an object's attributes from its `__dict__` and slots, without calling a property or a method.
+
+    {} for an object that has none, or that hides its state.
+    """
+    slots = {
+        name: getattr(value, name)
+        for cls in type(value).__mro__
+        for name in _slot_names(cls)
+        if not name.startswith("__") and hasattr(value, name)
+    }
+    return {**slots, **getattr(value, "__dict__", {})}
+
+
+def _slot_names(cls: type) -> tuple[str, ...]:
+    """Return the slots that a class itself declares."""
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
 def plain_value(value: Any, where: str, other: Other | None = None) -> Any:
     """Return plain JSON for a value; long strings and containers are hashed.
 
     Args:
         value: Any value.
-        where: The place of the value, for an error.
-        other: Describes what is neither plain nor a container, dtype, enum, array or tensor.
+        where: Path of the value, for an error.
+        other: Describes a value that is neither plain nor a container, dtype, enum, array or tensor.
 
     Raises:
-        IdentityError: If the value, or one inside of it, cannot be described.
+        IdentityError: If the value, or a value inside of it, cannot be described.
     """
     return shortened(_plain(value, where, other))
 
@@ -97,11 +117,11 @@ def _container(value: Any, where: str, other: Other | None) -> Any:
     return {"set": sorted(parts_in_order, key=canonical)} if isinstance(value, set | frozenset) else parts_in_order
 
 
-def _leaf(value: Any, where: str, other: Other | None) -> Any:  # noqa: PLR0911 - one line a kind
+def _leaf(value: Any, where: str, other: Other | None) -> Any:  # noqa: PLR0911 - one line per type
     if isinstance(value, bytes | bytearray):
         return {"bytes": hashed(bytes(value))}
     if isinstance(value, PurePath):
-        return {"path": value.name}  # where files are kept is the machine's business
+        return {"path": value.name}  # the folder differs from machine to machine
     if isinstance(value, re.Pattern):
         return {"pattern": [str(value.pattern), value.flags]}
     if is_tensor(value):
@@ -125,9 +145,9 @@ def _numpy(value: Any) -> Any:
 
 
 def cannot_describe(value: Any, where: str) -> IdentityError:
-    """Return the error for a value that can change vectors and cannot be described, with the way out."""
+    """Return the error for a value that can change vectors and cannot be described."""
     return IdentityError(
-        f"{where} is a {class_name(type(value))}, which cannot be described, so vectors of two different ones could be "
-        f"taken for each other. Name what it does with an attribute, for example "
+        f"{where} is a {class_name(type(value))}, which cannot be described, so two different ones could share "
+        f"vectors. Describe it with an attribute, for example "
         f"object.{IDENTITY_ATTRIBUTE} = 'steering-v1', or evaluate without the cache."
     )

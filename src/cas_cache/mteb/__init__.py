@@ -1,7 +1,7 @@
-"""The cache for mteb: a wrapper for encoders, the identity of what it wraps, and what works on its vectors.
+"""The cache for mteb: a wrapper for encoders, their identity, backends for mteb's own wrapper, search for retrieval.
 
-mteb 1.x's map over them, and nearest-neighbour search for retrieval tasks. Importing this imports neither mteb nor
-torch: `TextVectorMap` works without either.
+`TextVectorMap` is mteb 1.x's map over cached vectors. Importing this package imports neither mteb nor torch:
+`TextVectorMap` works without either.
 """
 
 from cas_cache.models import weights_fingerprint

@@ -1,8 +1,7 @@
-"""`MirrorCache` and `FaissCache`: vectors by item, in a mirror, as mteb's `CacheBackendProtocol` asks for them.
+"""`MirrorCache` and `FaissCache`: the vectors of a mirror by item, as mteb's `CacheBackendProtocol` wants them.
 
-`cas_cache.mteb.backend` makes them for mteb's own wrapper, ours takes them as ``cache_backend``. A vector is committed
-when it is added. FAISS's index is derived from the mirror each time; what it answers is compared
-with the mirror's row before it is an answer.
+`cas_cache.mteb.backend` makes them for mteb's own wrapper, and ours takes the classes as ``cache_backend=``. A vector
+is committed when it is added. Answers always come from the mirror; the FAISS index is derived from it, for search.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from cas_cache.cache import EmbeddingCache
 from cas_cache.errors import (
     CacheMiss,
     ConfigurationError,
-    DamagedMirror,
     IdentityError,
     InvalidEncoderOutput,
     MirrorWriteError,
@@ -28,7 +26,6 @@ from cas_cache.errors import (
 from cas_cache.files.disk import TEMP_PREFIX, flush
 from cas_cache.format.rows import as_array, row_bytes
 from cas_cache.identity import Batch, EncoderSpec, keys_of_rows
-from cas_cache.mirror.index import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,24 +33,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_BYTES = 32 << 20
-"""Rows that are copied from the mirror into FAISS's index at a time."""
+"""Bytes of the rows that are copied from the mirror into a FAISS index at a time."""
 
 
 class MirrorCache:
-    """Vectors by item, in a mirror; satisfies mteb's `CacheBackendProtocol`.
+    """The vectors of a mirror by item; satisfies mteb's `CacheBackendProtocol`.
 
     Args:
-        directory: A folder of its own. Of the mirror too, if no cache is given.
-        spec: Whose vectors these are. `backend` finds it out.
+        directory: A folder of its own, which is also the mirror's if no cache is given.
+        spec: The identity of the vectors' encoder. `backend` makes it from a model.
         cache: The cache that holds the mirror; None opens one at `directory`.
         **options: As for `EmbeddingCache`, if no cache is given.
 
     Raises:
-        IdentityError: If no spec is given: a folder does not say whose vectors it holds.
+        IdentityError: If no spec is given: a folder does not identify the encoder of its vectors.
     """
 
     _finalizing = staticmethod(sys.is_finalizing)
-    """mteb's wrapper closes in ``__del__``, even when modules are gone; what waited was pushed before that."""
+    """mteb's wrapper closes in ``__del__``, even when modules are gone; pending rows were pushed before that."""
 
     def __init__(
         self,
@@ -66,7 +63,7 @@ class MirrorCache:
         name = type(self).__name__
         if spec is None:
             raise IdentityError(
-                f"{name} was given a folder, and not whose vectors it holds. Pass "
+                f"{name} was given a folder, but not the encoder of its vectors. Pass "
                 f"cache_backend=cas_cache.mteb.backend(model, cls={name}) to mteb's wrapper, or spec= yourself."
             )
         if cache is not None and options:
@@ -79,25 +76,25 @@ class MirrorCache:
         self.directory = self.cache.mirror.directory if directory is None else Path(directory)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Nobody counts the users of a copied cache, so closing a copy pushes its rows and leaves the cache open.
+        # The users of a copied cache are not counted, so closing a copy pushes its rows and leaves the cache open.
         return {**vars(self), "on_close": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r}, namespace={self.spec.namespace})"
 
     def __contains__(self, item: Mapping[str, Any]) -> bool:
-        return self._find(self._keys([item])) is not None
+        return self._find(item) is not None
 
     def add(self, items: Sequence[Mapping[str, Any]], vectors: Any) -> None:
-        """Store vectors, of any dtype, and commit. An item that is there, or stands twice, keeps its first vector.
+        """Store vectors of any dtype, and commit. An item that exists, or appears twice, keeps its first vector.
 
         Args:
-            items: n rows, with a text, image, audio or video.
-            vectors: (n, d), or (d,) for one item. NaN and infinite ones are left out, with a `DataWarning`.
+            items: n rows, each with a text, image, audio or video.
+            vectors: (n, d), or (d,) for one item. Vectors with NaN or infinity are skipped, with a `DataWarning`.
 
         Raises:
-            InvalidEncoderOutput: If it is not one vector for each item.
-            ShapeMismatch: If dtype or length are not those of the vectors that are there.
+            InvalidEncoderOutput: If there is not one vector per item.
+            ShapeMismatch: If dtype or length are not those of the existing vectors.
             MirrorWriteError: If the disk is full or refuses.
         """
         array = as_array(vectors)
@@ -105,20 +102,19 @@ class MirrorCache:
             array = array[np.newaxis]
         if array.ndim != 2:
             raise InvalidEncoderOutput(
-                f"Vectors of shape {array.shape} came for {len(items)} items; expected ({len(items)}, d). Nothing of "
-                "them was stored. Models with several vectors an item cannot be cached: evaluate them as they are."
+                f"Vectors of shape {array.shape} were given for {len(items)} items; expected ({len(items)}, d). None "
+                "was stored. Models with several vectors per item cannot be cached: evaluate them as they are."
             )
-        keys = self._keys(items)
-        self.cache.put(Batch(len(keys), lambda: keys), array, self.spec)
+        self.cache.put(self._batch(items), array, self.spec)
 
     def get_vector(self, item: Mapping[str, Any]) -> NDArray[Any] | None:
         """Return an item's vector, (d,), or None.
 
         Raises:
-            CacheMiss: If it has none and the cache is `only_cached`.
-            DamagedMirror: If it is not what was committed.
+            CacheMiss: If there is none and the cache is `only_cached`.
+            DamagedMirror: If the stored vector is not the one that was committed.
         """
-        vector = self._find(self._keys([item]))
+        vector = self._find(item)
         if vector is None and self.cache.only_cached:
             raise CacheMiss(
                 f"An item is not in the cache of {self.spec.model} (namespace {self.spec.namespace}), and "
@@ -128,10 +124,10 @@ class MirrorCache:
         return vector
 
     def save(self) -> None:
-        """Do nothing: what was added is committed. Rows go up in the background, the rest at `close`."""
+        """Do nothing: added vectors are committed. Rows are pushed in the background, the rest at `close`."""
 
     def load(self) -> None:
-        """Do nothing: the mirror is read where it is."""
+        """Do nothing: the mirror is read in place."""
 
     def close(self) -> None:
         """Push pending rows, if there is a remote and pushing is automatic, and close the cache if it is its own.
@@ -151,25 +147,29 @@ class MirrorCache:
             else:
                 self.cache.flush()
 
-    def _keys(self, items: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
+    def _batch(self, items: Sequence[Mapping[str, Any]]) -> Batch:
         fields = [field for field in self.spec.fields if any(field in item for item in items)]
-        return keys_of_rows({field: [item.get(field) for item in items] for field in fields}, self.spec.fields)
+        keys = keys_of_rows({field: [item.get(field) for item in items] for field in fields}, self.spec.fields)
+        return Batch(len(keys), lambda: keys)
 
-    def _find(self, keys: NDArray[np.uint8]) -> NDArray[Any] | None:
-        vectors, found = self.cache.get(Batch(len(keys), lambda: keys), self.spec)
-        return vectors[0] if found[0] else None
+    def _find(self, item: Mapping[str, Any]) -> NDArray[Any] | None:
+        try:
+            vectors, is_found = self.cache.get(self._batch([item]), self.spec)
+        except CacheMiss:  # no integer can stand for a vector that was not found
+            return None
+        return vectors[0] if is_found[0] else None
 
 
 class FaissCache(MirrorCache):
-    """A `MirrorCache` that answers from a flat FAISS index, and leaves it as a file for other tools.
+    """A `MirrorCache` with a flat FAISS index over its rows, for search.
 
-    Row i of the index is row i of the namespace in the mirror, whatever was asked for twice. `save` and `close` write
-    ``<namespace>.index`` to `directory`, and ``<namespace>.keys.npy``, the (n, 32) uint8 keys of its rows, for other
-    use. They are not read: the index is made from the mirror's rows, proved by their digests. It takes the memory of
-    all vectors of the namespace in float32.
+    Row i of the index is row i of the namespace in the mirror. `save` and `close` write ``<namespace>.index`` to
+    `directory`, and ``<namespace>.keys.npy``, the (n, 32) uint8 keys of its rows, for other tools. These files are
+    never read: the index is made from the mirror's rows, which their digests verify. It takes the memory of all vectors
+    of the namespace in float32.
 
     Args:
-        directory: As for `MirrorCache`; the index's file goes there.
+        directory: As for `MirrorCache`; the files of the index are written there.
         spec: As for `MirrorCache`.
         cache: As for `MirrorCache`.
         **options: As for `MirrorCache`.
@@ -204,17 +204,13 @@ class FaissCache(MirrorCache):
         """The `faiss.IndexFlatL2` over all rows that are in the mirror now; None before the first.
 
         Raises:
-            ConfigurationError: If float32, which FAISS holds, would round the vectors.
+            ConfigurationError: If float32, in which FAISS stores vectors, would round them.
         """
         ns = self.cache.mirror.namespace(self.spec)
         ns.refresh()
         if ns.dtype is None or not ns.rows:
             return None
-        if not np.can_cast(ns.dtype, np.float32, "safe") or len(ns.shape) != 1:
-            raise ConfigurationError(
-                f"{self.spec.model} has {ns.dtype} vectors of shape {ns.shape}; FAISS holds float32 of one axis, which "
-                "would change them. They are in the mirror: use MirrorCache."
-            )
+        check_float32(self.spec, ns.dtype, ns.shape)
         if self._index is None:
             self._index = self._faiss.IndexFlatL2(ns.shape[0])
         step = max(1, BLOCK_BYTES // row_bytes(np.dtype(np.float32), ns.shape))
@@ -222,37 +218,11 @@ class FaissCache(MirrorCache):
             self._index.add(ns.take(slice(first, min(first + step, ns.rows))).astype(np.float32))
         return self._index
 
-    def answer(self, keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[Any]:
-        """Return what the index holds for keys, which is what the mirror holds for them.
-
-        Args:
-            keys: (n, 32) uint8.
-            vectors: (n, d), what the mirror answers.
-
-        Raises:
-            ConfigurationError: If float32, which FAISS holds, would round the vectors.
-            DamagedMirror: If the two differ in any bit. Nothing is returned.
-        """
-        rows = self.cache.mirror.namespace(self.spec).find(keys)
-        there = rows != ABSENT  # NaN is never stored
-        index = self.index
-        if index is None or not there.any():
-            return vectors
-        answer = vectors.copy()
-        answer[there] = index.reconstruct_batch(rows[there]).astype(vectors.dtype)
-        wrong = (bits_of(answer) != bits_of(vectors)).any(axis=1)
-        if wrong.any():
-            raise DamagedMirror(
-                f"FAISS's index of {self.spec.model} (namespace {self.spec.namespace}) gives other vectors than the "
-                f"mirror for {int(wrong.sum())} of {len(keys)} items. Nothing of it was served. Open the cache again, "
-                "which rebuilds the index; if that does not help, use MirrorCache and report this."
-            )
-        return answer
-
     def save(self) -> None:
         """Write the index and its keys, if it has grown.
 
         Raises:
+            ConfigurationError: If float32, in which FAISS stores vectors, would round them.
             MirrorWriteError: If the disk is full or refuses. No vector is lost by that.
         """
         index = self.index
@@ -271,7 +241,7 @@ class FaissCache(MirrorCache):
         self._saved = index.ntotal
 
     def _write(self, suffix: str, write: Callable[[Path], object]) -> None:
-        """Write a file beside its place, and move it there whole."""
+        """Write a file under a temporary name, and rename it when it is complete."""
         temp = self.directory / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
         try:
             write(temp)
@@ -282,13 +252,22 @@ class FaissCache(MirrorCache):
         finally:
             temp.unlink(missing_ok=True)
 
-    def _find(self, keys: NDArray[np.uint8]) -> NDArray[Any] | None:
-        vector = super()._find(keys)
-        return None if vector is None else self.answer(keys, vector[np.newaxis])[0]
+
+def check_float32(spec: EncoderSpec, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Refuse vectors that a FAISS index cannot hold as they are.
+
+    Raises:
+        ConfigurationError: If float32 would round them, or they have several axes.
+    """
+    if not np.can_cast(dtype, np.float32, "safe") or len(shape) != 1:
+        raise ConfigurationError(
+            f"{spec.model} has {dtype} vectors of shape {shape}; FAISS stores float32 vectors of one axis, which would "
+            "change them. They are in the mirror: use MirrorCache."
+        )
 
 
 def require_faiss() -> Any:
-    """Return the module.
+    """Return the module `faiss`.
 
     Raises:
         MissingDependency: With the install command.
@@ -301,11 +280,5 @@ def require_faiss() -> Any:
 
 
 def _save_array(path: Path, values: NDArray[Any]) -> None:
-    with path.open("wb") as file:  # np.save of a path would add a suffix to it
+    with path.open("wb") as file:  # np.save would add a suffix to a path
         np.save(file, values, allow_pickle=False)
-
-
-def bits_of(vectors: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the bytes of each vector, (n, bytes) uint8: compared by value, -0 and 0 would be equal."""
-    rows = np.ascontiguousarray(vectors)
-    return rows.view(np.uint8).reshape(len(rows), -1)

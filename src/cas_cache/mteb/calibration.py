@@ -1,14 +1,14 @@
-"""Calibration ranges of int8 and uint8 that outlast a call, beside the namespaces of a mirror.
+"""Calibration ranges of int8 and uint8 that are stored in a mirror, beside its namespaces.
 
 ::
 
-    <mirror>/calibration/<encoder>/spec.json                   whose ranges these are
-                                   ranges-<d>.npy              (2, d) float32: least and greatest value by dimension
-                                   ranges-<d>-normalized.npy   of vectors of length 1
+    <mirror>/calibration/<encoder>/spec.json                   the encoder spec
+                                   ranges-<d>.npy              (2, d) float32: minimum and maximum of each dimension
+                                   ranges-<d>-normalized.npy   for vectors of length 1
 
-An encoder is here a spec without prompt and role: queries and documents go by the same ranges, or their int8 vectors
-could not be compared. What is there is never replaced: int8 vectors that one mirror gave stay comparable. They are not
-pushed.
+An encoder is a spec without prompt and role, because the int8 vectors of queries and documents can be compared only if
+they have the same ranges. Stored ranges are never replaced, so all int8 vectors from one mirror stay comparable. They
+are not pushed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 FOLDER = "calibration"
 
 MIN_ROWS = 100
-"""Rows of a call that ranges may be taken from; with fewer, sentence-transformers warns."""
+"""Minimum rows of a call to take ranges from; with fewer, sentence-transformers warns."""
 
 
 def stored_ranges(calibration: Any) -> StoredRanges | None:
-    """Return what the option ``calibration`` asks for; None for ranges by the call.
+    """Return the ranges that the option ``calibration`` selects; None for ranges by the call.
 
     Raises:
-        ConfigurationError: If it is none of its values.
+        ConfigurationError: If the value is not one of the option's.
     """
     if not isinstance(calibration, str | None):
         return StoredRanges(calibration)
@@ -49,14 +49,14 @@ def stored_ranges(calibration: Any) -> StoredRanges | None:
 
 
 class StoredRanges:
-    """Calibration ranges that are kept in a mirror.
+    """Calibration ranges that are stored in a mirror.
 
     Args:
-        given: (2, d) least and greatest value by dimension, to be kept where none are; None takes them from the first
-            call of at least `MIN_ROWS` rows.
+        given: (2, d), minimum and maximum of each dimension, to store if there are none yet; None takes them from the
+            first call of at least `MIN_ROWS` rows.
 
     Raises:
-        ConfigurationError: If `given` are no ranges.
+        ConfigurationError: If `given` are not ranges.
     """
 
     def __init__(self, given: Any = None) -> None:
@@ -69,40 +69,40 @@ class StoredRanges:
                 problem = f"is not an array of numbers ({err})"
             if problem:
                 raise ConfigurationError(
-                    f"calibration={type(given).__name__} {problem}. Pass the least and the greatest value of each "
+                    f"calibration={type(given).__name__} {problem}. Pass the minimum and the maximum of each "
                     "dimension: np.stack([vectors.min(axis=0), vectors.max(axis=0)])."
                 )
 
     def check(self, directory: Path, spec: EncoderSpec, rows: int) -> None:
-        """Refuse a call that could not be answered, before it is encoded.
+        """Refuse a call that cannot be answered, before it is encoded.
 
         Args:
-            directory: The mirror's.
-            spec: Whose vectors are asked for.
-            rows: How many.
+            directory: The directory of the mirror.
+            spec: The identity of the encoder.
+            rows: Number of rows of the call.
 
         Raises:
-            ConfigurationError: If it has too few rows to take ranges from, and this encoder has none.
+            ConfigurationError: If it has too few rows to take ranges from, and none are stored for this encoder.
         """
         if self._given is None and rows < MIN_ROWS and not any(_folder(directory, spec).glob("ranges-*.npy")):
             raise _too_few(spec, rows)
 
     def of(self, directory: Path, spec: EncoderSpec, vectors: NDArray[Any], *, normalized: bool) -> NDArray[np.float32]:
-        """Return the ranges of an encoder; the first time, take and keep them.
+        """Return the ranges of an encoder; take and store them if there are none yet.
 
         Args:
-            directory: The mirror's.
-            spec: Whose vectors these are.
+            directory: The directory of the mirror.
+            spec: The identity of the encoder.
             vectors: (n, d), truncated and normalised as they are to be quantized.
-            normalized: Whether they were normalised.
+            normalized: The vectors were normalised.
 
         Returns:
             (2, d) float32.
 
         Raises:
-            ConfigurationError: If there are none and there are too few finite rows to take them from, or the ranges
-                given do not fit the vectors or what is kept.
-            DamagedMirror: If what is kept are no ranges.
+            ConfigurationError: If there are none and there are too few finite rows to take them from, or the given
+                ranges do not fit the vectors or the stored ranges.
+            DamagedMirror: If the stored file does not hold ranges.
             MirrorWriteError: If the disk is full or refuses.
         """
         dimension = vectors.shape[-1]
@@ -112,19 +112,18 @@ class StoredRanges:
                 f"The calibration ranges are of {self._given.shape[-1]} dimensions, the vectors of {spec.model} of "
                 f"{dimension}. Pass ranges of these vectors, or calibration='stored'."
             )
-        kept = _read(path, dimension)
-        if kept is None:
-            found = self._given if self._given is not None else _taken(spec, vectors)
-            _keep(path, spec, found)
-            kept = _read(path, dimension)  # another process may have been first
-            if kept is None:
+        stored = _read_ranges(path, dimension)
+        if stored is None:
+            _store(path, spec, _ranges_of(spec, vectors) if self._given is None else self._given)
+            stored = _read_ranges(path, dimension)  # another process may have been first
+            if stored is None:
                 raise MirrorWriteError(f"{path} was deleted while it was written. Run again.")
-        if self._given is not None and not np.array_equal(kept, self._given):
+        if self._given is not None and not np.array_equal(stored, self._given):
             raise ConfigurationError(
-                f"{path} holds other calibration ranges than those given, and vectors by the one and by the other "
-                "cannot be compared. Pass calibration='stored' to go by what is kept, or delete the file."
+                f"{path} holds other calibration ranges than those given, and vectors quantized by different ranges "
+                "cannot be compared. Pass calibration='stored' to use the stored ranges, or delete the file."
             )
-        return kept
+        return stored
 
 
 def _folder(directory: Path, spec: EncoderSpec) -> Path:
@@ -135,7 +134,7 @@ def _encoder(spec: EncoderSpec) -> EncoderSpec:
     return replace(spec, prompt="", role=None)
 
 
-def _taken(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
+def _ranges_of(spec: EncoderSpec, vectors: NDArray[Any]) -> NDArray[np.float32]:
     finite = np.isfinite(vectors).all(axis=1)
     if finite.sum() < MIN_ROWS:
         raise _too_few(spec, int(finite.sum()))
@@ -150,7 +149,7 @@ def _too_few(spec: EncoderSpec, rows: int) -> ConfigurationError:
     )
 
 
-def _keep(path: Path, spec: EncoderSpec, ranges: NDArray[np.float32]) -> None:
+def _store(path: Path, spec: EncoderSpec, ranges: NDArray[np.float32]) -> None:
     folder = path.parent
     check_folder(folder.parent, folder)
     try:
@@ -161,16 +160,16 @@ def _keep(path: Path, spec: EncoderSpec, ranges: NDArray[np.float32]) -> None:
             flush(parent)
     except OSError as err:
         raise MirrorWriteError(
-            f"Keeping the calibration ranges {path} failed ({err}). Make room, use another directory, or pass "
+            f"Storing the calibration ranges {path} failed ({err}). Make room, use another directory, or pass "
             "calibration='call'."
         ) from err
 
 
-def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
-    """The ranges in a file, None if it is not there.
+def _read_ranges(path: Path, dimension: int) -> NDArray[np.float32] | None:
+    """Return the ranges in a file, None if it does not exist.
 
     Raises:
-        DamagedMirror: If it holds anything else.
+        DamagedMirror: If it contains anything else.
     """
     check_folder(path.parent.parent, path.parent)
     try:
@@ -180,12 +179,12 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
     except IsADirectoryError as err:
         raise DamagedMirror(f"The calibration ranges {path} are not a file ({err}). Move the folder away.") from err
     problem = f"has {len(data)} bytes"
-    # Compared, not parsed: a header may claim any size.
-    wanted = _npy(np.zeros((2, dimension), np.float32))
-    header = wanted[: len(wanted) - 2 * 4 * dimension]
-    if len(data) == len(wanted) and not data.startswith(header):
-        problem = "does not begin as it should"
-    elif len(data) == len(wanted):
+    # The header is compared, not parsed, because a damaged one may claim any size.
+    expected = _npy(np.zeros((2, dimension), np.float32))
+    header = expected[: len(expected) - 2 * 4 * dimension]
+    if len(data) == len(expected) and not data.startswith(header):
+        problem = "has another header"
+    elif len(data) == len(expected):
         ranges = np.frombuffer(data, np.float32, offset=len(header)).reshape(2, dimension)
         problem = _problem(ranges, dimension)
         if not problem:
@@ -197,14 +196,14 @@ def _read(path: Path, dimension: int) -> NDArray[np.float32] | None:
 
 
 def _problem(ranges: Any, dimension: int | None = None) -> str:
-    """Why something is no ranges, "" if it is."""
+    """Return why a value does not hold ranges, "" if it does."""
     if not isinstance(ranges, np.ndarray) or ranges.dtype != np.float32 or ranges.ndim != 2 or len(ranges) != 2:
         return "is not a (2, d) array of numbers"
     if ranges.shape[1] == 0 or dimension not in (None, ranges.shape[1]):
         return f"has {ranges.shape[1]} dimensions"
     if not np.isfinite(ranges).all():
         return "holds NaN or infinity"
-    return "" if (ranges[0] <= ranges[1]).all() else "has a least value above the greatest"
+    return "" if (ranges[0] <= ranges[1]).all() else "has a minimum above the maximum"
 
 
 def _npy(ranges: NDArray[np.float32]) -> bytes:

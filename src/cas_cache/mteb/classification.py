@@ -1,8 +1,8 @@
 """Decide how the cache treats an encoder, and give the reason: no other module decides it.
 
-A class of mteb is shared only if its `encode` is known to be a function of the item and of what the encoder spec holds.
+The vectors of a class are shared only if its `encode` is known to be a function of the item and the encoder spec.
 Every other class that returns one dense vector for each item is scoped to the task, also one that mteb added after
-`reviewed` was written. What has no such vectors is passed through, and what is not an encoder is refused.
+`reviewed` was written. Encoders without such vectors are passed through, and objects that are not encoders are refused.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ def classify(model: Any) -> Classification:
     """Return how the cache treats an encoder.
 
     Args:
-        model: An mteb encoder; its class decides first, then what its metadata says of its vectors.
+        model: An mteb encoder; its class decides first, then its metadata.
     """
     return REASONS[_reason_of(model)]
 
 
 def reason_not_to_cache(model: Any) -> str | None:
     """Return why the answers of an encoder are passed through; None if they are stored."""
-    found = classify(model)
-    return found.reason if found.treatment is Treatment.PASSED_THROUGH else None
+    classification = classify(model)
+    return classification.reason if classification.treatment is Treatment.PASSED_THROUGH else None
 
 
 def _reason_of(model: Any) -> str:
@@ -122,7 +122,7 @@ def is_known(model: Any) -> bool:
 
 
 def is_sentence_transformer_wrapper(model: Any) -> bool:
-    """Return True for exactly mteb's wrapper, whose `encode` is known; a subclass may do anything."""
+    """Return True for exactly mteb's wrapper, whose `encode` is known; not for a subclass, which may do anything."""
     from mteb.models import SentenceTransformerEncoderWrapper
 
     return type(model) is SentenceTransformerEncoderWrapper

@@ -1,11 +1,12 @@
-"""Everything of mteb, sentence-transformers and torch that is not a published interface, and how it is reached.
+"""The parts of mteb, sentence-transformers and torch that are not published interfaces.
 
-Read in mteb 2.26.24 and sentence-transformers 6.2. When one of these moves, this is the one module to mend.
+Read in mteb 2.26.24 and sentence-transformers 6.2. When one of them moves, change this module (and `derived`).
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
 import re
 import warnings
 from importlib import import_module
@@ -19,19 +20,19 @@ from cas_cache.models.parts import is_module
 from cas_cache.models.value_text import text_of
 from cas_cache.mteb import classification
 from cas_cache.mteb.arguments import plain, plain_arguments
-from cas_cache.storage.failures import first_line
+from cas_cache.storage.redaction import first_line
 
 UNLIMITED = 1 << 31
-"""Tokens; a static embedding has infinitely many, and some tokenizers of transformers 10**30."""
+"""Tokens; the limit of a static embedding is infinite, and that of some tokenizers of transformers 10**30."""
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The prompts that sentence-transformers' `encode_document` looks for, in this order."""
 
 CALIBRATED = frozenset({"int8", "uint8"})
-"""Precisions for which sentence-transformers takes the range of a whole call."""
+"""Precisions that sentence-transformers quantizes by the range of a whole call."""
 
 QUANTIZED = CALIBRATED | {"binary", "ubinary"}
-"""Precisions that follow from the float vectors."""
+"""Precisions that can be derived from the float vectors."""
 
 RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("mteb.models", "SentenceTransformerEncoderWrapper.encode", ("inputs", "task_metadata", "prompt_type")),
@@ -47,10 +48,10 @@ RELIED_ON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def require_mteb() -> None:
-    """Refuse to go on without mteb, or with one that is broken, too old, or has moved parts that this package uses.
+    """Check that mteb is installed, not broken, not too old, and has the parts that this package uses.
 
     Raises:
-        MissingDependency: With what is wrong and the install command.
+        MissingDependency: With the problem and the install command.
     """
     try:
         installed = version("mteb")
@@ -59,7 +60,7 @@ def require_mteb() -> None:
     oldest = _oldest_mteb()
     if _numbers(installed) < _numbers(oldest):
         raise MissingDependency(
-            f"mteb {installed} is older than mteb {oldest}, the oldest that this cas_cache was run with. Do: pip "
+            f"mteb {installed} is older than mteb {oldest}, the oldest that this cas_cache was run with. Run: pip "
             f'install "mteb>={oldest}"'
         )
     try:
@@ -71,22 +72,20 @@ def require_mteb() -> None:
         ) from err
     for where, part, names in RELIED_ON:
         try:
-            found = getattr(import_module(where), part.partition(".")[0])
-            for name in part.split(".")[1:]:
-                found = getattr(found, name)
+            member = operator.attrgetter(part)(import_module(where))
         except (ImportError, AttributeError) as err:
-            raise MissingDependency(_moved(where, part, "is not there")) from err
-        if names and not set(names) <= set(inspect.signature(found).parameters):
+            raise MissingDependency(_moved(where, part, "does not exist")) from err
+        if names and not set(names) <= set(inspect.signature(member).parameters):
             raise MissingDependency(_moved(where, part, f"does not take {', '.join(names)}"))
 
 
 def _oldest_mteb() -> str:
     """Return the oldest mteb that the extra of this package accepts."""
     try:
-        found = (re.match(r"mteb\s*>=\s*([0-9.]+)", requirement) for requirement in requires("cas-cache") or ())
+        matches = [re.match(r"mteb\s*>=\s*([0-9.]+)", requirement) for requirement in requires("cas-cache") or ()]
     except PackageNotFoundError:
         return "0"  # run from a source tree that was not installed
-    return next((match[1] for match in found if match), "0")
+    return next((match[1] for match in matches if match), "0")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -107,7 +106,7 @@ def as_encoder(model: Any) -> Any:
     """Return a model as mteb's encoder; a bare `SentenceTransformer` is wrapped as `mteb.evaluate` would wrap it.
 
     Raises:
-        TypeError: If it is no encoder, such as a cross-encoder; or a wrapper that belongs around the cache.
+        TypeError: If it is not an encoder, such as a cross-encoder, or is a wrapper that belongs around the cache.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -115,9 +114,9 @@ def as_encoder(model: Any) -> Any:
         from mteb.models import SentenceTransformerEncoderWrapper
 
         return SentenceTransformerEncoderWrapper(model)
-    found = classification.classify(model)
-    if found.treatment is classification.Treatment.REFUSED:
-        raise TypeError(f"{type(model).__name__} cannot be cached: {found.reason}.")
+    decision = classification.classify(model)
+    if decision.treatment is classification.Treatment.REFUSED:
+        raise TypeError(f"{type(model).__name__} cannot be cached: {decision.reason}.")
     needed = ("mteb_model_meta",) if classification.searches(model) else ("encode", "similarity", "mteb_model_meta")
     missing = [name for name in needed if not hasattr(model, name)]
     if missing:
@@ -152,7 +151,7 @@ def prompt_of_instruct(model: Any, task_metadata: Any, prompt_type: Any, name: s
 
 
 def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
-    """Return everything but name, prompt and encode arguments that decides the vectors of a `SentenceTransformer`."""
+    """Return what determines the vectors of a `SentenceTransformer`, except name, prompt and encode arguments."""
     parameter = next(iter(model.parameters()), None)
     length = getattr(model, "max_seq_length", None)
     return {
@@ -164,9 +163,11 @@ def settings_of_sentence_transformer(model: Any) -> dict[str, Any]:
     }
 
 
-def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any, *, vouched: bool = False) -> dict[str, Any]:
-    """Return what is known to change the vectors of a class that is not known: prompts, and a model inside."""
-    settings = settings_of_any(model, vouched=vouched)
+def settings_of_unknown(
+    model: Any, task_metadata: Any, prompt_type: Any, *, user_pinned: bool = False
+) -> dict[str, Any]:
+    """Return what may change the vectors of an encoder of any class in one task: prompts, and a model inside."""
+    settings = settings_of_any(model, user_pinned=user_pinned)
     if task_metadata.prompt:
         settings["task_prompt"] = task_metadata.prompt
     instruction = _instruction(model, task_metadata, prompt_type)
@@ -175,16 +176,18 @@ def settings_of_unknown(model: Any, task_metadata: Any, prompt_type: Any, *, vou
     return settings
 
 
-def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
-    """Return what is known to change the vectors of any encoder, whatever the task."""
+def settings_of_any(model: Any, *, user_pinned: bool = False) -> dict[str, Any]:
+    """Return what may change the vectors of an encoder of any class, for all tasks."""
     from sentence_transformers import SentenceTransformer
 
     names = ("model_prompts", "prompts_dict", "prompt_priority", "apply_instruction_to_passages")
     settings = {name: value for name in names if (value := getattr(model, name, None))}
     template = getattr(model, "instruction_template", None)
     if template:
-        settings["instruction_template"] = plain(template, "loader argument instruction_template", vouched=vouched)
-    loaded = arguments_of_loader(model, vouched=vouched)
+        settings["instruction_template"] = plain(
+            template, "loader argument instruction_template", user_pinned=user_pinned
+        )
+    loaded = arguments_of_loader(model, user_pinned=user_pinned)
     if loaded:
         settings["loader"] = loaded
     inner = getattr(model, "model", None)
@@ -197,44 +200,48 @@ def settings_of_any(model: Any, *, vouched: bool = False) -> dict[str, Any]:
     return settings
 
 
-def arguments_of_loader(model: Any, *, vouched: bool) -> dict[str, Any]:
+def arguments_of_loader(model: Any, *, user_pinned: bool) -> dict[str, Any]:
     """Return the arguments of the model's loader that change vectors.
 
     Raises:
         IdentityError: If an argument cannot be described, and the user did not name the model and its revision.
     """
     arguments = getattr(getattr(model, "mteb_model_meta", None), "loader_kwargs", None)
-    return plain_arguments(arguments, "loader argument", vouched=vouched)
+    return plain_arguments(arguments, "loader argument", user_pinned=user_pinned)
 
 
 def appearance(model: Any) -> dict[str, str]:
-    """Return the appearance of an mteb encoder: attributes that its identity leaves out on purpose or has no place for.
+    """Return the appearance of an mteb encoder: attributes that are not part of its identity.
 
-    Of a `SentenceTransformer` inside, that is how and where it runs: device, attention kernel, compilation, versions.
+    For a `SentenceTransformer` inside, these are device, attention kernel, compilation and versions.
     """
-    found = appearance_of(model)
+    appearance = appearance_of(model)
     meta = getattr(model, "mteb_model_meta", None)
-    found.update({f"{name} of the metadata": repr(getattr(meta, name, None)) for name in ("max_tokens", "embed_dim")})
+    appearance.update(
+        {f"{name} of the metadata": repr(getattr(meta, name, None)) for name in ("max_tokens", "embed_dim")}
+    )
     inner = getattr(model, "model", None)
     first = next(iter(inner.children()), None) if inner is not None and is_module(inner) else None
     transformer = getattr(first, "auto_model", None)
     config = getattr(transformer, "config", None)
-    if classification.is_known(model):  # of other classes it is in the identity
+    if classification.is_known(model):  # for other classes it is in the identity
         experiment = strip_credentials(getattr(meta, "experiment_kwargs", None) or {})
-        found.update({f"argument {name}": text_of(value) or repr(type(value)) for name, value in experiment.items()})
-    found["device"] = str(getattr(inner, "device", None)).partition(":")[0]
-    found["attention"] = str(getattr(config, "_attn_implementation", None))
-    found["compiled"] = str(hasattr(transformer, "_orig_mod"))
-    return found
+        appearance.update(
+            {f"argument {name}": text_of(value) or repr(type(value)) for name, value in experiment.items()}
+        )
+    appearance["device"] = str(getattr(inner, "device", None)).partition(":")[0]
+    appearance["attention"] = str(getattr(config, "_attn_implementation", None))
+    appearance["compiled"] = str(hasattr(transformer, "_orig_mod"))
+    return appearance
 
 
 def experiments_of(model: Any) -> dict[str | None, str | None]:
-    """Return the names that mteb's cache wrapper gives to a model's folders, each with the precision asked for.
+    """Return the names that mteb's cache wrapper gives to a model's folders, each with the requested precision.
 
-    None is the name where nothing is out of the ordinary, and the precision where none is asked for.
+    The name is None for default settings, and the precision is None if none is requested.
 
     Raises:
-        MissingDependency: If mteb has moved what names them.
+        MissingDependency: If mteb has moved the function that names them.
     """
     from mteb.types import OutputDType
 
@@ -243,7 +250,7 @@ def experiments_of(model: Any) -> dict[str | None, str | None]:
         from mteb.models.model_meta import _serialize_experiment_kwargs_to_name as name_of
     except ImportError as err:
         part = "_serialize_experiment_kwargs_to_name"
-        raise MissingDependency(_moved("mteb.models.model_meta", part, "is not there")) from err
+        raise MissingDependency(_moved("mteb.models.model_meta", part, "does not exist")) from err
 
     own = getattr(getattr(model, "mteb_model_meta", None), "experiment_kwargs", None)
     names: dict[str | None, str | None] = {name_of(own): None}
@@ -253,22 +260,22 @@ def experiments_of(model: Any) -> dict[str | None, str | None]:
 
 
 def _instruction(model: Any, task_metadata: Any, prompt_type: Any) -> str | None:
-    """The instruction that an `AbsEncoder` would put before each item, template included, if it uses one."""
+    """Return the instruction that an `AbsEncoder` puts before each item, with its template; None without one."""
     from mteb.models.abs_encoder import AbsEncoder
 
     if not isinstance(model, AbsEncoder):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a task has no instruction is no news for an encoder that uses none
+        warnings.simplefilter("ignore")  # mteb warns that a task has no instruction, also for encoders that use none
         try:
             instruction: str = model.get_task_instruction(task_metadata, prompt_type)
         except (KeyError, ValueError):
-            return None  # an encoder that asks for it cannot go on, either
+            return None  # an encoder that uses the instruction fails, too
     return instruction
 
 
 def _own_prompt(model: Any, role: str | None, name: str | None) -> str:
-    """The prompt that a `SentenceTransformer` takes by itself when it is given none, or its name alone."""
+    """Return the prompt that a `SentenceTransformer` selects when it is given none, or only a name."""
     prompts = model.prompts or {}
     if name is not None:
         return prompts.get(name) or ""

@@ -1,38 +1,25 @@
-"""A cache backend of others, and what proves its answers.
+"""``cache_backend=`` of our wrapper: which backend stores the vectors, and how a custom one answers a call.
 
-::
-
-    <mirror>/<task name>/<namespace>/spec.json      whose vectors
-                                    /backend.json   which backend keeps them, dtype and shape of a vector
-                                    /proofs/        what it was given: SHA-256 over key and vector
-                                    /...            the backend's own files
-
-An answer is served if it is, bit for bit, a vector that the encoder once made for that item and the backend gave back.
+A custom backend receives what the mirror would receive: distinct items, each once, one chunk at a time. Each namespace
+of a task has its own backend in ``<mirror>/<task name>/<namespace>/``; see `cas_cache.mteb.verified_backend`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache.errors import (
-    ConfigurationError,
-    DamagedMirror,
-    DataWarning,
-    MirrorReadError,
-    MirrorWriteError,
-    ShapeMismatch,
-)
-from cas_cache.files.disk import check_folder, read_error, read_plain, write_atomically
-from cas_cache.format.rows import DTYPES, as_array, finite_rows, row_bytes
-from cas_cache.identity import KEY_BYTES, parsed_json, quoted
-from cas_cache.mirror import Namespace
-from cas_cache.mirror.index import ABSENT
-from cas_cache.mteb.backends import bits_of
+from cas_cache.encoding import ChunkSizes
+from cas_cache.errors import CacheMiss, ConfigurationError
+from cas_cache.format.rows import as_array, storable
+from cas_cache.identity import first_of_each
+from cas_cache.mteb.backends import FaissCache, MirrorCache, require_faiss
+from cas_cache.mteb.binding import BackendFactory
+from cas_cache.mteb.verified_backend import VerifiedBackend
+from cas_cache.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,216 +27,141 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.identity import EncoderSpec
-
-METHODS = ("add", "get_vector", "save", "load", "close", "__contains__")
-"""What mteb's `CacheBackendProtocol` asks for, besides a constructor that takes a folder."""
-
-SPEC_FILE = "spec.json"
-KIND_FILE = "backend.json"
-PROOFS = "proofs"
+    from cas_cache.cache import EmbeddingCache
+    from cas_cache.identity import Batch, EncoderSpec
 
 
-class Kept:
-    """One backend, and what proves its answers.
+def custom_backends(cache_backend: Any, cache: EmbeddingCache) -> CustomBackends | None:
+    """Return the custom backends of a cache; None if ``cache_backend=`` selects the mirror.
+
+    Args:
+        cache_backend: None, `MirrorCache` or `FaissCache` for the mirror; else a class or function that makes a backend
+            of mteb's `CacheBackendProtocol` from a folder.
+        cache: The wrapper's cache.
+
+    Raises:
+        ConfigurationError: If it is none of these, or a custom backend was passed together with a remote.
+        MissingDependency: If it is `FaissCache` and faiss is not installed.
+    """
+    if cache_backend is FaissCache:
+        require_faiss()
+    if any(cache_backend is choice for choice in (None, MirrorCache, FaissCache)):
+        return None
+    name = getattr(cache_backend, "__name__", type(cache_backend).__name__)
+    if isinstance(cache_backend, BackendFactory):
+        raise ConfigurationError(
+            "cas_cache.mteb.backend() is for mteb's own CachedEmbeddingWrapper. Pass remote= to this wrapper, and "
+            "cache_backend=FaissCache or no cache_backend."
+        )
+    if not callable(cache_backend):
+        raise ConfigurationError(
+            f"cache_backend is an instance of {name}, not a class or function that makes a backend from a folder: each "
+            f"namespace has its own. Pass cache_backend={name}."
+        )
+    if cache.repository is not None:
+        raise ConfigurationError(
+            f"{name} stores vectors in its own files, so nothing can be pushed to {cache.repository.url}. Use the "
+            "mirror (no cache_backend=) or FaissCache, or set no remote; CAS_CACHE_REMOTE sets one, too."
+        )
+    return CustomBackends(cache_backend, cache)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """The items of one call of `encode`.
 
     Attributes:
-        backend: It.
-        folder: Where it keeps its files.
+        task: The task's name.
+        spec: The encoder's identity.
+        batch: The n items, by their keys.
+        dataset: The n rows.
+        progress: Show progress bars.
     """
 
-    def __init__(self, make: Callable[[Path], Any], folder: Path, spec: EncoderSpec) -> None:
-        self.folder = folder
-        self._spec = spec
-        self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None
-        is_new = not (folder / KIND_FILE).exists()
-        check_folder(folder / PROOFS)
-        try:
-            (folder / PROOFS).mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / SPEC_FILE, spec.canonical(), create_only=True)
-        except OSError as err:
-            raise MirrorWriteError(f"Making {folder} failed ({err}). Make room, or use another directory.") from err
-        self._proofs = Namespace(folder / PROOFS, spec)
-        self.backend = make(folder)
-        self._name = f"{type(self.backend).__module__}.{type(self.backend).__qualname__}"
-        missing = [method for method in METHODS if not hasattr(self.backend, method)]
-        if missing:
-            raise ConfigurationError(
-                f"{self._name} is not a cache backend: it has no {', '.join(missing)}. mteb's CacheBackendProtocol "
-                "says what it needs."
-            )
-        if not is_new:
-            self._read_kind()
-        with warnings.catch_warnings():
-            if is_new:
-                warnings.simplefilter("ignore")  # mteb's warn that there is nothing yet
-            try:
-                self.backend.load()
-            except OSError as err:
-                if isinstance(err, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-                    raise self._cannot_load(err) from err
-                raise read_error(folder, err) from err
-            except Exception as err:
-                raise self._cannot_load(err) from err
+    task: str
+    spec: EncoderSpec
+    batch: Batch
+    dataset: Any
+    progress: bool | None
 
-    def _cannot_load(self, err: Exception) -> DamagedMirror:
-        return DamagedMirror(f"{self._name} cannot load what is in {self.folder} ({err!r}). {self._way_out}")
+    def items(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return items as a backend receives them: a text as itself, any other item with its key in place of a text.
 
-    @property
-    def _way_out(self) -> str:
-        return f"Move {self.folder} elsewhere: its vectors may be nowhere else. They are encoded again."
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one vector, 0 while there is none."""
-        return 0 if self._kind is None else row_bytes(*self._kind)
-
-    def nothing(self, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
-        """Return the answer to a call of no items."""
-        if self._kind is None:
-            return as_array(encode(np.zeros(0, np.int64)))
-        return np.empty((0, *self._kind[1]), self._kind[0])
-
-    def find(self, keys: NDArray[np.uint8], items: list[dict[str, Any]]) -> list[NDArray[Any] | None]:
-        """Return the vector of each item, None where there is none that is proved to be its.
-
-        Args:
-            keys: (n, 32) uint8, distinct.
-            items: The n items.
+        mteb's backends identify an item by its text and media alone, and would ignore a title that the encoder reads
+        apart. A key also spares the backend from hashing an image or film again.
         """
-        found: list[NDArray[Any] | None] = [None] * len(items)
-        if self._kind is None:
-            return found
-        held = {n: one for n, one in enumerate(self._held(items)) if one is not None and one.shape == self._kind[1]}
-        if held:
-            at, vectors = list(held), np.stack(list(held.values()))
-            proved = self._proofs.find(_proofs(keys[at], vectors)) != ABSENT
-            for n, vector, good in zip(at, vectors, proved, strict=True):
-                found[n] = vector if good else None
-        return found
+        if self.spec.fields != ("text",):
+            return [{"text": key.tobytes().hex()} for key in self.batch.keys[positions]]
+        if hasattr(self.dataset, "column_names"):
+            texts = self.dataset["text"][:]
+            return [{"text": texts[position]} for position in positions.tolist()]
+        return [{"text": self.dataset[position]["text"]} for position in positions.tolist()]
 
-    def add(self, keys: NDArray[np.uint8], items: list[dict[str, Any]], vectors: NDArray[Any]) -> None:
-        """Have the backend keep vectors, and prove that it does. NaN and infinite ones are left out.
 
-        Args:
-            keys: (n, 32) uint8, distinct.
-            items: The n items; what the backend has of them is not proved to be theirs.
-            vectors: (n, *shape), as `rows.storable` gives them.
+class CustomBackends:
+    """The custom backends of one cache: one for each namespace of a task, opened when it is first needed."""
+
+    def __init__(self, make: Callable[[Path], Any], cache: EmbeddingCache) -> None:
+        self._make = make
+        self._cache = cache
+        self._opened: dict[tuple[str, str], VerifiedBackend] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy opens the backends again, from their folders.
+        return {**vars(self), "_opened": {}}
+
+    def encode_items(self, request: EncodeRequest, encode: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
+        """Return the (n, d) vectors of a request; as `EmbeddingCache.encode_items`.
 
         Raises:
-            ShapeMismatch: If dtype or row shape are not those of the vectors before.
-            ConfigurationError: If the backend gives back anything else.
+            CacheMiss: If an item is missing and the cache is `only_cached`.
+            ConfigurationError: If the backend does not return what it was given, or another backend owns the folder.
+            InvalidEncoderOutput: If the encoder does not return one vector per item.
+            ShapeMismatch: If dtype or row shape are not the namespace's.
         """
-        self._check_kind(vectors)
-        held = self._held(items)
-        finite = finite_rows(vectors)
-        # What a backend has is never added again: some overwrite, some shift every row after it.
-        new = np.array([vector is None for vector in held], np.bool_) & finite
-        left_out = int((~finite).sum())
-        if left_out:
-            warnings.warn(
-                f"{left_out} vectors of {self._spec.model} hold NaN or infinity. They were given back, not stored.",
-                DataWarning,
-                stacklevel=5,
+        backend, stats, keys = self._backend(request), self._cache.stats, request.batch.keys
+        if not len(keys):
+            return backend.empty(encode)
+        distinct, which = first_of_each(keys)
+        items = request.items(distinct)
+        vectors = backend.find(keys[distinct], items)
+        missing = np.array([n for n, vector in enumerate(vectors) if vector is None], np.int64)
+        misses = int(np.isin(which, missing).sum())
+        hits, namespace = len(keys) - misses, request.spec.namespace
+        stats.add_look_up(namespace, hits, misses, hits * backend.row_bytes)
+        if len(missing) and self._cache.only_cached:
+            raise CacheMiss(
+                f"{len(missing)} of {len(distinct)} distinct items are not in {backend.folder}, and only_cached=True "
+                "forbids encoding them. Run once without only_cached.",
+                positions=tuple(distinct[missing[:10]].tolist()),
+                missing=len(missing),
             )
-        if new.any():
-            chosen = [item for item, is_new in zip(items, new, strict=True) if is_new]
-            self.backend.add(chosen, vectors[new])
-            self.backend.save()
-            held = self._held(items)
-        same = np.array([_same(one, vector) for one, vector in zip(held, vectors, strict=True)], np.bool_)
-        if (finite & ~same).any():
-            self._refuse(items, new & ~same, finite & ~same, vectors.dtype)
-        if same.any():
-            proofs = _proofs(keys[same], vectors[same])
-            self._proofs.append(proofs, np.zeros((len(proofs), 1), np.uint8))
+        sizes, start = ChunkSizes(self._cache.chunk_items, stats.seconds_per_item(namespace)), 0
+        with progress_bar("encode", len(missing), request.progress) as advance:
+            while start < len(missing):
+                chunk = missing[start : start + sizes.next]
+                start += len(chunk)
+                began = time.monotonic()
+                encoded = storable(as_array(encode(distinct[chunk])), len(chunk))
+                seconds = time.monotonic() - began
+                stats.add_encoded(namespace, len(chunk), seconds)
+                backend.add(keys[distinct[chunk]], [items[n] for n in chunk], encoded)
+                for n, vector in zip(chunk.tolist(), encoded, strict=True):
+                    vectors[n] = vector
+                sizes.add(len(chunk), seconds, encoded.nbytes // len(chunk))
+                advance(len(chunk))
+        answer: NDArray[Any] = np.stack([vector for vector in vectors if vector is not None])[which]
+        return answer
 
-    def _held(self, items: list[dict[str, Any]]) -> list[NDArray[Any] | None]:
-        """What the backend has, as it would be served."""
-        return [None if got is None else self._as_kept(got) for got in map(self.backend.get_vector, items)]
+    def close(self) -> None:
+        """Close the backends. They are opened again when they are next needed."""
+        for opened in self._opened.values():
+            opened.backend.close()
+        self._opened = {}
 
-    def _as_kept(self, got: Any) -> NDArray[Any]:
-        """An answer in the encoder's dtype, which backends may widen."""
-        vector = as_array(got)
-        if self._kind is None or vector.size != np.prod(self._kind[1]):
-            return vector
-        with np.errstate(all="ignore"):  # what does not fit is not what was given, which shows
-            return vector.reshape(self._kind[1]).astype(self._kind[0])
-
-    def _refuse(
-        self, items: list[dict[str, Any]], new: NDArray[np.bool_], wrong: NDArray[np.bool_], dtype: np.dtype[Any]
-    ) -> None:
-        """Say that answers are not what was given.
-
-        Args:
-            items: The n items.
-            new: (n,) which of them were given just now and did not come back.
-            wrong: (n,) which of them have another vector.
-            dtype: The encoder's.
-
-        Raises:
-            ConfigurationError: If the backend cannot keep what it is given.
-        """
-        got = self.backend.get_vector(items[int(np.flatnonzero(wrong)[0])])
-        answered = None if got is None else as_array(got).dtype
-        rounds = answered is not None and not np.can_cast(dtype, answered, "safe")
-        if rounds or new.any():
-            what = f"answers in {answered} what is {dtype}" if rounds else "does not give back what it was given"
-            raise ConfigurationError(
-                f"{self._name} {what}, for {int(wrong.sum())} of {len(items)} items of {self._spec.model}. Nothing of "
-                f"it was served. Use the mirror (no cache_backend=)."
-            )
-        warnings.warn(
-            f"{self._name} has {int(wrong.sum())} vectors in {self.folder} that are not what it was given. They are "
-            "encoded at every run. Use the mirror (no cache_backend=), or move that folder elsewhere: its other "
-            "vectors may be nowhere else.",
-            DataWarning,
-            stacklevel=6,
-        )
-
-    def _check_kind(self, vectors: NDArray[Any]) -> None:
-        kind = (vectors.dtype, vectors.shape[1:])
-        if self._kind is None:
-            self._kind = kind
-            document = {"backend": self._name, "dtype": vectors.dtype.name, "shape": list(vectors.shape[1:])}
-            try:
-                write_atomically(self.folder / KIND_FILE, json.dumps(document).encode())
-            except OSError as err:
-                raise MirrorWriteError(f"Writing to {self.folder} failed ({err}). Make room and run again.") from err
-        if self._kind != kind:
-            raise ShapeMismatch(
-                f"{self.folder} holds {self._kind[0]} vectors of shape {self._kind[1]}; the encoder answered with "
-                f"{kind[0]} of shape {kind[1]}, which were not stored."
-            )
-
-    def _read_kind(self) -> None:
-        path = self.folder / KIND_FILE
-        try:
-            document = parsed_json(read_plain(path))
-            name, dtype, shape = document["backend"], document["dtype"], tuple(document["shape"])
-            if dtype not in DTYPES or not all(type(n) is int and n > 0 for n in shape):
-                msg = f"vectors of {quoted(dtype)} and shape {quoted(shape)}"
-                raise ValueError(msg)
-            self._kind = np.dtype(dtype), shape
-        except MirrorReadError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise DamagedMirror(f"{path} is damaged ({err!r}). {self._way_out}") from err
-        if name != self._name:
-            raise ConfigurationError(
-                f"{self.folder} is kept by {name}, and cache_backend is {self._name} now. Pass the same as before, "
-                "or name another cache_path."
-            )
-
-
-def _same(one: NDArray[Any] | None, vector: NDArray[Any]) -> bool:
-    if one is None or (one.dtype, one.shape) != (vector.dtype, vector.shape):
-        return False
-    return one.tobytes() == vector.tobytes()
-
-
-def _proofs(keys: NDArray[np.uint8], vectors: NDArray[Any]) -> NDArray[np.uint8]:
-    """(n, 32) uint8, the SHA-256 over each key and the bytes of its vector."""
-    rows = zip(keys, bits_of(vectors), strict=True)
-    digests = b"".join(hashlib.sha256(key.tobytes() + row.tobytes()).digest() for key, row in rows)
-    return np.frombuffer(digests, np.uint8).reshape(-1, KEY_BYTES)
+    def _backend(self, request: EncodeRequest) -> VerifiedBackend:
+        place = (request.task, request.spec.namespace)
+        if place not in self._opened:
+            folder = self._cache.mirror.views.folder(request.task) / request.spec.namespace
+            self._opened[place] = VerifiedBackend(self._make, folder, request.spec)
+        return self._opened[place]

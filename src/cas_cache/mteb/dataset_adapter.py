@@ -1,6 +1,6 @@
-"""mteb's loaders and the datasets in them: as items with keys, and some rows of them as a loader.
+"""mteb's loaders and their datasets: the keys of their rows, and loaders over some of the rows.
 
-Read in mteb 2.26.24, datasets and torch; what is not their published interface is named here and in `compat`.
+Read in mteb 2.26.24, datasets and torch; parts that are not their published interface are named here and in `compat`.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LAZY_FIELDS = frozenset({"image", "audio", "video"})
-"""Columns that are decoded row by row; a whole corpus of them need not fit in memory."""
+"""Columns that are decoded row by row, because a whole corpus of them may not fit in memory."""
 
 ROWS_AT_ONCE = 1 << 14
-"""Rows that are Python strings at one time: some 200 B each."""
+"""Rows that are Python strings at a time: about 200 B each."""
 
 
 def column_names(dataset: Any) -> list[str]:
-    """Return the columns of a loader's dataset, whatever kind it is."""
+    """Return the columns of a loader's dataset of any class."""
     if hasattr(dataset, "column_names"):
         return list(dataset.column_names)
     return list(dataset[0]) if len(dataset) else []
 
 
-def batch_of_dataset(dataset: Any, fields: tuple[str, ...], tell: Callable[[int], None] | None = None) -> Batch:
-    """Return a loader's dataset as a batch of items: whole columns at a time where it has columns.
+def batch_of_dataset(dataset: Any, fields: tuple[str, ...], advance: Callable[[int], None] | None = None) -> Batch:
+    """Return a loader's dataset as a batch of items, from whole columns if it has columns.
 
     Args:
         dataset: n rows.
         fields: The fields that reach the encoder.
-        tell: Told of rows whose keys are made.
+        advance: Called with the number of rows whose keys were made.
     """
-    tell = tell or (lambda _: None)
-    return Batch(len(dataset), lambda: _keys_of_dataset(dataset, fields, tell), _digest_of_dataset(dataset, fields))
+    report = advance or (lambda _: None)
+    return Batch(len(dataset), lambda: _keys_of_dataset(dataset, fields, report), _digest_of_dataset(dataset, fields))
 
 
 def ids_of_dataset(dataset: Any) -> list[str] | None:
-    """Return the ids that a task has for a dataset's rows, if it has."""
+    """Return the task's ids of a dataset's rows; None if it has none."""
     if not hasattr(dataset, "column_names") or "id" not in dataset.column_names:
         return None
-    return [str(one) for one in dataset["id"][:]]
+    return [str(row_id) for row_id in dataset["id"][:]]
 
 
 def _digest_of_dataset(dataset: Any, fields: tuple[str, ...]) -> bytes | None:
-    """A hash over the Arrow buffers of the columns, where all of them are plain strings; None where they are not.
+    """Return a hash over the Arrow buffers of the columns, if all of them are plain strings; None if not.
 
-    The lengths of the strings are hashed beside their bytes, and say where each ends; how the column is cut into chunks
-    does not matter.
+    The lengths of the strings are hashed beside their bytes and determine where each ends, so the hash does not depend
+    on the chunks of a column.
     """
     from datasets import Dataset
 
     if not isinstance(dataset, Dataset) or len(dataset) < MIN_ITEMS:
         return None
-    if dataset._indices is not None or dataset._format_type is not None:  # noqa: SLF001 - the table is not what rows are
+    if dataset._indices is not None or dataset._format_type is not None:  # noqa: SLF001 - rows differ from the table
         return None
     parts = []
     for field in [field for field in fields if field in dataset.column_names]:
@@ -79,12 +79,12 @@ def _digest_of_dataset(dataset: Any, fields: tuple[str, ...]) -> bytes | None:
     return digest_of_batch("columns", parts) if parts else None
 
 
-class _Told:
-    """A column that tells of each of its rows that was read."""
+class _CountedColumn:
+    """A column that reports each of its rows that was read."""
 
-    def __init__(self, column: Any, tell: Callable[[int], None]) -> None:
+    def __init__(self, column: Any, advance: Callable[[int], None]) -> None:
         self._column = column
-        self._tell = tell
+        self._advance = advance
 
     def __len__(self) -> int:
         return len(self._column)
@@ -92,34 +92,34 @@ class _Told:
     def __iter__(self) -> Iterator[Any]:
         for value in self._column:
             yield value
-            self._tell(1)
+            self._advance(1)
 
 
-def _keys_of_dataset(dataset: Any, fields: tuple[str, ...], tell: Callable[[int], None]) -> NDArray[np.uint8]:
+def _keys_of_dataset(dataset: Any, fields: tuple[str, ...], advance: Callable[[int], None]) -> NDArray[np.uint8]:
     present = [field for field in fields if field in column_names(dataset)]
     if hasattr(dataset, "column_names"):
         if not present or LAZY_FIELDS & set(present):
-            found: dict[str, Any] = {f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}
-            told = next((field for field in present if field in LAZY_FIELDS), None)
-            if told is not None:
-                found[told] = _Told(found[told], tell)
-            return keys_of_rows(found, fields)
+            columns: dict[str, Any] = {f: dataset[f] if f in LAZY_FIELDS else dataset[f][:] for f in present}
+            counted = next((field for field in present if field in LAZY_FIELDS), None)
+            if counted is not None:
+                columns[counted] = _CountedColumn(columns[counted], advance)
+            return keys_of_rows(columns, fields)
         keys = np.empty((len(dataset), KEY_BYTES), np.uint8)
         for first in range(0, len(dataset), ROWS_AT_ONCE):
             columns = {f: dataset[f][first : first + ROWS_AT_ONCE] for f in present}
             keys[first : first + ROWS_AT_ONCE] = keys_of_rows(columns, fields, first)
-            tell(min(ROWS_AT_ONCE, len(dataset) - first))
+            advance(min(ROWS_AT_ONCE, len(dataset) - first))
         return keys
     rows = [dataset[i] for i in range(len(dataset))]
     return keys_of_rows({f: [row[f] for row in rows] for f in present}, fields)
 
 
 def rows_of_loader(loader: Any, positions: NDArray[np.int64]) -> Any:
-    """Return a loader like `loader` over some rows of its dataset: the rows that mteb prepared, as they are."""
+    """Return a loader like `loader` over some rows of its dataset, unchanged from how mteb prepared them."""
     from torch.utils.data import DataLoader, Subset
 
     class Rows(Subset):  # type: ignore[misc]
-        """Some rows of a dataset; all else that encoders ask of one, such as ``features``, is the dataset's."""
+        """Some rows of a dataset; every other attribute, such as ``features``, is the dataset's."""
 
         def __getattr__(self, name: str) -> Any:
             if name == "dataset" or name.startswith("__"):
@@ -136,12 +136,12 @@ def rows_of_loader(loader: Any, positions: NDArray[np.int64]) -> Any:
 
 
 def _selected(dataset: Any, positions: NDArray[np.int64]) -> Any:
-    """Some rows of a dataset that can select. A `datasets.Dataset` would hash all positions for its name, 9 us each."""
+    """Select rows of a dataset; a `datasets.Dataset` would hash all positions for its fingerprint, 9 us each."""
     from datasets import Dataset
 
     if not isinstance(dataset, Dataset):
         return dataset.select(positions.tolist())
     first, last = (int(positions[0]), int(positions[-1])) if len(positions) else (0, -1)
-    is_run = last - first == len(positions) - 1  # they ascend
+    is_run = last - first == len(positions) - 1  # positions ascend
     chosen = range(first, last + 1) if is_run else positions.tolist()
     return dataset.select(chosen, new_fingerprint=secrets.token_hex(8))

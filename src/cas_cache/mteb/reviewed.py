@@ -1,4 +1,4 @@
-"""The encoder classes of mteb that were read, and the reason that decides how each is treated.
+"""The encoder classes of mteb that were reviewed, and the reason that decides how each is treated.
 
 Read in mteb 2.26.24. A class that is not listed is scoped to the task; a test names each class of the installed mteb
 that is missing here, and each that mteb no longer has.
@@ -119,7 +119,7 @@ REVIEWED: dict[str, str] = {
 """For each reason of `classification.REASONS`, the names of classes as `classification.path_of` gives them."""
 
 REASON_OF = {name: reason for reason, names in REVIEWED.items() for name in names.split()}
-"""For each class, its reason."""
+"""The reason of each class."""
 
 _SERVICE_NAMES = """
     bedrock_models.BedrockModel bedrock_models.NovaMultimodalEmbeddingsModel

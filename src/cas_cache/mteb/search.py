@@ -1,9 +1,9 @@
-"""`MirrorSearch`: what mteb's retrieval searches a cached corpus with, in place of multiplying it out.
+"""`MirrorSearch`: searches a cached corpus for mteb's retrieval tasks, instead of multiplying it out.
 
-mteb hands over the corpus as the encoder answered. Of a `CachedEmbeddingWrapper` that is a map of the mirror's file
-wherever the corpus lies there in one piece, so exact search reads the mirror in place; else, after repeats in a corpus
-for example, it is an array in memory. Nothing is inferred from where rows came from: an index is saved under a hash of
-the very bytes that were handed over, so it is found again for the same corpus and for no other.
+mteb passes the corpus as the encoder returned it. With a `CachedEmbeddingWrapper` that is a memory map of the mirror's
+file if the corpus is stored there in one piece, so exact search reads the mirror in place. Otherwise, for example after
+repeats in a corpus, it is an array in memory. The origin of rows does not matter: an index is saved under a hash of the
+bytes that were passed, so it is found again for the same corpus and for no other.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import numpy as np
 
 from cas_cache.errors import ConfigurationError
 from cas_cache.format.rows import as_array
-from cas_cache.search import METRICS, ArrayRows, Design, Finder
-from cas_cache.search.design import design_of
-from cas_cache.search.exact import require_faiss
-from cas_cache.search.finder import checked_queries
-from cas_cache.search.ranking import rank
+from cas_cache.search import METRICS, Design
+from cas_cache.search.exact import rank, require_faiss
+from cas_cache.search.finder import Finder, checked_queries
+from cas_cache.search.rows import ArrayRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER = ".faiss"
-"""In the mirror's directory. Whatever is in it can be deleted at any time."""
+"""A folder in the mirror's directory. Its contents can be deleted at any time."""
 
 METRIC_OF = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
-"""What mteb's `ScoringFunction`s are called here."""
+"""The metric of each of mteb's `ScoringFunction`s."""
 
 CHECKED_QUERIES, CHECKED_DOCUMENTS = 4, 16
-"""Pairs whose scores are compared with the model's own similarity, in each search."""
+"""Number of pairs whose scores each search compares with the model's own similarity."""
 
 TOLERANCE = 2e-3
-"""Between a score and the model's own: two roundings of float16. Another function differs by more."""
+"""Tolerance of a score: two roundings of float16. Another similarity function differs by more."""
 
 
 class MirrorSearch:
@@ -45,14 +44,15 @@ class MirrorSearch:
     Args:
         model: The encoder that is evaluated. Of a `CachedEmbeddingWrapper` indexes are saved in its mirror; of any
             other they are kept in memory.
-        kind: ``"exact"`` gives the scores of a run without it. The others, as for `open_search`, can miss documents,
-            and scores then differ.
+        index: None, exact search, gives the scores of a run without it. A FAISS index, as for `open_search`, can miss
+            documents, and scores then differ.
         metric: ``"cosine"``, ``"ip"`` or ``"l2"``; None takes the model's ``similarity_fn_name``.
-        **parameters: As for `open_search`.
+        parameters: As for `open_search`.
+        k_factor: As for `open_search`.
 
     Raises:
         MissingDependency: If faiss is not installed.
-        ConfigurationError: If kind, metric or a parameter cannot be, or the model's similarity is none of these.
+        ConfigurationError: If metric or a parameter is invalid, or the model's similarity is none of these.
 
     Example:
         >>> cached = CachedEmbeddingWrapper(model, "cache")  # doctest: +SKIP
@@ -60,9 +60,17 @@ class MirrorSearch:
         >>> mteb.evaluate(searched, tasks, cache=None)  # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, *, kind: str = "exact", metric: str | None = None, **parameters: int | str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        index: str | None = None,
+        metric: str | None = None,
+        parameters: str = "",
+        k_factor: int = 4,
+    ) -> None:
         require_faiss()
-        self.design: Design = design_of(metric or _metric_of(model), kind, parameters)
+        self.design = Design(metric or _metric_of(model), index, parameters, k_factor)
         mirror = getattr(getattr(model, "cache", None), "mirror", None)
         self._folder: Path | None = None if mirror is None else mirror.directory / FOLDER
         self._parts: list[NDArray[Any]] = []
@@ -70,17 +78,17 @@ class MirrorSearch:
         self._finder: Finder | None = None
 
     def __repr__(self) -> str:
-        return f"MirrorSearch({self.design.metric}, {self.design.kind}, documents={len(self._ids)})"
+        return f"MirrorSearch({self.design!r}, documents={len(self._ids)})"
 
     def add_documents(self, embeddings: Any, idxs: Iterable[str]) -> None:
         """Take documents, after those that are there.
 
         Args:
-            embeddings: (n, d). Kept as they are, not copied, so they may not be changed until `clear`.
+            embeddings: (n, d). They are not copied, so they must not be changed until `clear`.
             idxs: Their n ids.
 
         Raises:
-            ConfigurationError: If the ids are not n.
+            ConfigurationError: If there is not one id per document.
         """
         vectors, ids = as_array(embeddings), list(idxs)
         if len(vectors) != len(ids):
@@ -102,18 +110,18 @@ class MirrorSearch:
 
         Args:
             embeddings: (q, d).
-            top_k: How many.
-            similarity_fn: The model's similarity; a few of the scores are compared with it.
+            top_k: Maximum number of documents per query.
+            similarity_fn: The model's similarity; some scores are compared with it.
             top_ranked: Documents to rank for each query, by id; None searches all.
             query_idx_to_id: The ids of the queries, for `top_ranked`.
 
         Returns:
-            For each query its scores, and the places of the documents: in the order in which they were added, or in the
-            query's list in `top_ranked`.
+            For each query its scores, and the positions of the documents: in the order in which they were added, or in
+            the query's list in `top_ranked`.
 
         Raises:
-            ConfigurationError: If nothing was added, ids are missing or unknown, or the model's similarity is another
-                function than ``metric``.
+            ConfigurationError: If no documents were added, ids are missing or unknown, or the model's similarity is not
+                ``metric``.
             ShapeMismatch: If queries and documents differ in dimension.
         """
         vectors = self._vectors()
@@ -127,11 +135,11 @@ class MirrorSearch:
         return scores.tolist(), rows.tolist()
 
     def clear(self) -> None:
-        """Forget the documents; what was saved of them stays."""
+        """Remove the documents; saved indexes stay."""
         self._parts, self._ids, self._finder = [], [], None
 
     def _vectors(self) -> NDArray[Any]:
-        """All documents; one array as it was handed over, several joined."""
+        """Return all documents: a single array as it was passed, several joined."""
         if not self._parts:
             raise ConfigurationError("There are no documents to search. Call add_documents first.")
         if len(self._parts) > 1:
@@ -140,7 +148,7 @@ class MirrorSearch:
 
     def _opened(self, vectors: NDArray[Any]) -> Finder:
         rows = ArrayRows(vectors)
-        if self._folder is None or self.design.kind == "exact":
+        if self._folder is None or self.design.index is None:
             return Finder(rows, self.design)
         return Finder(rows, self.design, self._folder / str(rows.fingerprint(len(vectors)))[:32])
 
@@ -155,27 +163,24 @@ class MirrorSearch:
         if query_idx_to_id is None:
             raise ConfigurationError("top_ranked names queries by id: pass query_idx_to_id.")
         vectors = self._vectors()
-        row_of = {one: row for row, one in enumerate(self._ids)}
+        row_of = {document: row for row, document in enumerate(self._ids)}
         all_scores: list[list[float]] = []
-        all_places: list[list[int]] = []
-        for at in range(len(queries)):
-            ranked = top_ranked.get(query_idx_to_id[at]) or []
-            # A document that is named twice is one; its first place counts.
-            place_of = {self._row(row_of, one): place for place, one in reversed(list(enumerate(ranked)))}
-            candidates = np.fromiter(place_of, np.int64, len(place_of))[None]
-            k = min(top_k, len(place_of))
-            scores, rows = rank(queries[at : at + 1], candidates, k, self.design.metric, lambda rows: vectors[rows])
-            if at < CHECKED_QUERIES and k:
-                self._check_scores(queries[at : at + 1], scores, rows, similarity_fn)
+        all_positions: list[list[int]] = []
+        for n in range(len(queries)):
+            ranked = top_ranked.get(query_idx_to_id[n]) or []
+            unknown = next((document for document in ranked if document not in row_of), None)
+            if unknown is not None:
+                raise ConfigurationError(f"The document {unknown!r} is to be ranked and was not added.")
+            # A document that is listed twice counts once, at its first position.
+            position_of = {row_of[document]: position for position, document in reversed(list(enumerate(ranked)))}
+            candidates = np.fromiter(position_of, np.int64, len(position_of))[None]
+            k = min(top_k, len(position_of))
+            scores, rows = rank(queries[n : n + 1], candidates, k, self.design.metric, lambda rows: vectors[rows])
+            if n < CHECKED_QUERIES and k:
+                self._check_scores(queries[n : n + 1], scores, rows, similarity_fn)
             all_scores.append(scores[0].tolist())
-            all_places.append([place_of[row] for row in rows[0].tolist()])
-        return all_scores, all_places
-
-    def _row(self, row_of: Mapping[str, int], one: str) -> int:
-        try:
-            return row_of[one]
-        except KeyError:
-            raise ConfigurationError(f"The document {one!r} is to be ranked and was not added.") from None
+            all_positions.append([position_of[row] for row in rows[0].tolist()])
+        return all_scores, all_positions
 
     def _check_scores(
         self,
@@ -186,22 +191,22 @@ class MirrorSearch:
     ) -> None:
         """Compare some scores with the model's own."""
         vectors = self._vectors()
-        for at in range(min(CHECKED_QUERIES, len(queries))):
-            chosen = rows[at, :CHECKED_DOCUMENTS]
-            own = as_array(similarity_fn(queries[at : at + 1], np.array(vectors[chosen])))[0].astype(np.float64)
-            ours = scores[at, :CHECKED_DOCUMENTS].astype(np.float64)
+        for n in range(min(CHECKED_QUERIES, len(queries))):
+            chosen = rows[n, :CHECKED_DOCUMENTS]
+            own = as_array(similarity_fn(queries[n : n + 1], np.array(vectors[chosen])))[0].astype(np.float64)
+            ours = scores[n, :CHECKED_DOCUMENTS].astype(np.float64)
             scale = np.maximum(np.abs(own), 1)
             if not (np.abs(own - ours) <= TOLERANCE * scale).all():
                 worst = int(np.nanargmax(np.abs(own - ours) / scale))
                 raise ConfigurationError(
-                    f"The model's similarity is not {self.design.metric!r}: it says {own[worst]:.6g} where that is "
+                    f"The model's similarity is not {self.design.metric!r}: it gives {own[worst]:.6g} where that gives "
                     f"{ours[worst]:.6g}. Pass the right metric= of {', '.join(METRICS)}, or evaluate without "
                     "MirrorSearch."
                 )
 
 
 def _metric_of(model: Any) -> str:
-    """The metric of a model's metadata; cosine, as in mteb, where that says nothing."""
+    """Return the metric in a model's metadata; cosine, as in mteb, if there is none."""
     name = getattr(getattr(model, "mteb_model_meta", None), "similarity_fn_name", None)
     if name is None:
         return "cosine"

@@ -1,8 +1,8 @@
-"""`TextVectorMap`: mteb 1.x's map from texts to vectors, over what a cache keeps for one task.
+"""`TextVectorMap`: mteb 1.x's map from texts to vectors, over the vectors of one task in a mirror.
 
-The methods and attributes are those of the class that mteb 1.x had. What it adds: it reads the views of a mirror, so a
-task's queries and documents are there without a second copy; the dtype is the encoder's; rows are proved before they
-are given out. It needs neither mteb nor torch.
+The methods and attributes are those of the class in mteb 1.x. It reads the views of a mirror, so it needs no second
+copy of a task's vectors; the dtype is the encoder's; and rows are verified before they are returned. It needs neither
+mteb nor torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_NAMED = 5
-"""Models named in an error; more would bury what to do."""
+"""Maximum number of models that an error names; more would bury the advice."""
 
 
 class TextVectorMap:
@@ -30,13 +30,12 @@ class TextVectorMap:
 
     Args:
         directory: ``<mirror directory>/<task name>``.
-        initial_vectors: Ignored; mteb 1.x made room for so many.
-        role: ``"query"`` or ``"document"``, to have these alone; None joins the task's roles.
-        model: Whose vectors, if several models are in the folder: a model's name, or ``name@revision``.
-        spec: Whose vectors, exactly: where one model was run with several settings, and for `add` in a folder that
-            holds nothing yet.
-        namespace: The same by id, or by the beginning of an id that fits one namespace of the folder: where a prompt
-            was changed, the folder has a namespace for each prompt. `cas-cache info` shows them.
+        initial_vectors: Ignored; mteb 1.x reserved space for this number.
+        role: ``"query"`` or ``"document"``, to load only this role; None joins the task's roles.
+        model: The model, if several models are in the folder: its name, or ``name@revision``.
+        spec: The exact encoder: if one model was run with several settings, and for `add` in an empty folder.
+        namespace: The same by id, or by a prefix of an id that selects one namespace of the folder: after a prompt was
+            changed, the folder has a namespace for each prompt. `cas-cache info` shows them.
 
     Attributes:
         hash_to_index: For each text, hex SHA-256 of its UTF-8 bytes -> row of `vectors`.
@@ -54,7 +53,7 @@ class TextVectorMap:
         namespace: str | None = None,
     ) -> None:
         if spec is not None and namespace is not None:
-            raise ConfigurationError("Both spec= and namespace= name the encoder's vectors. Pass one of them.")
+            raise ConfigurationError("Both spec= and namespace= select an encoder. Pass one of them.")
         self.directory = Path(directory).expanduser().absolute()
         self.initial_vectors = initial_vectors
         self._role = role
@@ -71,7 +70,7 @@ class TextVectorMap:
         self.load()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy reads the task from the mirror again. Vectors that were added and not saved yet are in both.
+        # A copy reads the task from the mirror again. Vectors that are added but not saved are in both.
         return {**vars(self), "_parts": [], "_vectors": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,7 +91,7 @@ class TextVectorMap:
 
     @property
     def vectors(self) -> NDArray[Any] | None:
-        """(n, d): a row for each distinct text of each role, in the order asked for; None before the first."""
+        """(n, d): a row for each distinct text of each role, in the order of the requests; None before the first."""
         if self._vectors is None and (self._parts or self._added):
             stored = [ns.take(rows) for _, ns, rows in self._parts]
             added = [np.stack(list(self._added.values()))] if self._added else []
@@ -100,14 +99,14 @@ class TextVectorMap:
         return self._vectors
 
     def load(self, name: str | None = None) -> None:
-        """Read what the mirror holds for this task now.
+        """Read the vectors that the mirror holds for this task now.
 
         Args:
             name: The task's name, as mteb 1.x passed it; None takes the folder's.
 
         Raises:
             ConfigurationError: If `name` is another task's, or several models are in the folder and none was named.
-            MirrorError: If there is no such task in the mirror.
+            MirrorError: If the mirror has no such task, model or role.
         """
         if name is not None and self._mirror.views.folder(name) != self.directory:
             raise ConfigurationError(
@@ -121,8 +120,8 @@ class TextVectorMap:
             ns = self._mirror.get(namespace)
             if ns is None:
                 raise MirrorError(
-                    f"The vectors of {self.directory.name} ({group[0].model}) are not in this mirror any more. Pull, "
-                    "or evaluate again."
+                    f"The vectors of {self.directory.name} ({group[0].model}) are no longer in this mirror. Pull, or "
+                    "evaluate again."
                 )
             rows, texts = self._rows(ns, group)
             for offset, digest in enumerate(texts):
@@ -140,32 +139,32 @@ class TextVectorMap:
         """Return a text's vector, (d,), or None.
 
         Raises:
-            ConfigurationError: If the text has several vectors that differ, as in two roles of which none was named.
+            ConfigurationError: If the text has several different vectors, for example in two roles.
         """
         if text in self._added:
             return self._added[text]
         digest = _hash(text)
-        at = self.hash_to_index.get(digest)
+        row = self.hash_to_index.get(digest)
         vectors = self.vectors
-        if at is None or vectors is None:
+        if row is None or vectors is None:
             return None
-        rows = self._ambiguous.get(digest, [at])
-        if (vectors[rows] != vectors[at]).any():
+        rows = self._ambiguous.get(digest, [row])
+        if (vectors[rows] != vectors[row]).any():
             places = sorted({f"{view.role}, {view.subset}, {view.split}" for view, _, _ in self._parts})
             raise ConfigurationError(
-                f"This text has {len(rows)} vectors that differ, among these roles, subsets and splits: {places}. Name "
+                f"This text has {len(rows)} different vectors, among these roles, subsets and splits: {places}. Pass "
                 f"a role, TextVectorMap(directory, role='query'), or take them from .vectors[{rows}]."
             )
-        vector: NDArray[Any] = vectors[at]
+        vector: NDArray[Any] = vectors[row]
         return vector
 
     def add(self, text: str, vector: Any) -> None:
         """Add a text's vector. `save` or `close` stores it; a text that the map holds already keeps its vector.
 
         Raises:
-            ConfigurationError: If the folder does not say whose vector this is.
-            ShapeMismatch: If its dimension or dtype is not that of the others. The map is as it was.
-            InvalidEncoderOutput: If it is not one vector of finite numbers.
+            ConfigurationError: If the folder does not determine the encoder of this vector.
+            ShapeMismatch: If its dimension or dtype is not that of the others. The map is unchanged.
+            InvalidEncoderOutput: If it is not a single vector of finite numbers.
         """
         _, ns = self._target()
         row = self._checked(vector, ns)
@@ -176,7 +175,7 @@ class TextVectorMap:
             self.vector_dim = len(row)
 
     def _checked(self, vector: Any, ns: Namespace) -> NDArray[Any]:
-        """Return a vector as it will be stored, if it can be stored beside the others."""
+        """Return a vector as it will be stored beside the others."""
         array = as_array(vector)
         if array.ndim != 1:
             raise InvalidEncoderOutput(f"add() takes one vector, (d,), and was given an array of shape {array.shape}.")
@@ -190,12 +189,12 @@ class TextVectorMap:
         if dtype is not None and (row.dtype, row.shape) != (dtype, shape):
             raise ShapeMismatch(
                 f"{self.directory.name} has {dtype} vectors of shape {shape}; this one is {row.dtype} of shape "
-                f"{row.shape}. It was not added. Convert it, or give vectors of another encoder another spec=."
+                f"{row.shape}. It was not added. Convert it, or pass another spec= for vectors of another encoder."
             )
         return row
 
     def save(self) -> None:
-        """Commit what was added to the mirror."""
+        """Commit the added vectors to the mirror."""
         if not self._added:
             return
         view, ns = self._target()
@@ -212,58 +211,44 @@ class TextVectorMap:
         self._mirror.close()
 
     def _rows(self, ns: Namespace, views: list[View]) -> tuple[NDArray[np.int64], list[str]]:
-        """Rows and text hashes of views of one namespace: each distinct row once, in order of first appearance."""
+        """Return rows and text hashes of views of one namespace: each distinct row once, by first appearance."""
         pairs = [keys_in(self.directory, view) for view in views]
         keys = np.concatenate([keys for keys, _ in pairs])
         texts = np.concatenate([keys if texts is None else texts for keys, texts in pairs])
         distinct, _ = first_of_each(keys)
         rows = ns.find(keys[distinct])
-        # NaN vectors are never stored, and rows may have been evicted: what is not there has no row.
-        there = rows != ABSENT
-        return rows[there], [row.tobytes().hex() for row in texts[distinct[there]]]
+        # NaN vectors are never stored, and rows may have been evicted: such texts have no row.
+        is_stored = rows != ABSENT
+        return rows[is_stored], [row.tobytes().hex() for row in texts[distinct[is_stored]]]
 
     def _chosen(self, views: list[View]) -> list[View]:
-        """The views of the one namespace, or of the one model and the role, asked for."""
+        """Return the views of the requested namespace, or of the requested model and role."""
         if self._spec is not None:
             return [view for view in views if view.namespace == self._spec.namespace]
         if self._namespace is not None:
             return self._in_namespace(self._namespace, views)
-        models = sorted({f"{view.model}@{view.revision}" for view in views})
-        if self._model is not None:
-            views = [v for v in views if self._model in (v.model, f"{v.model}@{v.revision}")]
-        if not views:
-            if models:
-                has = f"It has {', '.join(models[:MAX_NAMED])}."
-            else:
-                has = f"The mirror has the tasks {', '.join(self._mirror.views.tasks()) or '(none)'}."
-            raise MirrorError(
-                f"There is nothing of {self._model or 'this task'} in {self.directory}. {has} Evaluate it once, or "
-                "name another."
-            )
-        if len({(view.model, view.revision) for view in views}) > 1:
+        task = views[0].task if views else self.directory.name
+        chosen = self._mirror.views.choose(task, role=self._role, model=self._model)
+        models = sorted({f"{view.model}@{view.revision}" for view in chosen})
+        if len(models) > 1:
             raise ConfigurationError(
-                f"{self.directory.name} has vectors of several models: {', '.join(models[:MAX_NAMED])}. Name one: "
+                f"{task} has vectors of several models: {', '.join(models[:MAX_NAMED])}. Name one: "
                 "TextVectorMap(directory, model='name@revision')."
-            )
-        chosen = [view for view in views if self._role is None or view.role == self._role]
-        if not chosen:
-            raise ConfigurationError(
-                f"{self.directory.name} has no role {self._role!r}; it has {sorted({str(v.role) for v in views})}."
             )
         self._check_settings(chosen)
         return chosen
 
     def _in_namespace(self, wanted: str, views: list[View]) -> list[View]:
-        """The views of the one namespace whose id begins with `wanted`."""
-        found = sorted({view.namespace for view in views if view.namespace.startswith(wanted)})
-        if len(found) == 1:
-            return [view for view in views if view.namespace == found[0]]
-        problem = f"{len(found)} namespaces begin with" if found else "no namespace begins with"
-        names = self._described(found or sorted({view.namespace for view in views}))
+        """Return the views of the one namespace whose id begins with `wanted`."""
+        matches = sorted({view.namespace for view in views if view.namespace.startswith(wanted)})
+        if len(matches) == 1:
+            return [view for view in views if view.namespace == matches[0]]
+        problem = f"{len(matches)} namespaces begin with" if matches else "no namespace begins with"
+        names = self._described(matches or sorted({view.namespace for view in views}))
         raise ConfigurationError(f"In {self.directory.name} {problem} {wanted!r}. Name one of: {names}.")
 
     def _check_settings(self, views: list[View]) -> None:
-        """One model may have been run with several settings: then a role has several namespaces, and no right one."""
+        """Refuse a role with several namespaces, of one model with several settings: none of them is the right one."""
         for role in {view.role for view in views}:
             namespaces = sorted({view.namespace for view in views if view.role == role})
             settings = {_settings(ns.spec) for name in namespaces if (ns := self._mirror.get(name)) is not None}
@@ -275,7 +260,7 @@ class TextVectorMap:
                 )
 
     def _described(self, namespaces: list[str]) -> str:
-        """Namespaces with their prompts, for a message."""
+        """Return namespaces with their prompts, for a message."""
         shown = []
         for name in namespaces[:MAX_NAMED]:
             ns = self._mirror.get(name)
@@ -284,7 +269,7 @@ class TextVectorMap:
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
     def _target(self) -> tuple[View, Namespace]:
-        """Where an added vector goes."""
+        """Return the view and the namespace of an added vector."""
         if self._spec is not None:
             view = View(
                 task=self.directory.name,
@@ -299,10 +284,10 @@ class TextVectorMap:
         namespaces = {ns.spec.namespace for _, ns, _ in self._parts}
         if len(namespaces) != 1:
             raise ConfigurationError(
-                "It cannot be told whose vector this is: pass role='query' or role='document', or, for a folder that "
-                "holds nothing yet, spec=EncoderSpec(...)."
+                "The folder does not determine the encoder of this vector. Pass role='query' or role='document', or "
+                "spec=EncoderSpec(...) if the folder is empty."
             )
-        # Taken again: rows may have been evicted since, and others moved.
+        # Opened again, because rows may have been evicted or moved since.
         return self._parts[0][0], self._mirror.namespace(self._parts[0][1].spec)
 
 
@@ -314,7 +299,7 @@ def _by_namespace(views: list[View]) -> dict[str, list[View]]:
 
 
 def _settings(spec: EncoderSpec) -> bytes:
-    """What all specs of a role share in one evaluation: a subset or split may have its own scope and fields."""
+    """Return what all specs of a role share in one evaluation; a subset or split may have its own scope and fields."""
     document = spec.document()
     return canonical_json({name: document[name] for name in document if name not in ("scope", "fields")})
 

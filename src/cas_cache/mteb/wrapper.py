@@ -1,8 +1,8 @@
 """`CachedEmbeddingWrapper`: an mteb encoder that encodes nothing twice.
 
-Scores with it are the scores without it. What mteb's own wrapper gets wrong and this one does not: missing rows are
-encoded as mteb prepared them, once each; model, revision, prompt text and encode arguments are part of the key; each
-chunk is committed before the next; the dtype is the encoder's on every run.
+Scores with it are the scores without it. Unlike mteb's own wrapper, it encodes missing rows as mteb prepared them, once
+each; model, revision, prompt text and encode arguments are part of the key; each chunk is committed before the next;
+and the dtype is the encoder's in every run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, Mirro
 from cas_cache.format.rows import as_array
 from cas_cache.mirror import View
 from cas_cache.mteb import classification, compat, dataset_adapter
-from cas_cache.mteb.backend_factory import Call, answers_of
+from cas_cache.mteb.backends import FaissCache, check_float32
 from cas_cache.mteb.calibration import stored_ranges
+from cas_cache.mteb.custom_backends import EncodeRequest, custom_backends
 from cas_cache.mteb.derived import derivation_of
-from cas_cache.mteb.specs import check_describable, spec_of
+from cas_cache.mteb.specs import TaskContext, check_describable, identity_of, spec_of_stored
 from cas_cache.progress import is_shown, progress_bar_if_slow
 
 if TYPE_CHECKING:
@@ -41,40 +42,40 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a mirror answers that may be read and not written."""
+"""Error numbers of a write to a mirror that may only be read."""
 
 
 class CachedEmbeddingWrapper(Displayable):
     """Wrap an encoder so that `mteb.evaluate` takes its vectors from a cache.
 
-    Models whose answers are no dense vectors, one for each item (sparse, multi-vector, contextual, searching ones), are
-    passed through: their scores are what they are without the cache, nothing is stored, one `DataWarning` says so.
+    Models that do not answer with one dense vector per item (sparse, multi-vector, contextual, searching ones) are
+    passed through: their scores are those without the cache, nothing is stored, and one `DataWarning` says so.
 
     Args:
         model: Anything that implements mteb's `EncoderProtocol`, or a `SentenceTransformer`.
         cache_path: Directory of the mirror, or a remote URL; as `EmbeddingCache`'s `location`.
-        remote: URL of the repository that is shared, for example ``"s3://team/emb"``.
-        model_id: The model's name, where its own metadata has none.
-        revision: What pins its weights, where its own metadata does not: see `weights_fingerprint`.
-        calibration: Ranges of int8 and uint8, where the encode argument ``precision`` asks for these. ``"call"`` takes
+        remote: URL of the shared repository, for example ``"s3://team/emb"``.
+        model_id: The model's name, if its metadata has none.
+        revision: The revision of its weights, if its metadata does not pin them: see `weights_fingerprint`.
+        calibration: Ranges of int8 and uint8, if the encode argument ``precision`` requests these. ``"call"`` takes
             them from each call, as without a cache. ``"stored"`` takes them once, from the first call of at least 100
-            rows, and keeps them in the mirror: vectors are then functions of the item, and calls can be compared. Or
-            (2, d), the least and the greatest value of each dimension, to keep.
-        cache_backend: What keeps the vectors and answers. None or `MirrorCache`: the mirror. `FaissCache`: the mirror
-            keeps them, FAISS answers. Or a class of mteb's `CacheBackendProtocol`, such as mteb's own backends, or
-            anything else that makes one of a folder: it keeps them in ``<cache_path>/<task>/<namespace>``, and what it
-            answers is proved; nothing can be pushed, and `TextVectorMap` finds nothing.
+            rows, and stores them in the mirror: vectors are then functions of the item, and calls can be compared. Or
+            (2, d), the minimum and the maximum of each dimension, to store.
+        cache_backend: Where the vectors are stored. None or `MirrorCache`: in the mirror. `FaissCache`: in the mirror,
+            and `close` writes a FAISS index of each namespace to ``<mirror>/faiss/``. Or a class of mteb's
+            `CacheBackendProtocol`, such as mteb's own backends, or any function that makes one from a folder: it stores
+            them in ``<cache_path>/<task>/<namespace>``, and its answers are verified; nothing can be pushed, and
+            `TextVectorMap` finds nothing.
         **options: As for `EmbeddingCache`: ``storage_options``, ``read_only``, ``offline``, ``only_cached``, ``lazy``,
-            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``, ``trust``, ``trusted_keys``,
-            ``signing_key``. The encode argument ``show_progress_bar=False`` turns our bars off, too.
+            ``self_check``, ``push``, ``on_remote_error``, ``chunk_items``, ``progress``, ``signing``. The encode
+            argument ``show_progress_bar=False`` turns our bars off, too.
 
     Raises:
         UnpinnedModel: If name and revision do not pin the model's weights.
         IdentityError: If an argument of the model's loader is an object that cannot be described, and `model_id` and
             `revision` are not given.
-        TypeError: If the model is no encoder.
-        ConfigurationError: If `calibration` or `cache_backend` is none of these, or a backend of others is given a
-            remote.
+        TypeError: If the model is not an encoder.
+        ConfigurationError: If `calibration` or `cache_backend` is none of these, or a custom backend is given a remote.
         MissingDependency: If mteb, or faiss with `FaissCache`, is not installed.
 
     Example:
@@ -101,16 +102,18 @@ class CachedEmbeddingWrapper(Displayable):
         self._revision = revision
         self._meta: Any = None
         self._recorded: set[tuple[View, bytes]] = set()
-        self._quiet = False
-        self._told = 0
+        self._shows_progress = True
+        self._reported_items = 0
         self._uncached = classification.reason_not_to_cache(self._model)
         if self._uncached is None:
-            check_describable(self._model, model_id, revision)
+            check_describable(self._model, identity_of(self._model, model_id, revision))
         self._ranges = stored_ranges(calibration)
         self.cache = EmbeddingCache(cache_path, remote=remote, **options)
-        self._answers = answers_of(cache_backend, self.cache)
+        self._backends = custom_backends(cache_backend, self.cache)
+        self._indexed: dict[str, EncoderSpec] | None = {} if cache_backend is FaissCache else None
+        """The specs whose FAISS index `close` writes, by namespace; None without `FaissCache`."""
         if self._uncached is not None:
-            self._pass_on(self._uncached)
+            self._pass_through(self._uncached)
         if classification.calls_service(self._model) and self.cache.self_check and not self.cache.only_cached:
             logger.info(
                 "%s calls a service that may charge for it. Before vectors that others pushed are served, the "
@@ -120,12 +123,12 @@ class CachedEmbeddingWrapper(Displayable):
                 self.cache.self_check,
             )
         if classification.searches(self._model):
-            # mteb asks for these two by name, and searches with them rather than with `encode`.
+            # mteb looks these two up by name, and searches with them rather than with `encode`.
             self.index, self.search = self._model.index, self._model.search
 
     def __getstate__(self) -> dict[str, Any]:
-        # The cache opens itself again; what this object has already recorded and reported is not the copy's.
-        return {**vars(self), "_recorded": set(), "_told": 0}
+        # The cache opens itself again. A copy has recorded and reported nothing yet.
+        return {**vars(self), "_recorded": set(), "_reported_items": 0}
 
     def __repr__(self) -> str:
         return f"CachedEmbeddingWrapper({type(self._model).__name__}, {self.cache!r})"
@@ -141,9 +144,9 @@ class CachedEmbeddingWrapper(Displayable):
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The wrapped model's metadata, with the name and the revision that were given: mteb files its results by them.
+        """The wrapped model's metadata, with the given name and revision, by which mteb files its results.
 
-        What is set here, as mteb's `CompressionWrapper` does, is not set on the model.
+        Metadata that is set here, as mteb's `CompressionWrapper` does, is not set on the model.
         """
         meta = self._model.mteb_model_meta if self._meta is None else self._meta
         given = {"name": self._model_id, "revision": self._revision}
@@ -156,7 +159,7 @@ class CachedEmbeddingWrapper(Displayable):
 
     @property
     def stats(self) -> Stats:
-        """What the cache did."""
+        """Statistics of the cache."""
         return self.cache.stats
 
     def encode(
@@ -169,7 +172,7 @@ class CachedEmbeddingWrapper(Displayable):
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the vectors of a loader's rows; only what is not cached reaches the encoder.
+        """Return the vectors of a loader's rows; only rows that are not cached reach the encoder.
 
         Args:
             inputs: A `DataLoader` over n rows that mteb prepared.
@@ -182,65 +185,57 @@ class CachedEmbeddingWrapper(Displayable):
         Returns:
             (n, d), of the encoder's dtype; whatever the encoder returns if it is passed through.
         """
-        context = {
-            "task_metadata": task_metadata,
-            "hf_split": hf_split,
-            "hf_subset": hf_subset,
-            "prompt_type": prompt_type,
-        }
-        if self._uncached is not None:
-            return self._model.encode(inputs, **context, **kwargs)
-        if not hasattr(inputs, "dataset"):
+        if self._uncached is None and not hasattr(inputs, "dataset"):
             raise InvalidItem(
                 f"inputs is a {type(inputs).__name__}, not the DataLoader that mteb passes. For plain texts use "
                 "EmbeddingCache.encode, or pass create_dataloader(...) of mteb."
             )
-        given = kwargs
-        columns = tuple(dataset_adapter.column_names(inputs.dataset))
-        derivation = derivation_of(self._model, kwargs, columns, by_call=self._ranges is None)
-        kwargs = derivation.encoder_kwargs(kwargs)
-        spec = spec_of(
-            self._model,
-            task_metadata,
-            prompt_type,
-            hf_subset,
-            kwargs,
-            hf_split=hf_split,
-            columns=columns,
-            model_id=self._model_id,
-            revision=self._revision,
-        )
-        progress = False if kwargs.get("show_progress_bar") is False else None
-        self._quiet = progress is False
-        shown = self.cache.progress if progress is None else progress
-        tell = progress_bar_if_slow("look up", len(inputs.dataset), shown)
-        batch = dataset_adapter.batch_of_dataset(inputs.dataset, spec.fields, tell)
+        columns = () if self._uncached is not None else tuple(dataset_adapter.column_names(inputs.dataset))
+        context = TaskContext(task_metadata, prompt_type, hf_subset, hf_split, columns)
+        if self._uncached is None:
+            try:
+                return self._encode_cached(inputs, context, kwargs)
+            except UnsupportedEncoderOutput as err:
+                self._pass_through(str(err))
+        return self._model.encode(inputs, **context.encode_arguments(), **kwargs)
+
+    def _encode_cached(self, inputs: Any, context: TaskContext, kwargs: dict[str, Any]) -> NDArray[Any]:
+        dataset = inputs.dataset
+        derivation = derivation_of(self._model, kwargs, context.columns, by_call=self._ranges is None)
+        identity = identity_of(self._model, self._model_id, self._revision)
+        stored = derivation.stored_kwargs(kwargs)
+        spec = spec_of_stored(self._model, identity, context, stored, is_whole=derivation.is_sized)
+        self._shows_progress = kwargs.get("show_progress_bar") is not False
+        progress = self.cache.progress if self._shows_progress else False
+        advance = progress_bar_if_slow("look up", len(dataset), progress)
+        batch = dataset_adapter.batch_of_dataset(dataset, spec.fields, advance)
         ranges = None
-        if self._ranges is not None and derivation.calibrated and batch.size:
+        if self._ranges is not None and derivation.is_calibrated and batch.size:
             directory = self.cache.mirror.directory
             self._ranges.check(directory, spec, batch.size)
             ranges = partial(self._ranges.of, directory, spec, normalized=derivation.normalize)
+        arguments = {**context.encode_arguments(), **derivation.encoder_kwargs(kwargs)}
 
-        def encode(positions: NDArray[np.int64]) -> Any:
-            vectors = as_array(
-                self._model.encode(dataset_adapter.rows_of_loader(inputs, positions), **context, **kwargs)
-            )
+        def encode(positions: NDArray[np.int64]) -> NDArray[Any]:
+            vectors = as_array(self._model.encode(dataset_adapter.rows_of_loader(inputs, positions), **arguments))
             if vectors.ndim > 2:
-                # mteb's multi-vector models pad to the longest of a call: no function of an item.
+                # mteb's multi-vector models pad to the longest item of a call, so a vector depends on the others.
                 raise UnsupportedEncoderOutput(
                     f"The encoder returned vectors of shape {vectors.shape[1:]} for each item."
                 )
             return vectors
 
-        appearance = partial(compat.appearance, self._model)
-        call = Call(batch, spec, str(task_metadata.name), inputs.dataset, progress, appearance)
-        try:
-            vectors = self._answers.encode_items(call, encode)
-        except UnsupportedEncoderOutput as err:
-            self._pass_on(str(err))
-            return self._model.encode(inputs, **context, **given)
-        if batch.size and self._answers.in_mirror:
-            self._record(_view(task_metadata, spec, hf_subset, hf_split), batch, inputs.dataset, spec)
+        task = str(context.task_metadata.name)
+        if self._backends is not None:
+            vectors = self._backends.encode_items(EncodeRequest(task, spec, batch, dataset, progress), encode)
+        else:
+            appearance = partial(compat.appearance, self._model)
+            vectors = self.cache.encode_items(batch, spec, encode, progress=progress, appearance=appearance)
+            if batch.size:
+                self._record(context, spec, batch, dataset)
+                if self._indexed is not None:
+                    check_float32(spec, vectors.dtype, vectors.shape[1:])
+                    self._indexed[spec.namespace] = spec
         return derivation.answer(vectors, ranges)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
@@ -251,8 +246,30 @@ class CachedEmbeddingWrapper(Displayable):
         """Return the wrapped model's similarity of corresponding pairs."""
         return self._model.similarity_pairwise(embeddings1, embeddings2)
 
-    def _pass_on(self, reason: str) -> None:
-        """Hand everything to the model from now on.
+    def close(self) -> None:
+        """Push pending rows, if pushing is automatic, close the backends, and report what the cache did.
+
+        The report is logged as INFO, and written to stderr where progress bars are shown.
+        """
+        if self.cache.closed:
+            return
+        progress = self.cache.progress
+        if not self._shows_progress:
+            self.cache.progress = False
+        try:
+            try:
+                if self._backends is not None:
+                    self._backends.close()
+                for spec in (self._indexed or {}).values():
+                    FaissCache(self.cache.mirror.directory / "faiss", spec=spec, cache=self.cache).save()
+            finally:
+                self.cache.close()
+            self._report()
+        finally:
+            self.cache.progress = progress
+
+    def _pass_through(self, reason: str) -> None:
+        """Pass everything to the model from now on.
 
         Raises:
             ConfigurationError: If the cache may not encode.
@@ -267,30 +284,11 @@ class CachedEmbeddingWrapper(Displayable):
             stacklevel=3,
         )
 
-    def close(self) -> None:
-        """Push what waits, if pushing is automatic, close the backends, and tell what the cache did.
-
-        That is logged as INFO, and written to stderr where progress bars are shown.
-        """
-        if self.cache.closed:
-            return
-        progress = self.cache.progress
-        if self._quiet:
-            self.cache.progress = False
-        try:
-            try:
-                self._answers.close()
-            finally:
-                self.cache.close()
-            self._tell()
-        finally:
-            self.cache.progress = progress
-
-    def _tell(self) -> None:
-        asked = self.stats.hits + self.stats.misses
-        if asked == self._told:
-            return  # nothing was asked for since
-        self._told = asked
+    def _report(self) -> None:
+        items = self.stats.hits + self.stats.misses
+        if items == self._reported_items:
+            return  # nothing was requested since
+        self._reported_items = items
         lines = self.stats.summary().splitlines()
         for line in lines:
             logger.info("%s", line)
@@ -298,33 +296,29 @@ class CachedEmbeddingWrapper(Displayable):
             sys.stderr.write("".join(f"cas_cache: {line}\n" for line in lines))
             sys.stderr.flush()
 
-    def _record(self, view: View, batch: Batch, dataset: Any, spec: EncoderSpec) -> None:
-        """Note in the view what was asked for, and the keys of the texts alone, by which `TextVectorMap` finds them."""
+    def _record(self, context: TaskContext, spec: EncoderSpec, batch: Batch, dataset: Any) -> None:
+        """Record the batch in the task's view, with the keys of the texts alone, which `TextVectorMap` looks up."""
+        view = View(
+            task=str(context.task_metadata.name),
+            namespace=spec.namespace,
+            model=spec.model,
+            revision=spec.revision,
+            role=spec.role,
+            subset=str(context.hf_subset),
+            split=str(context.hf_split),
+        )
         if batch.digest is not None and (view, batch.digest) in self._recorded:
             return
-        if spec.fields == ("text",):
-            text_keys: NDArray[np.uint8] | None = batch.keys
-        else:
-            has_text = "text" in dataset_adapter.column_names(dataset)
+        text_keys: NDArray[np.uint8] | None = batch.keys
+        if spec.fields != ("text",):
+            has_text = "text" in context.columns
             text_keys = dataset_adapter.batch_of_dataset(dataset, ("text",)).keys if has_text else None
         try:
             self.cache.mirror.views.record(view, batch.keys, text_keys, dataset_adapter.ids_of_dataset(dataset))
         except MirrorWriteError as err:
             if not (isinstance(err.__cause__, OSError) and err.__cause__.errno in READ_ONLY):
                 raise
-            # The vectors are right; what is lost is that `TextVectorMap` and `export` know what the task asked for.
-            warnings.warn(f"What {view.task} asked for is not noted: {err}", DataWarning, stacklevel=3)
+            # The vectors are right; `TextVectorMap` and `export` do not learn what the task requested.
+            warnings.warn(f"The rows that {view.task} requested are not recorded: {err}", DataWarning, stacklevel=4)
         if batch.digest is not None:
             self._recorded.add((view, batch.digest))
-
-
-def _view(task_metadata: Any, spec: EncoderSpec, hf_subset: str, hf_split: str) -> View:
-    return View(
-        task=str(task_metadata.name),
-        namespace=spec.namespace,
-        model=spec.model,
-        revision=spec.revision,
-        role=spec.role,
-        subset=str(hf_subset),
-        split=str(hf_split),
-    )

@@ -6,7 +6,6 @@ most one chunk of each array is in memory, in addition to the few that are being
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,11 @@ from cas_cache.errors import DamagedPack, ObjectNotFound, UnreadablePack
 from cas_cache.format import layout
 from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
 from cas_cache.format.rows import digest_rows, row_bytes
+from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import parsed_json, quoted
-from cas_cache.repository.findings import Finding, Severity, finding
+from cas_cache.repository.check_report import CheckFinding, Severity, finding
 from cas_cache.repository.reading import get_of_pack
-from cas_cache.storage.interface import ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +84,7 @@ class PackCheck:
     ref: layout.PackRef
     manifest: Manifest
 
-    def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[Finding]:
+    def findings(self, sizes: Mapping[str, int], keys: KeyCount | None) -> list[CheckFinding]:
         """Return the problems of the pack.
 
         Args:
@@ -126,7 +126,7 @@ class PackCheck:
             return True
         return False
 
-    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[Finding]:
+    def _row_findings(self, skipped: Any, keys: KeyCount) -> Iterator[CheckFinding]:
         """Fetch and check every object once; then check the rows whose chunks are all verified."""
         chunks = [(array, *chunk) for array in ARRAYS for chunk in self.manifest.chunks(array)]
         chunks.sort(key=lambda chunk: (chunk[2], ARRAYS.index(chunk[0])))
@@ -165,12 +165,12 @@ class PackCheck:
             except DamagedPack:
                 kind = "object-missing"
                 continue
-            if ObjectRecord(len(data), hashlib.sha256(data).hexdigest()) == record:
+            if ObjectRecord.of(data) == record:
                 return data
             kind = "object-content"
         return kind
 
-    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[Finding]:
+    def _content_findings(self, array: str, name: str, data: bytes, count: int) -> Iterator[CheckFinding]:
         """Yield the problems of an object whose hash matches the manifest."""
         if name in METADATA and (wrong := self._wrong_metadata(name, data)):
             yield self._metadata_finding(name, wrong)
@@ -183,7 +183,7 @@ class PackCheck:
             facts = _zarr_facts(document, name)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as err:
             return f"It is not Zarr v3 metadata of cas_cache ({err!r})."
-        expected = self._wanted_facts(name)
+        expected = _zarr_facts(parsed_json(zarr_documents(self.manifest)[name]), name)
         differing = [
             f"{fact} is {quoted(facts[fact])}, not {expected[fact]!r}"
             for fact in expected
@@ -191,27 +191,11 @@ class PackCheck:
         ]
         return f"It does not agree with the manifest: {'; '.join(differing)}." if differing else ""
 
-    def _wanted_facts(self, name: str) -> dict[str, Any]:
-        if name == "zarr.json":
-            return {"zarr_format": 3, "node_type": "group"}
-        array = name.partition("/")[0]
-        dtype, shape = self.manifest.element_shape(array)
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [self.manifest.rows, *shape],
-            "data_type": dtype.name,
-            "chunk_shape": [self.manifest.chunk_rows[array], *shape],
-            "separator": "/",
-            "fill_value": 0,
-            "codecs": [("bytes", "little")],
-        }
-
     def _part(self, array: str, data: bytes, count: int) -> NDArray[Any]:
         dtype, shape = self.manifest.element_shape(array)
         return np.frombuffer(data, dtype).reshape(-1, *shape)[:count]
 
-    def _object_finding(self, kind: str, name: str, what: str) -> Finding:
+    def _object_finding(self, kind: str, name: str, what: str) -> CheckFinding:
         """Return a finding about a complete object; an object that is not a chunk costs no rows."""
         for array in ARRAYS:
             for chunk, start, _ in self.manifest.chunks(array):
@@ -220,7 +204,7 @@ class PackCheck:
                     return finding(kind, self._path(name), what, ref=self.ref, rows=lost)
         return self._metadata_finding(name, what)
 
-    def _metadata_finding(self, name: str, what: str) -> Finding:
+    def _metadata_finding(self, name: str, what: str) -> CheckFinding:
         return finding("metadata", self._path(name), what, ref=self.ref)
 
     def _path(self, name: str) -> str:

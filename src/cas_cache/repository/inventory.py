@@ -6,18 +6,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cas_cache.errors import CasCacheError, RepositoryError, UntrustedPack
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.errors import CasCacheError, RepositoryError
+from cas_cache.format.manifest import superseders
 from cas_cache.identity import names_of
 
 if TYPE_CHECKING:
-    from cas_cache.format.layout import PackRef
+    from cas_cache.format.manifest import Manifest
     from cas_cache.identity import EncoderSpec
     from cas_cache.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NamespaceContent:
     """Content of one namespace of a repository. Superseded packs are not counted, although they take space.
 
     Attributes:
@@ -56,7 +56,7 @@ class Held:
         }
 
 
-def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
+def inventory(repository: Repository) -> tuple[list[NamespaceContent], list[CasCacheError]]:
     """Return the content of each namespace, ordered by id, and the problems of packs and specs that cannot be read.
 
     Needs one listing, and a request for each manifest and each spec.
@@ -67,22 +67,14 @@ def inventory(repository: Repository) -> tuple[list[Held], list[CasCacheError]]:
     """
     repository.must_exist()
     listed = repository.packs()
-    manifests: dict[str, Manifest] = {}
-    problems: list[CasCacheError] = []
-    untrusted: set[PackRef] = set()
-    for ref, answer in zip(listed, repository.manifests(listed), strict=True):
-        if isinstance(answer, Manifest):
-            manifests[ref.pack] = answer
-        elif isinstance(answer, UntrustedPack):
-            untrusted.add(ref)
-        elif not repository.has_gone(ref, answer):
-            problems.append(answer)
-    listed = [ref for ref in listed if ref not in untrusted]
-    packs: dict[str, list[str]] = {namespace: [] for namespace, _ in listed}
-    for namespace, pack in listed:
-        packs[namespace].append(pack)
+    read = repository.read_manifests(listed)
+    problems: list[CasCacheError] = list(read.problems.values())
+    packs: dict[str, list[str]] = {}
+    for ref in listed:
+        if ref not in read.untrusted and ref not in read.gone:
+            packs.setdefault(ref.namespace, []).append(ref.pack)
     return [
-        _summarize(repository, namespace, packs[namespace], manifests, problems) for namespace in sorted(packs)
+        _summarize(repository, namespace, packs[namespace], read.readable, problems) for namespace in sorted(packs)
     ], problems
 
 
@@ -92,8 +84,8 @@ def _summarize(
     packs: list[str],
     manifests: dict[str, Manifest],
     problems: list[CasCacheError],
-) -> Held:
-    mine = {pack: manifests[pack] for pack in packs if pack in manifests}
+) -> NamespaceContent:
+    mine = {pack: manifests[pack] for pack in packs if pack in manifests and manifests[pack].namespace == namespace}
     replaced = superseders(mine)
     lasting = [manifest for pack, manifest in mine.items() if pack not in replaced]
     kinds = Counter((manifest.dtype, manifest.shape) for manifest in lasting)
@@ -105,7 +97,7 @@ def _summarize(
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())
-    return Held(
+    return NamespaceContent(
         namespace,
         _spec(repository, namespace, problems),
         packs=sum(pack not in replaced for pack in packs),

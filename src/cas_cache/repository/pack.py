@@ -1,43 +1,27 @@
-"""One pack: an immutable batch of rows as a Zarr v3 group, written and read without zarr.
+"""One pack: an immutable batch of rows as a Zarr v3 group, described and written without zarr.
 
 A chunk *is* the bytes of its rows: no codec, no shard, one object, one PUT. zarr's own write path would take about 15
-requests per pack, and its reader fills a missing chunk with zeros. Reading therefore goes by the manifest and verifies
-every object and every row.
+requests per pack.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cas_cache.errors import DamagedPack
-from cas_cache.format.layout import object_path
 from cas_cache.format.manifest import ARRAYS, Manifest, ObjectRecord
-from cas_cache.format.rows import digest_rows, row_bytes
+from cas_cache.format.rows import row_bytes
 from cas_cache.format.zarr_metadata import zarr_documents
-from cas_cache.repository.reading import get_of_pack
-from cas_cache.storage.interface import IN_FLIGHT, ordered_map
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from cas_cache.storage.interface import Storage
-
 CHUNK_BYTES = 48 << 20
 """Maximum size of a chunk. s3fs and gcsfs upload in parts from 50 MiB on; below that, an object is one atomic PUT."""
-
-GAP_BYTES = 1 << 17
-"""Requested rows are read in one request if less than this lies between them. At 50 MB/s it takes 3 ms more, which is
-less than the wait for another answer of an object storage."""
-
-RANGE_BYTES = 4 << 20
-"""Maximum length of a range, so that several are in flight at once and little is in memory."""
-
-RANGES_IN_FLIGHT = 16
 
 CHUNKS_OF_A_PACK = 16
 """Maximum number of chunks of a pack: about 768 MiB of vectors, so that a billion rows are hundreds of packs."""
@@ -55,22 +39,6 @@ class PackRows(Protocol):
         ...
 
 
-class PackChunk(NamedTuple):
-    """Rows of a pack that were read and verified.
-
-    Attributes:
-        keys: (m, 32) uint8 keys.
-        vectors: (m, *shape) vectors.
-        digests: (m,) uint64 digests.
-        stop: The row after the last of them.
-    """
-
-    keys: NDArray[np.uint8]
-    vectors: NDArray[Any]
-    digests: NDArray[np.uint64]
-    stop: int
-
-
 def rows_of_a_chunk(rows: int, bytes_of_a_row: int) -> int:
     """Return the rows of each chunk when `rows` rows are divided evenly, which leaves little padding at the end."""
     most = max(1, CHUNK_BYTES // bytes_of_a_row)
@@ -81,6 +49,16 @@ def rows_of_a_chunk(rows: int, bytes_of_a_row: int) -> int:
 def most_rows_of_a_pack(bytes_of_a_row: int) -> int:
     """Return the maximum number of rows of that size in a pack."""
     return CHUNKS_OF_A_PACK * max(1, CHUNK_BYTES // bytes_of_a_row)
+
+
+def is_small(manifest: Manifest) -> bool:
+    """Return True if a pack is small: less than half full, and not a merge, which is never merged again."""
+    return not manifest.supersedes and manifest.rows < small_rows(manifest.vector_bytes)
+
+
+def small_rows(bytes_of_a_row: int) -> int:
+    """Return the number of rows of that size below which a pack is small."""
+    return -(-most_rows_of_a_pack(bytes_of_a_row) // 2)
 
 
 def describe(
@@ -108,7 +86,7 @@ def describe(
     }
     draft = Manifest(objects={}, **facts)
     objects = list(contents(draft, source))
-    records = ordered_map(lambda item: _record(item[1]()), objects)
+    records = ordered_map(lambda item: ObjectRecord.of(item[1]()), objects)
     return Manifest(objects={name: record for (name, _), record in zip(objects, records, strict=True)}, **facts)
 
 
@@ -119,214 +97,6 @@ def contents(manifest: Manifest, source: PackRows) -> Iterator[tuple[str, Callab
     for array in ARRAYS:
         for name, start, stop in manifest.chunks(array):
             yield name, lambda a=array, b=start, e=stop: _chunk(manifest, source, a, b, e)  # type: ignore[misc]
-
-
-def read_keys(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
-    """Return the keys of a pack, (rows, 32) uint8, from verified objects.
-
-    Raises:
-        DamagedPack: If an object is missing, cannot be read, or fails verification.
-        RemoteError: If the storage is unreachable or refuses a request.
-    """
-    return _read_column(storage, pack, manifest, "keys")
-
-
-def read(
-    storage: Storage, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0
-) -> Iterator[PackChunk]:
-    """Yield the rows of a pack from row `first` on, verified, one chunk at a time.
-
-    Args:
-        storage: The storage of the repository.
-        pack: The id of the pack.
-        manifest: The manifest of the pack.
-        keys: The keys of the pack, from `read_keys`.
-        first: The row to begin at.
-
-    Raises:
-        DamagedPack: If an object is missing or fails verification, or a row does not match its digest.
-        RemoteError: If the storage is unreachable or refuses a request.
-    """
-    digests = _read_column(storage, pack, manifest, "digests")
-
-    def fetch(chunk: tuple[str, int, int]) -> NDArray[Any]:
-        name, start, stop = chunk
-        vectors = _read_chunk(storage, pack, manifest, "vectors", chunk)
-        wrong = np.flatnonzero(digest_rows(keys[start:stop], vectors) != digests[start:stop])
-        if len(wrong):
-            raise DamagedPack(
-                f"{len(wrong)} rows of {object_path(pack, name)} in {storage.url} do not agree with their digests, the "
-                f"first is row {start + wrong[0]}. None of this chunk was taken.",
-                pack=pack,
-            )
-        return vectors
-
-    requested = [chunk for chunk in manifest.chunks("vectors") if chunk[2] > first]
-    for (_, start, stop), vectors in zip(requested, ordered_map(fetch, requested), strict=True):
-        skip = max(first - start, 0)
-        yield PackChunk(keys[start + skip : stop], vectors[skip:], digests[start + skip : stop], stop)
-
-
-def read_digests(storage: Storage, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
-    """Return the digests of a pack, (rows,) uint64; raises the same errors as `read_keys`."""
-    return _read_column(storage, pack, manifest, "digests")
-
-
-class RowRange(NamedTuple):
-    """Rows of one chunk that are read together.
-
-    Attributes:
-        name: Name of the chunk.
-        first: First row of the chunk.
-        start: First row to read.
-        stop: The row after the last row to read.
-        asked: Slice of the requested rows that the range contains.
-    """
-
-    name: str
-    first: int
-    start: int
-    stop: int
-    asked: slice
-
-
-def plan_ranges(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
-    """Choose the ranges of a pack's vectors to read for some of its rows. Pure.
-
-    Rows that are close to each other are read together with the rows between them.
-
-    Args:
-        manifest: The manifest of the pack.
-        rows: (n,) int64, ascending, distinct, each in [0, `manifest.rows`).
-    """
-    of_chunk = manifest.chunk_rows["vectors"]
-    gap = max(1, GAP_BYTES // manifest.vector_bytes)
-    longest = max(1, RANGE_BYTES // manifest.vector_bytes)
-    chunks = manifest.chunks("vectors")
-    ranges: list[RowRange] = []
-    begin = 0
-    for i in range(1, len(rows) + 1):
-        if i < len(rows) and (
-            rows[i] - rows[i - 1] <= gap
-            and rows[i] // of_chunk == rows[begin] // of_chunk
-            and rows[i] - rows[begin] < longest
-        ):
-            continue
-        name, first, _ = chunks[int(rows[begin]) // of_chunk]
-        ranges.append(RowRange(name, first, int(rows[begin]), int(rows[i - 1]) + 1, slice(begin, i)))
-        begin = i
-    return ranges
-
-
-def read_rows(  # noqa: PLR0913 - rows are named by position, key and digest
-    storage: Storage,
-    pack: str,
-    manifest: Manifest,
-    rows: NDArray[np.int64],
-    keys: NDArray[np.uint8],
-    digests: NDArray[np.uint64],
-    *,
-    whole_chunks: bool = False,
-) -> Iterator[PackChunk]:
-    """Yield the vectors of some rows of a pack from ranged reads, each row verified by its digest.
-
-    Args:
-        storage: The storage of the repository.
-        pack: The id of the pack.
-        manifest: The manifest of the pack.
-        rows: (n,) int64, ascending, distinct.
-        keys: (n, 32) uint8, keys of these rows.
-        digests: (n,) uint64, digests of these rows.
-        whole_chunks: Read each chunk that has a requested row completely, and also verify its SHA-256.
-
-    Yields:
-        Parts of the requested rows, in order; `stop` counts the rows of all parts so far.
-
-    Raises:
-        DamagedPack: If an object is missing or too short, or a row does not match its digest.
-        RemoteError: If the storage is unreachable or refuses a request.
-    """
-    dtype, shape = manifest.element_shape("vectors")
-    size = manifest.vector_bytes
-
-    def ranged(part: RowRange) -> NDArray[Any]:
-        path = object_path(pack, part.name)
-        begin, end = (part.start - part.first) * size, (part.stop - part.first) * size
-        data = get_of_pack(storage, path, begin, end, pack=pack)
-        if len(data) != end - begin:
-            raise DamagedPack(
-                f"{path} in {storage.url} is shorter than its manifest says. Nothing of it was taken.", pack=pack
-            )
-        return np.frombuffer(data, dtype).reshape(part.stop - part.start, *shape)
-
-    def whole(part: RowRange) -> NDArray[Any]:
-        return _read_chunk(storage, pack, manifest, "vectors", (part.name, part.start, part.stop))
-
-    def fetch(part: RowRange) -> NDArray[Any]:
-        read = whole(part) if whole_chunks else ranged(part)
-        vectors = np.ascontiguousarray(read[rows[part.asked] - part.start])
-        wrong = np.flatnonzero(digest_rows(keys[part.asked], vectors) != digests[part.asked])
-        if len(wrong):
-            raise DamagedPack(
-                f"{len(wrong)} rows of {object_path(pack, part.name)} in {storage.url} do not agree with their "
-                f"digests, the first is row {rows[part.asked][wrong[0]]}. None of them was taken.",
-                pack=pack,
-            )
-        return vectors
-
-    ranges = _chunks_with(manifest, rows) if whole_chunks else plan_ranges(manifest, rows)
-    in_flight = IN_FLIGHT if whole_chunks else RANGES_IN_FLIGHT
-    for part, vectors in zip(ranges, ordered_map(fetch, ranges, in_flight=in_flight), strict=True):
-        yield PackChunk(keys[part.asked], vectors, digests[part.asked], part.asked.stop)
-
-
-def _chunks_with(manifest: Manifest, rows: NDArray[np.int64]) -> list[RowRange]:
-    """Return the chunks that hold some of the rows, as ranges of all their rows."""
-    ranges = []
-    for name, start, stop in manifest.chunks("vectors"):
-        begin, end = np.searchsorted(rows, [start, stop]).tolist()
-        if begin < end:
-            ranges.append(RowRange(name, start, start, stop, slice(begin, end)))
-    return ranges
-
-
-def _read_column(storage: Storage, pack: str, manifest: Manifest, array: str) -> NDArray[Any]:
-    """Fetch all chunks of keys or digests, which are at most a few tens of megabytes."""
-    chunks = ordered_map(lambda chunk: _read_chunk(storage, pack, manifest, array, chunk), manifest.chunks(array))
-    return np.concatenate(list(chunks))
-
-
-def _read_chunk(
-    storage: Storage, pack: str, manifest: Manifest, array: str, chunk: tuple[str, int, int]
-) -> NDArray[Any]:
-    """Fetch one chunk, verify it and return its rows without the padding."""
-    name, start, stop = chunk
-    data = read_object(storage, pack, manifest, name)
-    dtype, shape = manifest.element_shape(array)
-    rows = np.frombuffer(data, dtype).reshape(manifest.chunk_rows[array], *shape)
-    return rows[: stop - start]
-
-
-def read_object(storage: Storage, pack: str, manifest: Manifest, name: str) -> bytes:
-    """Return the content of an object that the manifest names, verified.
-
-    Raises:
-        DamagedPack: If the object is missing or fails verification.
-        RemoteError: If the storage is unreachable or refuses a request.
-    """
-    path, record = object_path(pack, name), manifest.objects[name]
-    data = get_of_pack(storage, path, 0, record.size, pack=pack)
-    if _record(data) != record:
-        raise DamagedPack(
-            f"{path} in {storage.url} does not have the content that its manifest names ({len(data)} of {record.size} "
-            "bytes, or another SHA-256). Nothing of it was taken.",
-            pack=pack,
-        )
-    return data
-
-
-def _record(data: bytes | memoryview) -> ObjectRecord:
-    return ObjectRecord(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _chunk(manifest: Manifest, source: PackRows, array: str, start: int, stop: int) -> memoryview:

@@ -7,104 +7,40 @@ writer waits for another.
 
 from __future__ import annotations
 
-import logging
 import math
-import secrets
 import time
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.display import Displayable, facts
-from cas_cache.errors import (
-    AccessDenied,
-    ConfigurationError,
-    DamagedPack,
-    IdentityError,
-    NotARepository,
-    ObjectNotFound,
-    RepositoryError,
-    UnsupportedFormat,
-    UntrustedPack,
-)
+from cas_cache.errors import NotARepository, ObjectNotFound, UnsupportedFormat
 from cas_cache.format import layout
-from cas_cache.format.manifest import MAX_MANIFEST_BYTES, Manifest, pack_id
-from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker, new_marker
 from cas_cache.identity import EncoderSpec, check_no_credentials
-from cas_cache.repository.pack import (
-    PackChunk,
-    PackRows,
-    contents,
-    describe,
-    read,
-    read_digests,
-    read_keys,
-    read_rows,
-)
-from cas_cache.repository.readable import open_dask, open_zarr
-from cas_cache.repository.reading import get_of_pack, may_read
-from cas_cache.storage.interface import ordered_map, put_all
+from cas_cache.repository.manifests import is_missing, manifest_or_problem, read_manifest, read_manifests, read_spec
+from cas_cache.repository.marker import RepositoryMarker
+from cas_cache.repository.pack import PackRows, describe
+from cas_cache.repository.publishing import StagedPack, check_signer, commit, stage
+from cas_cache.repository.reading import PackChunk, read, read_column, read_rows
+from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     import zarr
     from numpy.typing import NDArray
     from rich.console import Group
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.format.signing import Signer, Trust
+    from cas_cache.repository.manifests import ManifestProblem, PackManifests
     from cas_cache.storage.interface import Storage
-
-logger = logging.getLogger(__name__)
-
-MAX_SECONDS = 12 * 3600
-"""Maximum number of seconds that a pack's name may be in use before its manifest exists: from planning to the first
-object, and again from there to the manifest. Together this is a day, and `prune` deletes nothing younger unless it is
-forced to."""
 
 SPEC_SECONDS = 600
 """Seconds after which a push writes the spec again, in case the namespace was dropped. It costs one request."""
 
 SMALL_IN_FLIGHT = 12
 """Number of concurrent requests for small objects. aiobotocore has 10 connections; the other requests wait for one."""
-
-MAX_SUGGESTIONS = 3
-"""Maximum number of repositories named in an error."""
-
-MIRROR_MARKER = "cas-cache-mirror.json"
-"""Name of a mirror's marker. Its presence explains a common mistake: a mirror's directory named as a repository."""
-
-MARKER_PAUSES = (0.0, 0.1, 0.4, 1.0)
-"""Seconds to wait before each read of a marker that was written. While several clients write one name, some servers
-temporarily show no object at all."""
-
-SETTLING = 5
-"""Factor of the wait before a marker is read again, relative to the time that finding or writing it took. Other clients
-that found the prefix empty have written their markers by then. On a storage without create-only the last marker
-wins."""
-
-MAX_SECONDS_TO_FIND, MAX_SECONDS_TO_CREATE = 0.25, 2.0
-"""Upper limits in seconds of that wait: for a client that found a marker, once per new mirror, and for one that wrote
-it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedPack:
-    """A pack that is written but not visible yet.
-
-    Attributes:
-        namespace: The id of the namespace.
-        pack: The id of the pack.
-        manifest: The bytes of the manifest, which makes the pack visible.
-        paths: Paths of the pack's objects.
-        began: Time at which writing began, or the plan was checked, in seconds since 1970 by this machine's clock.
-    """
-
-    namespace: str
-    pack: str
-    manifest: bytes
-    paths: tuple[str, ...]
-    began: float
 
 
 class Repository(Displayable):
@@ -120,9 +56,7 @@ class Repository(Displayable):
         self.storage = storage
         self.trust = trust
         self.signer = signer
-        self._marker: dict[str, Any] | None = None
-        self._settled = False
-        self._seconds = 0.0
+        self._marker = RepositoryMarker(storage)
         self._specs: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -140,10 +74,10 @@ class Repository(Displayable):
     @property
     def id(self) -> str:
         """The id of the repository, drawn when it was created, which distinguishes it from other repositories."""
-        if self._marker is None:
+        if self._marker.document is None:
             msg = "open() or create() comes first"
             raise RuntimeError(msg)
-        return str(self._marker["id"])
+        return str(self._marker.document["id"])
 
     def open(self) -> bool:
         """Find the repository: one request.
@@ -156,55 +90,11 @@ class Repository(Displayable):
             UnsupportedFormat: If the repository requires a feature of readers that this version does not know.
             RemoteError: If the storage is unreachable or refuses a request.
         """
-        if self._marker is not None:
-            return True
-        began = time.monotonic()
-        data = self._read_marker()
-        if data is None:
-            # A doctor may be testing an empty prefix, or may have been killed there; its objects do not count.
-            entries = [entry for entry in self.storage.list("") if not entry.path.startswith(f"{layout.SCRATCH}/")]
-            if not entries:
-                return False
-            # Another writer may have created the repository between the two requests, or may be creating it now.
-            listed = any(entry.path == layout.MARKER for entry in entries)
-            data = self._read_written_marker() if listed else self._read_marker()
-            if data is None and any(entry.path == MIRROR_MARKER for entry in entries):
-                raise NotARepository(
-                    f"{self.url} is a mirror, not a repository. Name it as CACHE, or as the cache's directory, and its "
-                    "repository as the remote."
-                )
-            below = layout.repositories_below(entry.path for entry in entries)
-            if data is None and below:
-                candidates = " or ".join(f"{self.url}/{prefix}" for prefix in below[:MAX_SUGGESTIONS])
-                raise NotARepository(f"{self.url} is not a repository. Did you mean {candidates}?")
-            if data is None:
-                raise NotARepository(
-                    f"{self.url} is not empty and holds no cas_cache repository ({layout.MARKER} is missing; "
-                    f"{entries[0].path!r} is there). Name an empty prefix, such as {self.url}/cas-cache."
-                )
-        self._marker = checked_marker(data, self.url)
-        self._seconds = time.monotonic() - began
-        return True
+        return self._marker.find()
 
     def confirm(self) -> None:
-        """Verify the marker, the only object that no hash covers, by two consecutive reads that agree. 1 request.
-
-        While several clients create a repository on a storage without create-only, the marker may be replaced. The last
-        marker wins.
-
-        Raises:
-            RepositoryError: If no two consecutive reads agree.
-        """
-        if self._settled:
-            return
-        # If this raises an error, the marker must not stay in use.
-        expected, self._marker = self._marker, None
-        time.sleep(min(SETTLING * self._seconds, MAX_SECONDS_TO_FIND))
-        data = self._read_marker()
-        if data is None or checked_marker(data, self.url) != expected:
-            data = self._settle(data, 0.0)
-        self._marker = checked_marker(data, self.url)
-        self._settled = True
+        """Verify the marker by two consecutive reads that agree: 1 request; see `RepositoryMarker.confirm`."""
+        self._marker.confirm()
 
     def must_exist(self) -> None:
         """Find the repository, or raise an error.
@@ -218,25 +108,13 @@ class Repository(Displayable):
                 "makes one."
             )
 
-    def create(self) -> None:
-        """Create the repository if it does not exist. If several clients try at once, one wins and all use its marker.
+    def create(self, *, found_empty: bool = False) -> None:
+        """Create the repository if it does not exist; see `RepositoryMarker.create`.
 
-        Raises:
-            NotARepository: If the URL holds something else.
-            RemoteError: If the storage is unreachable or refuses a request.
+        Args:
+            found_empty: True if `open` has just returned False, so that nothing is asked twice.
         """
-        began = time.monotonic()
-        if self.open():
-            return
-        # The listing may have taken long. After this read, a put can replace only a marker that was written since.
-        if self._read_marker() is None:
-            self.storage.put(layout.MARKER, new_marker(secrets.token_hex(16)), create_only=True)
-        data = self._read_written_marker()
-        if data is None:
-            raise RepositoryError(f"{layout.MARKER} was written to {self.url} and cannot be read back. Try again.")
-        patience = min(SETTLING * (time.monotonic() - began), MAX_SECONDS_TO_CREATE)
-        self._marker = checked_marker(self._settle(data, patience), self.url)
-        self._settled = True
+        self._marker.create(found_empty=found_empty)
 
     def packs(self, namespace: str | None = None) -> list[layout.PackRef]:
         """Return (namespace, pack) of every visible pack, of one namespace or of all, the oldest first: one listing.
@@ -250,68 +128,43 @@ class Repository(Displayable):
         parsed = [layout.parse_manifest_path(entry.path) for entry in listed]
         return [ref for ref in parsed if ref is not None]
 
-    def manifests(
-        self, packs: Sequence[layout.PackRef]
-    ) -> Iterator[Manifest | DamagedPack | UntrustedPack | UnsupportedFormat]:
-        """Yield the manifest of each (namespace, pack), or the error; a few are fetched concurrently.
+    def manifests(self, packs: Sequence[layout.PackRef]) -> Iterator[Manifest | ManifestProblem]:
+        """Yield the manifest of each (namespace, pack), or the error; a few are fetched concurrently."""
+        return ordered_map(partial(manifest_or_problem, self), packs, in_flight=SMALL_IN_FLIGHT)
+
+    def read_manifests(
+        self, packs: Sequence[layout.PackRef], advance: Callable[[int], object] = lambda _: None
+    ) -> PackManifests:
+        """Read the manifests of listed packs, and sort out the packs that cannot be used or were deleted meanwhile.
+
+        Args:
+            packs: The packs, as `packs` lists them.
+            advance: Called with 1 for each manifest.
 
         Raises:
             RemoteError: If the storage is unreachable or refuses a request.
         """
-        return ordered_map(self._manifest_or_problem, packs, in_flight=SMALL_IN_FLIGHT)
-
-    def _manifest_or_problem(self, ref: layout.PackRef) -> Manifest | DamagedPack | UntrustedPack | UnsupportedFormat:
-        try:
-            return self.manifest(*ref)
-        except (DamagedPack, UntrustedPack, UnsupportedFormat) as problem:
-            return problem
+        return read_manifests(self, packs, advance)
 
     def manifest(self, namespace: str, pack: str) -> Manifest:
-        """Return the manifest of a pack, verified against the pack's id.
-
-        Raises:
-            DamagedPack: If the manifest is missing, fails verification, or belongs to another namespace.
-            UntrustedPack: If it is not signed by a trusted key.
-        """
-        path = layout.manifest_path(namespace, pack)
-        data = get_of_pack(self.storage, path, 0, MAX_MANIFEST_BYTES, pack=pack)
-        try:
-            if pack_id(data) != pack:
-                msg = "its SHA-256 is not its name"
-                raise ValueError(msg)
-            manifest = Manifest.from_bytes(data)
-            if manifest.namespace != namespace:
-                msg = f"it belongs to namespace {manifest.namespace}"
-                raise ValueError(msg)
-        except (ValueError, KeyError, TypeError) as err:
-            raise DamagedPack(
-                f"{path} in {self.url} is damaged ({err}). The pack is skipped.",
-                pack=pack,
-            ) from err
-        reason = None if self.trust is None else self.trust.why_not(data, manifest.signature)
-        if reason is not None:
-            raise UntrustedPack(
-                f"The pack {pack} of {self.url} is not trusted: {reason}. It counts as missing.",
-                pack=pack,
-                reason=reason,
-            )
-        return manifest
+        """Return the manifest of a pack, verified; see `read_manifest`."""
+        return read_manifest(self.storage, layout.PackRef(namespace, pack), self.trust)
 
     def has_gone(self, ref: layout.PackRef, problem: Exception) -> bool:
         """Return True if an error means that a (namespace, pack) was deleted since it was listed: not damage."""
-        return isinstance(problem.__cause__, ObjectNotFound) and ref not in self.packs(ref.namespace)
+        return is_missing(problem) and ref not in self.packs(ref.namespace)
 
     def keys(self, pack: str, manifest: Manifest) -> NDArray[np.uint8]:
-        """Return the keys of a pack, verified; see `pack.read_keys`."""
-        return read_keys(self.storage, pack, manifest)
+        """Return the keys of a pack, verified; see `reading.read_column`."""
+        return read_column(self.storage, pack, manifest, "keys")
 
     def read(self, pack: str, manifest: Manifest, keys: NDArray[np.uint8], first: int = 0) -> Iterator[PackChunk]:
-        """Yield the rows of a pack, verified; see `pack.read`."""
+        """Yield the rows of a pack, verified; see `reading.read`."""
         return read(self.storage, pack, manifest, keys, first)
 
     def digests(self, pack: str, manifest: Manifest) -> NDArray[np.uint64]:
-        """Return the digests of a pack, verified; see `pack.read_digests`."""
-        return read_digests(self.storage, pack, manifest)
+        """Return the digests of a pack, verified; see `reading.read_column`."""
+        return read_column(self.storage, pack, manifest, "digests")
 
     def read_rows(
         self,
@@ -321,7 +174,7 @@ class Repository(Displayable):
         keys: NDArray[np.uint8],
         digests: NDArray[np.uint64],
     ) -> Iterator[PackChunk]:
-        """Yield some rows of a pack, verified by their digests; see `pack.read_rows`.
+        """Yield some rows of a pack, verified by their digests; see `reading.read_rows`.
 
         If only some keys are trusted, complete chunks are read and verified by their SHA-256, because a forger can
         compute row digests.
@@ -345,6 +198,8 @@ class Repository(Displayable):
             DamagedPack: If an object fails verification; also later, when an array is read.
             RemoteError: If the remote is unreachable or refuses a request.
         """
+        from cas_cache.repository.zarr_store import open_zarr  # imports zarr: 0.3 s
+
         return open_zarr(self, namespace)
 
     def open_dask(self, namespace: str) -> Any:
@@ -360,30 +215,13 @@ class Repository(Displayable):
             RepositoryError: If the namespace has no packs.
             The same errors as `open_zarr`.
         """
+        from cas_cache.repository.zarr_store import open_dask
+
         return open_dask(self, namespace)
 
     def spec(self, namespace: str) -> EncoderSpec:
-        """Return the spec of a namespace, verified against its id.
-
-        Raises:
-            RepositoryError: If the spec is missing or fails verification.
-        """
-        path = layout.spec_path(namespace)
-        try:
-            spec = EncoderSpec.from_canonical(self.storage.get(path, 0, MAX_DOCUMENT_BYTES))
-            if spec.namespace != namespace:
-                msg = "its SHA-256 is not its name"
-                raise IdentityError(msg)
-        except (ObjectNotFound, IdentityError, AccessDenied) as err:
-            is_refused = isinstance(err, AccessDenied)
-            if is_refused and not may_read(self.storage):
-                raise
-            state = "may not be read" if is_refused else "is missing or damaged"
-            raise RepositoryError(
-                f"{path} in {self.url} {state} ({err}). The namespace is skipped by a pull of all. A run with its "
-                "encoder spec still takes its packs, because it brings the spec."
-            ) from err
-        return spec
+        """Return the spec of a namespace, verified; see `read_spec`."""
+        return read_spec(self.storage, namespace)
 
     def publish_spec(self, spec: EncoderSpec) -> None:
         """Write a spec, even if it exists, unless this object wrote it a moment ago.
@@ -409,16 +247,12 @@ class Repository(Displayable):
         began: float | None = None,
         appearance: str | None = None,
     ) -> str:
-        """Write a pack and make it visible: one PUT per object, the manifest last; see `write` and `commit`.
+        """Write a pack and make it visible; return its id. One PUT per object; see `stage` and `commit`."""
+        staged = self.stage(namespace, source, nonce, began=began, appearance=appearance)
+        self.commit(staged)
+        return staged.pack
 
-        Returns:
-            The pack's id.
-        """
-        written = self.write(namespace, source, nonce, began=began, appearance=appearance)
-        self.commit(written)
-        return written.pack
-
-    def write(  # noqa: PLR0913 - the optional facts of a manifest, by name
+    def stage(  # noqa: PLR0913 - the optional facts of a manifest, by name
         self,
         namespace: str,
         source: PackRows,
@@ -456,37 +290,11 @@ class Repository(Displayable):
         # A merge is signed only if its packs were verified: a signature over unverified packs would vouch for them.
         if self.signer is not None and (self.trust is not None or not supersedes):
             manifest = self.signer.signed(manifest)
-        data = manifest.to_bytes()
-        pack = pack_id(data)
-        # All objects come before the manifest (see `commit`): a reader that finds the manifest finds every object.
-        put_all(self.storage, ((layout.object_path(pack, name), make) for name, make in contents(manifest, source)))
-        paths = tuple(layout.object_path(pack, name) for name in manifest.objects)
-        return StagedPack(namespace, pack, data, paths, began)
+        return stage(self.storage, manifest, source, began)
 
-    def commit(self, written: StagedPack) -> None:
-        """Write the manifest of a pack, which makes it visible.
-
-        Raises:
-            RemoteError: If the storage is unreachable or refuses a request; the pack is then invisible, or complete.
-            RepositoryError: If writing took so long that a prune may have removed the first objects.
-        """
-        path = layout.manifest_path(written.namespace, written.pack)
-        if _in_time(written):
-            self.storage.put(path, written.manifest)
-            if _in_time(written):
-                return
-            # The process was suspended during the PUT. Another process of this mirror may have published the same pack,
-            # so the manifest is deleted only if a prune has removed objects. A reader of it had misses at worst.
-            remote_paths = {entry.path for entry in self.storage.list(layout.pack_prefix(written.pack))}
-            if not remote_paths.issuperset(written.paths):
-                try:
-                    self.storage.delete(path)
-                except AccessDenied as err:
-                    logger.warning("left the manifest of pack %s, whose objects have gone: %s", written.pack, err)
-        raise RepositoryError(
-            f"Writing pack {written.pack} to {self.url} took more than {MAX_SECONDS // 3600} hours, or the clock was "
-            "set: a prune may have removed its first objects. Nothing is lost. Do the same again."
-        )
+    def commit(self, staged: StagedPack) -> None:
+        """Write the manifest of a pack, which makes it visible; see `publishing.commit`."""
+        commit(self.storage, staged)
 
     def exists(self, path: str) -> bool:
         """Return True if an object exists, by a read of its name: 1 request. A listing could be incomplete.
@@ -509,78 +317,13 @@ class Repository(Displayable):
         for _ in ordered_map(self.storage.delete, list(paths)):
             pass
 
-    def now(self) -> float:
-        """Return the time of the storage's clock, the only clock with which times of its objects may be compared.
-
-        A probe is written, listed and deleted: 3 requests.
-
-        Raises:
-            RemoteError: If the storage is unreachable or refuses a request.
-            RepositoryError: If its listings have no times.
-        """
-        self.writable()
-        probe = layout.probe_path(secrets.token_hex(16))
-        self.storage.put(probe, b"")
-        try:
-            now = next((e.modified for e in self.storage.list(layout.PROBES) if e.path == probe), math.nan)
-        finally:
-            self.storage.delete(probe)
-        if not math.isfinite(now):
-            raise RepositoryError(
-                f"{self.url} does not tell when its objects were written, so none can be known to be old. Nothing was "
-                "deleted. Delete by the means of the storage, or not at all."
-            )
-        return now
-
-    def _read_marker(self) -> bytes | None:
-        try:
-            return self.storage.get(layout.MARKER, 0, MAX_DOCUMENT_BYTES)
-        except ObjectNotFound:
-            return None
-
-    def _read_written_marker(self) -> bytes | None:
-        """Read a marker that was written, perhaps by several clients at this moment."""
-        for pause in MARKER_PAUSES:
-            time.sleep(pause)
-            data = self._read_marker()
-            if data is not None:
-                return data
-        return None
-
-    def _settle(self, data: bytes | None, patience: float) -> bytes:
-        """Read the marker until two consecutive reads agree.
-
-        Args:
-            data: The previous read.
-            patience: Minimum number of seconds to wait before each read.
-
-        Raises:
-            RepositoryError: If no two consecutive reads agree.
-        """
-        for pause in MARKER_PAUSES:
-            time.sleep(max(pause, patience))
-            previous, data = data, self._read_marker()
-            if data is not None and data == previous:
-                return data
-        raise RepositoryError(
-            f"{layout.MARKER} at {self.url} was read {len(MARKER_PAUSES) + 1} times, and no two reads in a row agree. "
-            "Nothing was changed. Try again in a minute; if the error stays, something between this machine and the "
-            "storage damages what is read."
-        )
-
     def must_sign(self) -> None:
         """Raise an error if new packs would be invisible to clients that trust the same keys as this repository object.
 
         Raises:
             ConfigurationError: If they would be.
         """
-        if self.trust is not None and (self.signer is None or self.signer.public not in self.trust.keys):
-            what = "there is no signing_key" if self.signer is None else f"{self.signer.public} is none of them"
-            raise ConfigurationError(
-                f"Only packs signed by {', '.join(sorted(self.trust.names.values()))} are trusted, and {what}: nobody "
-                "who trusts the same keys would see what you write. Name a signing_key (CAS_CACHE_SIGNING_KEY) whose "
-                "public key is trusted, or open the cache with read_only=True."
-            )
+        check_signer(self.trust, self.signer)
 
     def writable(self) -> None:
         """Raise an error unless this version may write the repository; create the repository if it does not exist.
@@ -588,16 +331,11 @@ class Repository(Displayable):
         Raises:
             UnsupportedFormat: If the repository requires a feature of writers that this version does not know.
         """
-        if self._marker is None:
+        if self._marker.document is None:
             self.create()
-        features = (self._marker or {}).get("writer_features")
+        features = (self._marker.document or {}).get("writer_features")
         if features:
             raise UnsupportedFormat(
                 f"{self.url} asks writers for {features}, which this cas_cache does not know. It can be read, not "
                 "written: update cas_cache, or use read_only=True."
             )
-
-
-def _in_time(written: StagedPack) -> bool:
-    """Return True if the objects of a pack are too young for a prune to have removed any."""
-    return 0 <= time.time() - written.began <= MAX_SECONDS

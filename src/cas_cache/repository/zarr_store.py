@@ -1,4 +1,4 @@
-"""The packs of a namespace as one read-only Zarr store. The only module that imports zarr.
+"""The packs of a namespace for other tools, as Zarr groups or dask arrays. The only module that imports zarr.
 
 Adds to a Zarr store: reads go by manifests, and every object is read completely and must have the size and SHA-256 that
 its manifest names. zarr itself fills a missing chunk with zeros; here a missing chunk is an error. Nothing is ever
@@ -8,13 +8,16 @@ written.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from cas_cache.errors import ConfigurationError
-from cas_cache.repository.pack import read_object
+from cas_cache.errors import ConfigurationError, DamagedPack, DataWarning, MissingDependency, RepositoryError
+from cas_cache.format.manifest import superseders
+from cas_cache.identity import NAMESPACE_ID
+from cas_cache.repository.reading import read_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -23,13 +26,72 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from cas_cache.format.manifest import Manifest
+    from cas_cache.repository.repository import Repository
     from cas_cache.storage.interface import Storage
 
+MAX_LISTINGS = 3
+"""Maximum number of listings. A listed pack may be merged and deleted before its manifest is read; then list again."""
 
-def zarr_groups(storage: Storage, manifests: Mapping[str, Manifest]) -> list[zarr.Group]:
-    """Return a read-only group for each pack, named by the pack's id."""
-    store = PackStore(storage, manifests)
+
+def open_zarr(repository: Repository, namespace: str) -> list[zarr.Group]:
+    """See `Repository.open_zarr`."""
+    manifests = readable_packs(repository, namespace)
+    store = PackStore(repository.storage, manifests)
     return [zarr.open_group(store, path=pack, mode="r", zarr_format=3) for pack in manifests]
+
+
+def open_dask(repository: Repository, namespace: str) -> Any:
+    """See `Repository.open_dask`."""
+    try:
+        import dask.array as da
+    except ImportError as err:
+        raise MissingDependency.of_package("open_dask (the extra cas-cache[dask])", "'dask[array]'") from err
+    arrays: list[Any] = [group["vectors"] for group in open_zarr(repository, namespace)]
+    if not arrays:
+        raise RepositoryError(
+            f"{repository.url} has no packs of the namespace {namespace}, so its vectors have no shape. `cas-cache ls "
+            f"{repository.url}` lists the namespaces."
+        )
+    # The path of an array contains the pack's id, so the name identifies the content, as dask requires.
+    return da.concatenate(
+        [da.from_array(array, chunks=array.chunks, name=f"cas-cache-{array.path}") for array in arrays]
+    )
+
+
+def readable_packs(repository: Repository, namespace: str) -> dict[str, Manifest]:
+    """Return the packs that hold the rows of a namespace, the oldest first; warn about skipped packs.
+
+    Raises:
+        ConfigurationError: If `namespace` is not a namespace id.
+        NotARepository: If there is no repository.
+        RemoteError: If the remote is unreachable or refuses a request.
+    """
+    if not NAMESPACE_ID.fullmatch(namespace):
+        raise ConfigurationError(
+            f"{namespace!r} is not a namespace id: 32 hex digits, as `EncoderSpec.namespace` and `cas-cache ls --json` "
+            "give them."
+        )
+    repository.must_exist()
+    for _ in range(MAX_LISTINGS):
+        answers = repository.read_manifests(repository.packs(namespace))
+        if not answers.gone:
+            break
+    problems: list[Exception] = [*answers.untrusted.values(), *answers.problems.values()]
+    problems += [DamagedPack(f"The pack {ref.pack} was deleted meanwhile.", pack=ref.pack) for ref in answers.gone]
+    manifests = answers.readable
+    merged = superseders(manifests)
+    manifests = {pack: manifest for pack, manifest in manifests.items() if pack not in merged}
+    element = next(((manifest.dtype, manifest.shape) for manifest in manifests.values()), None)
+    alike = {pack: manifest for pack, manifest in manifests.items() if (manifest.dtype, manifest.shape) == element}
+    problems += [
+        DamagedPack(f"The pack {pack} holds vectors of another dtype or shape than the first pack.", pack=pack)
+        for pack in manifests.keys() - alike.keys()
+    ]
+    if problems:
+        warnings.warn(
+            f"{len(problems)} packs of {namespace} were skipped. The first: {problems[0]}", DataWarning, stacklevel=4
+        )
+    return alike
 
 
 class PackStore(Store):

@@ -4,19 +4,14 @@ However rows are found, their scores are computed from the stored rows, and each
 can miss a neighbour but never returns a wrong one. Needs the extra ``faiss``.
 """
 
-from cas_cache.search.design import KINDS, METRICS, Design
-from cas_cache.search.finder import ArrayRows, Finder, NamespaceRows, Rows
+from cas_cache.search.exact import METRICS
+from cas_cache.search.faiss_index import Design
 from cas_cache.search.searcher import Neighbours, Searcher, open_search
 
 __all__ = [
-    "KINDS",
     "METRICS",
-    "ArrayRows",
     "Design",
-    "Finder",
-    "NamespaceRows",
     "Neighbours",
-    "Rows",
     "Searcher",
     "open_search",
 ]

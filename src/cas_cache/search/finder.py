@@ -6,19 +6,18 @@ rows, and queries for which the index finds too few.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import operator
-import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cas_cache.errors import ConfigurationError, MirrorError, ShapeMismatch
 from cas_cache.format.rows import as_array
-from cas_cache.search import approximate
-from cas_cache.search.exact import are_unit, as_searched, nearest, require_faiss
-from cas_cache.search.ranking import ABSENT, rank
+from cas_cache.mirror.index import ABSENT
+from cas_cache.search import faiss_index
+from cas_cache.search.exact import are_unit, as_searched, nearest, rank, require_faiss
+from cas_cache.search.rows import check_searchable
 from cas_cache.search.saved import IndexFiles
 
 if TYPE_CHECKING:
@@ -26,13 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.mirror import Namespace
-    from cas_cache.search.design import Design
+    from cas_cache.search.faiss_index import Design
+    from cas_cache.search.rows import Rows
 
 logger = logging.getLogger(__name__)
-
-SEARCHED_DTYPES = ("float16", "float32", "float64", "int8", "uint8")
-"""Dtypes of vectors that can be compared as numbers."""
 
 TAIL_SHARE = 1 / 16
 """An index that lacks more than this share of the rows is extended at opening; fewer rows are searched exactly."""
@@ -43,83 +39,8 @@ TRAINED_SHARE = 1 / 4
 SMALL_SHARE = 1 / 10
 """A smaller share of the rows is searched exactly, which costs at most a tenth of an exact search of all."""
 
-
-class Rows(Protocol):
-    """Rows that can be searched."""
-
-    @property
-    def vectors(self) -> NDArray[Any]:
-        """The current vectors, (n, d); may be a memory map."""
-
-    def verify(self, rows: NDArray[np.int64] | slice) -> None:
-        """Verify rows; raise `DamagedMirror` if one differs from what was stored."""
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the verified vectors of rows."""
-
-    def fingerprint(self, count: int) -> str | None:
-        """Return a string that identifies the first `count` rows; None if there are fewer."""
-
-
-class NamespaceRows:
-    """Rows of a namespace of the mirror. They keep their row numbers while this object lives."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        namespace.hold()
-        weakref.finalize(self, namespace.release).atexit = False
-        self._namespace = namespace
-        self.verify = namespace.verify
-        self.take = namespace.take
-
-    def __repr__(self) -> str:
-        return f"NamespaceRows({self._namespace!r})"
-
-    @property
-    def vectors(self) -> NDArray[Any]:
-        """Mapped vectors, (n, d), including rows that other processes have committed."""
-        ns = self._namespace
-        ns.refresh()
-        if not ns.rows:
-            raise MirrorError(
-                f"The namespace {ns.spec.namespace} ({ns.spec.model}) holds no rows to search. Pull, or encode first."
-            )
-        return next(ns.columns(ns.rows))[2]
-
-    def fingerprint(self, count: int) -> str | None:
-        """Return a hash of the rows' digests, which cover keys and vectors; None if there are fewer rows."""
-        if not 0 < count <= self._namespace.rows:
-            return None
-        digests = next(self._namespace.columns(count))[3]
-        return hashlib.sha256(np.ascontiguousarray(digests).data).hexdigest()
-
-
-class ArrayRows:
-    """Rows of an array, which must not change."""
-
-    def __init__(self, vectors: NDArray[Any]) -> None:
-        self.vectors = vectors
-        self._fingerprints: dict[int, str] = {}
-
-    def __repr__(self) -> str:
-        return f"ArrayRows({self.vectors.dtype}, {self.vectors.shape})"
-
-    def verify(self, rows: NDArray[np.int64] | slice) -> None:
-        """Do nothing: an array in memory has no digests to verify."""
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the (n, d) vectors of (n,) rows."""
-        taken: NDArray[Any] = self.vectors[rows]
-        return taken
-
-    def fingerprint(self, count: int) -> str | None:
-        """Return a hash of the first rows' bytes; None if there are fewer rows."""
-        if not 0 < count <= len(self.vectors):
-            return None
-        if count not in self._fingerprints:
-            first = np.ascontiguousarray(self.vectors[:count])
-            header = f"{first.dtype.str} {first.shape} ".encode()
-            self._fingerprints[count] = hashlib.sha256(header + hashlib.sha256(first.data).digest()).hexdigest()
-        return self._fingerprints[count]
+MORE_OF_A_VIEW = 2
+"""Times as many rows are proposed for a view as would be enough if it were spread evenly over all rows."""
 
 
 class Finder:
@@ -127,7 +48,7 @@ class Finder:
 
     Args:
         rows: The rows to search.
-        design: Metric, kind and parameters.
+        design: Metric, index and parameters.
         folder: The folder that an index is saved in; None keeps it in memory.
 
     Raises:
@@ -147,11 +68,13 @@ class Finder:
         self._unit_rows = 0
         vectors = rows.vectors
         check_searchable(vectors)
+        if design.index is not None:
+            faiss_index.new_index(design, vectors.shape[1])  # rejects what faiss cannot make, also for a few rows
         self._files = None if folder is None else IndexFiles(folder, design, vectors.shape[1])
         self.update()
 
     def __repr__(self) -> str:
-        return f"Finder({self._design.metric}, {self._design.kind}, {self._rows!r})"
+        return f"Finder({self._design!r}, {self._rows!r})"
 
     @property
     def covered(self) -> int:
@@ -161,26 +84,24 @@ class Finder:
     def update(self) -> None:
         """Open, build or extend the index, as the current number of rows requires."""
         vectors = self._rows.vectors
-        if self._design.kind == "exact" or len(vectors) < approximate.MIN_ROWS:
-            return
-        if self._index is not None and self._covers(len(vectors), self._covered):
-            return
-        loaded = None if self._files is None else self._files.read(self._rows.fingerprint)
-        if loaded is not None and self._covers(len(vectors), loaded[1].rows):
-            self._index, self._covered = loaded[0], loaded[1].rows
+        rows = len(vectors)
+        if self._design.index is None or rows < faiss_index.MIN_ROWS or _covers(rows, self._covered):
             return
         if self._files is None:
             self._build(vectors)
             return
         try:
+            if self._open(rows):
+                return
             with self._files.locked():
-                self._build(vectors)
+                if not self._open(rows):  # another process may have been faster
+                    self._build_and_save(vectors, self._files)
         except OSError as err:
             if isinstance(err, MirrorError):
                 raise
             logger.warning("The index of %r cannot be saved (%s); it is kept in memory", self._rows, err)
-            if self._index is None or not self._covers(len(vectors), self._covered):
-                self._build(vectors, save=False)
+            if not _covers(rows, self._covered):
+                self._build(vectors)
 
     def find(
         self, queries: Any, k: int | np.integer[Any], among: NDArray[np.int64] | None = None
@@ -207,63 +128,80 @@ class Finder:
         if not k or not len(asked):
             return np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
         prepared = as_searched(asked, self._design.metric)
-        small = among is not None and len(among) < SMALL_SHARE * len(vectors)
-        if self._index is None or small:
-            candidates = self._exactly(prepared, vectors, k, among)
-            return rank(asked, candidates, k, self._design.metric, self._rows.take)
-        scores, rows = rank(
-            asked, self._search_index(prepared, vectors, k, among), k, self._design.metric, self._rows.take
-        )
+        if self._index is None or (among is not None and len(among) < SMALL_SHARE * len(vectors)):
+            return self._rank(asked, self._exactly(prepared, vectors, k, among), k)
+        scores, rows = self._rank(asked, self._search_index(prepared, vectors, k, among), k)
         short = np.flatnonzero((rows == ABSENT).any(axis=1))
         if len(short):
             candidates = self._exactly(prepared[short], vectors, k, among)
-            scores[short], rows[short] = rank(asked[short], candidates, k, self._design.metric, self._rows.take)
+            scores[short], rows[short] = self._rank(asked[short], candidates, k)
         return scores, rows
 
-    def _covers(self, rows: int, covered: int) -> bool:
-        """Return True if an index of the first `covered` rows covers enough of all rows."""
-        return 0 <= rows - covered <= TAIL_SHARE * rows
+    def _rank(
+        self, queries: NDArray[Any], candidates: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return rank(queries, candidates, k, self._design.metric, self._rows.take)
 
-    def _build(self, vectors: NDArray[Any], *, save: bool = True) -> None:
-        """Build an index of all rows, by extending the saved one if possible."""
-        rows = len(vectors)
-        loaded = self._files.read(self._rows.fingerprint, mapped=False) if self._files is not None else None
-        trained = rows
-        if loaded is not None and (not self._design.is_trained or loaded[1].trained >= TRAINED_SHARE * rows):
-            index, saved = loaded
-            if self._covers(rows, saved.rows):  # another process was faster
-                self._index, self._covered = index, saved.rows
-                return
-            trained = saved.trained
-            self._rows.verify(slice(saved.rows, rows))
-            approximate.extend(index, self._design, vectors)
-        else:
-            self._rows.verify(slice(0, rows))
-            index = approximate.build(self._design, vectors)
-        self._index, self._covered = index, rows
-        if self._files is None or not save:
-            return
-        fingerprint = self._rows.fingerprint(rows)
+    def _open(self, rows: int) -> bool:
+        """Use the saved index if it covers enough of all rows; return True if it does."""
+        loaded = None if self._files is None else self._files.read(self._rows.fingerprint)
+        if loaded is None or not _covers(rows, loaded[1].rows):
+            return False
+        self._index, self._covered = loaded[0], loaded[1].rows
+        return True
+
+    def _build(self, vectors: NDArray[Any]) -> None:
+        """Build an index of all rows."""
+        self._rows.verify(slice(0, len(vectors)))
+        self._index, self._covered = faiss_index.build(self._design, vectors), len(vectors)
+
+    def _build_and_save(self, vectors: NDArray[Any], files: IndexFiles) -> None:
+        """Extend the saved index if possible, else build one; save it."""
+        trained = self._extend_saved(vectors, files)
+        if trained is None:
+            self._build(vectors)
+        fingerprint = self._rows.fingerprint(len(vectors))
         if fingerprint is not None:
-            self._files.write(index, trained=trained, fingerprint=fingerprint)
-            mapped = self._files.read(self._rows.fingerprint)
-            self._index = index if mapped is None else mapped[0]
+            files.write(self._index, trained=trained or len(vectors), fingerprint=fingerprint)
+            self._open(len(vectors))
+
+    def _extend_saved(self, vectors: NDArray[Any], files: IndexFiles) -> int | None:
+        """Add new rows to the saved index; return the number of rows it was trained on, None if it must be built."""
+        loaded = files.read(self._rows.fingerprint, mapped=False)
+        if loaded is None:
+            return None
+        index, saved = loaded
+        needs_training = not faiss_index.new_index(self._design, vectors.shape[1]).is_trained
+        if needs_training and saved.trained < TRAINED_SHARE * len(vectors):
+            return None
+        self._rows.verify(slice(saved.rows, len(vectors)))
+        try:
+            faiss_index.extend(index, self._design, vectors)
+        except ConfigurationError as err:
+            logger.info("The index of %r is built again (%s)", self._rows, err)
+            return None
+        self._index, self._covered = index, len(vectors)
+        return saved.trained
 
     def _search_index(
         self, queries: NDArray[np.float32], vectors: NDArray[Any], k: int, among: NDArray[np.int64] | None
     ) -> NDArray[np.int64]:
         """Return candidates from the index and from the rows that it does not cover."""
-        early = approximate.propose(self._index, self._design, queries, k, among)
-        rows = len(vectors)
-        tail: NDArray[np.int64] | slice = slice(self._covered, rows)
-        count = rows - self._covered
-        if among is not None:
+        rows, count = len(vectors), k * self._design.k_factor
+        if among is None:
+            early = faiss_index.propose(self._index, queries, count)
+            tail: NDArray[np.int64] | slice = slice(self._covered, rows)
+            late_rows = rows - self._covered
+        else:
+            # faiss cannot restrict every kind of index, so more rows are proposed and the others removed.
+            early = faiss_index.propose(self._index, queries, MORE_OF_A_VIEW * count * rows // len(among))
+            early = _only(early, among, rows)[:, :count]
             tail = among[among >= self._covered]
-            count = len(tail)
-        if not count:
+            late_rows = len(tail)
+        if not late_rows:
             return early
         self._rows.verify(tail)
-        late = nearest(queries, vectors, min(k, count), self._design.metric, rows=tail)
+        late = nearest(queries, vectors, min(k, late_rows), self._design.metric, rows=tail)
         return np.concatenate([early, late], axis=1)
 
     def _exactly(
@@ -290,22 +228,18 @@ class Finder:
         return self._unit
 
 
-def check_searchable(vectors: NDArray[Any]) -> None:
-    """Reject rows that have no distance to a query.
+def _covers(rows: int, covered: int) -> bool:
+    """Return True if an index of the first `covered` rows covers enough of all rows."""
+    return 0 <= rows - covered <= TAIL_SHARE * rows
 
-    Raises:
-        ConfigurationError: If they are not (n, d), or their dtype is not in `SEARCHED_DTYPES`.
-    """
-    if vectors.ndim != 2:
-        raise ConfigurationError(
-            f"A vector of this namespace has the shape {vectors.shape[1:]}; only plain vectors of one dimension can "
-            "be searched."
-        )
-    if vectors.dtype.name not in SEARCHED_DTYPES:
-        raise ConfigurationError(
-            f"Vectors of {vectors.dtype} cannot be searched; of {', '.join(SEARCHED_DTYPES)} they can. Search the "
-            "namespace of the float vectors."
-        )
+
+def _only(proposed: NDArray[np.int64], among: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return proposed rows that are in `among`, in their order, and then `ABSENT`."""
+    wanted = np.zeros(rows + 1, np.bool_)  # the last place is that of ABSENT
+    wanted[among] = True
+    order = np.argsort(~wanted[proposed], axis=1, kind="stable")
+    proposed = np.take_along_axis(proposed, order, axis=1)
+    return np.where(wanted[proposed], proposed, ABSENT)
 
 
 def checked_k(k: object) -> int:

@@ -2,14 +2,14 @@
 
 ::
 
-    <folder>/<metric>-<kind>-<hash>.json             describes the index: the commit point, written last
-            /<metric>-<kind>-<hash>.<random>.index   as `faiss.write_index` writes it
+    <folder>/<design>.json             describes the index: the commit point, written last
+            /<design>.<random>.index   as `faiss.write_index` writes it
 
 An index file never changes and its name is never used again. So the file that the JSON names is complete, or it is gone
-because a newer one replaced it. The JSON has the SHA-256 of each 64 MiB of the file. They are compared before faiss
-reads the file, because faiss follows the links of a graph wherever they lead, also in memory. The JSON also
-has a fingerprint of the covered rows, which shows that rows were moved by `evict` or that they are another mirror's. An
-index that does not match is built again.
+because a newer one replaced it. The JSON has the SHA-256 of the file. It is compared before faiss reads the file,
+because faiss follows the links of a graph wherever they lead, also in memory. The JSON also has a fingerprint of the
+covered rows, which shows that rows were moved by `evict` or that they are another mirror's. An index that does not
+match is built again.
 """
 
 from __future__ import annotations
@@ -21,56 +21,54 @@ import logging
 import os
 import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.files.disk import TEMP_PREFIX, check_folder, flush, lock_of, open_plain, read_plain, write_atomically
 from cas_cache.identity import parsed_json
-from cas_cache.search.approximate import is_sound
 from cas_cache.search.exact import require_faiss
+from cas_cache.search.faiss_index import is_sound, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from cas_cache.search.design import Design
+    from cas_cache.search.faiss_index import Design
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-HASHED_AT_ONCE = 64 << 20
-"""Bytes per SHA-256, so that threads share the work."""
-
-HASH_THREADS = 4
+VERSION = 2
+"""Version of the JSON. Version 1 described indexes by kinds and parameters of cas_cache's own."""
 
 SAFE_NAME = re.compile(r"[0-9A-Za-z_.-]{1,200}")
 """Permitted names of index files."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """Description of an index file.
+class SavedIndex:
+    """Content of the JSON.
 
     Attributes:
         file: The name of the file.
+        index: The index as faiss's `index_factory` names it.
+        metric: The metric that it was built for.
         rows: The number of first rows that the index covers.
         trained: The number of rows that existed when the index was trained.
         fingerprint: The fingerprint of the covered rows.
-        sha256: The SHA-256 of each 64 MiB of the file, hex.
+        sha256: The SHA-256 of the file, hex.
         faiss: The faiss version that wrote the file; informative only.
-        parameters: The parameters that shaped the index; informative only, because the file name has their hash.
         version: The version of this format.
     """
 
     file: str
+    index: str
+    metric: str
     rows: int
     trained: int
     fingerprint: str
-    sha256: tuple[str, ...]
+    sha256: str
     faiss: str
-    parameters: dict[str, int | str]
     version: int = VERSION
 
 
@@ -98,7 +96,7 @@ class IndexFiles:
         with lock_of(self._folder / f".{self._design.name}.lock"):
             yield
 
-    def read(self, fingerprint: Callable[[int], str | None], *, mapped: bool = True) -> tuple[Any, Saved] | None:
+    def read(self, fingerprint: Callable[[int], str | None], *, mapped: bool = True) -> tuple[Any, SavedIndex] | None:
         """Return the index and its description; None if there is no index or it cannot be trusted.
 
         Args:
@@ -113,14 +111,17 @@ class IndexFiles:
         # faiss before 1.10 maps inverted lists only.
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
         try:
-            if _hashes(path) != saved.sha256:
+            if _sha256(path) != saved.sha256:
                 logger.warning("%s is damaged, and is rebuilt", path)
                 return None
             index = faiss.read_index(str(path), flags)
         except (OSError, RuntimeError) as err:
             logger.info("%s is not used (%s)", path, err)
             return None
-        return (index, saved) if is_sound(index, self._design, self._dimensions, saved.rows) else None
+        if not is_sound(index, self._design, self._dimensions, saved.rows):
+            return None
+        prepare(index, self._design)
+        return index, saved
 
     def write(self, index: Any, *, trained: int, fingerprint: str) -> None:
         """Save an index in place of the earlier one. The caller must hold the lock.
@@ -137,47 +138,33 @@ class IndexFiles:
             except RuntimeError as err:
                 raise OSError(str(err)) from err
             flush(temp)
-            hashes = _hashes(temp)
+            sha256 = _sha256(temp)
             temp.replace(self._folder / name)
         finally:
             temp.unlink(missing_ok=True)
         flush(self._folder)
-        saved = Saved(
-            name, index.ntotal, trained, fingerprint, hashes, str(faiss.__version__), dict(self._design.shape)
-        )
+        design, version = self._design, str(faiss.__version__)
+        saved = SavedIndex(name, str(design.index), design.metric, index.ntotal, trained, fingerprint, sha256, version)
         write_atomically(self._path, json.dumps(asdict(saved), indent=2).encode())
         for other in self._folder.glob(f"*{self._design.name}.*.index"):
             if other.name != name:
                 with contextlib.suppress(OSError):
                     other.unlink()
 
-    def _read_saved(self) -> Saved | None:
+    def _read_saved(self) -> SavedIndex | None:
         try:
             check_folder(self._folder.parent, self._folder)
-            document = parsed_json(read_plain(self._path))
-            saved = Saved(**{**document, "sha256": tuple(document["sha256"])})
+            saved = SavedIndex(**parsed_json(read_plain(self._path)))
             plain = all(type(value) is int and value > 0 for value in (saved.rows, saved.trained))
-            own = saved.file.startswith(f"{self._design.name}.") and SAFE_NAME.fullmatch(saved.file)
+            named = saved.file.startswith(f"{self._design.name}.") and SAFE_NAME.fullmatch(saved.file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             if not isinstance(err, FileNotFoundError):
                 logger.info("%s is not used (%s)", self._path, err)
             return None
-        return saved if plain and own and saved.version == VERSION else None
+        designed = (saved.index, saved.metric, saved.version) == (self._design.index, self._design.metric, VERSION)
+        return saved if plain and named and designed else None
 
 
-def _hashes(path: Path) -> tuple[str, ...]:
-    """Return the SHA-256 of each `HASHED_AT_ONCE` bytes of a file."""
-
-    def hash_part(start: int) -> str:
-        digest, remaining = hashlib.sha256(), HASHED_AT_ONCE
-        with os.fdopen(open_plain(path), "rb", buffering=0) as file:
-            file.seek(start)
-            while remaining and (data := file.read(min(remaining, 1 << 20))):
-                digest.update(data)
-                remaining -= len(data)
-        return digest.hexdigest()
-
+def _sha256(path: Path) -> str:
     with os.fdopen(open_plain(path), "rb", buffering=0) as file:
-        starts = range(0, os.fstat(file.fileno()).st_size, HASHED_AT_ONCE)
-    with ThreadPoolExecutor(min(HASH_THREADS, os.cpu_count() or 1), "cas_cache-index") as threads:
-        return tuple(threads.map(hash_part, starts))
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,14 +10,14 @@ from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.identity import EncoderSpec
 from cas_cache.mirror import ids_in, keys_in
 from cas_cache.mirror.index import ABSENT
-from cas_cache.search.design import design_of
-from cas_cache.search.finder import Finder, NamespaceRows, checked_k
+from cas_cache.search.faiss_index import Design
+from cas_cache.search.finder import Finder, checked_k
+from cas_cache.search.rows import NamespaceRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Mirror, Namespace, View
-    from cas_cache.search.design import Design
 
 FOLDER = "faiss"
 """Folder of index files, beside a namespace's columns. Its contents can be deleted at any time."""
@@ -66,28 +66,29 @@ def open_search(
     mirror: Mirror,
     namespace: str | EncoderSpec,
     *,
+    index: str | None = None,
     metric: str = "cosine",
-    kind: str = "exact",
-    **parameters: int | str,
+    parameters: str = "",
+    k_factor: int = 4,
 ) -> Searcher:
     """Open a search over a namespace's rows; build and save the index if it does not exist yet.
 
     Args:
         mirror: The mirror, for example ``EmbeddingCache(...).mirror``.
         namespace: The encoder spec of the vectors, or the id of their namespace.
+        index: A FAISS index as its `index_factory` names it: ``"HNSW32"``, ``"IVF1024,PQ16"``. None is exact search.
         metric: ``"cosine"``, ``"ip"`` (inner product) or ``"l2"``.
-        kind: ``"exact"``, or an index: ``"hnsw"``, ``"hnswsq"``, ``"ivf"``, ``"ivfpq"``, ``"ivfsq"``.
-        **parameters: Parameters by faiss's names: ``M``, ``efConstruction``, ``efSearch``; ``nlist``, ``nprobe``;
-            ``m``, ``nbits``; ``sq`` (``"8bit"``, ``"6bit"``, ``"4bit"``, ``"fp16"``); and ``k_factor``: k_factor * k
-            candidates are ranked again by their stored vectors.
+        parameters: Parameters of a search in the index, as FAISS's `ParameterSpace` names them: ``"efSearch=128"``,
+            ``"nprobe=32"``.
+        k_factor: k_factor * k candidates of the index are ranked again by their stored vectors.
 
     Raises:
         MissingDependency: If faiss is not installed.
-        ConfigurationError: If metric, kind or a parameter is invalid, or vectors of this kind cannot be searched.
+        ConfigurationError: If metric, index or a parameter is invalid, or these vectors cannot be searched.
         MirrorError: If the namespace is not in the mirror, or has no rows.
         DamagedMirror: If a row to be indexed does not match its digest.
     """
-    design = design_of(metric, kind, parameters)
+    design = Design(metric, index, parameters, k_factor)
     name = namespace.namespace if isinstance(namespace, EncoderSpec) else namespace
     ns = mirror.get(name)
     if ns is None:
@@ -112,7 +113,7 @@ class Searcher:
 
     Attributes:
         namespace: The namespace that is searched.
-        design: Metric, kind and parameters.
+        design: Metric, index and parameters.
     """
 
     def __init__(self, mirror: Mirror, namespace: Namespace, design: Design) -> None:
@@ -123,7 +124,7 @@ class Searcher:
         self._finder = Finder(NamespaceRows(namespace), design, namespace.folder / FOLDER)
 
     def __repr__(self) -> str:
-        return f"Searcher({self.design.metric}, {self.design.kind}, {self.namespace!r})"
+        return f"Searcher({self.design!r}, {self.namespace!r})"
 
     @property
     def covered(self) -> int:

@@ -6,15 +6,13 @@ Pure, and imports none of these packages: exceptions and codes are known by name
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, quote_plus
+from typing import TYPE_CHECKING
 
 from cas_cache.errors import AccessDenied, BucketNotFound, CasCacheError, InvalidURL, ObjectNotFound, RemoteUnavailable
-from cas_cache.identity.credentials import redact
 from cas_cache.storage.codes import (
     ARCHIVED,
     CLOCK,
+    CLOSED,
     CLOUDS,
     CREDENTIAL_ERRORS,
     ELSEWHERE,
@@ -27,23 +25,41 @@ from cas_cache.storage.codes import (
     NO_CREDENTIALS,
     NOT_THE_SERVICE,
     REFUSED,
+    REFUSED_TRAILERS,
     SERVER_ERRORS,
     SILENT,
     THROTTLED,
+    TLS,
+    TOO_LARGE,
     UNKNOWN_CREDENTIALS,
     UNREACHABLE,
+    Doing,
+    answers_of,
+    causes_of,
+    clock_skew,
+    codes_of,
+    is_clock_wrong,
+    permissions_for,
+    tls_reason,
 )
-from cas_cache.storage.diagnosis import TLS, checksum_hint, clock_skew, is_clock_wrong, tls_reason
+from cas_cache.storage.redaction import first_line, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from cas_cache.storage.interface import Storage
 
 
 class Unanswered(ConnectionError):
-    """Raised if no answer came in time. Not a TimeoutError, because fsspec drops the text of those."""
+    """Raised if no answer came in time. Not a TimeoutError, because fsspec drops the text of those.
 
+    Args:
+        seconds: Time limit of the request.
+    """
 
-Doing = Literal["read", "list", "write", "delete"]
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:,.0f} seconds")
+
 
 _CREDENTIALS = {
     "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID, or key and secret in storage_options",
@@ -52,27 +68,20 @@ _CREDENTIALS = {
 }
 _LOGIN = {"s3": "`aws sso login`", "gcs": "`gcloud auth application-default login`", "azure": "`az login`"}
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL, or endpoint_url in storage_options"}
-_PERMISSIONS: dict[str, dict[Doing, str]] = {
-    "s3": {
-        # Without ListBucket, S3 answers 403 for a missing object.
-        "read": "s3:GetObject and s3:ListBucket",
-        "list": "s3:ListBucket",
-        "write": "s3:PutObject",
-        "delete": "s3:DeleteObject",
-    },
-    "gcs": {
-        "read": "storage.objects.get and storage.objects.list",
-        "list": "storage.objects.list",
-        "write": "storage.objects.create and storage.objects.delete",
-        "delete": "storage.objects.delete",
-    },
-    "azure": {
-        "read": "Storage Blob Data Reader",
-        "list": "Storage Blob Data Reader",
-        "write": "Storage Blob Data Contributor",
-        "delete": "Storage Blob Data Contributor",
-    },
-}
+
+SUSPECT_BYTES = 1 << 20
+"""Minimum size of an object for which a closed connection suggests a limit. Proxies limit bodies to 1 MB (the default
+of nginx) or more, so smaller objects fail for other reasons."""
+
+MAX_DIGITS = 18
+"""Maximum number of digits of a size that a service names; Python refuses to parse thousands."""
+
+REQUEST_CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
+RESPONSE_CHECKSUMS = "AWS_RESPONSE_CHECKSUM_VALIDATION"
+WHEN_REQUIRED = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+"""The same two settings as ``config_kwargs`` of botocore."""
+
+_CHECKSUM_WORDS = re.compile(r"checksum|trailer|aws-chunked|content-sha256|STREAMING-UNSIGNED", re.IGNORECASE)
 
 
 def error_of(
@@ -94,7 +103,7 @@ def error_of(
     if isinstance(err, PermissionError) or codes & CREDENTIAL_ERRORS or FORBIDDEN.match(str(err)):
         return AccessDenied(_refusal_text(err, reason, url, doing, service))
     if codes & TLS:  # those of aiohttp are ValueErrors, too
-        return RemoteUnavailable(_untrusted(tls_reason(causes_of(err)) or reason, url, service))
+        return RemoteUnavailable(_untrusted(tls_reason(err) or reason, url, service))
     if isinstance(err, TypeError | ValueError) or "ParamValidationError" in codes:
         # No request was sent: the SDK found bucket, endpoint or an option malformed.
         return InvalidURL(f"{url} cannot be used ({reason}). Check URL and storage_options.")
@@ -103,7 +112,7 @@ def error_of(
         or type(err).__module__.partition(".")[0] in NETWORK_PACKAGES
         or isinstance(err, OSError | RecursionError)
     )
-    hint = checksum_hint(codes, reason, doing, service)
+    hint = _checksum_hint(codes, reason, doing, service)
     text = f"{url} did not take a {doing} ({reason}). {hint}, then do the same again." if hint else ""
     return (
         RemoteUnavailable(text or _unavailable_text(codes, reason, url, service))
@@ -150,11 +159,11 @@ def _untrusted(reason: str, url: str, service: str) -> str:
 
 def _refusal_text(err: Exception, reason: str, url: str, doing: Doing, service: str) -> str:
     codes = codes_of(err)
-    if codes & CLOCK or (is_clock_wrong(causes_of(err)) and codes & (UNKNOWN_CREDENTIALS | REFUSED)):
-        return _refused_for_the_time(reason, url, clock_skew(causes_of(err)))
+    if is_clock_wrong(err) and codes & (CLOCK | UNKNOWN_CREDENTIALS | REFUSED):
+        return _refused_for_the_time(reason, url, clock_skew(err))
     where = _CREDENTIALS.get(service, "storage_options")
     login = f", for example with {_LOGIN[service]}" if service in _LOGIN else ""
-    needs = _PERMISSIONS.get(service, {}).get(doing)
+    needs = permissions_for(service, doing)
     permission = f"that they have {needs}" if needs else f"that they may {doing}"
     texts = (
         (NO_CREDENTIALS, f"No credentials were found for {url} ({reason}). Set {where}."),
@@ -205,33 +214,6 @@ def _unavailable_text(codes: set[str], reason: str, url: str, service: str) -> s
     return text.format(url=url, reason=reason, check=check, setting=setting)
 
 
-def codes_of(err: BaseException) -> set[str]:
-    """Return the names of an error and its causes, and the codes that services gave."""
-    return {type(e).__name__ for e in causes_of(err)}.union(*(_service_codes(e) for e in causes_of(err)))
-
-
-def causes_of(err: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, each once: causes and contexts can form a ring."""
-    seen: list[BaseException] = []
-    following: BaseException | None = err
-    while following is not None and all(following is not earlier for earlier in seen):
-        seen.append(following)
-        yield following
-        following = following.__cause__ or following.__context__
-
-
-def _service_codes(err: BaseException) -> set[str]:
-    response = getattr(err, "response", None)
-    if isinstance(response, dict):
-        code = str(response.get("Error", {}).get("Code", ""))
-        return {code, "KMS"} if code.startswith("KMS.") else {code}
-    error_code = getattr(err, "error_code", "")  # Azure: an enumeration or a string
-    return {
-        str(getattr(error_code, "value", error_code)),
-        str(getattr(err, "status_code", None) or getattr(err, "code", "")),
-    }
-
-
 def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
     """Return one line without secrets: the service's own text if there is one, else type and first line of the error.
 
@@ -239,58 +221,67 @@ def reason_of(err: BaseException, secrets: Iterable[str] = ()) -> str:
     """
     if isinstance(err, Unanswered):
         return str(err)
-    for cause in causes_of(err):
-        response = getattr(cause, "response", None)
-        error = response.get("Error") if isinstance(response, dict) else None
-        if isinstance(error, dict):
-            parts = (str(error.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
-            return _one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
+    for error in answers_of(err, "Error"):
+        parts = (str(error.get(name) or "").strip() for name in ("Code", "Message", "StorageClass"))
+        return one_line(": ".join(part for part in parts if part), secrets).rstrip(". ")
     return first_line(err, secrets).rstrip(". ")
 
 
-def first_line(err: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return type and first line of an error, without secrets."""
-    return _one_line(f"{type(err).__name__}: {err}", secrets)
+def _checksum_hint(codes: set[str], reason: str, doing: str, service: str) -> str:
+    """Return the setting for a server that refuses or breaks the checksums of the AWS SDK; empty for other failures."""
+    if service != "s3":
+        return ""
+    if "FlexibleChecksumError" in codes:
+        return (
+            f"If the server sends checksums of whole objects with parts of them, set {RESPONSE_CHECKSUMS}=when_required"
+        )
+    if doing == "write" and (codes & REFUSED_TRAILERS or _CHECKSUM_WORDS.search(reason)):
+        return f"Servers that do not take the checksums of the SDK answer so: set {REQUEST_CHECKSUMS}=when_required"
+    return ""
 
 
-MAX_CHARACTERS = 200
-"""Maximum length of a foreign text in an error message."""
+def put_object(storage: Storage, path: str, data: bytes | memoryview) -> None:
+    """Write an object of a pack.
+
+    Raises:
+        RemoteError: If the storage is unreachable or refuses the write. If the size may be the reason, the error names
+            it.
+    """
+    try:
+        storage.put(path, data)
+    except (RemoteUnavailable, AccessDenied) as err:
+        hint = _size_hint(err, len(data))
+        if not hint:
+            raise
+        raise RemoteUnavailable(f"{storage.url} did not take {path}. {hint} Otherwise: {err}") from err
 
 
-def _one_line(text: str, secrets: Iterable[str]) -> str:
-    # Cut last: a part of a secret is not recognised, but reveals nearly as much.
-    return without_signatures(without_secrets(next(iter(text.splitlines()), ""), secrets))[:MAX_CHARACTERS]
+def _size_hint(err: BaseException, count: int) -> str:
+    """Return a hint about the size of an object; empty if the size is not the reason."""
+    codes = codes_of(err)
+    if codes & TOO_LARGE or 413 in {answer.get("HTTPStatusCode") for answer in answers_of(err, "ResponseMetadata")}:
+        limit = _limit(err)
+        limit_text = f"the limit is {limit}" if limit else "it does not tell its limit"
+        what = f"The object has {_size_of(count)}, more than the server or a proxy before it takes; {limit_text}."
+    elif codes & CLOSED and count >= SUSPECT_BYTES:
+        sent = _size_of(count)
+        what = f"The connection was closed while {sent} were sent; it may be a limit of the server or a proxy."
+    else:
+        return ""
+    return (
+        f"{what} Raise that limit to 48 MiB or more (nginx: client_max_body_size 64m) and push again: what was done is "
+        "kept. `cas-cache doctor --test-remote` finds the largest size that is taken."
+    )
 
 
-_NAMED = re.compile(
-    r"(?i)\b(sig|signature|x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|"
-    r"access_token|refresh_token|api[_-]?key|token|secret|password|account_?key|shared_?access_?signature|"
-    r"aws_secret_access_key|aws_session_token|client_secret)(['\"]?\s*[=:]\s*['\"]?)[^&\s'\",;)]{4,}"
-)
+def _limit(err: BaseException) -> str:
+    """Return the maximum size that the service names; empty if it names none."""
+    for answer in answers_of(err, "Error"):
+        digits = str(answer.get("MaxSizeAllowed") or "")
+        if digits.isdecimal() and digits.isascii() and len(digits) <= MAX_DIGITS:
+            return _size_of(int(digits))
+    return ""
 
 
-def without_signatures(text: str) -> str:
-    """Return a text without secrets that have a known form: keys, passwords, and signatures in URLs."""
-    return redact(_NAMED.sub(r"\1\2***", redact(text)))
-
-
-_SECRET_OPTION = re.compile(r"key|secret|token|pass|auth|credential|connection_string|sas", re.IGNORECASE)
-MIN_SECRET_LENGTH = 6
-"""Minimum length of a secret. Shorter values of secret options are placeholders such as "test", found in any text."""
-
-
-def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the values in storage options, or in an environment, that must not be printed."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from secrets_in(value)
-        elif isinstance(value, str) and len(value) >= MIN_SECRET_LENGTH and _SECRET_OPTION.search(name):
-            yield value
-
-
-def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without secrets, in plain or URL-quoted form."""
-    for secret in secrets:
-        for form in (secret, quote(secret, safe=""), quote_plus(secret)):
-            text = text.replace(form, "***")
-    return text
+def _size_of(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

@@ -17,8 +17,8 @@ from cas_cache.config.settings import cloud_secrets
 from cas_cache.config.urls import EXTRAS, PACKAGES, check_url, without_credentials
 from cas_cache.errors import AccessDenied, ConfigurationError, InvalidURL, MissingDependency, RemoteUnavailable
 from cas_cache.storage.answers import check_answers
-from cas_cache.storage.codes import UNKNOWN_CREDENTIALS
-from cas_cache.storage.failures import codes_of, first_line, secrets_in
+from cas_cache.storage.codes import UNKNOWN_CREDENTIALS, codes_of
+from cas_cache.storage.redaction import first_line, secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

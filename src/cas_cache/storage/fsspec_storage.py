@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache.config.urls import EXTRAS, LOCAL, check_url, is_url, without_credentials
 from cas_cache.errors import CasCacheError, ConfigurationError, InvalidURL, RemoteUnavailable, as_cause
-from cas_cache.storage.codes import EXISTS_ALREADY, NO_BUCKET, NO_CONDITIONS, NO_FOLDER
-from cas_cache.storage.diagnosis import WHEN_REQUIRED
-from cas_cache.storage.failures import (
+from cas_cache.storage.codes import (
+    EXISTS_ALREADY,
+    NO_BUCKET,
+    NO_CONDITIONS,
+    NO_FOLDER,
     Doing,
     causes_of,
     codes_of,
-    error_of,
-    first_line,
-    without_secrets,
-    without_signatures,
 )
+from cas_cache.storage.failures import WHEN_REQUIRED, Unanswered, error_of
 from cas_cache.storage.filesystems import all_secrets, check_options, open_filesystem
 from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo, Storage, TransferStats
-from cas_cache.storage.limits import MAX_SECONDS, in_time, seconds_for, unanswered
 from cas_cache.storage.listings import TEMPORARY, files_below, modified
 from cas_cache.storage.local import LocalStorage
+from cas_cache.storage.redaction import first_line, without_secrets, without_signatures
+from cas_cache.storage.threads import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +45,25 @@ that another thread waits for."""
 
 RENAMING = {"sftp", "ssh"}
 """File systems that replace a file by renaming another: readers see the old bytes or the new ones, never a mixture."""
+
+
+PATIENCE = 20.0
+"""Time limit in seconds of the first small read, with all its attempts. A server that accepts connections and never
+answers blocks s3fs for 3 minutes, and gcsfs for longer."""
+
+SMALL_BYTES = 1 << 20
+"""Maximum size of a small read, such as the marker or a spec, which any connection can transfer within `PATIENCE`."""
+
+REQUEST_SECONDS = 60.0
+"""Time limit in seconds of any later request, with all its attempts, in addition to the time that its bytes take."""
+
+SLOW_BYTES_PER_SECOND = 1 << 15
+"""Minimum speed that is expected for each of the three objects that share a connection: about 1 Mbit/s together. 48 MiB
+get 27 minutes."""
+
+MAX_SECONDS = 3600.0
+"""Time limit of any single request, and of a complete listing: ten million objects are 10,000 pages. SDKs limit the
+wait for each page."""
 
 
 def open_storage(url: str, storage_options: Mapping[str, Any] | None = None, *, later: bool = False) -> Storage:
@@ -174,7 +193,7 @@ class FsspecStorage:
             except TimeoutError as err:
                 if err.args:
                     raise  # the file system's own
-                raise unanswered(seconds) from err
+                raise Unanswered(seconds) from err
 
         return sync(fs.loop, bounded)
 
@@ -296,3 +315,15 @@ def _capabilities(protocol: str) -> frozenset[str]:
     if protocol == "memory":
         return frozenset()
     return frozenset({CREATE_ONLY, PROCESSES}) if protocol in EXTRAS else frozenset({PROCESSES})
+
+
+def seconds_for(size: int, *, answered: bool) -> float:
+    """Return the time limit of a request.
+
+    Args:
+        size: Maximum number of bytes to send or receive.
+        answered: True if the storage has answered before.
+    """
+    if size <= SMALL_BYTES and not answered:
+        return PATIENCE
+    return min(REQUEST_SECONDS + size / SLOW_BYTES_PER_SECOND, MAX_SECONDS)

@@ -1,4 +1,4 @@
-"""The interface of a storage, four verbs, and functions that use it for many objects concurrently.
+"""The interface of a storage: four verbs.
 
 Anything that implements `Storage` can hold a repository. Policy (faults in tests, counting) is a wrapper, not a flag.
 """
@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import math
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-from cas_cache.storage import threads
-from cas_cache.storage.body_limits import put_object
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+from typing import Protocol
 
 CREATE_ONLY = "create_only"
 """Capability: if several writers create the same name, exactly one wins, and its bytes stay."""
 
 PROCESSES = "processes"
 """Capability: other processes see the same objects. Only a storage in memory lacks it."""
-
-IN_FLIGHT = 3
-"""Number of objects transferred concurrently. s3fs holds sent data twice: 3 chunks of 48 MiB take 300 MB."""
 
 
 @dataclass(slots=True)
@@ -121,70 +108,3 @@ class Storage(Protocol):
             RemoteError: If the storage is unreachable or refuses a request.
         """
         ...
-
-
-def put_all(storage: Storage, objects: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) -> None:
-    """Write objects, a few concurrently, in any order. Each is built only when it is sent; none after a failure.
-
-    Args:
-        storage: The storage to write to.
-        objects: (path, function that builds the content) of each object.
-
-    Raises:
-        RemoteError: If a write fails; other objects may have been written.
-    """
-
-    def put(path: str, make: Callable[[], bytes | memoryview]) -> None:
-        put_object(storage, path, make())
-
-    pool = threads.pool(IN_FLIGHT)
-    running: set[Future[None]] = set()
-    join = True
-    try:
-        for path, make in objects:
-            if len(running) == IN_FLIGHT:
-                _finish_some(running)
-            running.add(pool.submit(put, path, make))
-        while running:
-            _finish_some(running)
-    except KeyboardInterrupt:
-        # Do not wait for uploads: one can take minutes, and an unfinished upload is not an object.
-        join = False
-        raise
-    finally:
-        pool.shutdown(wait=join, cancel_futures=not join)
-
-
-def _finish_some(running: set[Future[None]]) -> None:
-    """Wait for at least one of the futures, remove those that are done, and raise the first error among them."""
-    done = wait(running, return_when=FIRST_COMPLETED).done
-    running -= done
-    while done:
-        done.pop().result()  # no variable: with its error, traceback and frame, a failed future would form a cycle
-
-
-def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], *, in_flight: int = IN_FLIGHT) -> Iterator[_R]:
-    """Yield function(item) for each item, in order; a few are computed ahead in threads."""
-    if len(items) == 1:
-        yield function(items[0])
-        return
-    pool = threads.pool(in_flight)
-    join = True
-    try:
-        ahead = [pool.submit(function, item) for item in items[:in_flight]]
-        for position in range(len(items)):
-            result = ahead.pop(0).result()
-            following = position + in_flight
-            if following < len(items):
-                ahead.append(pool.submit(function, items[following]))
-            yield result
-    except GeneratorExit:
-        # The generator was abandoned, perhaps by the garbage collector, which may run in any thread and under any lock:
-        # waiting for other threads could then wait forever.
-        join = False
-        raise
-    except KeyboardInterrupt:
-        join = False
-        raise
-    finally:
-        pool.shutdown(wait=join, cancel_futures=True)

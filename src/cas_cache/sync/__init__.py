@@ -5,12 +5,12 @@ from cas_cache.sync.explaining import Explanation, explain
 from cas_cache.sync.lazy import pull_keys, pull_rows
 from cas_cache.sync.pulling import pull
 from cas_cache.sync.pushing import push
-from cas_cache.sync.report import Report
+from cas_cache.sync.report import SyncReport
 from cas_cache.sync.status import SyncStatus, local_status, pull_of, push_of, status_of
 
 __all__ = [
     "Explanation",
-    "Report",
+    "SyncReport",
     "SyncStatus",
     "connect",
     "explain",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cas_cache.errors import DamagedMirror, IncompleteListing, UnsupportedFormat
-from cas_cache.sync.report import note_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.repository import Repository
-    from cas_cache.sync.report import Report
+    from cas_cache.sync.report import SyncReport
 
 
 def connect(mirror: Mirror, repository: Repository) -> bool:
@@ -70,7 +69,7 @@ def peek(mirror: Mirror | None, repository: Repository) -> bool:
     return repository.open() if mirror is None or mirror.repository is None else connect(mirror, repository)
 
 
-def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -> list[Namespace]:
+def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: SyncReport) -> list[Namespace]:
     """Return the mirror's namespaces, or the requested ones; report a damaged one and go on with the others."""
     selected = []
     for namespace in mirror.ids() if namespaces is None else namespaces:
@@ -80,5 +79,5 @@ def selected(mirror: Mirror, namespaces: Iterable[str] | None, report: Report) -
                 ns.refresh()
                 selected.append(ns)
         except (DamagedMirror, UnsupportedFormat) as problem:
-            note_skipped(f"namespace {namespace}", problem, report)
+            report.skip(f"namespace {namespace}", problem)
     return selected

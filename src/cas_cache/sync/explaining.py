@@ -17,7 +17,6 @@ from cas_cache.errors import (
     AccessDenied,
     CasCacheError,
     DamagedMirror,
-    DamagedPack,
     IncompleteListing,
     RepositoryError,
     UnsupportedFormat,
@@ -145,7 +144,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Holder:
+class _Location:
     status: str
     pack: str | None = None
     detail: str = ""
@@ -172,25 +171,17 @@ def explain(
         not_asked: Reason why an existing repository is not accessed; None if it is, or if there is none.
     """
     search = _Search(mirror, repository, key)
-    holder = search.in_mirror(spec.namespace)
-    if holder is None:
-        holder = search.in_repository(spec.namespace)
-    if not_asked is not None and holder is None:
-        search.problems.append(not_asked)
-    if holder is not None:
-        return _explanation(holder, spec.namespace, problems=search.problems)
-    is_certain = not search.problems
-    others = search.others(spec)
-    absent = "unknown" if search.problems else "absent"
-    status = "other_namespace" if others and is_certain else absent
-    return _explanation(_Holder(status), spec.namespace, others, search.problems)
-
-
-def _explanation(
-    holder: _Holder, namespace: str, others: tuple[OtherNamespace, ...] = (), problems: list[str] | None = None
-) -> Explanation:
-    message = MESSAGES[holder.status].format(pack=(holder.pack or "")[:ID_CHARACTERS], detail=holder.detail)
-    return Explanation(holder.status, message, namespace, holder.pack, others, tuple(problems or ()))
+    location = search.in_mirror(spec.namespace) or search.in_repository(spec.namespace)
+    others: tuple[OtherNamespace, ...] = ()
+    if location is None:
+        if not_asked is not None:
+            search.problems.append(not_asked)
+        is_certain = not search.problems
+        others = search.others(spec)
+        absent = "unknown" if search.problems else "absent"
+        location = _Location("other_namespace" if others and is_certain else absent)
+    message = MESSAGES[location.status].format(pack=(location.pack or "")[:ID_CHARACTERS], detail=location.detail)
+    return Explanation(location.status, message, spec.namespace, location.pack, others, tuple(search.problems))
 
 
 class _Search:
@@ -202,40 +193,38 @@ class _Search:
         self._key = key
         self.problems: list[str] = []
 
-    def in_mirror(self, namespace: str) -> _Holder | None:
+    def in_mirror(self, namespace: str) -> _Location | None:
         """Return where the mirror has the key in a namespace; None if it does not have it or cannot be read."""
         try:
             ns = self._mirror.get(namespace)
             row = ABSENT if ns is None else int(ns.find(self._key)[0])
             if ns is None or row == ABSENT:
                 return None
-            run = ns.run_of(row)
+            pack = ns.run_of(row).pack
             try:
                 ns.verify(slice(row, row + 1))
             except DamagedMirror as problem:
-                return _Holder("damaged_here", run.pack, str(problem))
-            if run.pack is None:
-                return _Holder("pending")
+                return _Location("damaged_here", pack, str(problem))
+            if pack is None:
+                return _Location("pending")
             is_doubted = len(ns.doubted(np.array([row])).positions) > 0
-            return _Holder("not_compared" if is_doubted else "served", run.pack)
+            return _Location("not_compared" if is_doubted else "served", pack)
         except (DamagedMirror, UnsupportedFormat) as problem:
             self._note(problem)
             return None
 
-    def in_repository(self, namespace: str) -> _Holder | None:
+    def in_repository(self, namespace: str) -> _Location | None:
         """Return the best of the repository's packs that have the key; None if none has it, or a listing fails."""
-        if self._repository is None:
-            return None
         try:
-            if not peek(self._mirror, self._repository):
+            if self._repository is None or not peek(self._mirror, self._repository):
                 return None
             packs = self._unknown_packs(self._repository, namespace)
-            best: _Holder | None = None
+            best: _Location | None = None
             for ref, manifest in zip(packs, self._repository.manifests(packs), strict=True):
-                holder = self._in_pack(self._repository, ref, manifest)
-                if holder is not None and holder.status == "not_pulled":
-                    return holder
-                best = best or holder
+                location = self._in_pack(self._repository, ref, manifest)
+                if location is not None and location.status == "not_pulled":
+                    return location
+                best = best or location
         except CasCacheError as problem:
             self._note(problem)
             return None
@@ -244,12 +233,12 @@ class _Search:
     def others(self, spec: EncoderSpec) -> tuple[OtherNamespace, ...]:
         """Return the other namespaces of the model that have the key in a readable row."""
         others = []
-        for namespace, other in sorted(self._specs(spec.namespace).items()):
+        for namespace, other in sorted(self._specs(but=spec.namespace).items()):
             if other.model != spec.model:
                 continue
             local = self.in_mirror(namespace)
-            remote = self.in_repository(namespace) if local is None else None
-            if (local is not None and local.status in SERVED) or (remote is not None and remote.status == "not_pulled"):
+            location = local or self.in_repository(namespace)
+            if location is not None and location.status in (*SERVED, "not_pulled"):
                 others.append(OtherNamespace(namespace, local is not None, _differences(spec, other)))
         return tuple(others)
 
@@ -261,21 +250,15 @@ class _Search:
         """
         ns = self._mirror.get(namespace)
         listed = repository.packs(namespace)
-        if ns is not None and ns.lasting_packs and not listed:
+        if ns is not None and ns.ledger.lasting_packs and not listed:
             raise IncompleteListing(
                 f"{repository.url} lists no pack of namespace {namespace}, but this mirror knows "
-                f"{len(ns.lasting_packs)}. Check the bucket and try again."
+                f"{len(ns.ledger.lasting_packs)}. Check the bucket and try again."
             )
         known = frozenset() if ns is None else ns.packs
         return [ref for ref in listed if ref.pack not in known]
 
-    def _in_pack(
-        self,
-        repository: Repository,
-        ref: PackRef,
-        manifest: Manifest | DamagedPack | UntrustedPack | UnsupportedFormat,
-    ) -> _Holder | None:
-        pack = ref.pack
+    def _in_pack(self, repository: Repository, ref: PackRef, manifest: Manifest | CasCacheError) -> _Location | None:
         reason = manifest.reason if isinstance(manifest, UntrustedPack) else None
         try:
             if reason is not None:
@@ -283,43 +266,42 @@ class _Search:
                 manifest = Repository(repository.storage).manifest(*ref)
             if not isinstance(manifest, Manifest):
                 raise manifest
-            rows = np.flatnonzero((repository.keys(pack, manifest) == self._key).all(axis=1))[:1]
+            rows = np.flatnonzero((repository.keys(ref.pack, manifest) == self._key).all(axis=1))[:1]
         except (RepositoryError, UnsupportedFormat, AccessDenied) as problem:
             self._note(problem)
             return None
         if not len(rows):
             return None
         if reason is not None:
-            return _Holder("untrusted", pack, reason)
+            return _Location("untrusted", ref.pack, reason)
         try:
-            digests = repository.digests(pack, manifest)[rows]
-            for _ in repository.read_rows(pack, manifest, rows, self._key, digests):
+            digests = repository.digests(ref.pack, manifest)[rows]
+            for _ in repository.read_rows(ref.pack, manifest, rows, self._key, digests):
                 pass
         except (RepositoryError, AccessDenied) as problem:
-            return _Holder("unreadable", pack, str(problem))
-        return _Holder("not_pulled", pack)
+            return _Location("unreadable", ref.pack, str(problem))
+        return _Location("not_pulled", ref.pack)
 
     def _specs(self, but: str) -> dict[str, EncoderSpec]:
         """Return the specs of all namespaces on either side, except one."""
-        specs: dict[str, EncoderSpec] = {}
-        for line in lines_of(self._mirror, sys.maxsize):
-            if line.spec is not None:
-                specs[line.namespace] = line.spec
-            elif line.namespace != but:
-                self.problems.append(f"Namespace {line.namespace} of the mirror {self._mirror.directory} is damaged.")
+        lines = list(lines_of(self._mirror, sys.maxsize))
+        specs = {line.namespace: line.spec for line in lines if line.spec is not None}
+        self.problems += [
+            f"Namespace {line.namespace} of the mirror {self._mirror.directory} is damaged."
+            for line in lines
+            if line.spec is None and line.namespace != but
+        ]
         try:
             if self._repository is not None and peek(self._mirror, self._repository):
                 for namespace in sorted({namespace for namespace, _ in self._repository.packs()} - specs.keys()):
-                    self._read_spec(self._repository, namespace, specs)
+                    try:
+                        specs[namespace] = self._repository.spec(namespace)
+                    except RepositoryError as problem:
+                        self._note(problem)
         except CasCacheError as problem:
             self._note(problem)
-        return {namespace: spec for namespace, spec in specs.items() if namespace != but}
-
-    def _read_spec(self, repository: Repository, namespace: str, specs: dict[str, EncoderSpec]) -> None:
-        try:
-            specs[namespace] = repository.spec(namespace)
-        except RepositoryError as problem:
-            self._note(problem)
+        specs.pop(but, None)
+        return specs
 
     def _note(self, problem: CasCacheError) -> None:
         if (text := str(without_frames(problem))) not in self.problems:
@@ -331,9 +313,9 @@ def _text(value: Any) -> str:
 
 
 def _differences(asked: EncoderSpec, other: EncoderSpec) -> tuple[Difference, ...]:
-    asked_fields, other_fields = asked.public_document(), other.public_document()
+    fields = other.public_document()
     return tuple(
-        Difference(name, asked_fields[name], other_fields[name])
-        for name in asked_fields
-        if asked_fields[name] != other_fields[name]
+        Difference(name, value, fields[name])
+        for name, value in asked.public_document().items()
+        if value != fields[name]
     )

@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import (
-    CredentialInSpec,
-    DamagedMirror,
-    RepositoryError,
-    ShapeMismatch,
-    UnsupportedFormat,
-)
+from cas_cache.errors import DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
 from cas_cache.format.layout import PackRef
 from cas_cache.format.manifest import Manifest, superseders
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
 from cas_cache.sync.connecting import connect
-from cas_cache.sync.pulling import MAX_LISTINGS, is_gone, manifests_of, read_listed
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped
+from cas_cache.sync.pulling import MAX_LISTINGS, read_listed
+from cas_cache.sync.report import PACK_PROBLEMS, SyncReport, Transfer, manifests_of, transferring
 from cas_cache.sync.small_packs import check_kind
 
 if TYPE_CHECKING:
@@ -36,9 +30,8 @@ if TYPE_CHECKING:
 
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.mirror.remote_keys import Located
-    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
-    from cas_cache.repository.pack import PackChunk
+    from cas_cache.repository.reading import PackChunk
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +48,7 @@ def pull_keys(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download the keys and digests of packs that the mirror does not know.
 
     Args:
@@ -72,20 +65,10 @@ def pull_keys(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If the repository does not list packs that it is known to have.
     """
-    report = Report()
-    requested = None if namespaces is None else list(namespaces)
-    with metered(repository, report), bar_of("pull keys", 0, progress) as bar:
-        if not connect(mirror, repository):
-            return report
-        read_listed(
-            mirror,
-            repository,
-            requested,
-            report,
-            known=lambda ns: ns.lasting_packs | ns.remote_keys.packs,
-            read=lambda namespace, packs: _pull_keys_of(mirror, repository, namespace, packs, report, bar),
-        )
-    return report
+    with transferring(mirror, repository, "pull keys", progress) as transfer:
+        if connect(mirror, repository):
+            read_listed(transfer, namespaces, lambda ns: ns.ledger.lasting_packs | ns.remote_keys.packs, _pull_keys_of)
+    return transfer.report
 
 
 def pull_rows(
@@ -95,7 +78,7 @@ def pull_rows(
     keys: NDArray[np.uint8],
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download the vectors of keys that are in the namespace's catalogue.
 
     Args:
@@ -110,20 +93,19 @@ def pull_rows(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If packs have disappeared and no other packs are listed.
     """
-    report = Report()
     ns = mirror.get(namespace)
     if ns is None or not ns.remote_keys.rows:
-        return report
+        return SyncReport()
     keys = keys[first_of_each(keys)[0]]
-    with ns.held(), metered(repository, report), bar_of("pull", 0, progress) as bar:
-        reader = _RowReader(ns, repository, report, bar)
+    with ns.held(), transferring(mirror, repository, "pull", progress) as transfer:
+        reader = _RowReader(ns, transfer)
         for _ in range(MAX_LISTINGS):
             if not reader.read(keys):
                 break
             logger.info("the remote keys of %s do not match the repository: reading them again", namespace)
-            report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
+            transfer.report.problems += pull_keys(mirror, repository, [namespace], progress=progress).problems
             keys = _missing(ns, keys)
-    return report
+    return transfer.report
 
 
 class _RowReader:
@@ -131,16 +113,12 @@ class _RowReader:
 
     Args:
         ns: The namespace.
-        repository: The repository that holds its packs.
-        report: Report that collects counts and problems.
-        bar: The progress bar.
+        transfer: The pull.
     """
 
-    def __init__(self, ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+    def __init__(self, ns: Namespace, transfer: Transfer) -> None:
         self._ns = ns
-        self._repository = repository
-        self._report = report
-        self._bar = bar
+        self._transfer = transfer
         self._failed: set[str] = set()
 
     def read(self, keys: NDArray[np.uint8]) -> bool:
@@ -168,20 +146,37 @@ class _RowReader:
 
     def _is_outdated(self, part: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> bool:
         """Read rows of one pack; return True if the catalogue is wrong about it. A pack that fails is recorded."""
-        self._bar.total = (self._bar.total or 0) + len(part.rows) * manifest.vector_bytes
-        part_keys = keys[part.at]
+        self._transfer.expect(len(part.rows) * manifest.vector_bytes)
         try:
-            _fetch_pack(self._ns, self._repository, (part, manifest, part_keys), self._report, self._bar)
+            self._fetch(part, manifest, keys[part.at])
         except (RepositoryError, ShapeMismatch) as problem:
-            if self._repository.has_gone(PackRef(manifest.namespace, part.pack), problem):
+            repository = self._transfer.repository
+            is_gone = repository.has_gone(PackRef(manifest.namespace, part.pack), problem)
+            if is_gone or not _agrees(repository, part, manifest):
                 return True
-            if not _agrees(self._repository, part, manifest):
-                return True
-            note_skipped(f"pack {part.pack}", problem, self._report)
-        else:
-            return False
-        self._failed.add(part.pack)
+            self._transfer.report.skip(f"pack {part.pack}", problem)
+            self._failed.add(part.pack)
         return False
+
+    def _fetch(self, located: Located, manifest: Manifest, keys: NDArray[np.uint8]) -> None:
+        """Read and store rows of one pack."""
+        check_kind(self._ns, manifest, located.pack)
+        report, repository = self._transfer.report, self._transfer.repository
+        pending: list[PackChunk] = []
+        sources = manifest.sources(located.rows)
+        try:
+            for chunk in repository.read_rows(located.pack, manifest, located.rows, keys, located.digests):
+                pending.append(chunk)
+                self._transfer.bar.update(len(chunk.keys) * manifest.vector_bytes)
+                if sum(chunk.vectors.nbytes for chunk in pending) >= COMMIT_BYTES:
+                    report.rows += _commit(self._ns, located.pack, pending, sources)
+                    pending = []
+        finally:
+            # Also after a damaged range or an interrupted request: these rows are verified already.
+            if pending:
+                report.rows += _commit(self._ns, located.pack, pending, sources)
+        report.packs += 1
+        logger.info("pulled %d rows of pack %s of %s", len(located.rows), located.pack, self._ns.spec.model)
 
 
 def _missing(ns: Namespace, keys: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -207,32 +202,6 @@ def _agrees(repository: Repository, located: Located, manifest: Manifest) -> boo
         return True  # the pack is damaged; that says nothing about the catalogue
 
 
-def _fetch_pack(
-    ns: Namespace,
-    repository: Repository,
-    part: tuple[Located, Manifest, NDArray[np.uint8]],
-    report: Report,
-    bar: Bar,
-) -> None:
-    located, manifest, keys = part
-    check_kind(ns, manifest, located.pack)
-    pending: list[PackChunk] = []
-    sources = manifest.sources(located.rows)
-    try:
-        for chunk in repository.read_rows(located.pack, manifest, located.rows, keys, located.digests):
-            pending.append(chunk)
-            bar.update(len(chunk.keys) * manifest.vector_bytes)
-            if sum(chunk.vectors.nbytes for chunk in pending) >= COMMIT_BYTES:
-                report.rows += _commit(ns, located.pack, pending, sources)
-                pending = []
-    finally:
-        # Also after a damaged range or an interrupted request: these rows are verified already.
-        if pending:
-            report.rows += _commit(ns, located.pack, pending, sources)
-    report.packs += 1
-    logger.info("pulled %d rows of pack %s of %s", len(located.rows), located.pack, ns.spec.model)
-
-
 def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[np.int64] | None) -> int:
     """Store rows that were read of a pack. `sources` covers all requested rows of the pack, not only these."""
     keys, vectors, digests = (
@@ -243,14 +212,13 @@ def _commit(ns: Namespace, pack: str, parts: list[PackChunk], sources: NDArray[n
     return ns.append(keys, vectors, digests=digests, pack=pack, sources=sources)
 
 
-def _pull_keys_of(
-    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
-) -> bool:
+def _pull_keys_of(transfer: Transfer, namespace: str, packs: list[str]) -> bool:
     """Download the keys of a namespace's packs; return True if one has disappeared since it was listed."""
+    repository, report = transfer.repository, transfer.report
     try:
-        ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-    except (RepositoryError, DamagedMirror, UnsupportedFormat, CredentialInSpec) as problem:
-        note_skipped(f"namespace {namespace}", problem, report)
+        ns = transfer.namespace(namespace)
+    except (*PACK_PROBLEMS, DamagedMirror) as problem:
+        report.skip(f"namespace {namespace}", problem)
         return False
     if ns.remote_keys.packs.difference(packs):
         # Packs were merged and pruned, or dropped. Read the remaining ones again.
@@ -264,19 +232,18 @@ def _pull_keys_of(
         manifest = manifests[pack]
         if known.intersection(later.get(pack, ())) or (manifest.supersedes and known.issuperset(manifest.supersedes)):
             continue
-        bar.total = (bar.total or 0) + manifest.rows * BYTES_OF_A_KEY
-        bar.refresh()
+        transfer.expect(manifest.rows * BYTES_OF_A_KEY)
         try:
             check_kind(ns, manifest, pack)
             keys, digests = repository.keys(pack, manifest), repository.digests(pack, manifest)
         except RepositoryError as problem:
-            gone |= is_gone(repository, PackRef(namespace, pack), problem, report)
+            gone |= transfer.is_gone(PackRef(namespace, pack), problem)
             continue
         known.add(pack)
         pending.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
         report.packs += 1
         report.rows += manifest.rows
-        bar.update(manifest.rows * BYTES_OF_A_KEY)
+        transfer.bar.update(manifest.rows * BYTES_OF_A_KEY)
         if sum(len(pack_keys.keys) for pack_keys in pending) * BYTES_OF_A_KEY >= COMMIT_BYTES:
             ns.remote_keys.add(pending)
             pending = []

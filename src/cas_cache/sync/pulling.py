@@ -13,27 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import (
-    CasCacheError,
-    CredentialInSpec,
-    DamagedMirror,
-    IncompleteListing,
-    RepositoryError,
-    ShapeMismatch,
-    UnsupportedFormat,
-    UntrustedPack,
-)
+from cas_cache.errors import CasCacheError, DamagedMirror, IncompleteListing, ShapeMismatch, UnsupportedFormat
 from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.manifest import superseders
 from cas_cache.sync.connecting import connect, selected
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped, note_untrusted
-from cas_cache.sync.small_packs import check_kind, is_small, pull_small
+from cas_cache.sync.report import PACK_PROBLEMS, SyncReport, Transfer, manifests_of, transferring
+from cas_cache.sync.small_packs import check_kind, is_grouped, pull_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
-    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
 
 logger = logging.getLogger(__name__)
@@ -49,7 +40,7 @@ def pull(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Download packs that the mirror does not have.
 
     A pack that fails verification is skipped from the damage on: its remaining rows are misses. The next pull tries it
@@ -66,42 +57,27 @@ def pull(
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If the repository does not list packs that it is known to have.
     """
-    report = Report()
-    requested = None if namespaces is None else list(namespaces)
-    with metered(repository, report), bar_of("pull", 0, progress) as bar:
-        if not connect(mirror, repository):
-            return report
-        listed, known = read_listed(
-            mirror,
-            repository,
-            requested,
-            report,
-            known=lambda ns: ns.lasting_packs,
-            read=lambda namespace, packs: _pull_namespace(mirror, repository, namespace, packs, report, bar),
-        )
-        _note_gone(mirror, repository, listed, known, report)
-    return report
+    with transferring(mirror, repository, "pull", progress) as transfer:
+        if connect(mirror, repository):
+            listed, known = read_listed(transfer, namespaces, lambda ns: ns.ledger.lasting_packs, _pull_namespace)
+            _note_gone(transfer, listed, known)
+    return transfer.report
 
 
 def read_listed(
-    mirror: Mirror,
-    repository: Repository,
-    requested: list[str] | None,
-    report: Report,
-    *,
+    transfer: Transfer,
+    namespaces: Iterable[str] | None,
     known: Callable[[Namespace], frozenset[str]],
-    read: Callable[[str, list[str]], bool],
+    read: Callable[[Transfer, str, list[str]], bool],
 ) -> tuple[dict[str, list[str]], dict[str, frozenset[str]]]:
     """List the repository and read each namespace; list again if packs have disappeared since.
 
     Args:
-        mirror: The mirror to write to.
-        repository: The repository to read.
-        requested: Ids of the namespaces to read; None for all.
-        report: Report that collects skipped packs and namespaces.
+        transfer: The pull.
+        namespaces: Ids of the namespaces to read; None for all.
         known: Returns the packs that a namespace expects the repository to have.
-        read: Reads those packs of a namespace that the mirror lacks, given the namespace and its packs; returns True
-            if one of them has disappeared since it was listed.
+        read: Reads those packs of a namespace that the mirror lacks, given the pull, the namespace and its packs;
+            returns True if one of them has disappeared since it was listed.
 
     Returns:
         The packs of the last listing, and those that were known before it, by namespace.
@@ -109,151 +85,103 @@ def read_listed(
     Raises:
         The same errors as `pull`.
     """
+    requested = None if namespaces is None else list(namespaces)
     for _ in range(MAX_LISTINGS):
         # Collected before the listing: packs that another process of this mirror publishes meanwhile are not missing.
-        known_packs = {ns.spec.namespace: known(ns) for ns in selected(mirror, requested, report)}
-        listed = _listed(repository, requested)
-        _check_listing(mirror, repository, listed, known_packs, report, every=requested is None)
-        gone = [read(namespace, packs) for namespace, packs in listed.items()]
+        known_packs = {ns.spec.namespace: known(ns) for ns in selected(transfer.mirror, requested, transfer.report)}
+        listed = _listed(transfer.repository, requested)
+        _check_listing(transfer, listed, known_packs, every=requested is None)
+        gone = [read(transfer, namespace, packs) for namespace, packs in listed.items()]
         if not any(gone):
             break
         logger.info("packs have gone since they were listed: listing again")
     return listed, known_packs
 
 
-def manifests_of(
-    repository: Repository, namespace: str, packs: list[str], report: Report
-) -> tuple[dict[str, Manifest], bool]:
-    """Return the manifests of packs, in their order, and True if a pack has disappeared since it was listed.
-
-    Manifests that cannot be read for another reason are reported as problems.
-    """
-    asked = [PackRef(namespace, pack) for pack in packs]
-    manifests: dict[str, Manifest] = {}
-    gone = False
-    for ref, manifest in zip(asked, repository.manifests(asked), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[ref.pack] = manifest
-        elif isinstance(manifest, UntrustedPack):
-            note_untrusted(manifest, report)
-        else:
-            gone |= is_gone(repository, ref, manifest, report)
-    return manifests, gone
-
-
-def _pull_namespace(
-    mirror: Mirror, repository: Repository, namespace: str, packs: list[str], report: Report, bar: Bar
-) -> bool:
+def _pull_namespace(transfer: Transfer, namespace: str, packs: list[str]) -> bool:
     """Read the packs of a namespace that the mirror lacks; read merges in place of the packs they supersede.
 
     Returns:
         True if a pack has disappeared since it was listed, so that other packs may hold its rows.
     """
+    mirror = transfer.mirror
     try:
         ns = mirror.get(namespace)
         known = frozenset() if ns is None else ns.packs
     except (DamagedMirror, UnsupportedFormat) as problem:
-        note_skipped(f"namespace {namespace}", problem, report)
+        transfer.report.skip(f"namespace {namespace}", problem)
         return False
-    manifests, gone = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
+    new = [pack for pack in packs if pack not in known]
+    manifests, gone = manifests_of(transfer.repository, namespace, new, transfer.report)
     later = superseders(manifests).keys()
     # The total is set at once, so that the estimated time is that of the namespace and not of a pack.
-    bar.total = (bar.total or 0) + sum(m.rows * m.vector_bytes for pack, m in manifests.items() if pack not in later)
+    transfer.expect(sum(m.total_vector_bytes for pack, m in manifests.items() if pack not in later))
     # Superseded packs come last. If their merge could be read, they are known by then and are not read.
     order = sorted(manifests, key=lambda pack: pack in later)
     ns = mirror.get(namespace)
-    alone = later | ({pack for pack in order if ns.applied_rows(pack)} if ns is not None else set())
-    for small, group in groupby(order, lambda pack: pack not in alone and is_small(manifests[pack])):
-        read = pull_small if small else _pull_each
-        chosen = {pack: manifests[pack] for pack in group}
-        for pack, wrong in read(mirror, repository, namespace, chosen, report, bar):
-            gone |= is_gone(repository, PackRef(namespace, pack), wrong, report)
+    alone = later | ({pack for pack in order if ns.ledger.applied_rows(pack)} if ns is not None else set())
+    for grouped, group in groupby(order, lambda pack: pack not in alone and is_grouped(manifests[pack])):
+        read = pull_small if grouped else _pull_each
+        for pack, error in read(transfer, namespace, {pack: manifests[pack] for pack in group}):
+            gone |= transfer.is_gone(PackRef(namespace, pack), error)
     return gone
 
 
 def _pull_each(
-    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
+    transfer: Transfer, namespace: str, manifests: dict[str, Manifest]
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read packs one after the other; yield those that could not be read, with the error."""
     for pack, manifest in manifests.items():
-        ns = mirror.get(namespace)
+        ns = transfer.mirror.get(namespace)
         if ns is not None and pack in ns.packs:
             continue
-        problem = _pull_pack(mirror, repository, pack, manifest, report, bar)
-        if problem is not None:
+        try:
+            ns = transfer.namespace(namespace)
+            check_kind(ns, manifest, pack)
+            with ns.held():
+                _pull_pack(transfer, ns, pack, manifest)
+        except (*PACK_PROBLEMS, ShapeMismatch) as problem:
             yield pack, problem
+        else:
+            transfer.report.packs += 1
+            logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
 
 
-def is_gone(repository: Repository, ref: PackRef, problem: CasCacheError, report: Report) -> bool:
-    """Return True if a pack could not be read because it was deleted; report any other problem."""
-    if repository.has_gone(ref, problem):
-        return True
-    note_skipped(f"pack {ref.pack}", problem, report)
-    return False
-
-
-def _pull_pack(
-    mirror: Mirror, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar
-) -> CasCacheError | None:
-    """Read one pack into the mirror; return the error if it cannot be read."""
-    namespace = manifest.namespace
-    try:
-        ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-        check_kind(ns, manifest, pack)
-        with ns.held():
-            if manifest.supersedes and ns.packs.issuperset(manifest.supersedes):
-                ns.skip(pack, manifest.rows, manifest.supersedes)
-                bar.total -= manifest.rows * manifest.vector_bytes
-            else:
-                _pull_rows(ns, repository, pack, manifest, report, bar)
-    except (RepositoryError, UnsupportedFormat, ShapeMismatch, CredentialInSpec) as problem:
-        return problem
-    report.packs += 1
-    logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
-    return None
-
-
-def _pull_rows(ns: Namespace, repository: Repository, pack: str, manifest: Manifest, report: Report, bar: Bar) -> None:
+def _pull_pack(transfer: Transfer, ns: Namespace, pack: str, manifest: Manifest) -> None:
     """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
-    keys = repository.keys(pack, manifest)
-    if ns.holds(keys):
-        ns.skip(pack, manifest.rows, manifest.supersedes)
-        bar.total -= manifest.rows * manifest.vector_bytes
+    keys = None
+    if not (manifest.supersedes and ns.packs.issuperset(manifest.supersedes)):
+        keys = transfer.repository.keys(pack, manifest)
+    if keys is None or ns.holds(keys):
+        ns.ledger.skip(pack, manifest.rows, manifest.supersedes)
+        transfer.expect(-manifest.total_vector_bytes)
         return
-    done = ns.applied_rows(pack)
-    bar.total -= done * manifest.vector_bytes
-    bar.refresh()
-    for chunk in repository.read(pack, manifest, keys, done):
-        upto = (chunk.stop, manifest.rows)
-        report.rows += ns.append(
+    done = ns.ledger.applied_rows(pack)
+    transfer.expect(-done * manifest.vector_bytes)
+    for chunk in transfer.repository.read(pack, manifest, keys, done):
+        transfer.report.rows += ns.append(
             chunk.keys,
             chunk.vectors,
             digests=chunk.digests,
             pack=pack,
-            upto=upto,
+            upto=(chunk.stop, manifest.rows),
             supersedes=manifest.supersedes,
             sources=manifest.sources(np.arange(chunk.stop - len(chunk.keys), chunk.stop)),
         )
-        bar.update(len(chunk.keys) * manifest.vector_bytes)
+        transfer.bar.update(len(chunk.keys) * manifest.vector_bytes)
 
 
-def _listed(repository: Repository, requested: list[str] | None) -> dict[str, list[str]]:
+def _listed(repository: Repository, namespaces: list[str] | None) -> dict[str, list[str]]:
     """Return the visible packs by namespace, from one listing for all, or one per requested namespace."""
     listed: dict[str, list[str]] = {}
-    for namespace_or_all in [None] if requested is None else requested:
+    for namespace_or_all in [None] if namespaces is None else namespaces:
         for namespace, pack in repository.packs(namespace_or_all):
             listed.setdefault(namespace, []).append(pack)
     return listed
 
 
 def _check_listing(
-    mirror: Mirror,
-    repository: Repository,
-    listed: dict[str, list[str]],
-    known: dict[str, frozenset[str]],
-    report: Report,
-    *,
-    every: bool,
+    transfer: Transfer, listed: dict[str, list[str]], known: dict[str, frozenset[str]], *, every: bool
 ) -> None:
     """Raise an error if a listing shows nothing although packs are known to exist.
 
@@ -261,7 +189,7 @@ def _check_listing(
     others.
     """
     for namespace, packs in known.items():
-        ns = mirror.get(namespace)
+        ns = transfer.mirror.get(namespace)
         if ns is None or not packs or listed.get(namespace):
             continue
         way_out = (
@@ -272,45 +200,38 @@ def _check_listing(
         if ns.pending_rows:
             way_out = f"{ns.pending_rows} rows of it wait here to be pushed. Check the bucket and try again."
         problem = IncompleteListing(
-            f"{repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror knows "
-            f"{len(packs)}. Nothing of it was changed. {way_out}"
+            f"{transfer.repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror "
+            f"knows {len(packs)}. Nothing of it was changed. {way_out}"
         )
         if not every or not listed:
             raise problem
-        ns.note_gone((), packs)
-        note_skipped(f"namespace {namespace}", problem, report)
+        ns.ledger.note_gone((), packs)
+        transfer.report.skip(f"namespace {namespace}", problem)
 
 
-def _note_gone(
-    mirror: Mirror,
-    repository: Repository,
-    listed: dict[str, list[str]],
-    known: dict[str, frozenset[str]],
-    report: Report,
-) -> None:
+def _note_gone(transfer: Transfer, listed: dict[str, list[str]], known: dict[str, frozenset[str]]) -> None:
     """Forget superseded packs that are not listed any more; report other packs that are not."""
     for namespace, packs in known.items():
-        ns, remote_packs = mirror.get(namespace), listed.get(namespace, [])
+        ns, remote_packs = transfer.mirror.get(namespace), listed.get(namespace, [])
         if ns is None or not remote_packs:
             continue  # `_check_listing` has reported this
         ns.refresh()
-        gone = (packs & ns.lasting_packs).difference(remote_packs)
+        gone = (packs & ns.ledger.lasting_packs).difference(remote_packs)
         if gone:
             # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
             # it supersedes.
-            asked = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
-            manifests = [answer for answer in repository.manifests(asked) if isinstance(answer, Manifest)]
-            merged = {source for manifest in manifests for source in manifest.supersedes}
-            ns.supersede(merged & gone)
+            refs = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
+            merged = superseders(transfer.repository.read_manifests(refs).readable).keys()
+            ns.ledger.supersede(merged & gone)
             gone -= merged
-        ns.note_gone((ns.packs - ns.lasting_packs).difference(remote_packs), gone)
+        ns.ledger.note_gone((ns.packs - ns.ledger.lasting_packs).difference(remote_packs), gone)
         if gone:
-            report.problems.append(
+            transfer.report.problems.append(
                 IncompleteListing(
                     f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
-                    f"{repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
-                    f"{mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row again. If they "
-                    f"were deleted on purpose, move {ns.folder} out of the mirror and pull again: its rows may be "
-                    "nowhere else."
+                    f"{transfer.repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
+                    f"{transfer.mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row "
+                    f"again. If they were deleted on purpose, move {ns.folder} out of the mirror and pull again: its "
+                    "rows may be nowhere else."
                 )
             )

@@ -13,9 +13,9 @@ import numpy as np
 
 from cas_cache.errors import CredentialInSpec
 from cas_cache.identity import check_no_credentials
-from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack
+from cas_cache.repository import MAX_SECONDS, most_rows_of_a_pack, small_rows
 from cas_cache.sync.connecting import bind, connect, selected
-from cas_cache.sync.report import Report, bar_of, metered, note_skipped
+from cas_cache.sync.report import SyncReport, transferring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cas_cache.mirror import Mirror, Namespace, PlannedPack
-    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
+    from cas_cache.sync.report import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def push(
     namespaces: Iterable[str] | None = None,
     *,
     progress: bool | None = False,
-) -> Report:
+) -> SyncReport:
     """Publish the pending rows of the mirror.
 
     Args:
@@ -55,33 +55,34 @@ def push(
         IncompleteListing: If the repository that the mirror belongs to does not exist.
         DamagedMirror: If pending rows do not match their digests.
     """
-    report = Report()
-    waiting = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
-    if not waiting:
+    report = SyncReport()
+    pending = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
+    if not pending:
         return report
     repository.must_sign()
     if not connect(mirror, repository):
-        repository.create()
+        repository.create(found_empty=True)
         bind(mirror, repository)
-    total = sum(ns.pending_rows * ns.row_bytes for ns in waiting)
-    with metered(repository, report, up=True), bar_of("push", total, progress) as bar:
-        for name in [ns.spec.namespace for ns in waiting]:
+    total = sum(ns.pending_rows * ns.row_bytes for ns in pending)
+    with transferring(mirror, repository, "push", progress, report=report, push_bytes=total) as transfer:
+        for name in [ns.spec.namespace for ns in pending]:
             # Get the namespace again: its rows may have moved while it was not held, which can be hours with many
             # namespaces.
             ns = mirror.get(name)
             if ns is not None:
                 with ns.held():
-                    _push_namespace(ns, repository, report, bar)
+                    _push_namespace(transfer, ns)
     return report
 
 
-def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: Bar) -> None:
+def _push_namespace(transfer: Transfer, ns: Namespace) -> None:
+    repository, report = transfer.repository, transfer.report
     repository.publish_spec(ns.spec)
     most_rows = most_rows_of_a_pack(ns.row_bytes)
-    for _ in ns.plan(most_rows, most_age=MAX_SECONDS):
+    for _ in ns.ledger.plan(most_rows, most_age=MAX_SECONDS):
         # Plan again for each pack: earlier packs may have taken hours, and an old nonce must not be used (see `plan`).
         began = time.time()
-        plans = ns.plan(most_rows, most_age=MAX_SECONDS)
+        plans = ns.ledger.plan(most_rows, most_age=MAX_SECONDS)
         if not plans:
             break
         plan = plans[0]
@@ -93,12 +94,12 @@ def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: 
             appearance=plan.appearance,
             # Recorded only after publishing. A crash in between publishes the same pack again, under the same name.
         )
-        ns.published(plan, pack)
+        ns.ledger.published(plan, pack)
         report.packs += 1
         report.rows += plan.rows
-        bar.update(plan.rows * ns.row_bytes)
+        transfer.bar.update(plan.rows * ns.row_bytes)
         logger.info("pushed pack %s: %d rows of %s", pack, plan.rows, ns.spec.model)
-    small = ns.small_packs(most_rows // 2)
+    small = ns.ledger.small_packs(small_rows(ns.row_bytes))
     if small > MANY_SMALL_PACKS:
         report.hints.append(
             f"Namespace {ns.spec.namespace} ({ns.spec.model}) has about {small} small packs: `cas-cache "
@@ -106,12 +107,12 @@ def _push_namespace(ns: Namespace, repository: Repository, report: Report, bar: 
         )
 
 
-def _may_be_pushed(ns: Namespace, report: Report) -> bool:
+def _may_be_pushed(ns: Namespace, report: SyncReport) -> bool:
     """Return False, and report it, if an older version wrote a credential into the namespace's spec."""
     try:
         check_no_credentials(ns.spec)
     except CredentialInSpec as problem:
-        note_skipped(f"namespace {ns.spec.namespace}", problem, report)
+        report.skip(f"namespace {ns.spec.namespace}", problem)
         return False
     return True
 

@@ -8,23 +8,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cas_cache.display import Displayable, facts, size
+from cas_cache.errors import CredentialInSpec, RepositoryError, UnsupportedFormat
+from cas_cache.format.layout import PackRef
 from cas_cache.progress import bar_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rich.console import Group
 
     from cas_cache.errors import CasCacheError, UntrustedPack
+    from cas_cache.format.manifest import Manifest
+    from cas_cache.mirror import Mirror, Namespace
+    from cas_cache.progress import Bar
     from cas_cache.repository import Repository
-
-__all__ = ["Report", "bar_of", "metered", "note_skipped", "note_untrusted", "without_frames"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Report(Displayable):
+class SyncReport(Displayable):
     """Result of a push or pull.
 
     Attributes:
@@ -65,12 +68,106 @@ class Report(Displayable):
             "untrusted": len(self.untrusted),
         }
 
+    def skip(self, name: str, problem: CasCacheError) -> None:
+        """Report the problem of a skipped pack or namespace, once."""
+        if str(problem) not in map(str, self.problems):
+            logger.warning("skipped %s: %s", name, problem)
+            self.problems.append(without_frames(problem))
 
-def note_skipped(what: str, problem: CasCacheError, report: Report) -> None:
-    """Report a problem, once."""
-    if str(problem) not in map(str, report.problems):
-        logger.warning("skipped %s: %s", what, problem)
-        report.problems.append(without_frames(problem))
+    def skip_untrusted(self, untrusted: UntrustedPack) -> None:
+        """Record a pack that was skipped because it is not trusted."""
+        if untrusted.pack not in self.untrusted:
+            logger.info("%s", untrusted)
+            self.untrusted.add(untrusted.pack)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A running push or pull.
+
+    Attributes:
+        mirror: The mirror.
+        repository: The repository.
+        report: Report that collects counts and problems.
+        bar: The progress bar.
+    """
+
+    mirror: Mirror
+    repository: Repository
+    report: SyncReport
+    bar: Bar
+
+    def expect(self, size: int) -> None:
+        """Add to the work that the bar expects; a negative size is work that turned out not to be needed."""
+        self.bar.total = (self.bar.total or 0) + size
+        self.bar.update(0)
+
+    def namespace(self, namespace: str) -> Namespace:
+        """Return a namespace of the mirror; if it is new, it is created with the repository's encoder spec.
+
+        Raises:
+            CasCacheError: One of `PACK_PROBLEMS`, or DamagedMirror.
+        """
+        return self.mirror.get(namespace) or self.mirror.namespace(self.repository.spec(namespace))
+
+    def is_gone(self, ref: PackRef, problem: CasCacheError) -> bool:
+        """Return True if a pack could not be read because it was deleted; report any other problem."""
+        if self.repository.has_gone(ref, problem):
+            return True
+        self.report.skip(f"pack {ref.pack}", problem)
+        return False
+
+
+PACK_PROBLEMS = (RepositoryError, UnsupportedFormat, CredentialInSpec)
+"""Errors of what is in the repository, for which a pack or namespace is skipped."""
+
+
+@contextmanager
+def transferring(
+    mirror: Mirror,
+    repository: Repository,
+    name: str,
+    progress: bool | None,
+    *,
+    report: SyncReport | None = None,
+    push_bytes: int | None = None,
+) -> Iterator[Transfer]:
+    """Run a push or pull: show its progress, and count the transferred bytes.
+
+    Only the bytes of one direction are counted, because a background push runs at the same time as pulls.
+
+    Args:
+        mirror: The mirror.
+        repository: The repository.
+        name: Name of the operation.
+        progress: Show a progress bar; None shows it on a terminal only.
+        report: Report to go on with; None for a new one.
+        push_bytes: Bytes of vectors to push; None for a pull.
+    """
+    report = report or SyncReport()
+    traffic = repository.storage.traffic
+    direction = "down" if push_bytes is None else "up"
+    before = getattr(traffic, direction)
+    try:
+        with bar_of(name, push_bytes or 0, progress) as bar:
+            yield Transfer(mirror, repository, report, bar)
+    finally:
+        report.bytes = getattr(traffic, direction) - before
+
+
+def manifests_of(
+    repository: Repository, namespace: str, packs: Iterable[str], report: SyncReport
+) -> tuple[dict[str, Manifest], bool]:
+    """Return the manifests of packs, in their order, and True if a pack has disappeared since it was listed.
+
+    Manifests that cannot be read for another reason are reported as problems.
+    """
+    manifests = repository.read_manifests([PackRef(namespace, pack) for pack in packs])
+    for untrusted in manifests.untrusted.values():
+        report.skip_untrusted(untrusted)
+    for ref, problem in manifests.problems.items():
+        report.skip(f"pack {ref.pack}", problem)
+    return manifests.readable, bool(manifests.gone)
 
 
 _Problem = TypeVar("_Problem", bound="CasCacheError")
@@ -83,24 +180,3 @@ def without_frames(problem: _Problem) -> _Problem:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
     return problem
-
-
-def note_untrusted(untrusted: UntrustedPack, report: Report) -> None:
-    """Record a pack that was skipped because it is not trusted."""
-    if untrusted.pack not in report.untrusted:
-        logger.info("%s", untrusted)
-        report.untrusted.add(untrusted.pack)
-
-
-@contextmanager
-def metered(repository: Repository, report: Report, *, up: bool = False) -> Iterator[None]:
-    """Count the bytes that are read, or those that are written (`up`), while the block runs.
-
-    Not both, because a background push runs at the same time as pulls.
-    """
-    traffic = repository.storage.traffic
-    before = traffic.up if up else traffic.down
-    try:
-        yield
-    finally:
-        report.bytes = (traffic.up if up else traffic.down) - before

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cas_cache.errors import CasCacheError, CredentialInSpec, DamagedPack, RepositoryError, UnsupportedFormat
+from cas_cache.errors import CasCacheError, DamagedPack, RepositoryError, UnsupportedFormat
 from cas_cache.mirror import WholePack
 from cas_cache.storage import ordered_map
+from cas_cache.sync.report import PACK_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cas_cache.format.manifest import Manifest
-    from cas_cache.mirror import Mirror, Namespace
-    from cas_cache.progress import Bar
+    from cas_cache.mirror import Namespace
     from cas_cache.repository import Repository
-    from cas_cache.sync.report import Report
+    from cas_cache.sync.report import SyncReport, Transfer
 
 logger = logging.getLogger(__name__)
 
-SMALL_BYTES = 1 << 20
-"""Maximum size of the vectors of a small pack."""
+MAX_GROUPED_BYTES = 1 << 20
+"""Maximum size of the vectors of a pack that is read together with others."""
 
 IN_FLIGHT = 8
 """Number of small packs that are read concurrently."""
@@ -36,59 +36,47 @@ COMMIT_BYTES, COMMIT_PACKS = 32 << 20, 256
 """Maximum size of one commit. A commit takes about 30 ms, and more the more packs the mirror knows."""
 
 
-def is_small(manifest: Manifest) -> bool:
+def is_grouped(manifest: Manifest) -> bool:
     """Return True if a pack is read together with others. Merges are not: they decide which other packs are read."""
-    small = manifest.rows * manifest.vector_bytes <= SMALL_BYTES
+    small = manifest.total_vector_bytes <= MAX_GROUPED_BYTES
     # A pack of several chunks is read on its own: chunks before a damaged one are then kept.
     return small and not manifest.supersedes and manifest.chunk_rows["vectors"] >= manifest.rows
 
 
 def pull_small(
-    mirror: Mirror, repository: Repository, namespace: str, manifests: dict[str, Manifest], report: Report, bar: Bar
+    transfer: Transfer, namespace: str, manifests: dict[str, Manifest]
 ) -> Iterator[tuple[str, CasCacheError]]:
     """Read small packs of a namespace; yield those that could not be read, with the error.
 
     Args:
-        mirror: The mirror to write to.
-        repository: The repository to read.
+        transfer: The pull.
         namespace: The id of the namespace.
         manifests: Its packs that the mirror does not know, in the order in which they are applied.
-        report: Report that collects the counts.
-        bar: The progress bar.
     """
     try:
-        ns = mirror.get(namespace) or mirror.namespace(repository.spec(namespace))
-    except (RepositoryError, UnsupportedFormat, CredentialInSpec) as problem:
+        ns = transfer.namespace(namespace)
+    except PACK_PROBLEMS as problem:
         yield next(iter(manifests)), problem  # a problem of the namespace, so it is reported once
         return
+    group = _Group(ns, transfer.report)
     with ns.held():
-        yield from _pull_into(ns, repository, manifests, report, bar)
-
-
-def _pull_into(
-    ns: Namespace, repository: Repository, manifests: dict[str, Manifest], report: Report, bar: Bar
-) -> Iterator[tuple[str, CasCacheError]]:
-    group = _Group(ns, report)
-    try:
-        read = ordered_map(lambda item: _read_pack(ns, repository, *item), list(manifests.items()), in_flight=IN_FLIGHT)
-        for (pack, manifest), pack_or_problem in zip(manifests.items(), read, strict=True):
-            wrong = (
-                pack_or_problem
-                if isinstance(pack_or_problem, CasCacheError)
-                else group.take(pack, manifest, pack_or_problem)
-            )
-            if wrong is not None:
-                yield pack, wrong
-                continue
-            if pack_or_problem is None:
-                bar.total -= manifest.rows * manifest.vector_bytes
-            else:
-                bar.update(manifest.rows * manifest.vector_bytes)
-            report.packs += 1
-            logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
-    finally:
-        # Whatever ended the loop, rows that were read and verified are kept.
-        group.commit()
+        try:
+            items = list(manifests.items())
+            read = ordered_map(lambda item: _read_pack(ns, transfer.repository, *item), items, in_flight=IN_FLIGHT)
+            for (pack, manifest), whole in zip(items, read, strict=True):
+                error = whole if isinstance(whole, CasCacheError) else group.take(pack, manifest, whole)
+                if error is not None:
+                    yield pack, error
+                    continue
+                if whole is None:
+                    transfer.expect(-manifest.total_vector_bytes)
+                else:
+                    transfer.bar.update(manifest.total_vector_bytes)
+                transfer.report.packs += 1
+                logger.info("pulled pack %s: %d rows of %s", pack, manifest.rows, ns.spec.model)
+        finally:
+            # Whatever ended the loop, rows that were read and verified are kept.
+            group.commit()
 
 
 def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
@@ -109,7 +97,7 @@ def check_kind(ns: Namespace, manifest: Manifest, pack: str) -> None:
 class _Group:
     """Packs that were read and are not committed yet."""
 
-    def __init__(self, ns: Namespace, report: Report) -> None:
+    def __init__(self, ns: Namespace, report: SyncReport) -> None:
         self._ns = ns
         self._report = report
         self._whole: list[WholePack] = []
@@ -137,7 +125,7 @@ class _Group:
         new, skipped = self._whole, self._skipped
         self._whole, self._skipped, self._bytes = [], [], 0
         self._report.rows += self._ns.append_packs(new)
-        self._ns.skip_packs(skipped)
+        self._ns.ledger.skip_packs(skipped)
 
 
 def _read_pack(

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cas_cache.display import Displayable, facts, size
-from cas_cache.errors import RepositoryError, UntrustedPack
-from cas_cache.format.layout import PackRef
-from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.errors import RepositoryError
+from cas_cache.format.manifest import superseders
 from cas_cache.identity import names_of
 from cas_cache.repository import most_rows_of_a_pack
 from cas_cache.sync.connecting import peek, selected
-from cas_cache.sync.report import Report, note_skipped, note_untrusted
+from cas_cache.sync.report import SyncReport, manifests_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,9 +84,9 @@ class SyncStatus(Displayable):
         }
 
 
-def pull_of(statuses: Iterable[SyncStatus], problems: Report) -> Report:
+def pull_of(statuses: Iterable[SyncStatus], problems: SyncReport) -> SyncReport:
     """Return a report on what a pull of these namespaces would transfer at most; `bytes` counts vectors only."""
-    report = Report(problems=problems.problems)
+    report = SyncReport(problems=problems.problems)
     for status in statuses:
         report.packs += status.packs_to_pull
         report.rows += status.rows_to_pull
@@ -95,7 +94,7 @@ def pull_of(statuses: Iterable[SyncStatus], problems: Report) -> Report:
     return report
 
 
-def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = False) -> Report:
+def push_of(statuses: Iterable[SyncStatus], problems: SyncReport, *, rebind: bool = False) -> SyncReport:
     """Return a report on what a push of these namespaces would transfer; `bytes` counts vectors only.
 
     Args:
@@ -103,7 +102,7 @@ def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = 
         problems: Report whose problems are passed on.
         rebind: Count every row, whether or not it was pushed before.
     """
-    report = Report(problems=problems.problems)
+    report = SyncReport(problems=problems.problems)
     for status in statuses:
         report.packs += (
             _packs(status.local_rows, status.local_bytes // max(1, status.local_rows))
@@ -115,13 +114,13 @@ def push_of(statuses: Iterable[SyncStatus], problems: Report, *, rebind: bool = 
     return report
 
 
-def local_status(mirror: Mirror) -> tuple[list[SyncStatus], Report]:
+def local_status(mirror: Mirror) -> tuple[list[SyncStatus], SyncReport]:
     """Return the status of each namespace of a mirror, as far as the mirror knows it, without a request."""
-    report = Report()
+    report = SyncReport()
     return [_local_status(ns.spec.namespace, ns, ns.spec) for ns in selected(mirror, None, report)], report
 
 
-def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncStatus], Report]:
+def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncStatus], SyncReport]:
     """Return the status of each namespace on either side, ordered by id, and a report of problems.
 
     Needs one listing, the manifests of packs that the mirror does not know, and the specs of namespaces that it does
@@ -136,7 +135,7 @@ def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncS
         RepositoryMismatch: If the mirror belongs to another repository.
         IncompleteListing: If the repository that the mirror belongs to does not exist.
     """
-    report = Report()
+    report = SyncReport()
     local = {} if mirror is None else {ns.spec.namespace: ns for ns in selected(mirror, None, report)}
     remote: dict[str, list[str]] = {}
     if peek(mirror, repository):
@@ -149,20 +148,12 @@ def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncS
 
 
 def _compared(
-    repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: Report
+    repository: Repository, namespace: str, ns: Namespace | None, packs: list[str], report: SyncReport
 ) -> SyncStatus:
     known = frozenset() if ns is None else ns.packs
-    unknown = [PackRef(namespace, pack) for pack in packs if pack not in known]
-    manifests: dict[str, Manifest] = {}
-    for (_, pack), manifest in zip(unknown, repository.manifests(unknown), strict=True):
-        if isinstance(manifest, Manifest):
-            manifests[pack] = manifest
-        elif isinstance(manifest, UntrustedPack):
-            note_untrusted(manifest, report)
-        else:
-            note_skipped(f"pack {pack}", manifest, report)
+    manifests, _ = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = set(superseders(manifests))
-    merged = known if ns is None else known - ns.lasting_packs
+    merged = known if ns is None else known - ns.ledger.lasting_packs
     # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
     new = {
         pack: m
@@ -174,7 +165,7 @@ def _compared(
         remote_packs=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
         packs_to_pull=len(new),
         rows_to_pull=sum(m.rows for m in new.values()),
-        bytes_to_pull=sum(m.rows * m.vector_bytes for m in new.values()),
+        bytes_to_pull=sum(m.total_vector_bytes for m in new.values()),
     )
 
 
@@ -188,7 +179,7 @@ def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None
         local_rows=ns.rows,
         rows_to_push=ns.pending_rows,
         packs_to_push=_packs(ns.pending_rows, ns.row_bytes),
-        remote_packs=len(ns.lasting_packs),
+        remote_packs=len(ns.ledger.lasting_packs),
         local_bytes=ns.rows * ns.row_bytes,
         bytes_to_push=ns.pending_rows * ns.row_bytes,
     )
@@ -199,9 +190,9 @@ def _packs(rows: int, row_bytes: int) -> int:
     return -(-rows // most_rows_of_a_pack(row_bytes)) if rows else 0
 
 
-def _spec(repository: Repository, namespace: str, report: Report) -> EncoderSpec | None:
+def _spec(repository: Repository, namespace: str, report: SyncReport) -> EncoderSpec | None:
     try:
         return repository.spec(namespace)
     except RepositoryError as problem:
-        note_skipped(f"namespace {namespace}", problem, report)
+        report.skip(f"namespace {namespace}", problem)
         return None

@@ -1,9 +1,5 @@
 """Named faults of storages, and a storage that injects them.
 
-The names are the same in two places: `FaultyStorage` injects faults into the calls of a storage,
-`cas_cache.testing.proxy` into the HTTP between a real S3 client and a real server. Each supports the kinds that can
-occur there.
-
 A fault is injected at its n-th opportunity. Injected faults are recorded in `fired`, so a test that expects a fault to
 be harmless can check that it occurred.
 """
@@ -15,73 +11,36 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from cas_cache.errors import AccessDenied, BucketNotFound, ObjectNotFound, RemoteUnavailable
-from cas_cache.testing.wrapper import Verb, Wrapper
+from cas_cache.testing.storages import Verb, WrappedStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from cas_cache.storage.interface import ObjectInfo, Storage
-    from cas_cache.testing.wrapper import Call
+    from cas_cache.testing.storages import StorageCall
 
-WireKind = Literal[
-    "reset",
-    "reset-in-body",
-    "truncated",
-    "lost-token",
-    "error-in-ok",
-    "empty-ok",
-    "foreign",
-    "redirect",
-    "not-modified",
-]
-"""Kinds of fault that can occur on the wire only."""
+_ANY: frozenset[Verb] = frozenset(get_args(Verb))
+_GET: frozenset[Verb] = frozenset({"get"})
+_LIST: frozenset[Verb] = frozenset({"list"})
 
-Kind = Literal[
+KINDS: Mapping[str, frozenset[Verb]] = {
     # The call, and its answer as a whole
-    "error",
-    "error-after",
-    "lost-answer",
-    "repeated",
-    "timeout",
-    "stall",
-    "no-space",
+    **dict.fromkeys(("error", "error-after", "lost-answer", "timeout", "stall"), _ANY),
+    "repeated": frozenset({"put", "delete"}),
+    "no-space": frozenset({"put"}),
     # What a service says
-    "forbidden",
-    "not-found",
-    "conflict",
-    "precondition-failed",
-    "too-many-requests",
-    "slow-down",
+    **dict.fromkeys(
+        ("forbidden", "not-found", "conflict", "precondition-failed", "too-many-requests", "slow-down"), _ANY
+    ),
     # What is read
-    "short-body",
-    "flipped-bit",
-    "range-ignored",
-    "range-wrong",
+    **dict.fromkeys(("short-body", "flipped-bit", "range-ignored", "range-wrong"), _GET),
     # What is listed
-    "stale-entry",
-    "missing-entry",
-    "duplicate-entry",
-    "cut-listing",
-    "failing-page",
-    "skew",
-    WireKind,
-]
-"""Kinds of fault. `docs/how-to/test-with-faults.md` describes the effect of each."""
-
-OF_READS = frozenset({"short-body", "flipped-bit", "range-ignored", "range-wrong"})
-OF_LISTINGS = frozenset(
-    {"stale-entry", "missing-entry", "duplicate-entry", "cut-listing", "failing-page", "skew", "lost-token"}
-)
-OF_WRITES = frozenset({"no-space", "repeated"})
-OF_BODIES = frozenset({"reset-in-body", "truncated", "empty-ok"})
-"""Kinds for gets and listings only: to a write, an empty 200 looks the same as success."""
-
-WIRE_ONLY: frozenset[str] = frozenset(get_args(WireKind))
-STORAGE_ONLY = frozenset({"repeated", "no-space"})
-KINDS: frozenset[str] = frozenset(get_args(Kind))
+    **dict.fromkeys(("stale-entry", "missing-entry", "duplicate-entry", "cut-listing", "failing-page", "skew"), _LIST),
+}
+"""Kinds of fault, with the calls in which each can occur. `docs/how-to/test-with-faults.md` describes their effects."""
 
 _SAID: dict[str, tuple[type[Exception], str]] = {
     "error": (RemoteUnavailable, "no answer to {verb} {path}: not done"),
@@ -103,7 +62,7 @@ class Fault:
     """A fault, and the calls that it affects.
 
     Attributes:
-        kind: The kind of fault.
+        kind: The kind of fault, one of `KINDS`.
         verb: The verb whose calls count; None counts all calls in which this kind can occur.
         at: The first call with the fault, counted from 1 among the calls that match verb and path.
         times: The number of calls with the fault from then on; None for all until `mend`.
@@ -114,7 +73,7 @@ class Fault:
         error: Makes the exception from a message; None for the default of the kind.
     """
 
-    kind: Kind
+    kind: str
     verb: Verb | None = None
     at: int = 1
     times: int | None = 1
@@ -123,9 +82,11 @@ class Fault:
     seconds: float = 0.0
     error: Callable[[str], Exception] | None = None
 
+    kinds: ClassVar[Mapping[str, frozenset[Verb]]] = KINDS
+
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"There is no fault {self.kind!r}. There are: {', '.join(sorted(KINDS))}.")
+        if self.kind not in self.kinds:
+            raise ValueError(f"There is no fault {self.kind!r}. There are: {', '.join(sorted(self.kinds))}.")
         if self.verb is not None and self.verb not in self.verbs:
             raise ValueError(f"{self.kind!r} is not a fault of a {self.verb}.")
         if self.at < 1 or (self.times is not None and self.times < 1):
@@ -134,13 +95,7 @@ class Fault:
     @property
     def verbs(self) -> frozenset[Verb]:
         """The calls in which it can occur."""
-        if self.kind in OF_READS:
-            return frozenset({"get"})
-        if self.kind in OF_LISTINGS:
-            return frozenset({"list"})
-        if self.kind in OF_WRITES:
-            return frozenset({"put", "delete"}) if self.kind == "repeated" else frozenset({"put"})
-        return frozenset({"get", "list"}) if self.kind in OF_BODIES else frozenset(get_args(Verb))
+        return self.kinds[self.kind]
 
     def concerns(self, verb: str, path: str) -> bool:
         """Return True if a call counts."""
@@ -152,15 +107,15 @@ class Schedule:
 
     Args:
         faults: The faults to inject.
-        impossible: The kinds that cannot occur in this place.
+        possible: The kinds that can occur in this place.
 
     Attributes:
         fired: (fault, verb, path) of each injected fault.
     """
 
-    def __init__(self, faults: Iterable[Fault], impossible: frozenset[str]) -> None:
+    def __init__(self, faults: Iterable[Fault], possible: Iterable[str]) -> None:
         self.faults = tuple(faults)
-        if wrong := sorted({fault.kind for fault in self.faults} & impossible):
+        if wrong := sorted({fault.kind for fault in self.faults}.difference(possible)):
             raise ValueError(f"{', '.join(wrong)} cannot happen here.")
         self.fired: list[tuple[Fault, str, str]] = []
         self._counts: Counter[int] = Counter()
@@ -191,7 +146,7 @@ class Schedule:
             self.fired.append((fault, verb, path))
 
 
-class FaultyStorage(Wrapper):
+class FaultyStorage(WrappedStorage):
     """Injects faults into the calls of another storage.
 
     Args:
@@ -209,7 +164,7 @@ class FaultyStorage(Wrapper):
     ) -> None:
         super().__init__(inner)
         self.deleted: dict[str, ObjectInfo] = {}
-        self._schedule = Schedule(faults, WIRE_ONLY)
+        self._schedule = Schedule(faults, KINDS)
         self._sleep = sleep
         self._seen: dict[str, ObjectInfo] = {}
         self._late: list[Callable[[], object]] = []
@@ -225,7 +180,7 @@ class FaultyStorage(Wrapper):
         for run in self._take_late():
             run()
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         due = self._schedule.due(call.verb, call.path)
         late = self._take_late()
         try:
@@ -234,7 +189,7 @@ class FaultyStorage(Wrapper):
             for run in late:
                 run()
 
-    def _answered(self, call: Call, due: list[Fault]) -> Any:
+    def _answered(self, call: StorageCall, due: list[Fault]) -> Any:
         if not due:
             answer = call.run()
             self._remember(call, answer)
@@ -252,7 +207,7 @@ class FaultyStorage(Wrapper):
         self._schedule.note(fault, call.verb, call.path)
         return self._failed(fault, inside)
 
-    def _failed(self, fault: Fault, call: Call) -> Any:
+    def _failed(self, fault: Fault, call: StorageCall) -> Any:
         """Inject a fault that affects the whole call."""
         kind = fault.kind
         if kind == "stall":
@@ -278,7 +233,7 @@ class FaultyStorage(Wrapper):
         known, text = _SAID[kind]
         raise (fault.error or known)(text.format(verb=call.verb, path=call.path))
 
-    def _remember(self, call: Call, answer: Any) -> None:
+    def _remember(self, call: StorageCall, answer: Any) -> None:
         if call.verb == "list":
             self._seen.update((entry.path, entry) for entry in answer)
         elif call.verb == "delete" and call.path in self._seen:
@@ -289,15 +244,15 @@ class FaultyStorage(Wrapper):
         late, self._late = self._late, []
         return late
 
-    def _range_ignored(self, _fault: Fault, call: Call, data: bytes) -> bytes:
+    def _range_ignored(self, _fault: Fault, call: StorageCall, data: bytes) -> bytes:
         return self.inner.get(call.path, 0, max(call.stop, 1 << 30)) if data else data
 
-    def _range_wrong(self, _fault: Fault, call: Call, data: bytes) -> bytes:
+    def _range_wrong(self, _fault: Fault, call: StorageCall, data: bytes) -> bytes:
         """Return as many bytes from the beginning, or from a later position."""
         start = 0 if call.start else max(1, len(data) // 2)
         return self.inner.get(call.path, start, start + len(data)) if data else data
 
-    def _stale_entry(self, fault: Fault, call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
+    def _stale_entry(self, fault: Fault, call: StorageCall, entries: list[ObjectInfo]) -> list[ObjectInfo]:
         paths = {entry.path for entry in entries}
         inside = f"{call.path}/" if call.path else ""
         gone = [
@@ -306,7 +261,32 @@ class FaultyStorage(Wrapper):
         return sorted([*entries, gone[fault.which % len(gone)]], key=lambda deleted: deleted.path) if gone else entries
 
 
-def _not_found(call: Call) -> Exception:
+class FlakyStorage(FaultyStorage):
+    """Fails at the n-th call, before or after its effect: a `FaultyStorage` with one fault.
+
+    Args:
+        inner: The storage that does the work.
+        verb: The verb whose calls count; None counts all.
+        at: The first call that fails, counted from 1.
+        times: The number of calls that fail from then on; None for all until `mend`.
+        after: Let the call take effect and lose its answer.
+        error: Makes the exception from a message.
+    """
+
+    def __init__(
+        self,
+        inner: Storage,
+        verb: Verb | None = None,
+        *,
+        at: int = 1,
+        times: int | None = 1,
+        after: bool = False,
+        error: Callable[[str], Exception] = RemoteUnavailable,
+    ) -> None:
+        super().__init__(inner, [Fault("error-after" if after else "error", verb, at, times, error=error)])
+
+
+def _not_found(call: StorageCall) -> Exception:
     if call.verb == "get":
         return ObjectNotFound(f"404 Not Found: {call.verb} {call.path}")
     return BucketNotFound(f"404 Not Found: {call.verb} {call.path}")
@@ -342,11 +322,11 @@ def cut_listing(_fault: Fault, entries: list[Any]) -> list[Any]:
     return entries[: len(entries) // 2]
 
 
-def _skew(_storage: FaultyStorage, fault: Fault, _call: Call, entries: list[ObjectInfo]) -> list[ObjectInfo]:
+def _skew(_storage: FaultyStorage, fault: Fault, _call: StorageCall, entries: list[ObjectInfo]) -> list[ObjectInfo]:
     return [replace(entry, modified=entry.modified + fault.seconds) for entry in entries]
 
 
-_CHANGES: dict[str, Callable[[FaultyStorage, Fault, Call, Any], Any]] = {
+_CHANGES: dict[str, Callable[[FaultyStorage, Fault, StorageCall, Any], Any]] = {
     "short-body": lambda _storage, fault, _call, data: short_body(fault, data),
     "flipped-bit": lambda _storage, fault, _call, data: flipped_bit(fault, data),
     "range-ignored": FaultyStorage._range_ignored,  # noqa: SLF001 - its own

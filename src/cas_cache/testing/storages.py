@@ -1,4 +1,4 @@
-"""Storages for tests: one in memory, and wrappers that count calls or fail.
+"""Storages for tests: one in memory, and wrappers that count or delay calls.
 
 Each policy is a wrapper, so they can be combined: ``CountingStorage(FlakyStorage(MemoryStorage()))``.
 """
@@ -8,17 +8,85 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from cas_cache.errors import ObjectNotFound, RemoteUnavailable
+from cas_cache.errors import ObjectNotFound
 from cas_cache.storage.interface import CREATE_ONLY, ObjectInfo, Storage, TransferStats
-from cas_cache.testing.faults import Fault, FaultyStorage
-from cas_cache.testing.wrapper import Verb, Wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cas_cache.testing.wrapper import Call
+Verb = Literal["get", "put", "list", "delete"]
+"""Verbs of a storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCall:
+    """One call of a storage.
+
+    Attributes:
+        verb: The verb.
+        path: The path of the object, or of the listed folder.
+        run: Calls the wrapped storage and returns its result.
+        start: The first byte that is read.
+        stop: The end of the bytes that are read or written.
+        create_only: See `Storage.put`.
+    """
+
+    verb: Verb
+    path: str
+    run: Callable[[], Any]
+    start: int = 0
+    stop: int = 0
+    create_only: bool = False
+
+
+class WrappedStorage:
+    """A storage around another; every call passes through `_call`.
+
+    Attributes:
+        inner: The storage that does the work.
+    """
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.traffic = inner.traffic
+        self.capabilities = inner.capabilities
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.inner!r})"
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self.inner.close()
+
+    def get(self, path: str, start: int, stop: int) -> bytes:
+        """See `Storage.get`."""
+        data: bytes = self._call(StorageCall("get", path, lambda: self.inner.get(path, start, stop), start, stop))
+        return data
+
+    def put(self, path: str, data: bytes | memoryview, *, create_only: bool = False) -> None:
+        """See `Storage.put`."""
+
+        def run() -> None:
+            self.inner.put(path, data, create_only=create_only)
+
+        self._call(StorageCall("put", path, run, stop=len(data), create_only=create_only))
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """See `Storage.list`."""
+        entries: list[ObjectInfo] = self._call(StorageCall("list", prefix, lambda: self.inner.list(prefix)))
+        return entries
+
+    def delete(self, path: str) -> None:
+        """See `Storage.delete`."""
+        self._call(StorageCall("delete", path, lambda: self.inner.delete(path)))
+
+    def _call(self, call: StorageCall) -> Any:
+        """Run a call, or do something else in its place; return what the verb returns."""
+        return call.run()
 
 
 class MemoryStorage:
@@ -76,7 +144,7 @@ class MemoryStorage:
         self.traffic.add()
 
 
-class CountingStorage(Wrapper):
+class CountingStorage(WrappedStorage):
     """Counts the calls that reach another storage.
 
     Attributes:
@@ -96,31 +164,46 @@ class CountingStorage(Wrapper):
         calls, self.calls = self.calls, []
         return sorted(calls)
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: StorageCall) -> Any:
         self.calls.append((call.verb, call.path))
         return call.run()
 
 
-class FlakyStorage(FaultyStorage):
-    """Fails at the n-th call, before or after its effect: a `FaultyStorage` with one fault.
+class LatencyStorage(WrappedStorage):
+    """Delays every call of another storage. Calls of several threads wait in parallel.
 
     Args:
         inner: The storage that does the work.
-        verb: The verb whose calls count; None counts all.
-        at: The first call that fails, counted from 1.
-        times: The number of calls that fail from then on; None for all until `mend`.
-        after: Let the call take effect and lose its answer.
-        error: Makes the exception from a message.
+        seconds: The delay of each call.
+        seconds_of_a_byte: The additional delay per byte read or written: 1e-7 is 10 MB/s.
+        sleep: The function that waits. With a function that moves a clock, no time passes, and `waited` holds the sum.
+
+    Attributes:
+        waited: The total delay of all calls so far, in seconds.
     """
 
     def __init__(
         self,
         inner: Storage,
-        verb: Verb | None = None,
+        seconds: float = 0.0,
+        seconds_of_a_byte: float = 0.0,
         *,
-        at: int = 1,
-        times: int | None = 1,
-        after: bool = False,
-        error: Callable[[str], Exception] = RemoteUnavailable,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        super().__init__(inner, [Fault("error-after" if after else "error", verb, at, times, error=error)])
+        super().__init__(inner)
+        self.waited = 0.0
+        self._seconds, self._of_a_byte, self._sleep = seconds, seconds_of_a_byte, sleep
+        self._lock = threading.Lock()
+
+    def _call(self, call: StorageCall) -> Any:
+        self._wait(self._seconds + (call.stop * self._of_a_byte if call.verb == "put" else 0.0))
+        answer = call.run()
+        if call.verb == "get":
+            self._wait(len(answer) * self._of_a_byte)
+        return answer
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._sleep(seconds)
+            with self._lock:
+                self.waited += seconds
