@@ -90,10 +90,10 @@ def test_ls_of_an_empty_mirror(run: Any, tmp_path: Path) -> None:
     assert json.loads(run("ls", tmp_path / "new", "--json").out)["namespaces"] == []
 
 
-@pytest.mark.parametrize("command", ["ls", "info", "push"])
-def test_looking_makes_nothing(run: Any, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", [("ls", "--mirror"), ("info",), ("push",)])
+def test_looking_makes_nothing(run: Any, tmp_path: Path, command: tuple[str, ...]) -> None:
     """A mistyped path is an error that says so, and no mirror is left there."""
-    result = run(command, tmp_path / "mistyped", "--remote", tmp_path / "remote")
+    result = run(*command, tmp_path / "mistyped", "--remote", tmp_path / "remote")
     assert result.code == 1
     assert "no cas_cache mirror at" in result.err
     assert list(tmp_path.iterdir()) == []

@@ -187,7 +187,7 @@ def test_other_commands_stop_and_go_on(
     """In the middle of reading: a sync, a compaction, a check of the data."""
     filled(tmp_path / "there", url, localstack.storage_options(), step=ROWS // 16)
     EmbeddingCache(tmp_path / "here").put(["of here"], VECTORS[:1], SPEC)
-    extra = {"sync": [], "compact": ["--at-least", "2"], "check": ["--read-data"]}[command]
+    extra = {"sync": [], "compact": ["--at-least", "2"], "check": ["--repository", "--read-data"]}[command]
     words = [command, tmp_path / "here", "--remote", url, *extra, *options_of(proxy)]
     proxy.rate = SLOW
     assert stopped(started(*words), stuck(proxy, "down", 1_000_000)) == (130, STOPPED)

@@ -105,7 +105,7 @@ def test_prune(run: Any, cache: Path, repo: Path) -> None:
     new = run("pull", cache.parent / "new", "--remote", repo, "--json")
     assert json.loads(new.out)["rows"] == 45
     assert run("pull", cache, "--remote", repo).code == 0
-    assert run("check", cache, "--remote", repo, "--read-data").code == 0
+    assert run("check", "--remote", repo, "--read-data").code == 0
 
 
 def test_prune_asks_for_force(run: Any, cache: Path, repo: Path) -> None:
@@ -144,7 +144,7 @@ def test_drop(run: Any, cache: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
     before = files(repo)
     dry = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace[:8], "--dry-run")
     assert dry.out.startswith(f"would delete namespace {SPEC.namespace}: 4 packs, ")
-    monkeypatch.setattr("cas_cache.cli.confirm.sys.stdin", Terminal())
+    monkeypatch.setattr("cas_cache.cli.options.sys.stdin", Terminal())
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     refused = run("drop", cache, "--remote", repo, "--namespace", SPEC.namespace)
     assert (refused.code, files(repo)) == (1, before)
@@ -240,7 +240,7 @@ def test_read_only_is_heeded(run: Any, cache: Path, repo: Path, monkeypatch: pyt
     refused = run(command, cache, "--remote", repo, *arguments)
     assert (refused.code, "Unset CAS_CACHE_READ_ONLY" in refused.err) == (1, True)
     assert files(repo) == before
-    assert run("check", cache, "--remote", repo).code == 0
+    assert run("check", "--remote", repo).code == 0
 
 
 def test_a_dropped_namespace_does_not_stop_the_others(run: Any, cache: Path, repo: Path) -> None:

@@ -92,7 +92,7 @@ def test_both_are_taken_before_the_command_too(mirror: Path, tmp_path: Path) -> 
 def test_twice_is_twice_in_any_place(run: Any, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`-v ls -v` is `ls -vv`."""
     levels: list[int] = []
-    monkeypatch.setattr("cas_cache.cli.verbosity._log", levels.append)
+    monkeypatch.setattr("cas_cache.cli.output._log", levels.append)
     for words in (("-v", "ls", mirror, "-v"), ("-vv", "ls", mirror), ("ls", mirror, "-vv")):
         run(*words)
         assert levels.pop() == logging.DEBUG

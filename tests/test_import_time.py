@@ -49,7 +49,7 @@ def test_help_imports_no_command() -> None:
 
 
 def test_ls_imports_what_a_mirror_needs(tmp_path: Path) -> None:
-    """Neither the cache, nor what moves, exchanges, searches or draws."""
+    """Neither the cache, nor what moves, exchanges or searches; rich only for a table."""
     EmbeddingCache(tmp_path / "mirror").put(["a"], [[1.0]], EncoderSpec(model="m/m", revision="1"))
     script = COMMAND.format(words=["ls", str(tmp_path / "mirror")])
     whole = f"{script}\nprint(*(name for name in sys.modules if name.startswith('cas_cache.')))"
@@ -57,7 +57,8 @@ def test_ls_imports_what_a_mirror_needs(tmp_path: Path) -> None:
     assert "m/m@1" in process.stdout
     *_, ours = process.stdout.splitlines()
     assert not set(ours.split()) & {f"cas_cache.{name}" for name in ("cache", "sync", "interop", "search", "doctor")}
-    assert not loaded_by(script) & HEAVY
+    assert loaded_by(script) & HEAVY == {"rich"}, "which draws the table"
+    assert not loaded_by(COMMAND.format(words=["ls", str(tmp_path / "mirror"), "--json"])) & HEAVY
 
 
 def test_the_mteb_package_loads_neither_mteb_nor_torch() -> None:

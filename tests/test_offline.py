@@ -141,7 +141,7 @@ def test_the_wrapper(mirror: Path) -> None:
     "words",
     [
         ("ls", "{mirror}"),
-        ("ls", "{mirror}", "--remote", "s3://team/emb"),
+        ("ls", "{mirror}", "--mirror", "--remote", "s3://team/emb"),
         ("info", "{mirror}", "--remote", "s3://team/emb"),
         ("info", "--settings"),
         ("search", "{mirror}", "a", "--json"),

@@ -13,7 +13,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache import stats as counting
-from cas_cache.formatting import duration, pluralize, size
+from cas_cache.display import duration, pluralize, size
 from cas_cache.repository import Repository
 from cas_cache.stats import MIN_ITEMS, Stats
 from repository.storages import OTHER_SPEC, SPEC, Encoder, Memory, texts, truth

@@ -23,10 +23,21 @@ HEAD = """# Command line
 
 Made from the code by `python docs/reference/make.py`.
 
-`cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or the URL of a repository. For
-a URL, the mirror is in the user's cache directory, except that `cas-cache ls URL` lists the repository itself. Without
-CACHE, the settings name the mirror. `--remote` is a URL, a directory, or a name from the settings. `-n` is short for
-`--namespace` on every command.
+`cas-cache` and `python -m cas_cache` are the same. CACHE is the directory of a mirror, or the URL or directory of a
+repository. `--remote` is the URL or directory of a repository, or its name in the settings. Where neither is given, the
+settings name both sides. `-n` is short for `--namespace` on every command.
+
+Which side does a command look at?
+
+- `compact`, `prune` and `drop` change the repository: that of CACHE or `--remote`, or the one that CACHE's mirror
+  belongs to.
+- `info`, `search`, `export`, `import` and `evict` use the mirror. For a URL, that is its mirror in the user's cache
+  directory.
+- `pull`, `push`, `sync`, `status` and `doctor` use both.
+- `ls` and `check` look at what is named: a URL, the directory of a repository, or `--remote` alone is a repository,
+  everything else is a mirror. `--repository` and `--mirror` choose the other side: `cas-cache check my_mirror` verifies
+  the mirror, `cas-cache check my_mirror --repository` the repository that it belongs to. If both CACHE and `--remote`
+  are given, one of the two options is needed.
 
 - **Exit codes:** 0 success; 1 something failed, or a problem was found that should be repaired; 2 a usage error, or a
   command that would delete something and could not ask for confirmation; 130 stopped by Ctrl-C, 143 by SIGTERM.

@@ -60,8 +60,8 @@ IN_PART = {
 }
 """Modules of which the names above are public and no other, and classes of which only these members are."""
 
-PARTS = ("SharedMirror",)
-"""Bases that only divide a large class; their members are listed with those of the class."""
+PARTS = ("Displayable", "SharedMirror")
+"""Bases that divide a large class, or show it in a notebook; their members are listed with those of the class."""
 
 MEMBERS = ("encode", "get", "missing", "bind", "put", "pull", "push", "sync", "close", "load", "search", "stats")
 """Members of classes that are used first."""

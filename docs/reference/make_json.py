@@ -30,7 +30,7 @@ are written as JSON escapes.
   meaning. Read the fields that you need and ignore the others.
 - Lists of words that a field can hold may grow. The sentences for people (`message`, `what`, ...) may change any time.
 - Bytes are whole numbers of bytes. Vectors are counted without keys and digests, unless a field says otherwise.
-- A field whose meaning ends with an option ("With `--there`.") exists only with that option, or only without it. All
+- A field whose meaning ends with an option ("With `--why`.") or with a side ("Of a repository.") exists only then. All
   other fields always exist; a field that does not apply is `null`, or empty.
 - `list` means an array, and `name[]` each of its elements; `name.*` is each value of an object whose names are data.
 """

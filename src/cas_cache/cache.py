@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache import html, sync
+from cas_cache import sync
+from cas_cache.display import Displayable, facts, together
 from cas_cache.encoding import ChunkSizes, MissingItems, ObservedEncoder, TextEncoder, append_finite, cache_miss
 from cas_cache.errors import DataWarning
 from cas_cache.format.rows import as_array, checked_dtype, storable
 from cas_cache.identity import Batch, EncoderSpec, batch_of_texts, first_of_each, keys_of_texts, texts_at
 from cas_cache.mirror.index import ABSENT
-from cas_cache.mirror.overview import html_of_mirror
 from cas_cache.remote_errors import warn_caller
 from cas_cache.self_check import SelfCheck
 from cas_cache.shared_mirror import SharedMirror
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.mirror import Namespace
     from cas_cache.mirror.rows import Rows
 
 
-class EmbeddingCache(SharedMirror):
+class EmbeddingCache(SharedMirror, Displayable):
     """A cache of embeddings: a local mirror and, if a remote is named, a shared repository.
 
     Args:
@@ -80,12 +81,15 @@ class EmbeddingCache(SharedMirror):
         MissingDependency: If the file system's package is not installed.
     """
 
-    def _repr_html_(self) -> str:
-        remote = None if self.repository is None else self.repository.url
+    def __rich__(self) -> Group:
         switches = [name for name in ("offline", "read_only", "only_cached", "lazy") if getattr(self, name)]
-        where = [("mirror", self.mirror.directory), ("remote", remote), ("switches", ", ".join(switches) or None)]
+        values = {
+            "mirror": self.mirror.directory,
+            "remote": None if self.repository is None else self.repository.url,
+            "switches": ", ".join(switches) or None,
+        }
         # Only local files and the repository's address: showing a notebook cell must not send a request.
-        return html.facts("EmbeddingCache", where) + html_of_mirror(self.mirror) + self.stats._repr_html_()
+        return together(facts("EmbeddingCache", values), self.mirror, self.stats)
 
     def summary(self) -> str:
         """Return two or three lines that say what the cache did and what is still pending."""

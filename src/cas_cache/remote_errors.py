@@ -12,6 +12,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Literal
 
+from cas_cache.display import pluralize
 from cas_cache.errors import (
     BucketNotFound,
     DataWarning,
@@ -22,7 +23,6 @@ from cas_cache.errors import (
     RepositoryMismatch,
     UnsupportedFormat,
 )
-from cas_cache.formatting import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ class RemoteErrors:
             self._warned_untrusted = True
             warn_caller(
                 f"Skipped {pluralize(len(report.untrusted), 'pack')} that no trusted key has signed. Rows that no "
-                "other pack has are encoded again. `cas-cache check` names these packs and says why.",
+                "other pack has are encoded again. `cas-cache check --repository` names them and says why.",
                 DataWarning,
             )
         if report.problems:

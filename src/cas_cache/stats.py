@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
-from cas_cache.formatting import duration, pluralize, size
+from cas_cache.display import Displayable, duration, facts, pluralize, size
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 MIN_ITEMS = 32
 """Minimum number of items for an estimate: fewer measure the start of the first call rather than the encoder."""
@@ -41,7 +43,7 @@ class _Measured:
 
 
 @dataclass(slots=True)
-class Stats:
+class Stats(Displayable):
     """Statistics of a cache since it was opened.
 
     Attributes:
@@ -67,20 +69,20 @@ class Stats:
     encoder_seconds: float = field(default=0.0, repr=False)
     _measured: dict[str, _Measured] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def _repr_html_(self) -> str:
-        rows: list[tuple[str, object]] = [
-            ("hits", self.hits),
-            ("misses", self.misses),
-            ("hit rate", None if self.hit_rate is None else f"{self.hit_rate:.1%}"),
-            ("encoded", self.encoded),
-            ("compared", self.checked or None),
-            ("in the encoder", duration(self.encoder_seconds)),
-            ("encoding saved", None if self.seconds_saved is None else f"about {duration(self.seconds_saved)}"),
-            ("vectors served", size(self.bytes_served)),
-            ("pushed", size(self.bytes_pushed)),
-            ("pulled", size(self.bytes_pulled)),
-        ]
-        return html.facts("cas_cache: what the cache did", rows)
+    def __rich__(self) -> Group:
+        values = {
+            "hits": self.hits,
+            "misses": self.misses,
+            "hit rate": None if self.hit_rate is None else f"{self.hit_rate:.1%}",
+            "encoded": self.encoded,
+            "compared": self.checked or None,
+            "in the encoder": duration(self.encoder_seconds),
+            "encoding saved": None if self.seconds_saved is None else f"about {duration(self.seconds_saved)}",
+            "vectors served": size(self.bytes_served),
+            "pushed": size(self.bytes_pushed),
+            "pulled": size(self.bytes_pulled),
+        }
+        return facts("cas_cache: what the cache did", values)
 
     @property
     def hit_rate(self) -> float | None:

@@ -9,8 +9,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cas_cache.display import pluralize, size
 from cas_cache.errors import NotAMirror
-from cas_cache.formatting import pluralize, size
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.sync import push

@@ -159,7 +159,7 @@ def test_texts_repeat(tmp_path: Path) -> None:
 
 @pytest.mark.verify
 def test_on_s3(s3_remote: Any, run: Any, few: None) -> None:
-    """With storage options, which the second machine is told on its standard input; then `ls --there` shows it.
+    """With storage options, which the second machine is told on its standard input; then `ls --repository` shows it.
 
     The server comes first: `few` replaces `subprocess.run`, by which it is installed.
     """
@@ -168,5 +168,5 @@ def test_on_s3(s3_remote: Any, run: Any, few: None) -> None:
     assert document["wrong"] == []
     assert [one["encoded"] == 0 for one in document["runs"]] == [False, False, True, True]
     assert document["runs"][3]["bytes_down"] > 0
-    listed = json.loads(run("ls", s3_remote.url, "--there", "--json", *options).out)["namespaces"]
+    listed = json.loads(run("ls", s3_remote.url, "--repository", "--json", *options).out)["namespaces"]
     assert sum(one["rows"] for one in listed) == document["distinct"]

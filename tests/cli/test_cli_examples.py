@@ -15,7 +15,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
-from cas_cache.cli.help import Command
+from cas_cache.cli.commands import Command
 from cas_cache.mirror import Mirror, View
 from repository.storages import SPEC, truth
 

@@ -104,7 +104,7 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "ls", here
     yield "ls", []
     yield "info", here
-    yield "ls", ["--there", *there]
+    yield "ls", ["--repository", *there]
     yield "info", [*here, *of_spec]
     yield "info", ["--settings"]
     yield "info", [*both, "--namespace", DOCUMENTS.namespace, "--why", texts(1, 10)[0]]
@@ -127,7 +127,7 @@ def calls(places: Places) -> Iterator[tuple[str, list[object]]]:
     yield "push", [*both, "--dry-run"]
     yield "sync", [*both, "--dry-run"]
     yield "compact", [*both, "--at-least", 2]
-    yield "ls", ["--there", *there]
+    yield "ls", ["--repository", *there]
     yield "prune", [*both, "--dry-run", "--grace", "0s", "--force"]
     yield "prune", [*both, "--yes", "--grace", "0s", "--force"]
     yield "drop", [*both, *of_spec, "--dry-run"]
@@ -142,9 +142,9 @@ def calls_on_damaged(places: Places, here: list[object], there: list[object]) ->
     """Yield those that have something to report, and those that go on all the same."""
     both = [*here, *there]
     yield "info", [*both, "--namespace", SPEC.namespace, "--why", "never encoded"]
-    yield "ls", ["--there", *there]
+    yield "ls", ["--repository", *there]
     yield "compact", [*both, "--at-least", 2]
-    yield "check", [*both, "--read-data"]
+    yield "check", [*both, "--repository", "--read-data"]
     yield "check", ["--mirror", *here]
     yield "status", [places.out / "new", *there]
     yield "pull", [places.out / "new", *there]

@@ -26,11 +26,11 @@ def places(tmp_path: Path) -> Places:
         ("pull", "--dry-run", "--json"),
         ("push", "--dry-run", "--json"),
         ("sync", "--dry-run", "--json"),
-        ("check", "--json"),
+        ("check", "--repository", "--json"),
         ("compact", "--dry-run", "--json"),
         ("prune", "--dry-run", "--json"),
         ("drop", "--dry-run", "--json", "-n", SPEC.namespace),
-        ("ls", "--there", "--json"),
+        ("ls", "--repository", "--json"),
     ],
     ids=lambda words: words[0],
 )

@@ -1,4 +1,4 @@
-"""`ls`: what is in a mirror, and `ls --there`: what is in a repository."""
+"""`ls`: what is in a mirror, and `ls --repository`: what is in a repository."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cas_cache import EmbeddingCache
-from cas_cache.cli.table import visible
+from cas_cache.display import visible
 from cas_cache.identity import EncoderSpec
 from cas_cache.mirror import Mirror
 from cas_cache.repository import Repository
@@ -55,13 +55,13 @@ def test_ls_shows_the_prompt(run: Any, tmp_path: Path) -> None:
 def test_ls_there(run: Any, places: Places) -> None:
     """Packs, rows, dtype, shape, bytes and the spec of each namespace; the mirror is not asked, or made."""
     before = tree(places.mirror.parent)
-    found = listed(run, "--there", "--remote", places.remote)
-    assert listed(run, places.mirror, "--remote", places.remote, "--there") == found
+    found = listed(run, "--repository", "--remote", places.remote)
+    assert listed(run, places.mirror, "--remote", places.remote, "--repository") == found
     assert set(found) == {SPEC.namespace, DOCUMENTS.namespace}
     mine = found[SPEC.namespace]
     assert (mine["packs"], mine["rows"], mine["dtype"], mine["shape"], mine["superseded"]) == (4, 20, "float32", [4], 0)
     assert (mine["bytes"], mine["spec"], mine["prompt"]) == (20 * 16, SPEC.document(), SPEC.prompt)
-    screen = run("ls", "--there", "--remote", places.remote)
+    screen = run("ls", "--repository", "--remote", places.remote)
     assert "20 rows  4 packs  float32[4]  320 B" in screen.out
     assert "7 rows   1 pack   float32[4]  112 B" in screen.out
     assert all(len(line) <= 80 for line in screen.out.splitlines())
@@ -69,12 +69,12 @@ def test_ls_there(run: Any, places: Places) -> None:
 
 
 def test_ls_of_a_url_is_that_of_the_repository(run: Any, places: Places) -> None:
-    """A URL as CACHE, or a repository's directory, lists the repository without ``--there``; no mirror is made."""
+    """A URL as CACHE, or a repository's directory, lists the repository without an option; no mirror is made."""
     before = tree(places.mirror.parent)
     url = f"file://{places.remote}"
-    assert listed(run, url) == listed(run, "--there", "--remote", places.remote)
+    assert listed(run, url) == listed(run, "--repository", "--remote", places.remote)
     for place in (url, places.remote):
-        assert run("ls", place).out == run("ls", "--there", "--remote", places.remote).out
+        assert run("ls", place).out == run("ls", "--repository", "--remote", places.remote).out
     assert run("ls", url, "--remote", places.remote).code == 1
     assert tree(places.mirror.parent) == before
 
@@ -105,7 +105,7 @@ def test_ls_and_status_fit_the_terminal(
 def test_ls_there_counts_a_merge_once(run: Any, places: Places) -> None:
     """What it has replaced is counted apart, until prune removes it."""
     run("compact", places.mirror, "--remote", places.remote, "--at-least", "2")
-    mine = listed(run, "--there", "--remote", places.remote)[SPEC.namespace]
+    mine = listed(run, "--repository", "--remote", places.remote)[SPEC.namespace]
     assert (mine["packs"], mine["rows"], mine["superseded"]) == (1, 20, 4)
 
 
@@ -113,10 +113,10 @@ def test_ls_there_tells_what_it_cannot_read(run: Any, places: Places) -> None:
     """A damaged manifest counts as a pack without rows, a spec that is missing is null; the exit code is 1."""
     next((places.remote / "manifests" / DOCUMENTS.namespace).iterdir()).write_bytes(b"{}")
     (places.remote / "specs" / f"{SPEC.namespace}.json").unlink()
-    found = listed(run, "--there", "--remote", places.remote, code=1)
+    found = listed(run, "--repository", "--remote", places.remote, code=1)
     assert (found[DOCUMENTS.namespace]["packs"], found[DOCUMENTS.namespace]["rows"]) == (1, 0)
     assert (found[SPEC.namespace]["spec"], found[SPEC.namespace]["rows"]) == (None, 20)
-    result = run("ls", "--there", "--remote", places.remote)
+    result = run("ls", "--repository", "--remote", places.remote)
     assert (result.code, result.err.count("skipped: ")) == (1, 2)
     assert "(its spec cannot be read)" in result.out
 
@@ -124,12 +124,37 @@ def test_ls_there_tells_what_it_cannot_read(run: Any, places: Places) -> None:
 def test_ls_there_needs_a_repository(run: Any, places: Places, tmp_path: Path) -> None:
     """None named is usage, a mistyped one an error; an empty one has its sentence."""
     Mirror(tmp_path / "new")
-    assert run("ls", tmp_path / "new", "--there").code == 2
-    assert "nothing exists there at all" in run("ls", "--there", "--remote", tmp_path / "typo").err
+    assert run("ls", tmp_path / "new", "--repository").code == 2
+    assert "nothing exists there at all" in run("ls", "--repository", "--remote", tmp_path / "typo").err
     Repository(open_storage(str(tmp_path / "empty"), None)).create()
-    result = run("ls", "--there", "--remote", tmp_path / "empty")
+    result = run("ls", "--repository", "--remote", tmp_path / "empty")
     assert (result.code, "is empty" in result.out) == (0, True)
     assert run("ls", places.mirror, "--storage-option", "a=b").code == 2
+
+
+@pytest.mark.parametrize("command", ["ls", "check"])
+def test_the_side_that_a_command_looks_at(run: Any, places: Places, command: str) -> None:
+    """It is the one that is named; an option chooses the other; both named without an option are an error."""
+    url, key = f"file://{places.remote}", "repository" if command == "ls" else "url"
+    repository = [
+        (places.remote,),
+        (url,),
+        ("--remote", places.remote),
+        (places.mirror, "--repository"),
+        (places.mirror, "--remote", places.remote, "--repository"),
+    ]
+    for words in repository:
+        assert json.loads(run(command, *words, "--json").out)[key] == str(places.remote), words
+    for words in (
+        (places.mirror,),
+        (places.mirror, "--mirror"),
+        (places.mirror, "--remote", places.remote, "--mirror"),
+    ):
+        assert json.loads(run(command, *words, "--json").out)["mirror"] == str(places.mirror), words
+    both = run(command, places.mirror, "--remote", places.remote)
+    assert (both.code, "--mirror or --repository" in both.err) == (2, True)
+    assert "There is no cas_cache mirror" in run(command, url, "--mirror").err
+    assert run(command, places.mirror, "--storage-option", "a=b").code == 2
 
 
 def test_ls_there_costs_one_listing(tmp_path: Path) -> None:

@@ -103,5 +103,5 @@ def test_every_other_command_in_prose_exists(command: str) -> None:
 
 def test_prose_has_commands() -> None:
     """The pattern finds them: also one that is broken over two lines."""
-    assert "cas-cache ls s3://cas-cache/team" in FOUND
+    assert "cas-cache check --repository --read-data" in FOUND
     assert len(OURS) > 25

@@ -263,7 +263,7 @@ def _hostile_names(folder: Path) -> str:
     mirror.namespace(spec).append(keys_of_texts(["a"]), np.ones((1, 4), np.float32))
     outcomes = [_command(*words) for words in (
         ("ls", folder / "mirror"), ("push", folder / "mirror", "--remote", folder / "remote"),
-        ("ls", "--there", "--remote", folder / "remote"), ("info", folder / "mirror"),
+        ("ls", "--repository", "--remote", folder / "remote"), ("info", folder / "mirror"),
         ("pull", folder / "other", "--remote", folder / "remote"),
         ("pull", folder / "other", "--remote", folder / "remote", "--model", "org/other"),
         ("status", folder / "other", "--remote", folder / "remote"),

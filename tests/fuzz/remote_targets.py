@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cas_cache import sync
-from cas_cache.cli.table import name_of, visible
+from cas_cache.cli.output import name_of
+from cas_cache.display import visible
 from cas_cache.errors import CasCacheError, DamagedPack, NotARepository, RepositoryError, UnsupportedFormat
 from cas_cache.format import layout
 from cas_cache.format.manifest import Manifest, pack_id

@@ -112,7 +112,7 @@ def look_at(directory: Path) -> None:
     with typed():
         assert opened.repository is None or isinstance(opened.repository, str)
         opened.bind("0" * 32, "somewhere")
-    opened._repr_html_()
+    opened._repr_mimebundle_()
     with typed():
         for namespace in opened.ids():
             with suppress(CasCacheError):
@@ -151,7 +151,7 @@ def judge(ns: Namespace) -> None:
     assert ns.remote_keys.rows >= 0
     located = ns.remote_keys.locate(keys_of_texts(STRANGERS))
     assert all(len(it.at) for it in located)
-    ns._repr_html_()
+    ns._repr_mimebundle_()
 
 
 DAMAGE = (DamagedMirror, UnsupportedFormat)

@@ -479,7 +479,7 @@ def test_thousands_of_namespaces(quick: Path) -> None:
     )
     program = str(Path(sys.executable).parent / "cas-cache")
     remote = ["--remote", str(quick / "repository")]
-    for command in (["status"], ["check"], ["push"], ["pull"], ["sync"], ["ls"]):
+    for command in (["status"], ["check", "--repository"], ["push"], ["pull"], ["sync"], ["ls"]):
         mirror = quick / ("third" if command == ["pull"] else "mirror")
         options = [] if command == ["ls"] else remote
         full = [sys.executable, "-c", limited, program, *command, str(mirror), *options]

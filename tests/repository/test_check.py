@@ -522,7 +522,11 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 def test_the_command_makes_and_changes_nothing(run: Any, tmp_path: Path, remote: Path) -> None:
     """However it is named, a clean repository gives one line and code 0, and nothing is created anywhere."""
     before = tree(tmp_path)
-    for arguments in ([tmp_path / "mirror", "--remote", remote], ["--remote", remote], [f"file://{remote}"]):
+    for arguments in (
+        [tmp_path / "mirror", "--repository", "--remote", remote],
+        ["--remote", remote],
+        [f"file://{remote}"],
+    ):
         for options in ([], ["--read-data"], ["--read-data", "--sample", "1%"]):
             code, out, err = run(*arguments, *options)
             assert (code, err, out.count("\n")) == (0, "", 1)
@@ -574,8 +578,10 @@ def test_parts_that_are_none(run: Any, tmp_path: Path, part: str) -> None:
 def test_usage(run: Any, tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing repository argument or an empty sample is a usage error; offline and missing places are failures."""
     assert run("--remote", remote, "--sample", "1%")[0] == 2
-    assert run(tmp_path)[0] == 2
-    assert run()[0] == 2
+    assert run("--repository")[0] == 2
+    assert run(tmp_path, "--repository")[0] == 2
+    assert run(tmp_path)[0] == 1
+    assert run()[0] == 1
     code, out, _ = run("--remote", tmp_path / "mistyped")
     assert (code, "nothing-there" in out) == (1, True)
     assert not (tmp_path / "mistyped").exists()

@@ -135,7 +135,7 @@ def quantize(mirror: Path, _: Path) -> None:
 
 def look_over(mirror: Path, _: Path) -> None:
     opened_mirror = Mirror(mirror)
-    opened_mirror._repr_html_()
+    opened_mirror._repr_mimebundle_()
     wrong = [it for it in check_mirror(opened_mirror).findings if it.kind == "damaged"]
     if wrong:
         raise CasCacheError(wrong[0].what)

@@ -77,8 +77,8 @@ class Ear:
         """Take what may be shown of objects: text, repr, HTML, JSON, and what an exception would print."""
         for it in things:
             self.heard += [str(it), repr(it), format(it)]
-            if hasattr(it, "_repr_html_"):
-                self.heard.append(it._repr_html_())
+            if hasattr(it, "_repr_mimebundle_"):
+                self.heard += it._repr_mimebundle_().values()
             if hasattr(it, "as_json"):
                 self.heard.append(json.dumps(it.as_json(), default=repr))
             if hasattr(it, "summary"):
@@ -170,7 +170,7 @@ def test_what_works(tmp_path: Path, ear: Ear, memory: dict[str, Any], figure: Ca
         for loud in ("-vv", "--json"):
             place = [str(tmp_path / "one"), "--remote", url, *options, loud]
             commands(*([name, *place] for name in ("status", "pull", "push", "sync")))
-            commands(["ls", str(tmp_path / "one"), "--there", "--remote", url, *options, loud])
+            commands(["ls", str(tmp_path / "one"), "--repository", "--remote", url, *options, loud])
             commands(["check", "--remote", url, "--read-data", *options, loud])
             commands(["prune", "--remote", url, "--dry-run", *options, loud])
             commands(["doctor", url, *options, loud], ["info", "--settings", loud])

@@ -83,7 +83,7 @@ def test_no_command_shows_it(older_version):
     for args in (
         ["info", mirror, "--namespace", OLD.namespace],
         ["ls", mirror],
-        ["ls", "--remote", remote, "--there"],
+        ["ls", "--remote", remote, "--repository"],
         ["status", mirror, "--remote", remote],
         ["push", mirror, "--remote", remote, "-vv"],
         ["pull", mirror, "--remote", remote, "-vv"],

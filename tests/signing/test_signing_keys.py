@@ -199,7 +199,7 @@ def test_commands(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert "none of the trusted keys" in checked.out
     refused = run("compact", "--remote", remote)
     assert (refused.code, "signing_key" in refused.err) == (1, True)
-    listed = json.loads(run("ls", "--remote", remote, "--there", "--json").out)
+    listed = json.loads(run("ls", "--remote", remote, "--repository", "--json").out)
     assert [(it["packs"], it["rows"]) for it in listed["namespaces"]] == [(1, 2)]
     refused = run("export", tmp_path / "forger", tmp_path / "out.npy", "--namespace", SPEC.namespace, "--format", "npy")
     assert refused.code == 1

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, open_mirror, open_repository, print_json
-from cas_cache.cli.verbosity import bars_wanted, is_quiet, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import cache_options, side_options
+from cas_cache.cli.output import bars_wanted, exit_if, is_quiet, print_json, say
+from cas_cache.display import pluralize, size
 from cas_cache.mirror.check import check_mirror
 from cas_cache.repository.check_report import Severity
 from cas_cache.repository.checking import check as check_repository
 
 if TYPE_CHECKING:
+    from cas_cache.cli.target import Target
     from cas_cache.mirror import Mirror
     from cas_cache.repository.check_report import CheckReport
 
@@ -39,10 +39,12 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     examples=(
         "cas-cache check s3://team/emb",
         "cas-cache check s3://team/emb --read-data --sample 1%",
-        "cas-cache check my_mirror --mirror",
+        "cas-cache check my_mirror",
+        "cas-cache check my_mirror --repository",
     ),
 )
 @cache_options
+@side_options
 @click.option("--read-data", is_flag=True, help="Read the objects too: hashes, row digests, zarr.json, duplicate keys.")
 @click.option(
     "--sample",
@@ -50,41 +52,31 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     callback=_part,
     help="With --read-data: read the data of this part of the packs only, such as 1%. The same packs each time.",
 )
-@click.option("--mirror", is_flag=True, help="Check CACHE's mirror, not the repository.")
-def check(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
-    *,
-    read_data: bool,
-    sample: float | None,
-    mirror: bool,
-    as_json: bool,
-) -> None:
-    """Verify the objects of CACHE's repository against their manifests. Nothing is written.
+def check(target: Target, *, side: str | None, read_data: bool, sample: float | None, as_json: bool) -> None:
+    """Verify the objects of a repository against their manifests, or the rows of a mirror. Nothing is written.
 
-    With --mirror it is CACHE's mirror that is checked: every row against its digest. It also names the packs that no
-    encoder was compared with here yet; the self-check does that before they are first served.
+    Of a mirror, every row is compared with its digest. It also names the packs that no encoder was compared with in
+    this mirror yet; the self-check does that before they are first served.
 
-    Exit codes: 0 nothing but notes, 1 findings that cost rows or should be mended, or a failure, 2 usage.
+    Exit codes: 0 nothing but notes, 1 findings that cost rows or should be repaired, or a failure, 2 usage.
     """
-    if mirror:
+    if not target.is_repository(side):
         if read_data or sample is not None:
-            raise click.UsageError("--mirror reads all rows; --read-data and --sample are for a repository.")
-        _check_mirror(open_mirror(cache, remote), as_json=as_json)
+            raise click.UsageError(
+                "--read-data and --sample are for a repository; of a mirror all rows are read. Name the repository's "
+                "URL, or add --repository."
+            )
+        _check_mirror(target.mirror(), as_json=as_json)
         return
     if sample is not None and not read_data:
         raise click.UsageError("--sample is a part of the data; add --read-data.")
-    repository = open_repository(cache, remote, storage_options, verb="check", writes=False)
-    report = check_repository(
-        repository, read_data=read_data, sample=1.0 if sample is None else sample, progress=bars_wanted()
-    )
+    repository = target.repository("check")
+    report = check_repository(repository, read_data=read_data, sample=sample or 1.0, progress=bars_wanted())
     if as_json:
         print_json({"url": repository.url, "read_data": read_data, "sample": sample or 1.0, **report.as_json()})
     else:
         _print_report(repository.url, report)
-    if not report.clean:
-        raise click.exceptions.Exit(1)
+    exit_if(not report.clean)
 
 
 def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
@@ -104,8 +96,7 @@ def _check_mirror(mirror: Mirror, *, as_json: bool) -> None:
             f"checked {pluralize(report.namespaces, 'namespace')}, {pluralize(report.rows, 'row')}: "
             f"{pluralize(len(report.findings), 'finding')}"
         )
-    if not report.clean:
-        raise click.exceptions.Exit(1)
+    exit_if(not report.clean)
 
 
 def _print_report(url: str, report: CheckReport) -> None:
@@ -118,5 +109,5 @@ def _print_report(url: str, report: CheckReport) -> None:
     say(
         f"checked {pluralize(report.packs, 'pack')}, {pluralize(report.rows, 'row')}, "
         f"of {pluralize(report.packs_read, 'pack')} the data: {counts}; "
-        f"{size_of(report.bytes)} read"
+        f"{size(report.bytes)} read"
     )

@@ -1,4 +1,6 @@
-"""The commands by name. Each is imported when it is called, because importing all of them would slow every command.
+"""The commands by name, and their ``--help``, which ends with examples.
+
+A command is imported when it is called, because importing all of them would slow every command.
 
 A command's file has its name (``import_`` where Python reserves the word), and so has the command's object in it.
 """
@@ -13,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from cas_cache.cli.help import CommandGroup
-from cas_cache.cli.verbosity import talking, verbosity_options
+from cas_cache.cli.output import verbosity_options, with_verbosity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Commands(MutableMapping[str, click.Command]):
             if name not in SUMMARIES:
                 raise KeyError(name)
             file = f"{name}_" if keyword.iskeyword(name) else name
-            self._imported[name] = talking(getattr(importlib.import_module(f"cas_cache.cli.{file}"), file))
+            self._imported[name] = with_verbosity(getattr(importlib.import_module(f"cas_cache.cli.{file}"), file))
         return self._imported[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
@@ -79,6 +80,28 @@ class Commands(MutableMapping[str, click.Command]):
 
     def __len__(self) -> int:
         return len(SUMMARIES)
+
+
+class Command(click.Command):
+    """A command whose ``--help`` ends with examples.
+
+    Attributes:
+        examples: Command lines, shown below the options in the order given. Each can be typed as shown.
+    """
+
+    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """Write the examples without wrapping, because a wrapped command line cannot be copied."""
+        with formatter.section("Examples"):
+            for line in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class CommandGroup(Command, click.Group):
+    """A group of commands with examples."""
 
 
 class Group(CommandGroup):

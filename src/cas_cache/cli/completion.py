@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from cas_cache.display import ID_CHARACTERS
 from cas_cache.errors import CasCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cas_cache.mirror import Mirror
-
-ID_CHARACTERS = 12
-"""Number of characters of an id that `ls` shows."""
 
 
 def complete_directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -46,7 +44,7 @@ def complete_remotes(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 def complete_namespaces(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the ids of the mirror's namespaces, each with its model and role."""
-    from cas_cache.cli.table import name_of
+    from cas_cache.cli.output import name_of
 
     mirror = _mirror(context)
     namespaces = () if mirror is None else mirror.namespaces()
@@ -76,11 +74,11 @@ def complete_tasks(context: click.Context, _: click.Parameter, incomplete: str) 
 
 def _mirror(context: click.Context) -> Mirror | None:
     """Return the mirror that the command line names; None if it names none or it cannot be opened."""
-    from cas_cache.cli.options import open_mirror
+    from cas_cache.cli.target import Target
 
     given = _values_so_far(context)
     try:
-        return open_mirror(given.get("cache"), given.get("remote"))
+        return Target(given.get("cache"), given.get("remote")).mirror()
     except CasCacheError:
         return None  # running the command reports the error; a completion has no room for it
 

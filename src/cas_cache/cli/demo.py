@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.completion import complete_remotes
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import parsed_options, print_json, storage_option
-from cas_cache.cli.verbosity import say
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import json_option, remote_option, storage_option
+from cas_cache.cli.output import exit_if, print_json, say, show
+from cas_cache.display import grid
 from cas_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from cas_cache.demo import Run
+    from collections.abc import Iterator
 
 
 @click.command(
@@ -30,16 +28,11 @@ if TYPE_CHECKING:
         "cas-cache demo --keep demo",
     ),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option(
-    "--remote",
-    metavar="URL",
-    shell_complete=complete_remotes,
-    help="Share by way of this repository, and keep it.",
-)
+@json_option
+@remote_option("Share by way of this repository, and keep it.")
 @storage_option
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the files in DIR.")
-def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | None, as_json: bool) -> None:
+def demo(remote: str | None, storage_options: dict[str, str | bool], *, keep: Path | None, as_json: bool) -> None:
     """Encode the docstrings of Python's standard library: without a cache, cold, warm, and on a second machine.
 
     The encoder is a few lines of NumPy; nothing is downloaded. The second machine is a new process with an empty mirror
@@ -50,8 +43,7 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
     from cas_cache.demo import read_texts, run_cached, run_elsewhere, run_plain, what_is_wrong
 
     url, shown = _remote(remote)
-    options = parsed_options(storage_options)
-    if options and url is None:
+    if storage_options and url is None:
         raise click.UsageError("--storage-option is for a remote: name one with --remote.")
     with _directory(keep) as directory:
         where = url or str(directory / "remote")
@@ -60,9 +52,9 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
             say(f"{len(texts):,} docstrings of the standard library, {texts.distinct:,} of them distinct\n")
         runs = [
             run_plain(texts),
-            run_cached("cold cache", texts, directory / "mirror", where, options),
-            run_cached("warm cache", texts, directory / "mirror", where, options),
-            run_elsewhere("second machine", directory / "second_mirror", where, options),
+            run_cached("cold cache", texts, directory / "mirror", where, storage_options),
+            run_cached("warm cache", texts, directory / "mirror", where, storage_options),
+            run_elsewhere("second machine", directory / "second_mirror", where, storage_options),
         ]
     wrong = what_is_wrong(runs, texts)
     following = _next(keep, shown)
@@ -79,14 +71,15 @@ def demo(remote: str | None, storage_options: tuple[str, ...], *, keep: Path | N
             }
         )
     else:
-        _print(runs)
+        headings = ("run", "items encoded", "compared", "seconds", "bytes up", "bytes down")
+        rows = ((run.name, run.encoded, run.compared, run.seconds, run.bytes_up, run.bytes_down) for run in runs)
+        show(grid(None, headings, rows))
         say("\n".join(wrong) or "\nEvery run gave the same vectors, bit for bit. Nothing was encoded twice.")
         if keep is not None:
             say(f"The mirrors are {directory / 'mirror'} and {directory / 'second_mirror'}.")
         say(f"The repository {'was temporary' if keep is None and shown is None else f'is {shown or where}'}.")
         say("\nTry next:\n" + "\n".join(f"  {line}" for line in following))
-    if wrong:
-        raise click.exceptions.Exit(1)
+    exit_if(wrong)
 
 
 def _remote(remote: str | None) -> tuple[str | None, str | None]:
@@ -135,21 +128,7 @@ def _next(keep: Path | None, remote: str | None) -> list[str]:
     return [
         *first,
         f"cas-cache ls {mirror}",
-        f"cas-cache ls --there --remote {url}",
+        f"cas-cache ls --remote {url}",
         f"cas-cache status {mirror} --remote {url}",
         *([f"cas-cache check --remote {url} --read-data"] if keep is not None else []),
     ]
-
-
-def _print(runs: Sequence[Run]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("run")
-    for column in ("items encoded", "compared", "seconds", "bytes up", "bytes down"):
-        table.add_column(column, justify="right")
-    for run in runs:
-        counts = (f"{run.encoded:,}", f"{run.compared:,}", f"{run.seconds:.2f}", f"{run.bytes_up:,}")
-        table.add_row(run.name, *counts, f"{run.bytes_down:,}")
-    Console(highlight=False).print(table)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, known_remote, parsed_options, print_json
-from cas_cache.cli.verbosity import is_quiet, say
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import cache_options
+from cas_cache.cli.output import exit_if, is_quiet, print_json, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
 from cas_cache.config.urls import without_credentials
@@ -21,6 +21,7 @@ from cas_cache.storage import open_storage
 from cas_cache.storage.redaction import secrets_in
 
 if TYPE_CHECKING:
+    from cas_cache.cli.target import Target
     from cas_cache.doctor import DoctorFinding
 
 
@@ -40,27 +41,23 @@ if TYPE_CHECKING:
 )
 @click.option("--read-only", is_flag=True, help="Check and try only what a reader needs; never write.")
 @click.option("--thorough", is_flag=True, help="With --test-remote: list 2,500 objects, not 1,100.")
-def doctor(
-    cache: str | None, remote: str | None, storage_options: tuple[str, ...], *, as_json: bool, **flags: bool
-) -> None:
+def doctor(target: Target, *, test_remote: bool, read_only: bool, thorough: bool, as_json: bool) -> None:
     """Say what is wrong with a set-up or a storage, what it means, and what to do.
 
     Without --test-remote nothing is written, here or there. Exit codes: 0 nothing fails, 1 something does, 2 usage.
     """
-    test_remote, read_only = flags["test_remote"], flags["read_only"]
-    if flags["thorough"] and (read_only or not test_remote):
+    if thorough and (read_only or not test_remote):
         raise click.UsageError("--thorough is for --test-remote, without --read-only.")
     settings = Settings.read()
-    directory, url = places(cache, _remote(cache, remote), settings)
+    directory, url = places(target.cache, _remote(target), settings)
     if test_remote and url is None:
         raise click.UsageError("There is no remote to test. Name its URL, pass --remote, or set CAS_CACHE_REMOTE.")
     if test_remote and settings.offline:
         raise ConfigurationError("The cache is offline: no test. Unset CAS_CACHE_OFFLINE.")
-    options = parsed_options(storage_options)
     report = DoctorReport(
         role=Role.READER if read_only or settings.read_only else Role.WRITER,
         on_finding=None if as_json else _print,
-        secrets=tuple(secrets_in(options)),
+        secrets=tuple(secrets_in(target.storage_options)),
     )
     examine_machine(report, settings, url)
     belongs = examine_mirror(report, Path(directory))
@@ -69,26 +66,25 @@ def doctor(
     elif settings.offline:
         report.note("remote", "Not looked at: CAS_CACHE_OFFLINE is on.")
     else:
-        opener = functools.partial(open_storage, url, options or None)
+        opener = functools.partial(open_storage, url, target.storage_options or None)
         # s3fs closes the connections of forked and forgotten file systems late, and asyncio logs that at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=flags["thorough"])
+        examine_remote(report, opener, mirror_repository=belongs, trial=test_remote, thorough=thorough)
     if as_json:
         print_json(
             {"url": None if url is None else without_credentials(url), "mirror": str(directory), **report.as_json()}
         )
     else:
         _print_end(report)
-    if report.fails:
-        raise click.exceptions.Exit(1)
+    exit_if(report.fails)
 
 
-def _remote(cache: str | None, remote: str | None) -> str | None:
+def _remote(target: Target) -> str | None:
     """Return the remote to examine. A damaged mirror names no remote; another check reports the damage."""
     try:
-        return known_remote(cache, remote)
+        return target.known_remote()
     except MirrorError:
-        return remote
+        return target.remote
 
 
 def _print(finding: DoctorFinding) -> None:

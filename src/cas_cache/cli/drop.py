@@ -6,28 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.confirm import ask, is_to_ask, yes_option
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import (
-    cache_options,
-    dry_run_option,
-    existing_mirror,
-    full_namespace,
-    namespace_option,
-    open_repository,
-    print_json,
-)
-from cas_cache.cli.verbosity import say
-from cas_cache.config.locations import places
-from cas_cache.config.settings import Settings
+from cas_cache.cli.choose import full_namespace
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import ask, cache_options, dry_run_option, is_to_ask, namespace_option, yes_option
+from cas_cache.cli.output import print_json, say
+from cas_cache.display import pluralize, size
 from cas_cache.errors import ConfigurationError, RepositoryError
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
 from cas_cache.mirror.evict import forget_packs
 from cas_cache.repository.dropping import drop as drop_namespace
 from cas_cache.repository.dropping import drop_pack
 
 if TYPE_CHECKING:
+    from cas_cache.cli.target import Target
     from cas_cache.repository import Repository
     from cas_cache.repository.dropping import DropPackReport, DropReport
 
@@ -48,9 +38,7 @@ if TYPE_CHECKING:
     "--force", is_flag=True, help="Also if a pack was added in the last day, or rows of others go with a merge."
 )
 def drop(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
+    target: Target,
     *,
     namespace: str | None,
     pack: str | None,
@@ -71,9 +59,9 @@ def drop(
         raise click.UsageError("Name what to delete: either --namespace or --pack.")
     asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
     if pack is not None:
-        _drop_pack((cache, remote, storage_options), pack, asks=asks, force=force, dry_run=dry_run, as_json=as_json)
+        _drop_pack(target, pack, asks=asks, force=force, dry_run=dry_run, as_json=as_json)
         return
-    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
+    repository = target.repository("drop from", writes=not dry_run)
     namespace = full_namespace(repository, namespace or "")
     report = drop_namespace(repository, namespace, dry_run=True)
     if asks and (report.is_idle or force):
@@ -86,19 +74,10 @@ def drop(
         say(f"{'would delete' if dry_run else 'deleted'} {_described(report)}")
 
 
-def _drop_pack(
-    options: tuple[str | None, str | None, tuple[str, ...]],
-    pack: str,
-    *,
-    asks: bool,
-    force: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def _drop_pack(target: Target, pack: str, *, asks: bool, force: bool, dry_run: bool, as_json: bool) -> None:
     """Delete one pack from the repository, and its rows from the mirror."""
-    cache, remote, storage_options = options
-    repository = open_repository(cache, remote, storage_options, verb="drop from", writes=not dry_run)
-    mirror = existing_mirror(places(cache, remote, Settings.read())[0])
+    repository = target.repository("drop from", writes=not dry_run)
+    mirror = target.mirror_if_any()
     report = drop_pack(repository, pack, dry_run=True)
     packs = report.packs or [pack]
     rows = 0 if mirror is None else forget_packs(mirror, packs, dry_run=True)
@@ -124,7 +103,7 @@ def _pack_text(report: DropPackReport, rows: int) -> str:
         return in_mirror
     merges = f" and {pluralize(len(report.packs) - 1, 'merge')} of it" if len(report.packs) > 1 else ""
     others = f", with {pluralize(report.other_rows, 'row')} of other packs" if report.other_rows else ""
-    dropped = f"pack {report.packs[0]}{merges}: {pluralize(report.rows, 'row')}, {size_of(report.bytes)}{others}"
+    dropped = f"pack {report.packs[0]}{merges}: {pluralize(report.rows, 'row')}, {size(report.bytes)}{others}"
     return f"{dropped}; {in_mirror}"
 
 
@@ -138,4 +117,4 @@ def _spec(repository: Repository, namespace: str) -> str:
 
 
 def _described(report: DropReport) -> str:
-    return f"namespace {report.namespace}: {pluralize(len(report.packs), 'pack')}, {size_of(report.bytes)}"
+    return f"namespace {report.namespace}: {pluralize(len(report.packs), 'pack')}, {size(report.bytes)}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.confirm import ask, is_to_ask, yes_option
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import dry_run_option, mirror_options, open_mirror, print_json
-from cas_cache.cli.verbosity import say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
-from cas_cache.mirror.evict import EvictReport
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import ask, dry_run_option, is_to_ask, mirror_options, yes_option
+from cas_cache.cli.output import exit_if, print_json, say
+from cas_cache.display import pluralize, size
 from cas_cache.mirror.evict import evict as evict_mirror
+
+if TYPE_CHECKING:
+    from cas_cache.cli.target import Target
+    from cas_cache.mirror.evict import EvictReport
 
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 UNITS["TI"] = 2**40
@@ -46,7 +48,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @dry_run_option
 @yes_option
 @click.option("--max-size", required=True, metavar="SIZE", callback=_bytes, help="What may stay, such as 50GB.")
-def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dry_run: bool, as_json: bool) -> None:
+def evict(target: Target, *, max_size: int, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Make CACHE's mirror smaller: the packs that were used longest ago go.
 
     What is in the repository comes back when a run misses it; `cas-cache pull` says before whether something is not
@@ -57,7 +59,7 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
     Exit codes: 0 fine, 1 the mirror is still larger, or a failure, 2 usage.
     """
     asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
-    mirror = open_mirror(cache, remote)
+    mirror = target.mirror()
     report = evict_mirror(mirror, max_size, dry_run=dry_run or asks)
     if asks and report.evicted:
         _print(report, "would evict")
@@ -67,19 +69,18 @@ def evict(cache: str | None, remote: str | None, *, max_size: int, yes: bool, dr
         print_json({"dry_run": dry_run, "max_bytes": max_size, **report.as_json()})
     else:
         _print(report, "would evict" if dry_run else "evicted")
-    if report.after > max_size:
-        raise click.exceptions.Exit(1)
+    exit_if(report.after > max_size)
 
 
 def _print(report: EvictReport, did: str) -> None:
     """Print one line per namespace, and a total."""
     for namespace in dict.fromkeys(pack.namespace for pack in report.evicted):
         mine = [pack for pack in report.evicted if pack.namespace == namespace]
-        rows, size = sum(pack.rows for pack in mine), sum(pack.bytes for pack in mine)
-        say(f"{did} {pluralize(len(mine), 'pack')} of {namespace}: {pluralize(rows, 'row')}, {size_of(size)}")
+        rows, evicted = sum(pack.rows for pack in mine), sum(pack.bytes for pack in mine)
+        say(f"{did} {pluralize(len(mine), 'pack')} of {namespace}: {pluralize(rows, 'row')}, {size(evicted)}")
     for namespace in report.in_use:
         say(f"left as it is, because others have it open: {namespace}", err=True)
     say(
-        f"{did} {pluralize(len(report.evicted), 'pack')}: {size_of(report.before)} before, {size_of(report.after)} "
-        f"after, of which {size_of(report.waiting)} are pending"
+        f"{did} {pluralize(len(report.evicted), 'pack')}: {size(report.before)} before, {size(report.after)} "
+        f"after, of which {size(report.waiting)} are pending"
     )

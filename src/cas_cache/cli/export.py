@@ -6,26 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.completion import complete_tasks
-from cas_cache.cli.help import Command
-from cas_cache.cli.ls import empty
-from cas_cache.cli.options import (
-    MAX_NAMED,
-    dry_run_option,
-    namespace_option,
-    open_trusted_mirror,
-    print_json,
-)
-from cas_cache.cli.table import ID_CHARACTERS, name_of
-from cas_cache.cli.text import TEXT
-from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.cli.choose import one_namespace
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import dry_run_option, json_option, namespace_option, view_options
+from cas_cache.cli.output import bars_wanted, print_json, say
+from cas_cache.cli.target import Target
+from cas_cache.display import pluralize, size
 from cas_cache.interop import FORMATS, FORMATS_WITH_IDS, plan_export, select_namespace, select_views
 from cas_cache.interop import export as write_export
 
 if TYPE_CHECKING:
-    from cas_cache.mirror import Mirror, Namespace, View
+    from cas_cache.cli.choose import ViewChoice
 
 
 @click.command(
@@ -40,23 +31,15 @@ if TYPE_CHECKING:
 @dry_run_option
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
 @namespace_option("namespace", "Export all of this namespace.")
-@click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
-@click.option("--role", type=TEXT, help="Of the task's: query or document.")
-@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", type=TEXT, help="Of the task's.")
-@click.option("--split", type=TEXT, help="Of the task's.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@view_options("What this task asked for, in its order.")
+@json_option
 def export(
     cache: str,
     target: str,
     *,
     format_name: str,
     namespace: str | None,
-    task: str | None,
-    role: str | None,
-    model: str | None,
-    subset: str | None,
-    split: str | None,
+    views: ViewChoice,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -65,16 +48,13 @@ def export(
     npy and mteb make a directory (mteb's NumpyCache opens the second), parquet a file. Of a task, parquet has every
     row that it asked for, with its id, the others each once. Every row is verified by its digest before it is written.
     """
-    asked = {"role": role, "model": model, "subset": subset, "split": split}
-    if (namespace is None) == (task is None):
+    if (namespace is None) == (views.task is None):
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
-    if namespace is not None and any(value is not None for value in asked.values()):
-        raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
-    mirror = open_trusted_mirror(cache, None)
-    if task is None:
+    mirror = Target(cache).trusted_mirror()
+    if namespace is not None:
         chosen = select_namespace(one_namespace(mirror, namespace))
     else:
-        chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
+        chosen = select_views(mirror, views.of_one_namespace(mirror), with_ids=format_name in FORMATS_WITH_IDS)
     if dry_run:
         report = plan_export(chosen, target, format_name)
     else:
@@ -84,57 +64,6 @@ def export(
         return
     did = "would export" if dry_run else "exported"
     say(f"{did} {pluralize(report.rows, 'row')} of {report.namespace} as {format_name} to {report.target}")
-    say(size_of(report.bytes))
+    say(size(report.bytes))
     if report.missing:
         say(f"left out: {pluralize(report.missing, 'row')} that the task asked for and that are not here", err=True)
-
-
-def one_namespace(mirror: Mirror, beginning: str | None) -> Namespace:
-    """Return the mirror's namespace whose id starts with `beginning`.
-
-    Raises:
-        click.UsageError: If there is no such namespace, or more than one.
-    """
-    namespaces = mirror.namespaces()
-    matches = [ns for ns in namespaces if ns.spec.namespace.startswith(beginning or "")]
-    if len(matches) == 1:
-        return matches[0]
-    if not namespaces:
-        raise click.UsageError(empty(mirror))
-    begin = f" begin with {beginning!r}" if beginning else ""
-    raise click.UsageError(
-        f"{pluralize(len(matches), 'namespace')} of {mirror.directory}{begin or ' could be meant'}. "
-        f"{_choice(matches or namespaces)}"
-    )
-
-
-def _choice(namespaces: list[Namespace]) -> str:
-    """Return a text that lists the namespaces to choose from."""
-    choices = [f"{ns.spec.namespace[:ID_CHARACTERS]} ({name_of(ns.spec)})" for ns in namespaces[:MAX_NAMED]]
-    more = ", ... (`cas-cache ls` lists all)" if len(namespaces) > MAX_NAMED else ""
-    return f"Choose one by its id, with --namespace: {', '.join(choices)}{more}."
-
-
-def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
-    """Return the task's views that match the options; all belong to one namespace."""
-    views = mirror.views.of(task)
-    chosen = [view for view in views if view.matches(**asked)]
-    if not chosen:
-        hint = (
-            f"It has {_view_list(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
-        )
-        raise click.UsageError(f"Nothing that the task {task} asked for matches. {hint}.")
-    if len({view.namespace for view in chosen}) > 1:
-        raise click.UsageError(
-            f"The task {task} asked for rows of several namespaces: {_view_list(chosen)}. Choose with --role, "
-            "--model, --subset and --split, or name the --namespace."
-        )
-    return chosen
-
-
-def _view_list(views: list[View]) -> str:
-    return ", ".join(
-        sorted(
-            {f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split} ({v.namespace[:12]})" for v in views}
-        )
-    )

@@ -7,22 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cas_cache.cli.export import one_namespace
-from cas_cache.cli.help import Command, CommandGroup
-from cas_cache.cli.options import (
-    dry_run_option,
-    existing_mirror,
-    mirror_options,
-    namespace_option,
-    open_mirror,
-    print_json,
-    spec_in_file,
-)
-from cas_cache.cli.text import TEXT
-from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.config.locations import places
-from cas_cache.config.settings import Settings
-from cas_cache.formatting import pluralize
+from cas_cache.cli.choose import one_namespace, spec_in_file
+from cas_cache.cli.commands import Command, CommandGroup
+from cas_cache.cli.options import TEXT, dry_run_option, mirror_options, namespace_option
+from cas_cache.cli.output import bars_wanted, exit_if, print_json, say
+from cas_cache.display import pluralize
 from cas_cache.identity import EncoderSpec, parsed_json
 from cas_cache.interop import ImportReport, find_folders, plan_import
 from cas_cache.mirror import Mirror
@@ -30,6 +19,7 @@ from cas_cache.mirror import Mirror
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cas_cache.cli.target import Target
     from cas_cache.interop import MtebCacheFolder
 
 
@@ -66,8 +56,7 @@ def import_() -> None:
 @click.option("--accept-unsafe", is_flag=True, help="Also take folders that cannot prove what they hold.")
 def mteb(
     directory: str,
-    cache: str | None,
-    remote: str | None,
+    target: Target,
     *,
     namespace: str | None,
     spec_file: str | None,
@@ -84,30 +73,28 @@ def mteb(
 
     Exit codes: 0 fine, 1 a folder was refused or is broken, or a failure, 2 usage.
     """
-    place = places(cache, remote, Settings.read())[0]
     folders = find_folders(directory)
     if sum([namespace is not None, spec_file is not None, identity["model"] is not None]) != 1:
         raise click.UsageError("Say whose vectors these are: --namespace ID, --spec FILE, or --model and --revision.")
     if identity["model"] is None and any(identity.values()):
         raise click.UsageError("The options that spell a spec out go with --model; a namespace or a file has its own.")
     if namespace is not None:
-        spec = one_namespace(open_mirror(cache, remote), namespace).spec
+        spec = one_namespace(target.mirror(), namespace).spec
     else:
         spec = _spec_of(folders, **identity) if spec_file is None else spec_in_file(Path(spec_file))
-    mirror = existing_mirror(place)
+    mirror = target.mirror_if_any()
     opened = None if mirror is None else mirror.get(spec.namespace)
     plan = plan_import(folders, spec, opened, accept_unsafe=accept_unsafe, mteb_1=mteb_1)
     if not as_json:
         say("\n".join(plan.lines()))
     report = ImportReport(plan)
     if plan.taken and not dry_run:
-        report = plan.run((mirror or Mirror(place)).namespace(spec), progress=bars_wanted())
+        report = plan.run((mirror or Mirror(target.directory)).namespace(spec), progress=bars_wanted())
     if as_json:
-        print_json({**report.as_json(), "dry_run": dry_run, "mirror": str(place)})
+        print_json({**report.as_json(), "dry_run": dry_run, "mirror": str(target.directory)})
     else:
         _print_end(report, dry_run=dry_run)
-    if not plan.clean:
-        raise click.exceptions.Exit(1)
+    exit_if(not plan.clean)
 
 
 def _print_end(report: ImportReport, *, dry_run: bool) -> None:

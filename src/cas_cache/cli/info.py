@@ -7,25 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.help import Command
+from cas_cache.cli.choose import full_namespace, one_namespace, spec_in_file
+from cas_cache.cli.commands import Command
 from cas_cache.cli.ls import describe, mirror_as_json, print_mirror
-from cas_cache.cli.options import (
-    cache_options,
-    full_namespace,
-    namespace_option,
-    open_cache,
-    open_mirror,
-    print_json,
-    spec_in_file,
-)
-from cas_cache.cli.text import TEXT, json_text
-from cas_cache.cli.verbosity import say
+from cas_cache.cli.options import TEXT, cache_options, namespace_option
+from cas_cache.cli.output import exit_if, json_text, print_json, say
 from cas_cache.config.settings import TABLES, Settings
 from cas_cache.config.urls import is_url, without_credentials
-from cas_cache.formatting import pluralize
+from cas_cache.display import pluralize
 
 if TYPE_CHECKING:
     from cas_cache.cache import EmbeddingCache
+    from cas_cache.cli.target import Target
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.sync import Explanation
@@ -45,9 +38,7 @@ if TYPE_CHECKING:
 @click.option("--settings", is_flag=True, help="Show the settings that are in force, and where each was found.")
 @namespace_option("namespace", "Show this namespace.")
 def info(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
+    target: Target,
     *,
     namespace: str | None,
     why: str | None,
@@ -63,18 +54,18 @@ def info(
 
     Exit code 1 if something could not be read.
     """
-    if why is None and (spec_file is not None or storage_options):
+    if why is None and (spec_file is not None or target.storage_options):
         raise click.UsageError("--spec and --storage-option are for --why TEXT. Add it.")
     if why is not None:
-        mirror = open_mirror(cache, remote)  # opening the cache would create the mirror
-        with open_cache(cache, remote, storage_options) as opened:
+        mirror = target.mirror()  # opening the cache would create the mirror
+        with target.open() as opened:
             spec = _asked_spec(mirror, opened, namespace, spec_file)
             _print_explanation(opened.explain(why, spec), as_json=as_json)
         return
     if settings:
         _print_settings(as_json=as_json)
         return
-    mirror = open_mirror(cache, remote)
+    mirror = target.mirror()
     chosen = _chosen_namespaces(mirror, namespace)
     if len(chosen) > 1:
         _print_overview(mirror, chosen, as_json=as_json)
@@ -98,8 +89,6 @@ def info(
 
 
 def _asked_spec(mirror: Mirror, opened: EmbeddingCache, beginning: str | None, spec_file: str | None) -> EncoderSpec:
-    from cas_cache.cli.export import one_namespace
-
     if spec_file is not None:
         return spec_in_file(Path(spec_file))
     is_local = any(namespace.startswith(beginning or "") for namespace in mirror.ids())
@@ -118,8 +107,7 @@ def _print_explanation(explanation: Explanation, *, as_json: bool) -> None:
             say(f"namespace {other.namespace} of the {where} has it: {'; '.join(map(str, other.differences))}")
         for problem in explanation.problems:
             say(f"not read: {problem}", err=True)
-    if explanation.problems:
-        raise click.exceptions.Exit(1)
+    exit_if(explanation.problems)
 
 
 def _print_settings(*, as_json: bool) -> None:
@@ -157,7 +145,7 @@ def _print_overview(mirror: Mirror, chosen: list[Namespace], *, as_json: bool) -
 
 
 def _chosen_namespaces(mirror: Mirror, beginning: str | None) -> list[Namespace]:
-    """Return the namespaces whose ids start with `wanted`, at least one.
+    """Return the namespaces whose ids start with `beginning`, at least one.
 
     Raises:
         click.UsageError: If there is none.
@@ -165,5 +153,5 @@ def _chosen_namespaces(mirror: Mirror, beginning: str | None) -> list[Namespace]
     matches = [ns for ns in mirror.namespaces() if ns.spec.namespace.startswith(beginning or "")]
     if not matches:
         what = f"no namespace {beginning}" if beginning else "nothing"
-        raise click.UsageError(f"There is {what} in {mirror.directory}. `cas-cache ls` lists what is there.")
+        raise click.UsageError(f"There is {what} in {mirror.directory}. `cas-cache ls` lists its namespaces.")
     return matches

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from cas_cache.cli.help import Command, CommandGroup
-from cas_cache.cli.options import print_json
-from cas_cache.cli.table import visible
-from cas_cache.cli.verbosity import say
+from cas_cache.cli.commands import Command, CommandGroup
+from cas_cache.cli.options import json_option
+from cas_cache.cli.output import print_json, say
 from cas_cache.config.keyring import new_signing_key, signing_keys
 from cas_cache.config.settings import Settings, user_file
+from cas_cache.display import visible
 
 
 @click.group(cls=CommandGroup, examples=("cas-cache keys new alice", "cas-cache keys list"))
@@ -19,7 +19,7 @@ def keys() -> None:
 
 @keys.command(cls=Command, examples=("cas-cache keys new alice",))
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def new(name: str, *, as_json: bool) -> None:
     """Make a signing key called NAME, in a file that only you may read.
 
@@ -36,7 +36,7 @@ def new(name: str, *, as_json: bool) -> None:
 
 
 @keys.command("list", cls=Command, examples=("cas-cache keys list", "cas-cache keys list --json"))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def list_(*, as_json: bool) -> None:
     """List the signing keys that are kept here, and the public keys that the settings trust."""
     settings = Settings.read()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.confirm import ask, is_to_ask, yes_option
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, dry_run_option, known_packs, open_repository, print_json
-from cas_cache.cli.verbosity import bars_wanted, say
-from cas_cache.formatting import pluralize
-from cas_cache.formatting import size as size_of
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import ask, cache_options, dry_run_option, is_to_ask, yes_option
+from cas_cache.cli.output import bars_wanted, print_json, say
+from cas_cache.display import pluralize, size
 from cas_cache.repository.pruning import DAY, MAX_PACKS, PruneReport
 from cas_cache.repository.pruning import prune as prune_repository
+
+if TYPE_CHECKING:
+    from cas_cache.cli.target import Target
 
 UNITS = {"d": DAY, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -49,16 +51,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
 )
 @click.option("--force", is_flag=True, help="Allow a --grace below 1d, and to delete all. Nobody may be writing.")
 def prune(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
-    *,
-    grace: float,
-    most_packs: int,
-    force: bool,
-    yes: bool,
-    dry_run: bool,
-    as_json: bool,
+    target: Target, *, grace: float, most_packs: int, force: bool, yes: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Delete from CACHE's repository what nothing refers to: merged packs, and objects that no manifest names.
 
@@ -68,13 +61,13 @@ def prune(
     machine's.
     """
     asks = is_to_ask(yes=yes, dry_run=dry_run, as_json=as_json)
-    repository = open_repository(cache, remote, storage_options, verb="prune", writes=not dry_run)
+    repository = target.repository("prune", writes=not dry_run)
     run = functools.partial(
         prune_repository,
         repository,
         grace=grace,
         most_packs=most_packs,
-        known=known_packs(cache, remote, repository),
+        known=target.known_packs(repository),
         force=force,
         progress=bars_wanted(),
     )
@@ -95,9 +88,9 @@ def _print(report: PruneReport, did: str) -> None:
         mine = [
             deletion for deletion in report.deletions if (deletion.reason, deletion.namespace) == (reason, namespace)
         ]
-        size, oldest = sum(deletion.bytes for deletion in mine), max(deletion.age for deletion in mine) / DAY
+        deleted, oldest = sum(deletion.bytes for deletion in mine), max(deletion.age for deletion in mine) / DAY
         where = f" of {namespace}" if namespace else ""
-        say(f"{did} {len(mine):,} {reason}{where}: {size_of(size)}, up to {oldest:,.1f} days old")
+        say(f"{did} {len(mine):,} {reason}{where}: {size(deleted)}, up to {oldest:,.1f} days old")
     young = f"{report.young:,} {'is' if report.young == 1 else 'are'}"
     more = f", {report.postponed:,} more at the next run" if report.postponed else ""
-    say(f"{did} {pluralize(len(report.deletions), 'pack')}, {size_of(report.bytes)}; {young} not old enough{more}")
+    say(f"{did} {pluralize(len(report.deletions), 'pack')}, {size(report.bytes)}; {young} not old enough{more}")

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cas_cache.cli.dry_run import SyncTarget, would_pull
-from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, dry_run_option, open_cache, print_report
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import cache_options, dry_run_option, filter_options
+from cas_cache.cli.output import print_report
+from cas_cache.cli.target import must_exist_if_new
 
 if TYPE_CHECKING:
-    from cas_cache.cache import EmbeddingCache
+    from cas_cache.cli.choose import Filters
+    from cas_cache.cli.target import Target
+    from cas_cache.sync import SyncReport
 
 KEY_AND_DIGEST_BYTES = 40
 """Size of a row without its vector: a key and a digest."""
@@ -30,37 +32,29 @@ KEY_AND_DIGEST_BYTES = 40
 @filter_options
 @dry_run_option
 @click.option("--keys-only", is_flag=True, help="Take keys only, for a lazy cache that reads vectors when asked for.")
-def pull(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
-    *,
-    keys_only: bool,
-    dry_run: bool,
-    as_json: bool,
-    **filters: tuple[str, ...],
-) -> None:
+def pull(target: Target, filters: Filters, *, keys_only: bool, dry_run: bool, as_json: bool) -> None:
     """Download packs that CACHE's mirror does not have: all of them, or those that the filters choose."""
     what = " the keys of" if keys_only else ""
     if dry_run:
-        report = would_pull(SyncTarget(cache, remote, storage_options, Filters(**filters)))
+        report = _would_pull(target, filters)
         if keys_only:
             report.bytes = report.rows * KEY_AND_DIGEST_BYTES
         print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
         return
-    with open_cache(cache, remote, storage_options) as opened:
+    with target.open() as opened:
         must_exist_if_new(opened)
-        requested = chosen_namespaces(opened, Filters(**filters), remote=True)
+        requested = filters.of_cache(opened, remote=True)
         report = opened.pull_keys(requested) if keys_only else opened.pull(requested)
         print_report(f"pulled{what}", report, as_json=as_json)
 
 
-def must_exist_if_new(opened: EmbeddingCache) -> None:
-    """Check that the repository exists before a new mirror pulls: a mistyped URL looks like an empty repository.
+def _would_pull(target: Target, filters: Filters) -> SyncReport:
+    """Return the maximum that a pull would download. A missing mirror is not created."""
+    from cas_cache.sync import pull_of, status_of
 
-    Raises:
-        NotARepository: If the repository does not exist.
-        RemoteError: If the remote is unreachable or refuses a request.
-    """
-    if opened.repository is not None and not opened.offline and opened.mirror.repository is None:
-        opened.repository.must_exist()
+    repository = target.repository_to_sync("pull from", writes=False)
+    mirror = target.mirror_if_any()
+    if mirror is None or mirror.repository is None:
+        repository.must_exist()
+    statuses, problems = status_of(mirror, repository)
+    return pull_of(filters.of_statuses(statuses, mirror), problems)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from cas_cache.cli.dry_run import SyncTarget, would_push
-from cas_cache.cli.filters import Filters, chosen_namespaces, filter_options
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import cache_options, dry_run_option, open_cache, open_mirror, print_report
+from cas_cache.cli.commands import Command
+from cas_cache.cli.options import cache_options, dry_run_option, filter_options
+from cas_cache.cli.output import print_report
+
+if TYPE_CHECKING:
+    from cas_cache.cli.choose import Filters
+    from cas_cache.cli.target import Target
+    from cas_cache.sync import SyncReport
 
 
 @click.command(
@@ -25,22 +31,23 @@ from cas_cache.cli.options import cache_options, dry_run_option, open_cache, ope
     is_flag=True,
     help="Send every row, whatever was pushed before: to another repository, or to this one again.",
 )
-def push(
-    cache: str | None,
-    remote: str | None,
-    storage_options: tuple[str, ...],
-    *,
-    rebind: bool,
-    dry_run: bool,
-    as_json: bool,
-    **filters: tuple[str, ...],
-) -> None:
+def push(target: Target, filters: Filters, *, rebind: bool, dry_run: bool, as_json: bool) -> None:
     """Publish the pending rows of CACHE's mirror: all of them, or those that the filters choose."""
     if dry_run:
-        report = would_push(SyncTarget(cache, remote, storage_options, Filters(**filters)), rebind=rebind)
-        print_report("would push", report, dry_run=True, as_json=as_json)
+        print_report("would push", _would_push(target, filters, rebind=rebind), dry_run=True, as_json=as_json)
         return
-    open_mirror(cache, remote)
-    with open_cache(cache, remote, storage_options) as opened:
-        requested = chosen_namespaces(opened, Filters(**filters), remote=False)
+    target.mirror()
+    with target.open() as opened:
+        requested = filters.of_cache(opened, remote=False)
         print_report("pushed", opened.push(requested, rebind=rebind), as_json=as_json)
+
+
+def _would_push(target: Target, filters: Filters, *, rebind: bool) -> SyncReport:
+    """Return what a push would send. A missing repository is not created."""
+    from cas_cache.sync import local_status, peek, push_of
+
+    mirror = target.mirror()
+    repository = target.repository_to_sync("push to", writes=True)
+    peek(None if rebind else mirror, repository)
+    statuses, problems = local_status(mirror)
+    return push_of(filters.of_statuses(statuses, mirror), problems, rebind=rebind)

@@ -8,18 +8,14 @@ from zipfile import BadZipFile
 import click
 import numpy as np
 
-from cas_cache.cli.completion import complete_namespaces, complete_tasks
-from cas_cache.cli.export import one_namespace
-from cas_cache.cli.help import Command
-from cas_cache.cli.options import (
-    namespace_option,
-    open_trusted_mirror,
-    print_json,
-)
-from cas_cache.cli.text import TEXT
-from cas_cache.cli.verbosity import say
+from cas_cache.cli.choose import one_namespace
+from cas_cache.cli.commands import Command
+from cas_cache.cli.completion import complete_namespaces
+from cas_cache.cli.options import TEXT, json_option, namespace_option, view_options
+from cas_cache.cli.output import print_json, say
+from cas_cache.cli.target import Target
+from cas_cache.display import pluralize
 from cas_cache.errors import CacheMiss, ConfigurationError
-from cas_cache.formatting import pluralize
 from cas_cache.identity import keys_of_texts
 from cas_cache.mirror.index import ABSENT
 from cas_cache.search import METRICS, open_search
@@ -29,7 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cas_cache.mirror import Mirror, Namespace, View
+    from cas_cache.cli.choose import ViewChoice
+    from cas_cache.mirror import Namespace
     from cas_cache.search import Neighbours
 
 MAX_NAMED = 3
@@ -60,18 +57,12 @@ SHOWN_CHARACTERS = 100
     "--input", "file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="One text a line; - is stdin."
 )
 @click.option("--vectors", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Queries: (n, d), .npy.")
-@click.option(
-    "--task", type=TEXT, shell_complete=complete_tasks, help="Search only what this task asked for, and show its ids."
-)
-@click.option("--role", type=TEXT, help="Of the task's: query or document.")
-@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", type=TEXT, help="Of the task's.")
-@click.option("--split", type=TEXT, help="Of the task's.")
+@view_options("Search only what this task asked for, and show its ids.")
 @click.option("-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each query.")
 @click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
 @click.option("--index", type=TEXT, help="A FAISS index as its index_factory names it: HNSW32. Default: exact search.")
 @click.option("--parameters", type=TEXT, default="", help="Of a search in the index, as FAISS names them: nprobe=32.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def search(
     cache: str,
     texts: tuple[str, ...],
@@ -80,11 +71,7 @@ def search(
     source: str | None,
     file: TextIOWrapper | None,
     vectors: str | None,
-    task: str | None,
-    role: str | None,
-    model: str | None,
-    subset: str | None,
-    split: str | None,
+    views: ViewChoice,
     k: int,
     metric: str,
     index: str | None,
@@ -101,13 +88,10 @@ def search(
         raise click.UsageError("Say what to look for: TEXT..., --input FILE, or --vectors FILE.")
     if vectors is not None and source is not None:
         raise click.UsageError("--from says where texts have their vectors; --vectors are vectors already.")
-    if task is not None and namespace is not None:
+    if views.task is not None and namespace is not None:
         raise click.UsageError("A task's rows are of one namespace: name the --task, or the --namespace.")
-    asked = {"role": role, "model": model, "subset": subset, "split": split}
-    if task is None and any(value is not None for value in asked.values()):
-        raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
-    mirror = open_trusted_mirror(cache, None)
-    view = None if task is None else _one_view(mirror, task, asked)
+    mirror = Target(cache).trusted_mirror()
+    view = None if views.task is None else views.one(mirror)
     searched = one_namespace(mirror, namespace if view is None else view.namespace)
     if vectors is not None:
         labels: list[Any] = []
@@ -135,24 +119,6 @@ def search(
         for hit in line:
             name = hit["key"][:16] if hit.get("id") is None else hit["id"]
             say(f"{hit['rank']:>4}  {hit['score']:>9.5f}  row {hit['row']:<11,} {name}")
-
-
-def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
-    """Return the view that the options choose.
-
-    Raises:
-        click.UsageError: If they choose none, or several.
-    """
-    views = mirror.views.of(task)
-    chosen = [view for view in views if view.matches(**asked)]
-    if len(chosen) != 1:
-        shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
-        hint = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
-        raise click.UsageError(
-            f"{pluralize(len(chosen), 'view')} of the task {task} match. {hint}. "
-            "Choose with --role, --model, --subset and --split."
-        )
-    return chosen[0]
 
 
 def _vectors_of(texts: list[str], source: Namespace, searched: Namespace) -> NDArray[Any]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from cas_cache.config.settings import expanded
 from cas_cache.config.urls import EXTRAS, PACKAGES, is_url, without_credentials
+from cas_cache.display import pluralize
 from cas_cache.doctor.report import Status
 from cas_cache.errors import CasCacheError
-from cas_cache.formatting import pluralize
 from cas_cache.mirror import Mirror
 
 if TYPE_CHECKING:

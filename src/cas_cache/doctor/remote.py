@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from cas_cache.display import pluralize
 from cas_cache.doctor.guarantees import GUARANTEES, Guarantee
 from cas_cache.doctor.policies import removal
 from cas_cache.doctor.report import Status
@@ -23,7 +24,6 @@ from cas_cache.errors import (
 from cas_cache.format import layout
 from cas_cache.format.layout import SCRATCH
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES, checked_marker
-from cas_cache.formatting import pluralize
 from cas_cache.repository.repository import Repository
 from cas_cache.testing.expectations import expect_bytes, expect_missing
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SKEW_SECONDS = 60
 SKEW = "The two clocks differ. cas_cache compares times of the storage with each other only."
-PACKS = Guarantee("The packs concerned are skipped.", "Run `cas-cache check` for all that is damaged.")
+PACKS = Guarantee("The packs concerned are skipped.", "Run `cas-cache check --repository` for all that is damaged.")
 SAMPLES = 3
 """Number of manifests that a reader's trial reads and verifies."""
 
@@ -216,7 +216,8 @@ class RemoteChecks:
                 "repository",
                 f"{storage.url} holds {pluralize(len(listed), 'object')} and no {layout.MARKER}; {others[0]!r} is one.",
                 "It is something else's, or a repository that lost its marker; cas_cache will not write there.",
-                f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: `cas-cache check`.",
+                f"Name an empty prefix, such as {storage.url}/cas-cache. If it was a repository: "
+                f"`cas-cache check {storage.url}`.",
             )
         elif not listed:
             self.report.note("repository", "There is nothing yet; the first push makes a repository.")

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, grid
 from cas_cache.doctor.policies import Role, grant, permission
 from cas_cache.storage.codes import EXPIRED, NO_CREDENTIALS, UNKNOWN_CREDENTIALS, codes_of, is_clock_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from rich.console import Group
 
     from cas_cache.errors import AccessDenied, CasCacheError
 
@@ -80,7 +82,7 @@ _NOT_AUTHENTICATED = "failed to authenticate"
 
 
 @dataclass(slots=True)
-class DoctorReport:
+class DoctorReport(Displayable):
     """Findings, in the order of the checks.
 
     Attributes:
@@ -162,9 +164,9 @@ class DoctorReport:
         """True if a check failed."""
         return self.count(Status.FAIL) > 0
 
-    def _repr_html_(self) -> str:
+    def __rich__(self) -> Group:
         rows = [(finding.status, finding.name, finding.what, finding.repair or None) for finding in self.findings]
-        return html.grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
+        return grid("What the doctor says", ("status", "check", "what", "what to do"), rows, total=len(rows))
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.display import pluralize
 from cas_cache.errors import ConfigurationError
 from cas_cache.format.rows import storable
-from cas_cache.formatting import pluralize
 from cas_cache.identity import KEY_BYTES, EncoderSpec
 from cas_cache.interop.folders import MtebCacheFolder, OldRows, stamp_of
 from cas_cache.progress import progress_bar

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, grid, pluralize, together
 from cas_cache.errors import DamagedMirror, UnsupportedFormat, set_aside
 from cas_cache.format.rows import digest_rows
-from cas_cache.formatting import pluralize
 from cas_cache.identity import first_of_each
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from cas_cache.mirror.mirror import Mirror
     from cas_cache.mirror.namespace import Namespace
 
@@ -43,7 +44,7 @@ class MirrorFinding:
 
 
 @dataclass(slots=True)
-class MirrorCheckReport:
+class MirrorCheckReport(Displayable):
     """Result of a check.
 
     Attributes:
@@ -64,13 +65,11 @@ class MirrorCheckReport:
         """True if no problem was found."""
         return not self.findings
 
-    def _repr_html_(self) -> str:
-        counts = [("namespaces", self.namespaces), ("rows proved", self.rows), ("findings", len(self.findings))]
-        table = html.facts("Check of a mirror", counts)
-        if not self.findings:
-            return table
+    def __rich__(self) -> Group:
+        values = {"namespaces": self.namespaces, "rows proved": self.rows, "findings": len(self.findings)}
         rows = [(finding.namespace[:12], finding.kind, finding.rows, finding.what) for finding in self.findings]
-        return table + html.grid("Findings", ("namespace", "kind", "rows", "what"), rows, total=len(rows))
+        found = [grid("Findings", ("namespace", "kind", "rows", "what"), rows, total=len(rows))] if rows else []
+        return together(facts("Check of a mirror", values), *found)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
@@ -116,8 +115,8 @@ def _check(ns: Namespace, report: MirrorCheckReport) -> None:
         what = (
             f"The spec has what is or may be a credential at {', '.join(places)}. Revoke it, and move "
             f"{ns.folder} out of the mirror: {pluralize(ns.pending_rows, 'row')} of it were not pushed and may be "
-            "nowhere else. If rows were pushed, `cas-cache check` and `cas-cache drop` find and delete the namespace "
-            "in the repository."
+            "nowhere else. If rows were pushed, `cas-cache check --repository` and `cas-cache drop` find and delete "
+            "the namespace in the repository."
         )
         report.findings.append(MirrorFinding(ns.spec.namespace, "credential", 0, what))
     packs = ns.unverified_packs()

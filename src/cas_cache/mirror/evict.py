@@ -11,10 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, pluralize, size
 from cas_cache.errors import MirrorError, MirrorWriteError
 from cas_cache.files.disk import is_full
-from cas_cache.formatting import pluralize, size
 from cas_cache.identity import KEY_BYTES
 from cas_cache.mirror.rewrite import rewrite
 from cas_cache.mirror.state import joined
@@ -22,6 +21,8 @@ from cas_cache.mirror.usage import read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from rich.console import Group
 
     from cas_cache.mirror.mirror import Mirror
     from cas_cache.mirror.namespace import Namespace
@@ -51,7 +52,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class EvictReport:
+class EvictReport(Displayable):
     """Result of an eviction, or of a dry run.
 
     Attributes:
@@ -71,14 +72,15 @@ class EvictReport:
     def __repr__(self) -> str:
         return f"EvictReport(evicted={len(self.evicted)} packs, before={self.before}, after={self.after})"
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("packs evicted", len(self.evicted)),
-            ("before", size(self.before)),
-            ("after", size(self.after)),
-            ("pending, and stays", size(self.waiting)),
-        ]
-        return html.facts("What was evicted", rows) + html.lines("left as they are, because in use", self.in_use)
+    def __rich__(self) -> Group:
+        values = {
+            "packs evicted": len(self.evicted),
+            "before": size(self.before),
+            "after": size(self.after),
+            "pending, and stays": size(self.waiting),
+            "left as they are, because in use": self.in_use,
+        }
+        return facts("What was evicted", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

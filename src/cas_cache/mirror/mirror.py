@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from cas_cache.config.settings import expanded
+from cas_cache.display import Displayable
 from cas_cache.errors import AlreadyClosed, DamagedMirror, IdentityError, MirrorError, MirrorWriteError, set_aside
 from cas_cache.files.disk import check_folder, make_folder, read_plain, reading, write_atomically
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, check_no_credentials
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.marker import LOCK_FILE, MARKER, Marker
 from cas_cache.mirror.namespace import Namespace
-from cas_cache.mirror.overview import html_of_mirror
+from cas_cache.mirror.overview import table_of_mirror
 from cas_cache.mirror.views import View, Views, ids_in, keys_in
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from rich.console import Group
 
 _Mirror = TypeVar("_Mirror", bound="Mirror")
 
@@ -60,7 +62,7 @@ class ViewRows(NamedTuple):
         return f"ViewRows({self.view}, rows={len(self.keys)}, vectors={shape}, missing={self.missing})"
 
 
-class Mirror:
+class Mirror(Displayable):
     """A local directory of namespaces and views.
 
     Args:
@@ -107,8 +109,8 @@ class Mirror:
     def __repr__(self) -> str:
         return f"Mirror({str(self.directory)!r})"
 
-    def _repr_html_(self) -> str:
-        return html_of_mirror(self)
+    def __rich__(self) -> Group:
+        return table_of_mirror(self)
 
     @property
     def repository(self) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.display import Displayable
 from cas_cache.errors import ShapeMismatch
 from cas_cache.format.rows import digest_rows
 from cas_cache.identity import first_of_each
@@ -18,7 +19,7 @@ from cas_cache.mirror.appearances import Appearances
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.ledger import PackLedger
 from cas_cache.mirror.namespace_files import NamespaceFiles
-from cas_cache.mirror.overview import html_of_namespace
+from cas_cache.mirror.overview import table_of_namespace
 from cas_cache.mirror.remote_keys import RemoteKeyIndex
 from cas_cache.mirror.rows import RowVerifier, as_rows, count_of, gather_rows
 from cas_cache.mirror.usage import Usage
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.mirror.ledger import PlannedPack, WholePack
@@ -39,7 +41,7 @@ MIN_MAPPED_BYTES = 1 << 20
 """Answers smaller than this are copied. A copy is cheaper than a map then, and a process can have some 65,000 maps."""
 
 
-class Namespace(NamespaceFiles):
+class Namespace(NamespaceFiles, Displayable):
     """The rows of one encoder spec in the mirror.
 
     Attributes:
@@ -60,8 +62,8 @@ class Namespace(NamespaceFiles):
     def __repr__(self) -> str:
         return f"Namespace({self.spec.namespace}, rows={self.rows})"
 
-    def _repr_html_(self) -> str:
-        return html_of_namespace(self)
+    def __rich__(self) -> Group:
+        return table_of_namespace(self)
 
     def close(self) -> None:
         """Like `NamespaceFiles.close`."""

@@ -10,16 +10,17 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from cas_cache import html
+from cas_cache.display import ID_CHARACTERS, MAX_ROWS, facts, grid, pluralize, size, vector_type
 from cas_cache.errors import CasCacheError
 from cas_cache.files.disk import check_folder, read_plain
-from cas_cache.formatting import size
 from cas_cache.identity import NAMESPACE_ID, EncoderSpec, names_of
 from cas_cache.mirror.state import State, may_have_pending_rows
 from cas_cache.mirror.table import STATE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import Group
 
     from cas_cache.mirror.mirror import Mirror
     from cas_cache.mirror.namespace import Namespace
@@ -96,46 +97,41 @@ def pending_in(mirror: Mirror) -> tuple[int, int]:
     return rows, vector_bytes
 
 
-def html_of_mirror(mirror: Mirror) -> str:
-    """Return an HTML table of a mirror's namespaces."""
+def table_of_mirror(mirror: Mirror) -> Group:
+    """Return a table of a mirror's namespaces."""
     headings = ("namespace", "model", "revision", "role", "rows", "to push", "vectors", "size")
-    rows = [_cells(line) for line in lines_of(mirror, html.MAX_ROWS)]
+    rows = [_cells(line) for line in lines_of(mirror, MAX_ROWS)]
     total = count_namespaces(mirror)
-    title = f"{'no' if not total else format(total, ',')} namespace{'' if total == 1 else 's'} in {mirror.directory}"
-    return html.grid(title, headings, rows, total=total)
+    title = f"{pluralize(total, 'namespace') if total else 'no namespaces'} in {mirror.directory}"
+    return grid(title, headings, rows, total=total)
 
 
-def html_of_namespace(ns: Namespace) -> str:
-    """Return an HTML table that describes an open namespace."""
+def table_of_namespace(ns: Namespace) -> Group:
+    """Return a table that describes an open namespace."""
     spec = ns.spec
-    rows: list[tuple[str, object]] = [
-        ("model", spec.model),
-        ("revision", spec.revision),
-        ("prompt", names_of(spec)["prompt"] or None),
-        ("role", spec.role),
-        ("task", spec.scope.get("task") if spec.scope else None),
-        ("rows", ns.rows),
-        ("to push", ns.pending_rows),
-        ("packs", len(ns.packs)),
-        ("vectors", None if ns.dtype is None else kind_of(ns.dtype.name, ns.shape)),
-        ("size", size(ns.rows * ns.row_bytes)),
-        ("folder", ns.folder),
-    ]
-    return html.facts(f"Namespace {spec.namespace}", rows)
-
-
-def kind_of(dtype: str, shape: tuple[int, ...]) -> str:
-    """Return dtype and shape of a vector as text: ``float32[384]``."""
-    return f"{dtype}[{','.join(map(str, shape))}]"
+    values = {
+        "model": spec.model,
+        "revision": spec.revision,
+        "prompt": names_of(spec)["prompt"] or None,
+        "role": spec.role,
+        "task": spec.scope.get("task") if spec.scope else None,
+        "rows": ns.rows,
+        "to push": ns.pending_rows,
+        "packs": len(ns.packs),
+        "vectors": None if ns.dtype is None else vector_type(ns.dtype.name, ns.shape),
+        "size": size(ns.rows * ns.row_bytes),
+        "folder": ns.folder,
+    }
+    return facts(f"Namespace {spec.namespace}", values)
 
 
 def _cells(line: Line) -> tuple[object, ...]:
     spec, state = line.spec, line.state
     if spec is None:
-        return (line.namespace[:12], "(damaged)", *[None] * 6)
-    shown = (line.namespace[:12], spec.model, spec.revision[:12], spec.role)
+        return (line.namespace[:ID_CHARACTERS], "(damaged)", *[None] * 6)
+    shown = (line.namespace[:ID_CHARACTERS], spec.model, spec.revision[:ID_CHARACTERS], spec.role)
     if state is None:
         return (*shown, "(damaged)", None, None, None)
     waiting = sum(extent.rows for extent in state.waiting)
-    vector_kind = None if state.dtype is None else kind_of(state.dtype, state.shape)
-    return (*shown, state.rows, waiting, vector_kind, size(state.rows * state.row_bytes))
+    vectors = None if state.dtype is None else vector_type(state.dtype, state.shape)
+    return (*shown, state.rows, waiting, vectors, size(state.rows * state.row_bytes))

@@ -11,9 +11,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cas_cache.display import size
 from cas_cache.errors import DamagedMirror, MirrorWriteError
 from cas_cache.files.disk import flush, is_full, read_plain
-from cas_cache.formatting import size
 from cas_cache.mirror.state import State
 from cas_cache.mirror.table import STATE_FILE, failure, write_error
 

@@ -14,8 +14,8 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cas_cache import html
 from cas_cache.cache import EmbeddingCache
+from cas_cache.display import Displayable, facts, together
 from cas_cache.errors import ConfigurationError, DataWarning, InvalidItem, MirrorWriteError, UnsupportedEncoderOutput
 from cas_cache.format.rows import as_array
 from cas_cache.mirror import View
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.identity import Batch, EncoderSpec
     from cas_cache.stats import Stats
@@ -44,7 +45,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Error numbers of a write to a mirror that may only be read."""
 
 
-class CachedEmbeddingWrapper:
+class CachedEmbeddingWrapper(Displayable):
     """Wrap an encoder so that `mteb.evaluate` takes its vectors from a cache.
 
     Models that do not answer with one dense vector per item (sparse, multi-vector, contextual, searching ones) are
@@ -132,8 +133,8 @@ class CachedEmbeddingWrapper:
     def __repr__(self) -> str:
         return f"CachedEmbeddingWrapper({type(self._model).__name__}, {self.cache!r})"
 
-    def _repr_html_(self) -> str:
-        return html.facts("CachedEmbeddingWrapper", [("model", type(self._model).__name__)]) + self.cache._repr_html_()
+    def __rich__(self) -> Group:
+        return together(facts("CachedEmbeddingWrapper", {"model": type(self._model).__name__}), self.cache)
 
     def __enter__(self) -> Self:
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, grid, size, together
 from cas_cache.format import layout
-from cas_cache.formatting import size
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 class Severity(StrEnum):
@@ -134,7 +136,7 @@ class CheckFinding:
 
 
 @dataclass(slots=True)
-class CheckReport:
+class CheckReport(Displayable):
     """Result of a check.
 
     Attributes:
@@ -160,19 +162,18 @@ class CheckReport:
         """True if there are only notes."""
         return self.count(Severity.NOTE) == len(self.findings)
 
-    def _repr_html_(self) -> str:
-        counts = [
-            ("packs", self.packs),
-            ("rows", self.rows),
-            ("packs read", self.packs_read),
-            ("read", size(self.bytes)),
-        ]
-        table = html.facts("Check of a repository", [*counts, ("findings", len(self.findings))])
-        if not self.findings:
-            return table
+    def __rich__(self) -> Group:
+        values = {
+            "packs": self.packs,
+            "rows": self.rows,
+            "packs read": self.packs_read,
+            "read": size(self.bytes),
+            "findings": len(self.findings),
+        }
         rows = [(item.severity, item.kind, item.path, item.rows or None, item.what) for item in self.findings]
         headings = ("severity", "kind", "object", "rows", "what")
-        return table + html.grid("Findings", headings, rows, total=len(rows))
+        found = [grid("Findings", headings, rows, total=len(rows))] if rows else []
+        return together(facts("Check of a repository", values), *found)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

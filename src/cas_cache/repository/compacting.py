@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts
 from cas_cache.errors import AccessDenied, CasCacheError, DamagedPack, MirrorWriteError, as_cause
 from cas_cache.files.disk import mapped
 from cas_cache.format.layout import PackRef
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
@@ -70,7 +71,7 @@ class Merge:
 
 
 @dataclass(slots=True)
-class CompactReport:
+class CompactReport(Displayable):
     """Result of a compaction, or of a dry run.
 
     Attributes:
@@ -87,16 +88,16 @@ class CompactReport:
     taken_back: int = 0
     problems: list[CasCacheError] = field(default_factory=list)
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("merges planned", len(self.merges)),
-            ("packs merged", sum(len(merge.packs) for merge in self.merges)),
-            ("packs written", len(self.written)),
-            ("rows", self.rows),
-            ("taken back", self.taken_back or None),
-        ]
-        problems = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
-        return html.facts("What was compacted", rows) + html.lines("left as they are", problems)
+    def __rich__(self) -> Group:
+        values = {
+            "merges planned": len(self.merges),
+            "packs merged": sum(len(merge.packs) for merge in self.merges),
+            "packs written": len(self.written),
+            "rows": self.rows,
+            "taken back": self.taken_back or None,
+            "left as they are": [f"{type(problem).__name__}: {problem}" for problem in self.problems],
+        }
+        return facts("What was compacted", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

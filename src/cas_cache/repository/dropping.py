@@ -14,15 +14,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, pluralize, size
 from cas_cache.errors import ConfigurationError, IncompleteListing
 from cas_cache.format import layout
-from cas_cache.formatting import pluralize, size
 from cas_cache.repository.listing import RepositoryListing
 from cas_cache.repository.pruning import storage_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.console import Group
 
     from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
@@ -39,7 +40,7 @@ MAX_NAMED = 5
 
 
 @dataclass(slots=True)
-class DropReport:
+class DropReport(Displayable):
     """Result of a drop, or of a dry run.
 
     Attributes:
@@ -68,9 +69,9 @@ class DropReport:
     def __repr__(self) -> str:
         return f"DropReport({self.namespace}, packs={len(self.packs)}, objects={len(self.objects)}, bytes={self.bytes})"
 
-    def _repr_html_(self) -> str:
-        rows = [("packs", len(self.packs)), ("objects", len(self.objects)), ("bytes", size(self.bytes))]
-        return html.facts(f"What is dropped of namespace {self.namespace}", rows)
+    def __rich__(self) -> Group:
+        values = {"packs": len(self.packs), "objects": len(self.objects), "bytes": size(self.bytes)}
+        return facts(f"What is dropped of namespace {self.namespace}", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""
@@ -83,7 +84,7 @@ class DropReport:
 
 
 @dataclass(slots=True)
-class DropPackReport:
+class DropPackReport(Displayable):
     """The packs, rows and objects that dropping a pack deleted, or would delete.
 
     Attributes:
@@ -105,9 +106,9 @@ class DropPackReport:
     def __repr__(self) -> str:
         return f"DropPackReport(packs={len(self.packs)}, rows={self.rows}, other_rows={self.other_rows})"
 
-    def _repr_html_(self) -> str:
-        rows = [("packs", len(self.packs)), ("rows", self.rows), ("rows of other packs", self.other_rows)]
-        return html.facts("A dropped pack", [*rows, ("objects", len(self.objects)), ("bytes", size(self.bytes))])
+    def __rich__(self) -> Group:
+        values = {"packs": len(self.packs), "rows": self.rows, "rows of other packs": self.other_rows}
+        return facts("A dropped pack", values | {"objects": len(self.objects), "bytes": size(self.bytes)})
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

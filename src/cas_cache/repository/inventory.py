@@ -93,7 +93,7 @@ def _summarize(
         problems.append(
             RepositoryError(
                 f"Packs of the namespace {namespace} differ in what a vector is: {_kinds(kinds)}. One of them was "
-                "made by another model or setting under the same name. `cas-cache check` tells more."
+                "made by another model or setting under the same name. `cas-cache check --repository` tells more."
             )
         )
     dtype, shape = kinds.most_common(1)[0][0] if kinds else (None, ())

@@ -23,12 +23,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, size
 from cas_cache.errors import ConfigurationError, IncompleteListing, ObjectNotFound, RepositoryError
 from cas_cache.format import layout
 from cas_cache.format.manifest import superseders
 from cas_cache.format.marker import MAX_DOCUMENT_BYTES
-from cas_cache.formatting import size
 from cas_cache.identity import parsed_json
 from cas_cache.progress import progress_bar
 from cas_cache.repository.listing import RepositoryListing
@@ -36,6 +35,8 @@ from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.console import Group
 
     from cas_cache.format.manifest import Manifest
     from cas_cache.repository.repository import Repository
@@ -78,7 +79,7 @@ class Deletion:
 
 
 @dataclass(slots=True)
-class PruneReport:
+class PruneReport(Displayable):
     """Result of a prune, or of a dry run.
 
     Attributes:
@@ -102,14 +103,14 @@ class PruneReport:
             f"postponed={self.postponed})"
         )
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("packs deleted", len(self.deletions)),
-            ("bytes", size(self.bytes)),
-            ("too young", self.young),
-            ("postponed", self.postponed),
-        ]
-        return html.facts("What was pruned", rows)
+    def __rich__(self) -> Group:
+        values = {
+            "packs deleted": len(self.deletions),
+            "bytes": size(self.bytes),
+            "too young": self.young,
+            "postponed": self.postponed,
+        }
+        return facts("What was pruned", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

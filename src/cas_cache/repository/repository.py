@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts
 from cas_cache.errors import NotARepository, ObjectNotFound, UnsupportedFormat
 from cas_cache.format import layout
 from cas_cache.identity import EncoderSpec, check_no_credentials
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
     from numpy.typing import NDArray
+    from rich.console import Group
 
     from cas_cache.format.manifest import Manifest
     from cas_cache.format.signing import Signer, Trust
@@ -42,7 +43,7 @@ SMALL_IN_FLIGHT = 12
 """Number of concurrent requests for small objects. aiobotocore has 10 connections; the other requests wait for one."""
 
 
-class Repository:
+class Repository(Displayable):
     """Packs, manifests and specs in a storage.
 
     Attributes:
@@ -61,9 +62,9 @@ class Repository:
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
 
-    def _repr_html_(self) -> str:
+    def __rich__(self) -> Group:
         # The content is known only from requests, and showing a notebook cell must not send any.
-        return html.facts("Repository", [("url", self.url)])
+        return facts("Repository", {"url": self.url})
 
     @property
     def url(self) -> str:

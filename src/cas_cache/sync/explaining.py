@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cas_cache.display import ID_CHARACTERS
 from cas_cache.errors import (
     AccessDenied,
     CasCacheError,
@@ -179,7 +180,7 @@ def explain(
         others = search.others(spec)
         absent = "unknown" if search.problems else "absent"
         location = _Location("other_namespace" if others and is_certain else absent)
-    message = MESSAGES[location.status].format(pack=location.pack, detail=location.detail)
+    message = MESSAGES[location.status].format(pack=(location.pack or "")[:ID_CHARACTERS], detail=location.detail)
     return Explanation(location.status, message, spec.namespace, location.pack, others, tuple(search.problems))
 
 

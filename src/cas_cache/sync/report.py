@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, size
 from cas_cache.errors import CredentialInSpec, RepositoryError, UnsupportedFormat
 from cas_cache.format.layout import PackRef
-from cas_cache.formatting import size
 from cas_cache.progress import bar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from rich.console import Group
 
     from cas_cache.errors import CasCacheError, UntrustedPack
     from cas_cache.format.manifest import Manifest
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class SyncReport:
+class SyncReport(Displayable):
     """Result of a push or pull.
 
     Attributes:
@@ -46,11 +47,15 @@ class SyncReport:
     hints: list[str] = field(default_factory=list)
     untrusted: set[str] = field(default_factory=set)
 
-    def _repr_html_(self) -> str:
-        rows = [("packs", self.packs), ("rows", self.rows), ("bytes", size(self.bytes))]
-        skipped = [f"{type(problem).__name__}: {problem}" for problem in self.problems]
-        below = html.lines("skipped", skipped) + html.lines("hints", self.hints)
-        return html.facts("What was pushed or pulled", rows) + below
+    def __rich__(self) -> Group:
+        values = {
+            "packs": self.packs,
+            "rows": self.rows,
+            "bytes": size(self.bytes),
+            "skipped": [f"{type(problem).__name__}: {problem}" for problem in self.problems],
+            "hints": self.hints,
+        }
+        return facts("What was pushed or pulled", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cas_cache import html
+from cas_cache.display import Displayable, facts, size
 from cas_cache.errors import RepositoryError
 from cas_cache.format.manifest import superseders
-from cas_cache.formatting import size
 from cas_cache.identity import names_of
 from cas_cache.repository import most_rows_of_a_pack
 from cas_cache.sync.connecting import peek, selected
@@ -20,13 +19,15 @@ from cas_cache.sync.report import SyncReport, manifests_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.console import Group
+
     from cas_cache.identity import EncoderSpec
     from cas_cache.mirror import Mirror, Namespace
     from cas_cache.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class SyncStatus:
+class SyncStatus(Displayable):
     """Status of one namespace in the mirror and in the repository.
 
     Attributes:
@@ -60,17 +61,17 @@ class SyncStatus:
         """True if neither a push nor a pull would transfer a row."""
         return not (self.rows_to_push or self.packs_to_pull)
 
-    def _repr_html_(self) -> str:
-        rows = [
-            ("model", None if self.spec is None else self.spec.model),
-            ("local rows", self.local_rows),
-            ("rows to push", self.rows_to_push),
-            ("remote packs", self.remote_packs),
-            ("packs to pull", self.packs_to_pull),
-            ("rows to pull", self.rows_to_pull),
-            ("local size", size(self.local_bytes)),
-        ]
-        return html.facts(f"Namespace {self.namespace}, local and remote", rows)
+    def __rich__(self) -> Group:
+        values = {
+            "model": None if self.spec is None else self.spec.model,
+            "local rows": self.local_rows,
+            "rows to push": self.rows_to_push,
+            "remote packs": self.remote_packs,
+            "packs to pull": self.packs_to_pull,
+            "rows to pull": self.rows_to_pull,
+            "local size": size(self.local_bytes),
+        }
+        return facts(f"Namespace {self.namespace}, local and remote", values)
 
     def as_json(self) -> dict[str, Any]:
         """Return the status as plain JSON."""
