@@ -116,7 +116,11 @@ def test_vectors_from_a_file(run: Any, cache: Path, tmp_path: Path) -> None:
         (("--vectors", __file__, "--from", "a"), 2, "are vectors already"),
         (("text 5", "-n", SPEC.namespace, "--task", "Task"), 2, "name the --task, or the --namespace"),
         (("text 5", "-n", SPEC.namespace, "--role", "query"), 2, "name a --task"),
-        (("text 5", "--task", "Task", "--role", "query"), 2, "0 views of the task Task match. It has org/model"),
+        (
+            ("text 5", "--task", "Task", "--role", "query"),
+            2,
+            "Nothing that the task Task asked for matches. It has org/model",
+        ),
         (("text 5", "--task", "Tusk"), 2, "The tasks are: Task"),
         (("text 5", "-n", SPEC.namespace, "-k", "0"), 2, "x>=1"),
         (("text 5", "-n", SPEC.namespace, "--index", "HNSW32", "--parameters", "nprobe"), 1, "NAME=NUMBER"),

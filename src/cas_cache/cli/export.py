@@ -25,7 +25,21 @@ from cas_cache.interop import FORMATS, FORMATS_WITH_IDS, plan_export, select_nam
 from cas_cache.interop import export as write_export
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cas_cache.mirror import Mirror, Namespace, View
+
+
+def view_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose among a task's views."""
+    for name, choice in (
+        ("--split", "."),
+        ("--subset", "."),
+        ("--model", ": a model's name, or name@revision."),
+        ("--role", ": query or document."),
+    ):
+        command = click.option(name, type=TEXT, help=f"Of the task's{choice}")(command)
+    return command
 
 
 @click.command(
@@ -41,10 +55,7 @@ if TYPE_CHECKING:
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True)
 @namespace_option("namespace", "Export all of this namespace.")
 @click.option("--task", type=TEXT, shell_complete=complete_tasks, help="What this task asked for, in its order.")
-@click.option("--role", type=TEXT, help="Of the task's: query or document.")
-@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", type=TEXT, help="Of the task's.")
-@click.option("--split", type=TEXT, help="Of the task's.")
+@view_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def export(
     cache: str,
@@ -53,19 +64,15 @@ def export(
     format_name: str,
     namespace: str | None,
     task: str | None,
-    role: str | None,
-    model: str | None,
-    subset: str | None,
-    split: str | None,
     dry_run: bool,
     as_json: bool,
+    **asked: str | None,
 ) -> None:
     """Write vectors of CACHE's mirror to TARGET, which must not be there.
 
     npy and mteb make a directory (mteb's NumpyCache opens the second), parquet a file. Of a task, parquet has every
     row that it asked for, with its id, the others each once. Every row is verified by its digest before it is written.
     """
-    asked = {"role": role, "model": model, "subset": subset, "split": split}
     if (namespace is None) == (task is None):
         raise click.UsageError("Say what to export: --namespace ID, or --task NAME.")
     if namespace is not None and any(value is not None for value in asked.values()):
@@ -74,7 +81,7 @@ def export(
     if task is None:
         chosen = select_namespace(one_namespace(mirror, namespace))
     else:
-        chosen = select_views(mirror, _views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
+        chosen = select_views(mirror, views_of(mirror, task, asked), with_ids=format_name in FORMATS_WITH_IDS)
     if dry_run:
         report = plan_export(chosen, target, format_name)
     else:
@@ -115,24 +122,29 @@ def _choice(namespaces: list[Namespace]) -> str:
     return f"Choose one by its id, with --namespace: {', '.join(choices)}{more}."
 
 
-def _views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
-    """Return the task's views that match the options; all belong to one namespace."""
+def views_of(mirror: Mirror, task: str, asked: dict[str, str | None]) -> list[View]:
+    """Return the task's views that match the options; at least one, and all of one namespace.
+
+    Raises:
+        click.UsageError: If none matches, or they belong to several namespaces.
+    """
     views = mirror.views.of(task)
     chosen = [view for view in views if view.matches(**asked)]
     if not chosen:
         hint = (
-            f"It has {_view_list(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+            f"It has {view_list(views)}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
         )
         raise click.UsageError(f"Nothing that the task {task} asked for matches. {hint}.")
     if len({view.namespace for view in chosen}) > 1:
         raise click.UsageError(
-            f"The task {task} asked for rows of several namespaces: {_view_list(chosen)}. Choose with --role, "
+            f"The task {task} asked for rows of several namespaces: {view_list(chosen)}. Choose with --role, "
             "--model, --subset and --split, or name the --namespace."
         )
     return chosen
 
 
-def _view_list(views: list[View]) -> str:
+def view_list(views: list[View]) -> str:
+    """Return a text that lists views."""
     return ", ".join(
         sorted(
             {f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split} ({v.namespace[:12]})" for v in views}

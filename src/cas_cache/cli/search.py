@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from cas_cache.cli.completion import complete_namespaces, complete_tasks
-from cas_cache.cli.export import one_namespace
+from cas_cache.cli.export import one_namespace, view_list, view_options, views_of
 from cas_cache.cli.help import Command
 from cas_cache.cli.options import (
     namespace_option,
@@ -63,10 +63,7 @@ SHOWN_CHARACTERS = 100
 @click.option(
     "--task", type=TEXT, shell_complete=complete_tasks, help="Search only what this task asked for, and show its ids."
 )
-@click.option("--role", type=TEXT, help="Of the task's: query or document.")
-@click.option("--model", type=TEXT, help="Of the task's: a model's name, or name@revision.")
-@click.option("--subset", type=TEXT, help="Of the task's.")
-@click.option("--split", type=TEXT, help="Of the task's.")
+@view_options
 @click.option("-k", "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many for each query.")
 @click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
 @click.option("--index", type=TEXT, help="A FAISS index as its index_factory names it: HNSW32. Default: exact search.")
@@ -81,15 +78,12 @@ def search(
     file: TextIOWrapper | None,
     vectors: str | None,
     task: str | None,
-    role: str | None,
-    model: str | None,
-    subset: str | None,
-    split: str | None,
     k: int,
     metric: str,
     index: str | None,
     parameters: str,
     as_json: bool,
+    **asked: str | None,
 ) -> None:
     """Find the nearest neighbours of each TEXT among the vectors of CACHE's mirror.
 
@@ -103,7 +97,6 @@ def search(
         raise click.UsageError("--from says where texts have their vectors; --vectors are vectors already.")
     if task is not None and namespace is not None:
         raise click.UsageError("A task's rows are of one namespace: name the --task, or the --namespace.")
-    asked = {"role": role, "model": model, "subset": subset, "split": split}
     if task is None and any(value is not None for value in asked.values()):
         raise click.UsageError("--role, --model, --subset and --split choose among a task's views: name a --task.")
     mirror = open_trusted_mirror(cache, None)
@@ -143,14 +136,11 @@ def _one_view(mirror: Mirror, task: str, asked: dict[str, str | None]) -> View:
     Raises:
         click.UsageError: If they choose none, or several.
     """
-    views = mirror.views.of(task)
-    chosen = [view for view in views if view.matches(**asked)]
-    if len(chosen) != 1:
-        shown = "; ".join(f"{v.model}@{v.revision} {v.role or 'no role'} {v.subset} {v.split}" for v in chosen or views)
-        hint = f"It has {shown}" if views else f"The tasks are: {', '.join(mirror.views.tasks()) or '(none)'}"
+    chosen = views_of(mirror, task, asked)
+    if len(chosen) > 1:
         raise click.UsageError(
-            f"{pluralize(len(chosen), 'view')} of the task {task} match. {hint}. "
-            "Choose with --role, --model, --subset and --split."
+            f"{pluralize(len(chosen), 'view')} of the task {task} match: {view_list(chosen)}. Choose with --role, "
+            "--model, --subset and --split."
         )
     return chosen[0]
 
