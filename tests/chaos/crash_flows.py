@@ -260,10 +260,12 @@ def _judge_export(scene: Scene, target: Path) -> None:
         assert np.load(target / "keys.npy").tobytes() == keys_of_texts(scene.mine[0]).tobytes()
         assert (target / "spec.json").read_bytes() == SPEC.canonical()
     elif target.is_file():
-        data = target.read_bytes()
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        assert len(data) == 8 + size + header["keys"]["data_offsets"][1]
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(target)
+        keys = [key.tobytes().hex() for key in keys_of_texts(scene.mine[0])]
+        assert table["key"].to_pylist() == keys
+        np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), truth(scene.mine[0]))
 
 
 def export_finishes(scene: Scene) -> None:

@@ -13,7 +13,8 @@ from aiobotocore.session import AioSession
 from cas_cache.errors import AccessDenied, ObjectNotFound, RemoteUnavailable
 from cas_cache.storage import filesystems, listings, open_storage
 from cas_cache.storage.interface import CREATE_ONLY, PROCESSES, ObjectInfo
-from cas_cache.testing import CountingStorage, FlakyStorage, MemoryStorage
+from cas_cache.testing import CountingStorage, Fault, FaultyStorage, FlakyStorage, MemoryStorage, WrappedStorage
+from cas_cache.testing.expectations import expect_listing
 from cas_cache.testing.processes import in_process
 from tiers import sampled
 
@@ -72,6 +73,40 @@ def test_failing_until_mended() -> None:
             attempt()
     storage.mend()
     assert storage.get("a", 0, 1) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("expected", "says"),
+    [
+        ({"x/a": 1, "x/b": 2, "x/c": 1, "x/d": 1}, "LIST of x/ does not show x/c and 1 others."),
+        ({"x/a": 1}, "LIST of x/ shows x/b, which does not exist or is not below it."),
+        ({"x/a": 1, "x/b": 3}, "LIST of x/ says that x/b, an object of 3 bytes, has 2."),
+    ],
+)
+def test_what_a_listing_does_wrong_is_said(expected: dict[str, int], says: str) -> None:
+    """An object that is absent, one too many, and a wrong size; a right listing passes."""
+    storage = MemoryStorage()
+    storage.put("x/b", b"22")
+    storage.put("x/a", b"1")
+    expect_listing(storage, "x", {"x/a": 1, "x/b": 2})
+    with pytest.raises(AssertionError) as caught:
+        expect_listing(storage, "x", expected)
+    assert str(caught.value) == says
+
+
+def test_a_listing_has_each_path_once_in_order() -> None:
+    """Repeated and unordered entries are not what a storage promises."""
+
+    class Unordered(WrappedStorage):
+        def list(self, prefix: str) -> list[ObjectInfo]:
+            return super().list(prefix)[::-1]
+
+    memory = MemoryStorage()
+    for path in ("a", "b"):
+        memory.put(path, b"1")
+    for storage in (Unordered(memory), FaultyStorage(memory, [Fault("duplicate-entry")])):
+        with pytest.raises(AssertionError, match="not in order of the paths, or shows one twice"):
+            expect_listing(storage, "", {"a": 1, "b": 1})
 
 
 def _fails(message: str) -> None:

@@ -313,9 +313,12 @@ def test_processes_build_one_index(directory: Path) -> None:
     assert in_process("spawn", _search_in_process, str(directory)) == (answers[0][0], 0)
 
 
-def test_an_index_of_another_design_is_not_used(directory: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{"index": "HNSW32", "metric": "l2"}, {"index": "HNSW32", "metric": "ip"}, {"index": "HNSW8"}]
+)
+def test_an_index_of_another_design_is_not_used(directory: Path, options: dict[str, str]) -> None:
     """Of the same rows, whole, and under a name that is not its own."""
-    by_distance = opened(directory, index="HNSW32", metric="l2").design.name
+    by_distance = opened(directory, **options).design.name
     by_cosine = opened(directory, index="HNSW32", metric="cosine").design.name
     place = directory / "namespaces" / SPEC.namespace / "faiss"
     said = (place / f"{by_distance}.json").read_text()

@@ -246,35 +246,25 @@ def _choose(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any])
 
 def _compare_rows(plan: FolderPlan, namespace: Namespace | None, dtype: np.dtype[Any]) -> bool:
     """Skip rows that are not valid vectors or are already stored; return True if all finite rows fit float16."""
-    reasons = np.zeros(len(plan.at), np.int64)
-    names = list(SKIP_REASONS)
+    reasons = np.full(len(plan.at), "", "U16")
     halves = True
     for part in chunks_of(plan):
         vectors = plan.rows.take(plan.at[part]) if plan.rows is not None else np.empty((0, 0), np.float32)
-        finite, zero = finite_rows(vectors), ~vectors.any(axis=1)
+        finite = finite_rows(vectors)
         with np.errstate(over="ignore", invalid="ignore"):
             fits = (vectors.astype(dtype).astype(np.float32) == vectors).all(axis=1)
             halves = halves and bool((vectors.astype(np.float16) == vectors)[finite].all())
-        stored_reason = np.full(len(vectors), names.index("here"))
+        reason = reasons[part]
         if namespace is not None:
             rows = namespace.find(plan.keys[part])
             is_stored = rows != ABSENT
             alike = _are_close(vectors[is_stored], namespace.take(rows[is_stored]))
-            stored_reason[np.flatnonzero(is_stored)[~alike]] = names.index("differs")
-        else:
-            is_stored = np.zeros(len(vectors), np.bool_)
-        judged = [
-            (zero, names.index("zero")),
-            (~finite, names.index("not_finite")),
-            (~fits, names.index("other_dtype")),
-        ]
-        reason = np.where(is_stored, stored_reason, -1)
-        for which, number in reversed(judged):
-            reason[which] = number
-        reasons[part] = reason
-    for number in sorted({int(n) for n in reasons if n >= 0}):
-        which = reasons == number
-        plan.skip(names[number], which)
+            reason[is_stored] = np.where(alike, "here", "differs")
+        # A row of several reasons has the last of these.
+        reason[~fits], reason[~finite], reason[~vectors.any(axis=1)] = "other_dtype", "not_finite", "zero"
+    for name in SKIP_REASONS:
+        which = reasons == name
+        plan.skip(name, which)
         reasons = reasons[~which]
     return halves
 
