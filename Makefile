@@ -6,8 +6,8 @@ JOBS   ?= 2
 SCALE  ?= 10
 SECONDS ?= 60
 MINUTES ?= 10
-LONG   := tests/chaos tests/controls tests/faults tests/fuzz tests/model tests/security tests/signing \
-          tests/repository/test_healthy.py tests/repository/test_damage_cells.py tests/mirror/test_mirror_cells.py
+LONG   := tests/verification/crash_points tests/verification/controls tests/verification/faults tests/verification/fuzz tests/verification/model tests/unit/security tests/unit/signing \
+          tests/verification/damage/test_healthy.py tests/verification/damage/test_damage_cells.py tests/verification/damage/test_mirror_cells.py
 
 TEST  := .venv
 CORE  := .envs/core
@@ -95,13 +95,13 @@ test-core: $(CORE)/.ready
 
 reliability: $(TEST)/.ready
 	CAS_CACHE_TEST_SCALE=$(SCALE) $(TEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LONG)
-	$(TEST)/bin/python tests/model/protocol.py --large
+	$(TEST)/bin/python tests/verification/model/protocol.py --large
 
 fuzz: $(TEST)/.ready
-	$(TEST)/bin/python tests/fuzz/run.py --seconds $(SECONDS)
+	$(TEST)/bin/python tests/verification/fuzz/run.py --seconds $(SECONDS)
 
 soak: $(TEST)/.ready
-	$(TEST)/bin/python tests/soak/soak.py --minutes $(MINUTES) --remote localstack
+	$(TEST)/bin/python tests/verification/soak/soak.py --minutes $(MINUTES) --remote localstack
 
 check: $(CHECK)/.ready
 	$(CHECK)/bin/ruff format --check .

@@ -27,7 +27,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import aiohttp
 import fsspec
@@ -40,7 +40,7 @@ from cas_cache.identity import keys_of_texts
 from cas_cache.repository import Repository
 from cas_cache.repository.reading import plan_ranges
 from cas_cache.storage.local import LocalStorage
-from contract.servers import Place, rclone
+from servers import Place, rclone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import numpy as np
 
@@ -416,7 +416,7 @@ def local_directory(folder: Path) -> Iterator[Callable[[str], Job]]:
 @contextmanager
 def loopback_s3(folder: Path) -> Iterator[Callable[[str], Job]]:
     """Yield a function that makes a place in a bucket of a server that runs until the block ends."""
-    from contract.servers import rclone
+    from servers import rclone
 
     with rclone(folder) as server:
 

@@ -89,12 +89,12 @@ def pytest_report_header() -> str | None:
 NEEDS = {
     "docs/test_docs_demo.py": ("mteb", "mteb"),
     "docs/test_docs_readme.py": ("mteb", "mteb"),
-    "interop": ("mteb", "mteb"),
-    "mteb_integration": ("mteb", "mteb"),
-    "search/test_search_mteb.py": ("mteb", "mteb"),
-    "search": ("faiss", "faiss"),
-    "security": ("mteb", "mteb"),
-    "test_stdlib_docs.py": ("mteb", "mteb"),
+    "unit/interop": ("mteb", "mteb"),
+    "mteb": ("mteb", "mteb"),
+    "mteb/test_search_mteb.py": ("mteb", "mteb"),
+    "unit/search": ("faiss", "faiss"),
+    "unit/security": ("mteb", "mteb"),
+    "docs/test_stdlib_docs.py": ("mteb", "mteb"),
 }
 """Modules and folders of tests, with the package that they cannot do without and the extra that installs it."""
 

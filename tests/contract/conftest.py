@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract import servers
+import servers
 
 if "cas_cache.testing.contract" not in sys.modules:
     pytest.register_assert_rewrite("cas_cache.testing.contract")

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from cas_cache import EmbeddingCache
-from contract.servers import Place
-from repository.storages import SPEC, texts, truth
+from paths import SUPPORT
+from servers import Place
+from storages import SPEC, texts, truth
 
 WORKERS = 8
 ROWS = 3
@@ -20,7 +21,7 @@ ROWS = 3
 WORKER = """
 import json, sys
 from cas_cache import EmbeddingCache
-from repository.storages import SPEC, truth
+from storages import SPEC, truth
 folder, options, mine = json.loads(sys.argv[1])
 for number, url in enumerate(sys.stdin):
     with EmbeddingCache(f"{folder}/{number}", remote=url.strip(), storage_options=options, push="manual") as cache:
@@ -48,7 +49,7 @@ def workers(directory: Path, options: dict[str, Any]) -> Iterator[list[subproces
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "CAS_CACHE_SELF_CHECK": "0"},
+            env={"PYTHONPATH": str(SUPPORT), "CAS_CACHE_SELF_CHECK": "0"},
         )
         for number in range(WORKERS)
     ]

@@ -18,7 +18,7 @@ from cas_cache.testing import (
     RefusalContract,
     StorageContract,
 )
-from contract.servers import Place
+from servers import Place
 
 Opener = Callable[[], Storage]
 

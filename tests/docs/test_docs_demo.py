@@ -4,13 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from docs.distinct_texts import distinct_texts
-
-ROOT = Path(__file__).resolve().parents[2]
+from distinct_texts import distinct_texts
+from paths import ROOT
 
 
 @pytest.mark.verify

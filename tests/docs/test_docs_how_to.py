@@ -27,8 +27,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.format.signing import Signer
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n+", re.DOTALL | re.MULTILINE)
 SHOWN_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # of RFC 8032, 7.1, test 1

@@ -15,8 +15,8 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
-from docs.installs import ROOT, assert_installs
-from repository.storages import SPEC, truth
+from installs import ROOT, assert_installs
+from storages import SPEC, truth
 from tiers import sampled
 
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)

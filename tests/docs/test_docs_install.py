@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docs.installs import ROOT, assert_installs
+from installs import ROOT, assert_installs
 
 SH = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = ("install.md", "index.md")

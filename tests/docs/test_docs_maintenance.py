@@ -11,9 +11,10 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
-from repository.storages import SPEC, texts, truth
+from paths import ROOT
+from storages import SPEC, texts, truth
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "maintenance.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "maintenance.md").read_text("utf-8")
 
 
 @pytest.mark.verify

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -24,8 +25,7 @@ def test_every_python_block_runs(
     """And prints what its comments say; an example of what is refused is refused."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import mteb
-
-    from mteb_integration import mteb_tasks
+    import mteb_tasks
 
     encoder = mteb.get_model("mteb/baseline-random-encoder")
     monkeypatch.setattr(mteb, "get_model", lambda name: encoder)

@@ -10,8 +10,8 @@ import pytest
 from cas_cache import EmbeddingCache
 from cas_cache.cli import cli
 from cas_cache.stats import MIN_ITEMS
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "notebooks-and-logs.md"
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CELL = re.compile(r'(?<=<div class="cas-cache-cell">\n).*?(?=\n</div>)', re.DOTALL)

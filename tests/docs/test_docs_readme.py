@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from docs.distinct_texts import distinct_texts
-from docs.installs import assert_installs
+from distinct_texts import distinct_texts
+from installs import assert_installs
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -29,7 +29,6 @@ def blocks(language: str) -> list[str]:
 def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working directory in which s3://team is a bucket and mteb needs no hub."""
     import mteb
-
     from stdlib_docs import StdlibDocsRetrieval
 
     localstack.create_bucket("team")

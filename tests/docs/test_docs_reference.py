@@ -7,8 +7,7 @@ from pathlib import Path
 
 from cas_cache.cli import cli
 from cas_cache.config.settings import KINDS, VARIABLES
-
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
 
 
 def test_the_reference_is_up_to_date() -> None:

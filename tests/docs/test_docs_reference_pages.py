@@ -4,15 +4,14 @@ import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from cas_cache import errors
 from cas_cache.cli import cli
 from cas_cache.config.settings import VARIABLES
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ERRORS = {
     name: found

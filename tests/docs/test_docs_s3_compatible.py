@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+import servers
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.repository import Repository
 from cas_cache.storage import open_storage
 from cas_cache.testing import CountingStorage, MemoryStorage
-from contract import servers
+from paths import ROOT
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "s3-compatible.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "s3-compatible.md").read_text("utf-8")
 SPEC = EncoderSpec(model="acme/letters", revision="v1")
 TEXTS = [f"text {number}" for number in range(100)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from playing import a_users, play
+from page_runner import a_users, play
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "explanation" / "threat-model.md"
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from playing import settled
+from page_runner import settled
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 RUN = re.compile(r"^```(python|sh|console)$", re.MULTILINE)
 
@@ -28,7 +28,7 @@ PLAYED = {
     "explanation/threat-model.md": "docs/test_docs_security.py",
     "explanation/derived.md": "docs/test_docs_pages.py",
     "how-to/mteb.md": "docs/test_docs_mteb.py",
-    "how-to/search.md": "search/test_search_docs.py",
+    "how-to/search.md": "docs/test_search_docs.py",
     "how-to/maintenance.md": "docs/test_docs_maintenance.py",
     "how-to/old-caches.md": "docs/test_docs_pages.py",
     "how-to/share.md": "docs/test_docs_how_to.py",
@@ -40,7 +40,7 @@ PLAYED = {
     "how-to/notebooks-and-logs.md": "docs/test_docs_notebooks.py",
     "how-to/zarr-and-dask.md": "docs/test_docs_pages.py",
     "how-to/several-machines.md": "docs/test_docs_how_to.py",
-    "how-to/test-with-faults.md": "faults/test_faults_page.py",
+    "how-to/test-with-faults.md": "docs/test_faults_page.py",
 }
 """For each page with blocks of Python or shell, the test that runs them."""
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from cas_cache.format.rows import digest_rows
 from cas_cache.format.signing import Signer
 from cas_cache.format.zarr_metadata import zarr_documents
 from cas_cache.identity import EncoderSpec, canonical_json, keys_of_rows, keys_of_texts
+from paths import ROOT
 
-SPEC = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "v1.md").read_text("utf-8")
+SPEC = (ROOT / "docs" / "spec" / "v1.md").read_text("utf-8")
 JSON_BLOCK = re.compile(r"^```json\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 MARKER, ENCODER, MANIFEST = (block.encode() for block in JSON_BLOCK.findall(SPEC))
 

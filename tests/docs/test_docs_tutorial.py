@@ -1,6 +1,6 @@
 """docs/tutorial.md is played in an empty directory, block by block, as a new user would, and prints what it says.
 
-To renew what it prints: `PYTHONPATH=tests python tests/docs/test_docs_tutorial.py`, and read the difference.
+To renew what it prints: `PYTHONPATH=tests/support python tests/docs/test_docs_tutorial.py`, and read the difference.
 """
 
 import difflib
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from playing import a_users, play, settled
+from page_runner import a_users, play, settled
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
 INSTALLS = re.compile(r"^```sh\n((?:.*\n)?pip install .*\n(?:.*\n)?)```$", re.MULTILINE)
 """The blocks that install: the only ones that are looked at, not run."""
