@@ -63,7 +63,7 @@ def check_never_meet(pair, place):
             np.testing.assert_allclose(found, answer, rtol=0, atol=2e-3 if answer.dtype == np.float16 else 1e-6)
 
 
-@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=8))
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=16))
 def test_what_decides_a_vector_keeps_runs_apart(name, tmp_path):
     """Two runs that differ in one determinant never share a row, and each gets the vectors of a plain run."""
     check_never_meet(DETERMINANTS[name], tmp_path)
@@ -76,7 +76,7 @@ def test_what_is_not_seen_yet(name, tmp_path):
     check_never_meet(NOT_SEEN[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=8))
+@pytest.mark.parametrize("name", sampled(DETERMINANTS, keep=16))
 def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
     """Without the determinant in spec or key, the first test fails: the two runs share rows."""
     DETERMINANTS[name].blind(monkeypatch)
@@ -84,7 +84,7 @@ def test_left_out_of_the_identity_it_is_missed(name, tmp_path, monkeypatch):
         check_never_meet(DETERMINANTS[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", sampled(NEUTRAL_PAIRS, keep=4))
+@pytest.mark.parametrize("name", sampled(NEUTRAL_PAIRS, keep=8))
 def test_what_decides_no_vector_keeps_nothing_apart(name, tmp_path):
     """Two runs without a relevant difference share all rows: the second encodes nothing and gets the right vectors."""
     one, other = NEUTRAL_PAIRS[name]

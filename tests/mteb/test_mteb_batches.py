@@ -17,6 +17,7 @@ from cas_cache.identity import keys_of_rows
 from cas_cache.mteb import CachedEmbeddingWrapper, dataset_adapter
 from mteb_encoders import TitleBodyEncoder
 from mteb_tasks import metadata
+from tiers import sampled
 
 META = metadata("A")
 
@@ -76,7 +77,7 @@ def test_few_rows_have_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert digest(of("a", "b", "c")) is not None
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", sampled(range(20), keep=5))
 def test_equal_digests_have_equal_keys(seed: int) -> None:
     """For random columns in random chunks, digests are equal exactly if the keys are."""
     random = np.random.default_rng(seed)

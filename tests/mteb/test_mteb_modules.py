@@ -46,7 +46,7 @@ def test_every_class_is_in_the_sweep():
     assert {name for name in set(st.__all__) - ABSTRACT if getattr(st, name) not in used} == set()
 
 
-@pytest.mark.parametrize("kind", sampled(KINDS, keep=4))
+@pytest.mark.parametrize("kind", sampled(KINDS, keep=8))
 def test_plain_cold_warm_and_a_second_machine_agree(kind, tmp_path):
     """The same vectors without a cache, with an empty one, with a full one, and from the repository."""
     plain = answers(SentenceTransformerEncoderWrapper(KINDS[kind]()))

@@ -15,6 +15,7 @@ import mteb_tasks as tasks
 from cas_cache.errors import ConfigurationError, DataWarning, MissingDependency
 from cas_cache.mteb import CachedEmbeddingWrapper, compat
 from mteb_encoders import HashEncoder
+from tiers import sampled
 
 
 class Sparse(HashEncoder):
@@ -80,7 +81,9 @@ def test_what_cannot_be_stored_is_passed_on(tmp_path: Path, kind: type[HashEncod
     assert [kind.__name__ in str(w.message) for w in caught if w.category is DataWarning] == [True]
 
 
-@pytest.mark.parametrize("name", ["mteb/baseline-random-sparse-encoder", "mteb/baseline-random-colbert"])
+@pytest.mark.parametrize(
+    "name", sampled(["mteb/baseline-random-sparse-encoder", "mteb/baseline-random-colbert"], keep=2)
+)
 def test_mtebs_own_sparse_and_multi_vector_models(tmp_path: Path, name: str) -> None:
     """Multi-vector models that declare it, also searching ones, are evaluated without the cache from the first call."""
     plain = tasks.scores(mteb.get_model(name), tasks.misleading_titles())

@@ -16,6 +16,7 @@ from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of, weights_fingerprint
 from mteb_tasks import loader, metadata
 from naming import named
+from tiers import sampled
 
 pytestmark = [
     # mteb asks sentence-transformers for a model's metadata by its old names.
@@ -100,7 +101,7 @@ def test_one_model_is_one_namespace(model):
     assert namespace_of(model) == before
 
 
-@pytest.mark.parametrize("change", [trained, quantized_weights, pooled_otherwise, not_normalized])
+@pytest.mark.parametrize("change", sampled([trained, quantized_weights, pooled_otherwise, not_normalized], keep=4))
 def test_a_model_that_was_changed_since_it_was_loaded_is_another(change):
     """A model that was changed after loading has another namespace: name and revision do not show the change."""
     assert namespace_of(change(load())) != namespace_of(load())
@@ -152,7 +153,7 @@ OWN_PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize(("prompts", "default"), OWN_PROMPTS, ids=json.dumps)
+@pytest.mark.parametrize(("prompts", "default"), sampled(OWN_PROMPTS, keep=4), ids=json.dumps)
 def test_the_prompt_in_the_spec_is_the_one_that_arrives(prompts, default, model):
     """The prompt in the spec is the one the model receives, for prompts of its configuration, every role, two tasks."""
     model.prompts, model.default_prompt_name = dict(prompts), default
@@ -164,7 +165,9 @@ def test_the_prompt_in_the_spec_is_the_one_that_arrives(prompts, default, model)
             assert spec.scope == {}
 
 
-@pytest.mark.parametrize("given", [{"query": "q: ", "document": "d: "}, {"STS12": "t: "}, {"Retrieval-query": "rq: "}])
+@pytest.mark.parametrize(
+    "given", sampled([{"query": "q: ", "document": "d: "}, {"STS12": "t: "}, {"Retrieval-query": "rq: "}], keep=3)
+)
 @pytest.mark.parametrize("own", [{}, {"query": "own query: ", "document": "own document: "}], ids=named)
 def test_prompts_given_to_mteb_arrive_as_the_spec_says(given, own, model):
     """Prompts that are passed to mteb overrule the model's own."""

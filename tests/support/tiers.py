@@ -27,10 +27,10 @@ def sampled(cases: Iterable[Any], keep: int | Collection[Any]) -> list[Any]:
         ValueError: `keep` names a case that does not exist.
     """
     cases = list(cases)
-    kept = cases[::keep] if isinstance(keep, int) else [case for case in cases if case in keep]
-    if not isinstance(keep, int) and len(kept) != len(keep):
+    kept = [n % keep == 0 if isinstance(keep, int) else case in keep for n, case in enumerate(cases)]
+    if not isinstance(keep, int) and sum(kept) != len(keep):
         raise ValueError(f"not all of {sorted(keep, key=str)} are among the cases {cases}")
-    return [case if case in kept else _only_verify(case) for case in cases]
+    return [case if stays else _only_verify(case) for case, stays in zip(cases, kept, strict=True)]
 
 
 def _only_verify(case: Any) -> Any:

@@ -422,6 +422,7 @@ def test_ctrl_c_while_an_endpoint_does_not_answer(tmp_path: Path) -> None:
     assert pending_rows(tmp_path / "m") == 6
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize(
     "number", sampled([signal.SIGTERM, signal.SIGKILL], keep={signal.SIGKILL}), ids=["SIGTERM", "SIGKILL"]
 )

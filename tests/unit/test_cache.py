@@ -115,6 +115,7 @@ def test_order_and_repeats(cache: EmbeddingCache) -> None:
     np.testing.assert_array_equal(cache.encode(iter(wanted), SPEC, never), truth(wanted))
 
 
+@pytest.mark.verify
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.text(max_size=3), max_size=12), max_size=5), st.integers(1, 4))
 def test_any_calls_give_what_the_encoder_gives(tmp_path_factory: Any, calls: list[list[str]], chunk: int) -> None:

@@ -109,6 +109,7 @@ def test_offline_it_still_shows_itself(run: Any, monkeypatch: pytest.MonkeyPatch
     assert run("demo").code == 0
 
 
+@pytest.mark.verify
 @pytest.mark.usefixtures("few")
 def test_a_broken_promise_is_exit_code_1(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vector that differs in one bit, and a text that is encoded again."""

@@ -212,6 +212,7 @@ exporting.Selection.chunks = slowly
 """
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("format_name", sampled(["npy", "parquet"], keep={"npy"}))
 def test_an_export_leaves_nothing_half_made(tmp_path: Path, format_name: str) -> None:
     """Neither the target nor its temporary file is there; the next run makes it."""

@@ -46,7 +46,7 @@ def test_every_command_that_deletes_has_it() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DELETE))
-@pytest.mark.parametrize("extra", [[], ["--json"], ["-q"]], ids=["plain", "json", "quiet"])
+@pytest.mark.parametrize("extra", sampled([[], ["--json"], ["-q"]], keep=4), ids=["plain", "json", "quiet"])
 def test_where_nobody_can_be_asked_it_refuses(run: Any, places: Places, name: str, extra: list[str]) -> None:
     """Usage, exit code 2, before any request, with the two ways out; with --yes it does it."""
     before = tree(places.mirror.parent)
@@ -79,6 +79,7 @@ def on_a_terminal(words: list[str], answer: str) -> tuple[int, str]:
     return process.returncode, screen.decode()
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", sampled(sorted(DELETE), keep=4))
 def test_on_a_terminal_it_shows_the_plan_and_asks(places: Places, name: str) -> None:
     """No is exit code 1, and nothing was deleted; so is an answer of nothing; yes does it."""
@@ -100,7 +101,7 @@ def test_a_question_is_seen_with_q(places: Places) -> None:
     assert (code, "[y/N]" in screen) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["prune", "evict"])
+@pytest.mark.parametrize("name", sampled(["prune", "evict"], keep=2))
 def test_nothing_to_delete_is_nothing_to_ask(places: Places, name: str) -> None:
     """On a terminal, too."""
     words = words_of(name, places)

@@ -409,6 +409,7 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(call, capture_output=True, text=True, check=False, env={**os.environ, **secrets})
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("loud", sampled(["-v", "-vv"], keep={"-vv"}))
 def test_no_secret_in_tracebacks_and_logs(tmp_path: Path, loud: str) -> None:
     """A service that quotes key, token and signature: the traceback is there, and they are not in it."""

@@ -451,7 +451,7 @@ def test_a_missing_marker_without_list_permission() -> None:
     assert bad(report) == {"missing": "FAIL"}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("error", sampled([KeyboardInterrupt, ValueError], keep=4))
 @pytest.mark.parametrize("at", [1, 2, 5, 20, 150])
 def test_whatever_happens_it_is_cleaned_up(at: int, error: Any) -> None:
     """Ctrl-C and bugs included: the scratch folder is emptied, and what raised goes on."""
@@ -589,11 +589,14 @@ def test_a_test_without_words_is_told_by_its_docstring() -> None:
 @pytest.mark.parametrize("elsewhere", sampled([False, True], keep={True}))
 @pytest.mark.parametrize(
     ("error", "shown", "hidden"),
-    [
-        (RemoteUnavailable("No answer. Check the network."), "No answer. Check the network.", "nothing"),
-        (ValueError("url?token=hunter2"), "ValueError", "hunter2"),
-        (AssertionError("one of two"), "one of two", "nothing"),
-    ],
+    sampled(
+        [
+            (RemoteUnavailable("No answer. Check the network."), "No answer. Check the network.", "nothing"),
+            (ValueError("url?token=hunter2"), "ValueError", "hunter2"),
+            (AssertionError("one of two"), "one of two", "nothing"),
+        ],
+        keep=3,
+    ),
 )
 def test_how_a_failed_test_is_told(error: Exception, shown: str, hidden: str, *, elsewhere: bool) -> None:
     """In the words of our errors and assertions; of others, which may quote a token, the name only."""
@@ -909,6 +912,7 @@ def test_hidden_files_are_no_obstacle(run: Any, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == [".DS_Store"]
 
 
+@pytest.mark.verify
 def test_a_look_at_what_is_there_changes_nothing(run: Any, tmp_path: Path) -> None:
     """Mirror and repository are the same afterwards, file by file; one line a check."""
     with EmbeddingCache(tmp_path / "mirror", remote=str(tmp_path / "repo")) as cache:

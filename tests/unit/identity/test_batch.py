@@ -102,6 +102,7 @@ print((peak() - before) >> 20)
 """
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("texts", sampled(["list", "long", "column"], keep={"column"}))
 def test_hashing_takes_little_memory(texts: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ def column(keys: list[bytes]) -> Any:
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
 
 
+@pytest.mark.verify
 @settings(max_examples=200)
 @given(LISTS, LISTS, st.lists(st.integers(1, 6), max_size=12))
 def test_finds_what_a_dict_finds(stored: list[bytes], asked: list[bytes], steps: list[int]) -> None:

@@ -79,6 +79,7 @@ def test_a_batch_is_remembered_by_new_objects(ns: Namespace, rows: Any) -> None:
         assert namespace.remembered(batch(2000, None)) is None
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("rows", [np.arange(2000), np.arange(2000)[::-1].copy()])
 def test_every_flipped_bit_is_noticed(ns: Namespace, rows: Any) -> None:
     """A damaged memo is never used, so it never returns other rows."""

@@ -100,6 +100,7 @@ def read_all(folder):
         assert check_mirror(cache.mirror).clean
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("code", sampled([errno.errorcode[code] for code in PASSING], keep={"EMFILE"}))
 def test_a_healthy_mirror_is_never_called_damaged(healthy, monkeypatch, code):
     """Each system call fails once: the answer is right or the error says "try again", and a retry is right."""

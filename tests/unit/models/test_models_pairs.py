@@ -506,7 +506,7 @@ def identity(built: Any) -> dict[str, Any]:
     return describe(built).identity()
 
 
-@pytest.mark.parametrize("name", sampled(PAIRS, keep=4))
+@pytest.mark.parametrize("name", sampled(PAIRS, keep=10))
 def test_changes_of_vectors_are_in_the_description(name: str, figure: Any) -> None:
     """Models with different vectors have different descriptions, before and after encoding, and fingerprints."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
@@ -562,7 +562,7 @@ def test_a_described_layer_is_compared_again(name: str) -> None:
     assert identity(built) != before
 
 
-@pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=4))
+@pytest.mark.parametrize("name", sampled([name for name, pair in PAIRS.items() if pair.blind], keep=12))
 def test_without_the_part_that_describes_it_two_models_are_equal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part of a description is needed: without it the test above fails."""
     one, other = PAIRS[name].one(), PAIRS[name].other()
@@ -770,7 +770,7 @@ NEUTRAL = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(NEUTRAL, keep=3))
+@pytest.mark.parametrize("name", sampled(NEUTRAL, keep=9))
 def test_neutral_changes_are_not_in_the_description(name: str) -> None:
     """Speed, paths, versions and defaults do not change a description."""
     assert identity(NEUTRAL[name]()) == identity(model())

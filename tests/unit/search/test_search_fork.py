@@ -46,6 +46,7 @@ wait_for_child(1)
 """
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")
 @pytest.mark.parametrize("index", sampled(["", "HNSW32"], keep=[""]))
 def test_a_forked_process_finds_what_its_parent_finds(tmp_path: Path, index: str) -> None:

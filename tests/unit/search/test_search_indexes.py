@@ -84,7 +84,7 @@ def test_is_mapped_from_its_file(directory: Path, index: str) -> None:
 
 
 @pytest.mark.parametrize("index", ["HNSW32", "IVF64,PQ6"])
-@pytest.mark.parametrize("dtype", ["float16", "float64", "int8"])
+@pytest.mark.parametrize("dtype", sampled(["float16", "float64", "int8"], keep=3))
 def test_other_dtypes(tmp_path: Path, index: str, dtype: str) -> None:
     """Are converted for the index, and scored as they are stored."""
     rows = vectors(2000, dtype=dtype)
@@ -110,7 +110,7 @@ def test_few_rows_need_no_index(tmp_path: Path) -> None:
     assert recall(searcher.search(QUERIES, 9), QUERIES, rows, "cosine") == 1
 
 
-@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize("index", sampled(INDEXES, keep=3))
 def test_rows_that_come_later(directory: Path, index: str) -> None:
     """A few are searched exactly; many extend the file; the answers are right at any time."""
     first = opened(directory, index=index, metric="l2")

@@ -68,6 +68,7 @@ def test_a_directory_that_is_there_keeps_its_mode(tmp_path: Path, mode: int) -> 
         assert mode_of(directory) == mode
 
 
+@pytest.mark.verify
 def test_temporary_files(tmp_path: Path, umask: int) -> None:
     """While a file is written it has the mode that it is to have, so that nobody reads it in between."""
     seen = set()

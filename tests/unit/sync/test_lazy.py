@@ -35,6 +35,7 @@ from storages import (
     texts,
     truth,
 )
+from tiers import sampled
 
 MANY = texts(400)
 
@@ -254,7 +255,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("part", ["vectors", "keys", "digests"])
+@pytest.mark.parametrize("part", sampled(["vectors", "keys", "digests"], keep=4))
 def test_a_damaged_pack_gives_misses(memory: Memory, tmp_path: Path, part: str, how: str) -> None:
     """Never a wrong vector: its rows are encoded again, with a warning, and the other pack answers."""
     _change(memory, part, DAMAGE[how])
@@ -334,7 +335,7 @@ def _write_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5000])
 
 
-@pytest.mark.parametrize("how", LOCAL)
+@pytest.mark.parametrize("how", sampled(LOCAL, keep=4))
 def test_a_damaged_catalogue_is_read_again(memory: Memory, tmp_path: Path, how: str) -> None:
     """Never a wrong vector. But for keys, which are misses then, it costs no encoding either."""
     with lazily(tmp_path / "laptop", memory) as cache:

@@ -37,6 +37,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     return Stage(request.param, tmp_path / "stage")
 
 
+@pytest.mark.verify
 def test_cut_short_at_any_file_operation(stage: Stage, figure: Callable[[str, int], None]) -> None:
     """A death before it, in the midst of a write, after it, a power cut: nothing acknowledged is lost, it finishes."""
     stage.finish_each = FINISH_EACH
@@ -49,6 +50,7 @@ def test_cut_short_at_any_file_operation(stage: Stage, figure: Callable[[str, in
     figure("states judged", stage.judged)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("full", [False, True] if SCALE > 1 else [False], ids=lambda full: "full" if full else "once")
 def test_a_file_operation_that_fails(stage: Stage, figure: Callable[[str, int], None], full: bool) -> None:
     """With ENOSPC or EIO: an error of ours or none, and the same objects go on when there is room."""

@@ -34,6 +34,7 @@ def _one_thing_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("flow", sampled(STORAGE_FLOWS, keep={"push"}))
 def test_a_flow_cut_short_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], flow: str

@@ -51,6 +51,7 @@ def chunks_of(name: str, manifest: Manifest) -> list[str]:
     return [layout.object_path(name, it) for it in manifest.objects if not it.endswith("zarr.json")]
 
 
+@pytest.mark.verify
 @damages
 def test_a_damaged_merge_hides_none_of_its_sources(before: Scene, damage: Callable[[MemoryStorage, str], None]) -> None:
     """Whichever object of it: its rows come from what it supersedes, now and with the next pull; prune keeps these."""

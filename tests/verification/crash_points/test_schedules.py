@@ -40,6 +40,7 @@ MAX_SEEDS = 40
 Figure = Callable[[str, int], None]
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", sampled(PLAYS, keep={"two compactions"}))
 def test_every_schedule_is_right(tmp_path: Path, figure: Figure, name: str) -> None:
     """Every vector is right, what was acknowledged is found, checks report no loss, and everybody finishes."""

@@ -248,6 +248,7 @@ def wanted(scene: Scene) -> list[list[str]]:
     return [[text for text in ALL if text in {*a, *b}] for a, b in zip(scene.known, pushed, strict=True)]
 
 
+@pytest.mark.verify
 def test_a_prune_within_a_push(waiting: Scene, world: World) -> None:
     """At every operation of the push: what is old goes, and nothing of the push."""
     for scene, storage in everywhere(waiting, world, push_it, lambda scene: prune(Repository(scene.storage))):

@@ -49,6 +49,7 @@ def scenes_in(folder: Path) -> dict[Any, Scene]:
     return {make: make(Mirrors(folder / make.__name__), MemoryStorage()) for make in makers}
 
 
+@pytest.mark.verify
 @ways
 @pytest.mark.usefixtures("quick")
 def test_a_client_whose_clock_is_wrong(
@@ -66,6 +67,7 @@ def test_a_client_whose_clock_is_wrong(
     figure("flows with a wrong clock", len(FLOWS) + 1)
 
 
+@pytest.mark.verify
 @ways
 @pytest.mark.usefixtures("quick")
 def test_a_storage_whose_clock_is_wrong(

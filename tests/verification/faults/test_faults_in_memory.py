@@ -89,6 +89,7 @@ def gone(storage: MemoryStorage) -> dict[str, ObjectInfo]:
     return {path: ObjectInfo(path, size, 0.0) for path, size in sizes.items()}
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", sampled(FLOWS, keep={"push"}))
 def test_every_kind_in_every_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str, int], None], name: str

@@ -37,6 +37,7 @@ from cas_cache.repository import Repository
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.testing import MemoryStorage
 from storages import SPEC, Machine, texts, truth
+from tiers import sampled
 
 
 @pytest.mark.parametrize(
@@ -296,13 +297,13 @@ def hostile(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [
+    sampled([
         "ls {m}", "ls {m} --json", "ls --remote {r}", "info {m}", "info {m} --json", "status {m} --remote {r}",
         "status {m} --remote {r} --json", "check --remote {r}", "check --remote {r} --read-data --json",
         "check {m} --mirror", "push {m} --remote {r}", "pull {n} --remote {r}", "pull {n} --remote {r} --model nobody",
         "search {m} missing", "search {m} missing --task T", "export {m} {n} --format npy --task T",
         "import mteb {m} {n} --model a",
-    ],
+    ], keep=4),
 )  # fmt: skip
 def test_names_do_not_act_on_a_terminal(words: str, hostile: Path, run: Callable[..., Any]) -> None:
     """Names and prompts that others wrote are shown, escaped, whatever shows them."""
