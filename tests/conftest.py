@@ -21,6 +21,7 @@ Never: changes the environment outside a test, or lets a test see CAS_CACHE_* or
 
 import gc
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -213,6 +214,9 @@ def s3_remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Return a function that runs the command in this process."""
     monkeypatch.setenv("COLUMNS", "80")
+    logger = logging.getLogger("cas_cache")  # -v sets it up for the process, which is this one
+    monkeypatch.setattr(logger, "handlers", logger.handlers)
+    monkeypatch.setattr(logger, "level", logger.level)
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["cas-cache", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""The golden repository is read by the package and by a stranger, with the same answer."""
+"""The golden repository is read by the package and by the reference reader, with the same answer."""
 
 import ast
 import json
@@ -6,27 +6,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
+import reference_reader
 from cas_cache import EmbeddingCache
 from cas_cache.mirror import Mirror
+from paths import SUPPORT, TESTS
 
-HERE = Path(__file__).resolve().parent
-GOLDEN = HERE.parent / "golden" / "v1"
+GOLDEN = TESTS / "golden" / "v1"
 EXPECTED: dict[str, dict[str, list[str]]] = json.loads((GOLDEN / "expected.json").read_text("utf-8"))
-
-
-@pytest.fixture
-def stranger(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stranger's module."""
-    monkeypatch.syspath_prepend(str(HERE))
-    import stranger
-
-    return stranger
 
 
 def check(namespace: str, rows: dict[str, str]) -> None:
@@ -36,17 +27,17 @@ def check(namespace: str, rows: dict[str, str]) -> None:
         assert vector in EXPECTED[namespace][key]
 
 
-def test_the_stranger_reads_it(stranger: Any) -> None:
+def test_the_reference_reader_reads_it() -> None:
     """A reader written from the spec finds every row."""
-    found = stranger.read(GOLDEN / "repository")
+    found = reference_reader.read(GOLDEN / "repository")
     assert found.keys() == EXPECTED.keys()
     for namespace, (_, rows) in found.items():
         check(namespace, {key.hex(): vector.tobytes().hex() for key, vector in rows.items()})
 
 
-def test_the_stranger_knows_neither_of_us() -> None:
+def test_the_reference_reader_imports_neither_of_us() -> None:
     """It imports neither cas_cache nor zarr, and is short."""
-    source = (HERE / "stranger.py").read_text("utf-8")
+    source = (SUPPORT / "reference_reader.py").read_text("utf-8")
     imported = {
         name.partition(".")[0]
         for node in ast.walk(ast.parse(source))
@@ -77,7 +68,7 @@ def test_zarr_reads_it() -> None:
 
 
 @pytest.mark.parametrize("kind", ["keys", "vectors", "digests", "manifest", "spec"])
-def test_the_stranger_refuses_damage(stranger: Any, tmp_path: Path, kind: str) -> None:
+def test_the_reference_reader_refuses_damage(tmp_path: Path, kind: str) -> None:
     """The spec's checks are enough to notice a flipped bit anywhere that is read."""
     root = shutil.copytree(GOLDEN / "repository", tmp_path / "repository")
     manifest = min(root.glob("manifests/*/*.json"))
@@ -87,13 +78,13 @@ def test_the_stranger_refuses_damage(stranger: Any, tmp_path: Path, kind: str) -
     }.get(kind) or min((root / "packs" / manifest.stem / kind).glob("c/0*"))
     path = next(path.rglob("*")) if path.is_dir() else path
     path.write_bytes(path.read_bytes()[:-2] + bytes([path.read_bytes()[-2] ^ 1]) + path.read_bytes()[-1:])
-    with pytest.raises((stranger.Refused, ValueError, KeyError)):
-        stranger.read(root)
+    with pytest.raises((reference_reader.Refused, ValueError, KeyError)):
+        reference_reader.read(root)
 
 
 def test_the_golden_repository_is_made_the_same_today(tmp_path: Path) -> None:
     """Today's writer still makes the very same objects under the very same names, whatever zarr is installed."""
-    subprocess.run([sys.executable, str(HERE.parent / "golden" / "make.py"), str(tmp_path)], check=True)
+    subprocess.run([sys.executable, str(TESTS / "golden" / "make.py"), str(tmp_path)], check=True)
     assert json.loads((tmp_path / "expected.json").read_text("utf-8")) == EXPECTED
 
     def objects(root: Path) -> dict[str, bytes]:

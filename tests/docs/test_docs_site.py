@@ -33,7 +33,7 @@ PLAYED = {
     "how-to/old-caches.md": "docs/test_docs_pages.py",
     "how-to/share.md": "docs/test_docs_how_to.py",
     "how-to/sign.md": "docs/test_docs_how_to.py",
-    "how-to/ci.md": "test_ci_recipes.py",
+    "how-to/ci.md": "docs/test_ci_recipes.py",
     "how-to/s3-compatible.md": "docs/test_docs_s3_compatible.py",
     "how-to/laptop.md": "docs/test_docs_how_to.py",
     "how-to/localstack.md": "docs/test_docs_how_to.py",

@@ -41,7 +41,6 @@ BASE_CODE = 128
 
 @click.group(
     cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
     examples=(
         "cas-cache demo",
         "cas-cache ls my_mirror",
