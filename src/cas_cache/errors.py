@@ -199,7 +199,7 @@ class SelfCheckTooLarge(CasCacheError, ValueError):
 
 
 class CacheMiss(CasCacheError, KeyError):
-    """Rows are not in the cache and ``only_cached=True`` forbids encoding them.
+    """Rows are not in the cache: ``only_cached=True`` forbids encoding them, or `get` has no NaN for whole numbers.
 
     Attributes:
         positions: Positions of the first missing items in the caller's input (at most 10).

@@ -118,7 +118,7 @@ class SharedMirror:
         self._remote_errors = RemoteErrors(self.mirror.directory)
         self._pusher = None
         if push == "background" and repository is not None and not (self.offline or self.read_only):
-            repository.must_sign()  # before anything is paid for
+            repository.require_signer()  # before anything is paid for
             self._pusher = self._started_pusher(self._given["push_seconds"])
 
     def _started_pusher(self, seconds: float | None) -> BackgroundPush:

@@ -76,7 +76,7 @@ class PackCheck:
 
     Attributes:
         storage: The storage of the repository.
-        of: Ids of the namespace and of the pack.
+        ref: Ids of the namespace and of the pack.
         manifest: The pack's manifest.
     """
 

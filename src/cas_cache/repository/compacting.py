@@ -177,8 +177,8 @@ def compact(
     report = CompactReport()
     repository.must_exist()
     if not dry_run:
-        repository.must_sign()
-        repository.writable()
+        repository.require_signer()
+        repository.require_writable()
     requested = None if namespaces is None else set(namespaces)
     read = repository.read_manifests(
         [ref for ref in repository.packs() if requested is None or ref.namespace in requested]

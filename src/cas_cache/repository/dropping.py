@@ -166,7 +166,7 @@ def drop(repository: Repository, namespace: str, *, force: bool = False, dry_run
             the objects whose manifests are already deleted.
     """
     repository.must_exist()
-    repository.writable()
+    repository.require_writable()
     now = time.time() if dry_run else storage_time(repository)
     listed = repository.storage.list("")
     if all(entry.path != layout.MARKER for entry in listed):
@@ -215,7 +215,7 @@ def drop_pack(repository: Repository, pack: str, *, force: bool = False, dry_run
     """
     repository.must_exist()
     if not dry_run:
-        repository.writable()
+        repository.require_writable()
     listed = repository.packs()
     matches = [ref for ref in listed if ref.pack.startswith(pack)]
     if len(matches) > 1 or not pack:

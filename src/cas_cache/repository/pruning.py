@@ -31,6 +31,7 @@ from cas_cache.format.marker import MAX_DOCUMENT_BYTES
 from cas_cache.identity import parsed_json
 from cas_cache.progress import progress_bar
 from cas_cache.repository.listing import RepositoryListing
+from cas_cache.repository.publishing import MAX_SECONDS
 from cas_cache.storage.threads import ordered_map
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ DAY = 86_400.0
 GRACE = 7 * DAY
 """Default grace period in seconds: longer than any reader or writer needs for one pack."""
 
-MIN_GRACE = DAY
-"""Minimum grace period: a writer may use a name for this long before it is visible (see `repository.MAX_SECONDS`). A
-shorter one must be forced."""
+MIN_GRACE = 2.0 * MAX_SECONDS
+"""Minimum grace period, in seconds: a writer may use a name for this long before it is visible. A shorter one must be
+forced."""
 
 MAX_PACKS = 10_000
 """Maximum number of packs that one run deletes."""
@@ -229,7 +230,7 @@ def prune(  # noqa: PLR0913 - independent switches, all by name
             f"{MIN_GRACE / DAY:.0f} day. If nobody writes or reads, use force=True (--force)."
         )
     repository.must_exist()
-    repository.writable()
+    repository.require_writable()
     now = time.time() if dry_run else storage_time(repository)
     listed = repository.storage.list("")
     listing = RepositoryListing.of(listed)

@@ -232,7 +232,7 @@ class Repository(Displayable):
             CredentialInSpec: If the spec holds a credential.
         """
         check_no_credentials(spec)
-        self.writable()
+        self.require_writable()
         written = self._specs.get(spec.namespace)
         if written is None or time.monotonic() - written > SPEC_SECONDS:
             self.storage.put(layout.spec_path(spec.namespace), spec.canonical())
@@ -283,8 +283,8 @@ class Repository(Displayable):
             UnsupportedFormat: If the repository requires a feature of writers that this version does not know.
             ConfigurationError: If only signed packs are trusted, and this one would not be signed.
         """
-        self.must_sign()
-        self.writable()
+        self.require_signer()
+        self.require_writable()
         began = time.time() if began is None else began
         manifest = describe(namespace, source, nonce, supersedes, source_rows=source_rows, appearance=appearance)
         # A merge is signed only if its packs were verified: a signature over unverified packs would vouch for them.
@@ -317,7 +317,7 @@ class Repository(Displayable):
         for _ in ordered_map(self.storage.delete, list(paths)):
             pass
 
-    def must_sign(self) -> None:
+    def require_signer(self) -> None:
         """Raise an error if new packs would be invisible to clients that trust the same keys as this repository object.
 
         Raises:
@@ -325,7 +325,7 @@ class Repository(Displayable):
         """
         check_signer(self.trust, self.signer)
 
-    def writable(self) -> None:
+    def require_writable(self) -> None:
         """Raise an error unless this version may write the repository; create the repository if it does not exist.
 
         Raises:

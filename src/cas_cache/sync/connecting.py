@@ -47,8 +47,7 @@ def bind(mirror: Mirror, repository: Repository) -> None:
 
     Raises:
         RepositoryMismatch: If the mirror belongs to another repository.
-        RepositoryError: If no two reads of the marker in a row agree.
-        RepositoryError: If the marker is not the same when it is read again.
+        RepositoryError: If no two reads of the marker in a row agree, or it differs from the first read.
         RemoteError: If the remote is unreachable or refuses a request.
     """
     # A mirror stays with its repository, and no hash covers the marker, so a single damaged read must not decide this.

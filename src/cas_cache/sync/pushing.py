@@ -59,7 +59,7 @@ def push(
     pending = [ns for ns in selected(mirror, namespaces, report) if ns.pending_rows and _may_be_pushed(ns, report)]
     if not pending:
         return report
-    repository.must_sign()
+    repository.require_signer()
     if not connect(mirror, repository):
         repository.create(found_empty=True)
         bind(mirror, repository)

@@ -129,7 +129,7 @@ def marker(folder: Path) -> Target:
             repository = Repository(storage)
             assert repository.open()
             assert_printable(repository.id)
-            repository.writable()
+            repository.require_writable()
         with typed():
             check(Repository(storage))
 
