@@ -2,12 +2,13 @@
 PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
 TORCH_INDEX ?=
 REMOTE ?= local
-JOBS   ?= 2
+JOBS   ?= 3
 SCALE  ?= 10
 SECONDS ?= 60
 MINUTES ?= 10
-LONG   := tests/verification/crash_points tests/verification/controls tests/verification/faults tests/verification/fuzz tests/verification/model tests/unit/security tests/unit/signing \
-          tests/verification/damage/test_healthy.py tests/verification/damage/test_damage_cells.py tests/verification/damage/test_mirror_cells.py
+V      := tests/verification
+LONG   := $(V)/crash_points $(V)/controls $(V)/faults $(V)/fuzz $(V)/model $(V)/damage \
+          tests/unit/security tests/unit/signing
 
 TEST  := .venv
 CORE  := .envs/core
@@ -26,9 +27,9 @@ export NO_MKDOCS_2_WARNING := 1
 
 help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
-	@echo "make test [JOBS=2]             the tests for every change, LocalStack included, in so many processes"
-	@echo "make test-core [JOBS=2]        those of make test that need neither mteb nor torch: any Python from 3.11 to 3.14"
-	@echo "make verify [JOBS=2]           the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
+	@echo "make test [JOBS=3]             the tests for every change, LocalStack included, in so many processes"
+	@echo "make test-core [JOBS=3]        those of make test that need neither mteb nor torch: any Python from 3.11 to 3.14"
+	@echo "make verify [JOBS=3]           the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
 	@echo "make environments              a part of the tests with the lowest and newest dependencies, and on every Python here"
 	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make verify does"
 	@echo "make fuzz [SECONDS=60]         coverage-guided fuzzing of all that is parsed, so long for each of 22 targets"

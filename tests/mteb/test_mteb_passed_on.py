@@ -68,7 +68,7 @@ def passed_on(model: Any, folder: Path, **options: Any) -> CachedEmbeddingWrappe
         return CachedEmbeddingWrapper(model, folder, **options)
 
 
-@pytest.mark.parametrize("kind", [Sparse, Padded, Ragged])
+@pytest.mark.parametrize("kind", sampled([Sparse, Padded, Ragged], keep=3))
 def test_what_cannot_be_stored_is_passed_on(tmp_path: Path, kind: type[HashEncoder]) -> None:
     """If the first vectors show it, scores are those without a cache, one warning is shown, nothing is stored."""
     plain = tasks.scores(kind(), tasks.misleading_titles())

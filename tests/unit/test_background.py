@@ -606,6 +606,7 @@ def test_rows_of_a_forked_worker_go_up_with_its_parents(tmp_path: Path) -> None:
     assert EmbeddingCache(tmp_path / "far", remote=str(tmp_path / "repo")).pull().rows == 12
 
 
+@pytest.mark.verify
 def test_a_long_last_push_says_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from cas_cache.repository import Repository
 from cas_cache.storage import open_storage
 from paths import ROOT
 from storages import SPEC, Memory, texts, truth
+from tiers import sampled
 
 SOURCE = str(ROOT / "src")
 
@@ -108,7 +109,7 @@ def test_a_pickle_holds_no_lock_and_no_row(tmp_path: Path) -> None:
     assert evict(Mirror(tmp_path / "mirror"), 0).evicted
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", sampled(["spawn", "fork", "forkserver"], keep=3))
 def test_workers_share_the_mirror_and_push_each_row_once(tmp_path: Path, method: str) -> None:
     """Vectors are right, all rows are kept, and the parent's pending rows are in one pack."""
     with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "remote") as cache:

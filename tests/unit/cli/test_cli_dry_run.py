@@ -113,7 +113,7 @@ def test_who_may_only_read_sees_the_plan(run: Any, places: Places, monkeypatch: 
     assert run(*words).code == 1
 
 
-@pytest.mark.parametrize("name", ["pull", "push", "sync"])
+@pytest.mark.parametrize("name", sampled(["pull", "push", "sync"], keep=3))
 def test_errors_are_those_of_the_command(
     run: Any, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.cli import main
+from tiers import sampled
 
 SPEC = EncoderSpec(model="組織/モデル", revision="abc1234", prompt="検索クエリ: 😀 ", role="query")
 TEXTS = ["ä", "日本", "x"]
@@ -43,17 +44,20 @@ def printed(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: object) -> t
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 @pytest.mark.parametrize(
     ("words", "code"),
-    [
-        (("ls", "{mirror}"), 0),
-        (("info", "{mirror}", "--namespace", SPEC.namespace[:12]), 0),
-        (("status", "{mirror}"), 0),
-        (("search", "{mirror}", "日本", "-k", "2"), 0),
-        (("search", "{mirror}", "日本語"), 1),
-        (("push", "{mirror}", "--model", "モデ"), 1),
-        (("pull", "{mirror}", "--remote", "{mirror}é"), 1),
-        (("ls", "-v", "{mirror}é"), 1),
-        (("--nonsense-é",), 2),
-    ],
+    sampled(
+        [
+            (("ls", "{mirror}"), 0),
+            (("info", "{mirror}", "--namespace", SPEC.namespace[:12]), 0),
+            (("status", "{mirror}"), 0),
+            (("search", "{mirror}", "日本", "-k", "2"), 0),
+            (("search", "{mirror}", "日本語"), 1),
+            (("push", "{mirror}", "--model", "モデ"), 1),
+            (("pull", "{mirror}", "--remote", "{mirror}é"), 1),
+            (("ls", "-v", "{mirror}é"), 1),
+            (("--nonsense-é",), 2),
+        ],
+        keep=4,
+    ),
 )
 def test_no_encoding_is_too_small(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, words: tuple[str, ...], code: int

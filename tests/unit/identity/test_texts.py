@@ -17,6 +17,7 @@ from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import InvalidItem
 from cas_cache.identity import batch_of_texts, keys_of_texts, texts
 from cas_cache.identity import keys as batch_module
+from tiers import sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ COLUMNS: dict[str, Callable[[list[str]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("kind", sampled(COLUMNS, keep=3))
 def test_a_sequence_of_texts_has_the_vectors_of_its_list(kind, tmp_path, monkeypatch):
     """Cold and warm, with blocks that are smaller than the column, and by digest."""
     monkeypatch.setattr(texts, "BLOCK_ITEMS", 2)
@@ -152,7 +153,7 @@ NOT_TEXTS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_TEXTS)
-@pytest.mark.parametrize("call", ["encode", "get", "put"])
+@pytest.mark.parametrize("call", sampled(["encode", "get", "put"], keep=5))
 def test_anything_else_is_refused_and_nothing_is_stored(kind, call, tmp_path):
     """A typed error, before the encoder is called."""
     made = NOT_TEXTS[kind]()

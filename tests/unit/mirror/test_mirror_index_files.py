@@ -239,6 +239,7 @@ def test_any_flipped_byte(tmp_path: Path, mask: int) -> None:
         assert found.find(wanted, keys).tolist() == expected
 
 
+@pytest.mark.verify
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), late=st.booleans())
 def test_any_damage(data: st.DataObject, late: bool) -> None:

@@ -38,6 +38,7 @@ from storages import (
     reseal,
     texts,
 )
+from tiers import sampled
 
 DOCS = ROOT / "docs" / "reference" / "check.md"
 GOLDEN = TESTS / "golden" / "v1" / "repository"
@@ -86,7 +87,17 @@ def memory(whole: dict[str, bytes]) -> Memory:
 @pytest.mark.parametrize("read_data", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    [("float32", (4,)), ("float16", (3, 5)), ("int8", (1,)), ("bool", (7,)), ("uint64", (2, 1, 2)), ("float64", (90,))],
+    sampled(
+        [
+            ("float32", (4,)),
+            ("float16", (3, 5)),
+            ("int8", (1,)),
+            ("bool", (7,)),
+            ("uint64", (2, 1, 2)),
+            ("float64", (90,)),
+        ],
+        keep=4,
+    ),
 )
 def test_a_healthy_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, shape: tuple[int, ...], read_data: bool

@@ -331,6 +331,7 @@ def test_the_table_is_whole() -> None:
     assert {damage for _, damage in cells} == set(DAMAGES)
 
 
+@pytest.mark.verify
 def test_every_byte_counts(memory: Memory) -> None:
     """A bit flipped at either end or in the middle of any object is found; only the marker has no hash."""
     assert kinds(memory, read_data=True) == []

@@ -314,7 +314,8 @@ def test_processes_build_one_index(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"index": "HNSW32", "metric": "l2"}, {"index": "HNSW32", "metric": "ip"}, {"index": "HNSW8"}]
+    "options",
+    sampled([{"index": "HNSW32", "metric": "l2"}, {"index": "HNSW32", "metric": "ip"}, {"index": "HNSW8"}], keep=3),
 )
 def test_an_index_of_another_design_is_not_used(directory: Path, options: dict[str, str]) -> None:
     """Of the same rows, whole, and under a name that is not its own."""
@@ -413,6 +414,7 @@ def test_rows_that_are_too_few_to_train_on(directory: Path) -> None:
     assert not any(path.suffix == ".index" for path in files(directory))
 
 
+@pytest.mark.verify
 def test_an_index_that_takes_no_more_rows_is_built_again(directory: Path) -> None:
     """A graph of the kind NSG is built once; many new rows make another."""
     opened(directory, index="NSG16")

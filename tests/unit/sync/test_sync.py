@@ -33,6 +33,7 @@ from storages import (
     texts,
     truth,
 )
+from tiers import sampled
 
 FIRST, SECOND = texts(10), texts(10, start=10)
 
@@ -252,7 +253,7 @@ def puts_of_a_first_push(tmp_path: Path) -> int:
     return sum(verb == "put" for verb, _ in counting.calls)
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize("lost", sampled([False, True], keep=2), ids=["refused", "answer lost"])
 def test_a_push_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path, lost: bool) -> None:
     """At every put: nothing half visible, and the retry publishes the same pack id without a second copy."""
     for at in range(1, puts_of_a_first_push(tmp_path) + 1):

@@ -17,6 +17,7 @@ from cas_cache.storage import open_storage
 from cas_cache.testing import StorageCall, WrappedStorage
 from fault_server import answering
 from storages import SPEC, Encoder, Memory, packs, repository_of, texts, truth
+from tiers import sampled
 
 
 class Refusing(WrappedStorage):
@@ -55,7 +56,7 @@ def one_object(memory: Memory, which: str) -> str:
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("which", ["manifest", "keys", "digests", "vectors"])
+@pytest.mark.parametrize("which", sampled(["manifest", "keys", "digests", "vectors"], keep=4))
 def test_the_other_packs_are_pulled(three: Memory, tmp_path: Path, which: str, *, lazy: bool) -> None:
     """The pack is a problem with its reason, its rows are misses, and the next pull takes it if it may be read."""
     path = one_object(three, which)
