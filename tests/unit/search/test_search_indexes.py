@@ -295,11 +295,11 @@ def test_processes_build_one_index(directory: Path) -> None:
     """Three at once: one builds, the others wait and map what it built."""
     script = (
         "import json, sys; sys.path[:0] = sys.argv[2:]\n"
-        "from search.test_search_indexes import _search_in_process\n"
+        "from test_search_indexes import _search_in_process\n"
         "sys.stdin.read()\n"
         "print(json.dumps(_search_in_process(sys.argv[1])))"
     )
-    command = [sys.executable, "-c", script, str(directory), *sys.path]
+    command = [sys.executable, "-c", script, str(directory), str(Path(__file__).parent), *sys.path]
     pipe = subprocess.PIPE
     running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
     for process in running:

@@ -17,7 +17,7 @@ import pytest
 import cas_cache
 import hostile_mirrors as mirrors
 from cas_cache.errors import CasCacheError
-from paths import ROOT
+from paths import SUPPORT
 
 SOURCES = Path(cas_cache.__file__).parent
 
@@ -224,7 +224,7 @@ def played(place: Path, script: str) -> dict[str, int]:
     end = "\nimport json; armed = False\nprint(json.dumps([[*it, n] for it, n in seen.items()]))\n"
     (place / "script.py").write_text(WATCHED + script + end)
     environment = {
-        "PATH": "/usr/bin:/bin", "HOME": str(place), "PYTHONPATH": f"{SOURCES.parent}:{ROOT / 'tests'}",
+        "PATH": "/usr/bin:/bin", "HOME": str(place), "PYTHONPATH": f"{SOURCES.parent}:{SUPPORT}",
         "CAS_CACHE_SELF_CHECK": "0", "HF_HUB_OFFLINE": "1", "AWS_EC2_METADATA_DISABLED": "true",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
