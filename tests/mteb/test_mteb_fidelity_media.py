@@ -2,10 +2,10 @@
 
 import itertools
 
+import mteb
 import mteb.mocks
 import pytest
 
-import mteb
 from cas_cache.mteb import CachedEmbeddingWrapper
 from mteb_fidelity_decoders import MISSING, run_all
 from mteb_fidelity_decoders import tasks as decoded_tasks

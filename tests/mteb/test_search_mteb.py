@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import mteb
 import numpy as np
 import pytest
 from mteb.models.model_meta import ScoringFunction
 from mteb.models.search_wrappers import SearchEncoderWrapper
 
-import mteb
 import mteb_tasks as tasks
 from cas_cache.errors import ConfigurationError, ShapeMismatch
 from cas_cache.mteb import CachedEmbeddingWrapper, MirrorSearch

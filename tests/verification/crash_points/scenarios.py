@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crash_points.scheduler import Scheduler
-
 from cas_cache import sync
 from cas_cache.errors import IncompleteListing, RepositoryError
 from cas_cache.identity import keys_of_texts
@@ -22,6 +20,7 @@ from cas_cache.repository.dropping import drop
 from cas_cache.repository.pruning import prune
 from cas_cache.storage import Storage
 from cas_cache.testing import MemoryStorage
+from crash_points.scheduler import Scheduler
 from fault_injection import DAY, HOUR, World
 from repository_fixtures import ALL, SPECS, Mirrors, Scene, assert_has, found_by
 from storages import SPEC, Machine

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from crash_points.mutants import MUTANTS
-from crash_points.scenarios import PLAYS, Stage
-from crash_points.scheduler import Chooser, Given, Schedule, Scheduler, chooser_of, shrunk, told
 from filelock import FileLock, Timeout
 
 from cas_cache.files import disk
@@ -23,6 +20,9 @@ from cas_cache.repository.compacting import compact
 from cas_cache.repository.dropping import drop
 from cas_cache.repository.pruning import prune
 from cas_cache.storage import threads
+from crash_points.mutants import MUTANTS
+from crash_points.scenarios import PLAYS, Stage
+from crash_points.scheduler import Chooser, Given, Schedule, Scheduler, chooser_of, shrunk, told
 from fault_injection import DAY, InOrder, World
 from repository_fixtures import ALL, DEATHS, SPECS, Mirrors, assert_has, found_by, kinds_of, pulled
 from storages import SPEC, Machine

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from cas_cache.testing.processes import in_process
 from crash_points.crash_faults import Recording
 from crash_points.crash_files import Stage, killed_at_files, same_each_time
 from crash_points.crash_flows import FILE_FLOWS
-
-from cas_cache.testing.processes import in_process
 from scale import SCALE
 from tiers import sampled
 

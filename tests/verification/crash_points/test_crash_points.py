@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash_points.crash_flows import STORAGE_FLOWS
-from crash_points.killed import killed_everywhere
 
 from cas_cache.errors import RemoteUnavailable
 from cas_cache.repository import pack
 from cas_cache.storage import open_storage, threads
 from cas_cache.testing import MemoryStorage
 from cas_cache.testing.processes import in_process
+from crash_points.crash_flows import STORAGE_FLOWS
+from crash_points.killed import killed_everywhere
 from fault_injection import Deadly, Died, Failing, InOrder, World, points
 from repository_fixtures import FLOWS, Mirrors
 from tiers import sampled

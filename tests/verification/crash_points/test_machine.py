@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from crash_points.actions import Fault, Frozen
-from crash_points.clients import ACTS, Team
-from crash_points.mutants import greedy_merge, no_hashes, no_haste
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -26,6 +23,9 @@ from cas_cache.format import layout
 from cas_cache.repository import Repository, pack
 from cas_cache.repository.pruning import storage_time
 from cas_cache.storage import threads
+from crash_points.actions import Fault, Frozen
+from crash_points.clients import ACTS, Team
+from crash_points.mutants import greedy_merge, no_hashes, no_haste
 from fault_injection import DAY, InOrder, World
 from repository_fixtures import ALL, Mirrors, assert_has, found_by
 from scale import SCALE

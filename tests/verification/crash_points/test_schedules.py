@@ -26,7 +26,6 @@ from crash_points.mutants import MUTANTS
 from crash_points.scenarios import PLAYS
 from crash_points.scheduler import Given, Scheduler, Stuck, parsed, shrunk, told
 from crash_points.schedules import Theatre, explored, story
-
 from scale import SCALE
 from storages import Memory
 from tiers import sampled

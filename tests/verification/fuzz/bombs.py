@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.mirror_targets import serve
 
 from cas_cache import EncoderSpec, sync
 from cas_cache.cli import main as command_line
@@ -39,6 +38,7 @@ from cas_cache.search.faiss_index import Design
 from cas_cache.search.saved import IndexFiles
 from cas_cache.testing import MemoryStorage
 from fuzz import fixtures as scenes
+from fuzz.mirror_targets import serve
 from storages import SPEC, Machine, packs
 
 MAX_MEMORY = 600 << 20

@@ -15,8 +15,6 @@ from unittest import mock
 
 import click
 import numpy as np
-from fuzz.choices import NUMBERS, TEXTS, Choices, mutated_bytes
-from fuzz.fixtures import Target, assert_printable, fast, only, typed
 
 from cas_cache.cli import cli, main
 from cas_cache.config.locations import places
@@ -28,6 +26,8 @@ from cas_cache.mirror import Mirror, View
 from cas_cache.storage import open_storage
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cli_fixtures import leaves, made
+from fuzz.choices import NUMBERS, TEXTS, Choices, mutated_bytes
+from fuzz.fixtures import Target, assert_printable, fast, only, typed
 from storages import SPEC, truth
 
 HOSTILE = "org/\x1b]0;owned\x07\x1b[2J\x9b31m\u202eledom\r\b"

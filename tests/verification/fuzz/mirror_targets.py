@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.choices import Choices, mutated, mutated_bytes
-from fuzz.fixtures import DAMAGE, ROWS, STRANGERS, Target, assert_printable, fast, look_at, only, typed
-from fuzz.fixtures import mirror as made_mirror
 
 from cas_cache.identity import EncoderSpec, keys_of_texts
 from cas_cache.mirror.evict import without_packs
 from cas_cache.mirror.state import State
 from cas_cache.search import finder as search_finder
+from fuzz.choices import Choices, mutated, mutated_bytes
+from fuzz.fixtures import DAMAGE, ROWS, STRANGERS, Target, assert_printable, fast, look_at, only, typed
+from fuzz.fixtures import mirror as made_mirror
 from storages import SPEC, truth
 
 KINDS = {

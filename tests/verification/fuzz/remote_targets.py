@@ -9,9 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fuzz.choices import Choices, mutated, mutated_bytes
-from fuzz.fixtures import ROWS, STRANGERS, Target, assert_printable, fast, only, remote, typed
-
 from cas_cache import sync
 from cas_cache.cli.output import name_of
 from cas_cache.display import visible
@@ -27,6 +24,8 @@ from cas_cache.repository.listing import RepositoryListing
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.storage.interface import ObjectInfo
 from cas_cache.testing import MemoryStorage
+from fuzz.choices import Choices, mutated, mutated_bytes
+from fuzz.fixtures import ROWS, STRANGERS, Target, assert_printable, fast, only, remote, typed
 from storages import SPEC, Machine, manifest_of, packs, reseal
 
 RAW, ANEW = b"\0", b"\3"

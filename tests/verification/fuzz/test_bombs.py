@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzz.bombs import CASES
 
+from fuzz.bombs import CASES
 from paths import PYTHONPATH, ROOT
 
 pytestmark = pytest.mark.verify

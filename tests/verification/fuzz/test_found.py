@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.fixtures import assert_printable
-from fuzz.input_targets import HOSTILE
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.cli import commands
@@ -36,6 +34,8 @@ from cas_cache.mirror.state import State
 from cas_cache.repository import Repository
 from cas_cache.storage.fsspec_storage import FsspecStorage
 from cas_cache.testing import MemoryStorage
+from fuzz.fixtures import assert_printable
+from fuzz.input_targets import HOSTILE
 from storages import SPEC, Machine, texts, truth
 from tiers import sampled
 

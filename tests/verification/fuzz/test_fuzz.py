@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzz.choices import Choices, mutated
-from fuzz.targets import EXAMPLES, TARGETS, USUAL
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cas_cache.identity import keys
 from cas_cache.mirror import index as key_index
 from cas_cache.search import faiss_index
+from fuzz.choices import Choices, mutated
+from fuzz.targets import EXAMPLES, TARGETS, USUAL
 from scale import SCALE
 from tiers import sampled
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 import pytest
+
 from model.mutants import MUTANTS, found
 from model.protocol import CONFIGURATIONS, explore
 from model.world import Rules
-
 from scale import SCALE
 from tiers import sampled
 

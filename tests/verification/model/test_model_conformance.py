@@ -9,9 +9,6 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from model.protocol import PROGRAMS, begins, published, pushes
-from model.world import GRACE, NEVER, THINKS, Actor, Op, Pack, Rules
-from model.world import World as ModelWorld
 
 from cas_cache.format import layout
 from cas_cache.repository import Repository
@@ -20,6 +17,9 @@ from cas_cache.repository.pruning import DAY, prune
 from cas_cache.storage import threads
 from cas_cache.testing import CountingStorage, MemoryStorage
 from fault_injection import HOUR, Deadly, Died, InOrder, World
+from model.protocol import PROGRAMS, begins, published, pushes
+from model.world import GRACE, NEVER, THINKS, Actor, Op, Pack, Rules
+from model.world import World as ModelWorld
 from storages import Machine, texts
 
 Calls = list[tuple[str, str]]

@@ -12,7 +12,6 @@ from pathlib import Path
 from soak.roles import read, write
 from soak.verdict import has_proved, turns_of
 from soak.workers import Post
-
 from worker_processes import Crowd
 
 PATIENCE = 120

@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 
 import numpy as np
-from soak.workers import SPECS, Post, batch, note_problems, noting_errors, rounds, texts_of, vectors_of, wrong_rows
 
 from cas_cache import EmbeddingCache
 from cas_cache.mirror import Mirror
@@ -16,6 +15,7 @@ from cas_cache.repository import pruning
 from cas_cache.repository.check_report import Severity
 from cas_cache.repository.checking import check
 from cas_cache.repository.compacting import compact
+from soak.workers import SPECS, Post, batch, note_problems, noting_errors, rounds, texts_of, vectors_of, wrong_rows
 
 PULLS = 6
 """How often a reader pulls before it looks: where one request in a hundred lies, one of hundreds does."""

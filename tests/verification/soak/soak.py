@@ -27,12 +27,6 @@ if __name__ == "__main__":
     # The folder of this script is on the path first, where this file hides the package that it is in.
     sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "support")]
 
-from soak.actions import Havoc, Plan
-from soak.faulty import faulty_server
-from soak.roles import merge, read, sweep, watch, write
-from soak.verdict import Verdict, judge, turns_of
-from soak.workers import SPECS, Post, texts_of, wrong_rows
-
 from cas_cache import EmbeddingCache
 from cas_cache.errors import CasCacheError
 from cas_cache.mirror import Mirror
@@ -43,6 +37,11 @@ from cas_cache.repository.compacting import compact
 from cas_cache.repository.pruning import prune
 from cas_cache.storage import open_storage
 from paths import ROOT
+from soak.actions import Havoc, Plan
+from soak.faulty import faulty_server
+from soak.roles import merge, read, sweep, watch, write
+from soak.verdict import Verdict, judge, turns_of
+from soak.workers import SPECS, Post, texts_of, wrong_rows
 from worker_processes import Crowd
 
 RUN_SCRIPT = ROOT / "localstack" / "run.py"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from soak.actions import Plan
 from soak.soak import run
 from soak.verdict import Verdict, rows_of

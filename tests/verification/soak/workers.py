@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from soak.faulty import faults
 
 from cas_cache import EmbeddingCache, EncoderSpec
 from cas_cache.errors import (
@@ -40,6 +39,7 @@ from cas_cache.repository import Repository, pruning, publishing
 from cas_cache.storage import open_storage
 from cas_cache.sync import pushing
 from cas_cache.testing import FaultyStorage
+from soak.faulty import faults
 from storages import truth
 from worker_processes import Job
 
