@@ -91,12 +91,6 @@ class EmbeddingCache(SharedMirror, Displayable):
         # Only local files and the repository's address: showing a notebook cell must not send a request.
         return together(facts("EmbeddingCache", values), self.mirror, self.stats)
 
-    def summary(self) -> str:
-        """Return two or three lines that say what the cache did and what is still pending."""
-        pending = self._upload.pending()
-        did = self.stats.summary()
-        return did if pending is None else f"{did}\n{pending}. To push the pending rows: {pending.command}"
-
     def encode(
         self,
         texts: Iterable[str],

@@ -254,6 +254,12 @@ class SharedMirror:
             if self.repository is not None:
                 self.repository.storage.close()
 
+    def summary(self) -> str:
+        """Return two or three lines that say what the cache did and what is still pending."""
+        pending = self._upload.pending()
+        did = self.stats.summary()
+        return did if pending is None else f"{did}\n{pending}. To push the pending rows: {pending.command}"
+
     @property
     def closed(self) -> bool:
         """True after `close`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cas_cache.display import pluralize, size
 from cas_cache.errors import NotAMirror
+from cas_cache.format.rows import KEY_AND_DIGEST_BYTES
 from cas_cache.mirror import Mirror
 from cas_cache.mirror.overview import pending_in
 from cas_cache.sync import push
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cas_cache.repository import Repository
-
-KEY_BYTES = 40
-"""Bytes of a row in addition to its vector: key and digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Upload:
         where = str(self.directory)
         return PendingRows(
             rows=rows,
-            bytes=vector_bytes + rows * KEY_BYTES,
+            bytes=vector_bytes + rows * KEY_AND_DIGEST_BYTES,
             where=where,
             command=shlex.join(["cas-cache", "push", where, "--remote", repository.url]),
             sent=lambda: repository.storage.traffic.up,

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from cas_cache.cli.target import Target
     from cas_cache.sync import SyncReport
 
-KEY_AND_DIGEST_BYTES = 40
-"""Size of a row without its vector: a key and a digest."""
-
 
 @click.command(
     cls=Command,
@@ -38,6 +35,8 @@ def pull(target: Target, filters: Filters, *, keys_only: bool, dry_run: bool, as
     if dry_run:
         report = _would_pull(target, filters)
         if keys_only:
+            from cas_cache.format.rows import KEY_AND_DIGEST_BYTES
+
             report.bytes = report.rows * KEY_AND_DIGEST_BYTES
         print_report(f"would pull{what}", report, dry_run=True, as_json=as_json)
         return

@@ -20,6 +20,7 @@ from cas_cache.identity import KEY_BYTES, canonical_json, parsed_json, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -129,6 +130,10 @@ class Manifest:
         counts = self.source_rows
         ends = np.cumsum(counts) if counts else np.linspace(0, self.rows, len(self.supersedes) + 1)[1:]
         return np.searchsorted(ends, rows, "right")
+
+    def is_merge_of(self, packs: AbstractSet[str]) -> bool:
+        """Return True if every row of this pack is also in one of `packs`: it merges nothing but some of them."""
+        return bool(self.supersedes) and packs >= set(self.supersedes)
 
     def to_bytes(self) -> bytes:
         """Return the manifest as canonical JSON: the stored bytes, whose hash is the pack's id."""

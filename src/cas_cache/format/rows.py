@@ -31,6 +31,9 @@ DTYPES = frozenset({
 })  # fmt: skip
 """Dtypes of vectors: the fixed-size types that NumPy and Zarr name alike."""
 
+KEY_AND_DIGEST_BYTES = KEY_BYTES + 8
+"""Bytes of a row in addition to its vector."""
+
 BLOCK_BYTES = 1 << 20
 """Bytes of rows that are digested at a time: their words, 64 bits wide, take twice that and stay in the CPU cache."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cas_cache.display import Displayable, facts, pluralize, size
 from cas_cache.errors import MirrorError, MirrorWriteError
 from cas_cache.files.disk import is_full
-from cas_cache.identity import KEY_BYTES
+from cas_cache.format.rows import KEY_AND_DIGEST_BYTES
 from cas_cache.mirror.rewrite import rewrite
 from cas_cache.mirror.state import joined
 from cas_cache.mirror.usage import read_usage
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cas_cache.mirror.namespace import Namespace
     from cas_cache.mirror.state import Extent, State
 
-DIGEST_BYTES = 8
 INDEX_BYTES = 16
 
 
@@ -158,7 +157,7 @@ def evict(mirror: Mirror, max_bytes: int, *, dry_run: bool = False) -> EvictRepo
     kept: dict[str, int] = {}
     for ns in mirror.iter_namespaces():
         name = ns.spec.namespace
-        each = ns.row_bytes + KEY_BYTES + DIGEST_BYTES + INDEX_BYTES
+        each = ns.row_bytes + KEY_AND_DIGEST_BYTES + INDEX_BYTES
         kept[name] = ns.rows * each
         report.before += kept[name]
         report.waiting += ns.pending_rows * each

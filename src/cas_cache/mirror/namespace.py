@@ -103,7 +103,7 @@ class Namespace(NamespaceFiles, Displayable):
 
     @property
     def packs(self) -> frozenset[str]:
-        """Like `PackLedger.packs`."""
+        """The packs that need not be pulled: read completely, pushed from here, or superseded by such a pack."""
         return self.ledger.packs
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from cas_cache.errors import DamagedMirror, RepositoryError, ShapeMismatch, UnsupportedFormat
 from cas_cache.format.layout import PackRef
 from cas_cache.format.manifest import Manifest, superseders
+from cas_cache.format.rows import KEY_AND_DIGEST_BYTES
 from cas_cache.identity import first_of_each
 from cas_cache.mirror.index import ABSENT
 from cas_cache.mirror.remote_keys import RemotePack
@@ -37,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 COMMIT_BYTES = 32 << 20
 """Bytes of vectors, or of keys, that are read between two commits."""
-
-BYTES_OF_A_KEY = 40
-"""Size of a key and a digest."""
 
 
 def pull_keys(
@@ -230,9 +228,9 @@ def _pull_keys_of(transfer: Transfer, namespace: str, packs: list[str]) -> bool:
     # A superseded pack is read only if the superseding pack could not be read.
     for pack in sorted(manifests, key=lambda pack: pack in later):
         manifest = manifests[pack]
-        if known.intersection(later.get(pack, ())) or (manifest.supersedes and known.issuperset(manifest.supersedes)):
+        if known.intersection(later.get(pack, ())) or manifest.is_merge_of(known):
             continue
-        transfer.expect(manifest.rows * BYTES_OF_A_KEY)
+        transfer.expect(manifest.rows * KEY_AND_DIGEST_BYTES)
         try:
             check_kind(ns, manifest, pack)
             keys, digests = repository.keys(pack, manifest), repository.digests(pack, manifest)
@@ -243,8 +241,8 @@ def _pull_keys_of(transfer: Transfer, namespace: str, packs: list[str]) -> bool:
         pending.append(RemotePack(pack, manifest.to_bytes(), keys, digests))
         report.packs += 1
         report.rows += manifest.rows
-        transfer.bar.update(manifest.rows * BYTES_OF_A_KEY)
-        if sum(len(pack_keys.keys) for pack_keys in pending) * BYTES_OF_A_KEY >= COMMIT_BYTES:
+        transfer.bar.update(manifest.rows * KEY_AND_DIGEST_BYTES)
+        if sum(len(pack_keys.keys) for pack_keys in pending) * KEY_AND_DIGEST_BYTES >= COMMIT_BYTES:
             ns.remote_keys.add(pending)
             pending = []
     ns.remote_keys.add(pending)

@@ -149,9 +149,7 @@ def _pull_each(
 
 def _pull_pack(transfer: Transfer, ns: Namespace, pack: str, manifest: Manifest) -> None:
     """Store the new rows of a pack. Its vectors are not read if the mirror has every key already."""
-    keys = None
-    if not (manifest.supersedes and ns.packs.issuperset(manifest.supersedes)):
-        keys = transfer.repository.keys(pack, manifest)
+    keys = None if manifest.is_merge_of(ns.packs) else transfer.repository.keys(pack, manifest)
     if keys is None or ns.holds(keys):
         ns.ledger.skip(pack, manifest.rows, manifest.supersedes)
         transfer.expect(-manifest.total_vector_bytes)

@@ -155,11 +155,7 @@ def _compared(
     later = set(superseders(manifests))
     merged = known if ns is None else known - ns.ledger.lasting_packs
     # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
-    new = {
-        pack: m
-        for pack, m in manifests.items()
-        if pack not in later and not (m.supersedes and known.issuperset(m.supersedes))
-    }
+    new = {pack: m for pack, m in manifests.items() if pack not in later and not m.is_merge_of(known)}
     return replace(
         _local_status(namespace, ns, ns.spec if ns is not None else _spec(repository, namespace, report)),
         remote_packs=sum(pack not in later and pack not in merged and pack not in report.untrusted for pack in packs),
