@@ -14,7 +14,7 @@ from cas_cache.cli.options import cache_options
 from cas_cache.cli.output import exit_if, is_quiet, print_json, say
 from cas_cache.config.locations import places
 from cas_cache.config.settings import Settings
-from cas_cache.config.urls import without_credentials
+from cas_cache.config.urls import is_url, without_credentials
 from cas_cache.doctor import DoctorReport, Role, Status, examine_machine, examine_mirror, examine_remote
 from cas_cache.errors import ConfigurationError, MirrorError
 from cas_cache.storage import open_storage
@@ -49,9 +49,12 @@ def doctor(target: Target, *, test_remote: bool, read_only: bool, thorough: bool
     if thorough and (read_only or not test_remote):
         raise click.UsageError("--thorough is for --test-remote, without --read-only.")
     settings = Settings.read()
-    directory, url = places(target.cache, _remote(target), settings)
+    mirror = None if target.cache_is_repository and not is_url(target.cache or "") else target.cache
+    directory, url = places(mirror, _remote(target), settings)
     if test_remote and url is None:
-        raise click.UsageError("There is no remote to test. Name its URL, pass --remote, or set CAS_CACHE_REMOTE.")
+        raise click.UsageError(
+            "There is no remote to test. Name its URL, pass --remote (a directory works too), or set CAS_CACHE_REMOTE."
+        )
     if test_remote and settings.offline:
         raise ConfigurationError("The cache is offline: no test. Unset CAS_CACHE_OFFLINE.")
     report = DoctorReport(

@@ -83,8 +83,8 @@ def _drop_pack(target: Target, pack: str, *, asks: bool, force: bool, dry_run: b
     rows = 0 if mirror is None else forget_packs(mirror, packs, dry_run=True)
     if not (report.packs or rows):
         raise ConfigurationError(
-            f"Neither {repository.url} nor the mirror has a pack {pack}. Nothing was deleted. `cas-cache ls` and the "
-            "message of a failed self-check name packs."
+            f"Neither {repository.url} nor the mirror has a pack {pack}. Nothing was deleted. `cas-cache info "
+            "-n ID --json` and the message of a failed self-check name packs."
         )
     if asks and (force or not report.other_rows):
         ask(f"Delete {_pack_text(report, rows)}?")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,8 +19,6 @@ from cas_cache.files.disk import flush
 from cas_cache.format.signing import Signer, Trust, new_private_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cas_cache.config.settings import Settings
 
 CHOICES = ("any", "signed-by")
@@ -81,6 +80,11 @@ def trust_of(settings: Settings, signing: Signing | None = None) -> tuple[Trust 
             f"signing is a {type(signing).__name__}. Pass cas_cache.Signing(trust=, trusted_keys=, signing_key=)."
         )
     signing = (signing or Signing()).with_settings(settings)
+    if not isinstance(signing.trusted_keys, Mapping | None):
+        raise ConfigurationError(
+            f"trusted_keys is a {type(signing.trusted_keys).__name__}. Pass public keys by name: "
+            '{"alice": "ed25519:..."}.'
+        )
     if signing.trust not in CHOICES:
         raise ConfigurationError(f"trust={signing.trust!r} is not one of {', '.join(map(repr, CHOICES))}.")
     trust = Trust(signing.trusted_keys or {}) if signing.trust == "signed-by" else None
@@ -140,7 +144,7 @@ def _signer(key: str | Path) -> Signer:
         pem = file.read_bytes()
     except OSError as err:
         raise ConfigurationError(
-            f"There is not a signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
+            f"There is no signing key {str(key)!r}: neither in {keys_folder()} nor as a file that can be read "
             f"({err.strerror}). `cas-cache keys new` makes one, `cas-cache keys list` lists them."
         ) from err
     try:

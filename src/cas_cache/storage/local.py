@@ -83,10 +83,12 @@ class LocalStorage:
                     self._make_folder((self._root / path).parent)
                     write_atomically(self._root / path, data, create_only=create_only)
                     break
-                except FileNotFoundError:
+                except FileNotFoundError as err:
                     self._durable.clear()
                     if attempt == ATTEMPTS:
-                        raise
+                        raise RemoteUnavailable(
+                            f"{self.url} could not be created ({err}). Name another directory."
+                        ) from as_cause(err)
         self.traffic.add(up=len(data))
 
     def list(self, prefix: str) -> list[ObjectInfo]:

@@ -35,9 +35,9 @@ def connect(mirror: Mirror, repository: Repository) -> bool:
         return True
     if mirror.repository is not None:
         raise IncompleteListing(
-            f"{repository.url} is empty, but the mirror {mirror.directory} belongs to the repository that was at "
-            f"{mirror.repository_url}. Nothing was changed. Check the URL. If that repository is gone for good, "
-            "push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
+            f"There is no repository at {repository.url}, but the mirror {mirror.directory} belongs to the repository "
+            f"that was at {mirror.repository_url}. Nothing was changed. Check the URL. If that repository is gone for "
+            "good, push(rebind=True) (`cas-cache push --rebind`) sends every row to this one."
         )
     return False
 

@@ -22,6 +22,7 @@ from cas_cache.sync.small_packs import check_kind, is_grouped, pull_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from cas_cache.format.manifest import Manifest
     from cas_cache.mirror import Mirror, Namespace
@@ -190,17 +191,7 @@ def _check_listing(
         ns = transfer.mirror.get(namespace)
         if ns is None or not packs or listed.get(namespace):
             continue
-        way_out = (
-            "If it should be there, check the bucket and try again. push(rebind=True) (`cas-cache push --rebind`) "
-            f"sends every row again. If the namespace was dropped on purpose, move {ns.folder} out of the mirror: its "
-            "rows may be nowhere else."
-        )
-        if ns.pending_rows:
-            way_out = f"{ns.pending_rows} rows of it wait here to be pushed. Check the bucket and try again."
-        problem = IncompleteListing(
-            f"{transfer.repository.url} lists no pack of namespace {namespace} ({ns.spec.model}), but this mirror "
-            f"knows {len(packs)}. Nothing of it was changed. {way_out}"
-        )
+        problem = unlisted_namespace(transfer.repository, ns, len(packs))
         if not every or not listed:
             raise problem
         ns.ledger.note_gone((), packs)
@@ -214,22 +205,54 @@ def _note_gone(transfer: Transfer, listed: dict[str, list[str]], known: dict[str
         if ns is None or not remote_packs:
             continue  # `_check_listing` has reported this
         ns.refresh()
-        gone = (packs & ns.ledger.lasting_packs).difference(remote_packs)
-        if gone:
-            # The merge may have been read by a process that was killed, or before an eviction. Its manifest says what
-            # it supersedes.
-            refs = [PackRef(namespace, pack) for pack in remote_packs if pack in ns.packs]
-            merged = superseders(transfer.repository.read_manifests(refs).readable).keys()
-            ns.ledger.supersede(merged & gone)
-            gone -= merged
+        unlisted = (packs & ns.ledger.lasting_packs).difference(remote_packs)
+        gone = gone_packs(transfer.repository, ns, unlisted, remote_packs)
+        ns.ledger.supersede(unlisted - gone)
         ns.ledger.note_gone((ns.packs - ns.ledger.lasting_packs).difference(remote_packs), gone)
         if gone:
-            transfer.report.problems.append(
-                IncompleteListing(
-                    f"{len(gone)} packs of namespace {namespace} ({ns.spec.model}) that this mirror knows are not in "
-                    f"{transfer.repository.url} any more, the first is {min(gone)}. Their rows are still in the mirror "
-                    f"{transfer.mirror.directory}. push(rebind=True) (`cas-cache push --rebind`) sends every row "
-                    f"again. If they were deleted on purpose, move {ns.folder} out of the mirror and pull again: its "
-                    "rows may be nowhere else."
-                )
-            )
+            transfer.report.problems.append(unlisted_packs(transfer.repository, ns, gone))
+
+
+def gone_packs(
+    repository: Repository, ns: Namespace, unlisted: frozenset[str], listed: Iterable[str]
+) -> frozenset[str]:
+    """Return those of a mirror's unlisted packs that no listed pack supersedes.
+
+    The merge may have been read by a process that was killed, or before an eviction. Its manifest says what it
+    supersedes.
+
+    Args:
+        repository: The repository.
+        ns: The namespace.
+        unlisted: Packs that the mirror knows and a listing does not show.
+        listed: Packs of the namespace that the listing shows.
+    """
+    if not unlisted:
+        return unlisted
+    refs = [PackRef(ns.spec.namespace, pack) for pack in listed if pack in ns.packs]
+    return unlisted - superseders(repository.read_manifests(refs).readable).keys()
+
+
+def unlisted_namespace(repository: Repository, ns: Namespace, packs: int) -> IncompleteListing:
+    """Return the error for a namespace of which a repository lists no pack, although the mirror knows some."""
+    way_out = (
+        "If it should be there, check the bucket and try again. push(rebind=True) (`cas-cache push --rebind`) sends "
+        f"every row again. If the namespace was dropped on purpose, move {ns.folder} out of the mirror: its rows may "
+        "be nowhere else."
+    )
+    if ns.pending_rows:
+        way_out = f"{ns.pending_rows} rows of it wait here to be pushed. Check the bucket and try again."
+    return IncompleteListing(
+        f"{repository.url} lists no pack of namespace {ns.spec.namespace} ({ns.spec.model}), but this mirror knows "
+        f"{packs}. Nothing of it was changed. {way_out}"
+    )
+
+
+def unlisted_packs(repository: Repository, ns: Namespace, packs: AbstractSet[str]) -> IncompleteListing:
+    """Return the error for packs that a mirror knows and its repository does not list any more."""
+    return IncompleteListing(
+        f"{len(packs)} packs of namespace {ns.spec.namespace} ({ns.spec.model}) that this mirror knows are not in "
+        f"{repository.url} any more, the first is {min(packs)}. Their rows are still in the mirror. push(rebind=True) "
+        f"(`cas-cache push --rebind`) sends every row again. If they were deleted on purpose, move {ns.folder} out of "
+        "the mirror and pull again: its rows may be nowhere else."
+    )

@@ -14,6 +14,7 @@ from cas_cache.format.manifest import superseders
 from cas_cache.identity import names_of
 from cas_cache.repository import most_rows_of_a_pack
 from cas_cache.sync.connecting import peek, selected
+from cas_cache.sync.pulling import gone_packs, unlisted_namespace, unlisted_packs
 from cas_cache.sync.report import SyncReport, manifests_of
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def status_of(mirror: Mirror | None, repository: Repository) -> tuple[list[SyncS
     """Return the status of each namespace on either side, ordered by id, and a report of problems.
 
     Needs one listing, the manifests of packs that the mirror does not know, and the specs of namespaces that it does
-    not have.
+    not have. Packs that the mirror knows and the repository does not list any more are problems of the report.
 
     Args:
         mirror: The mirror; None if it does not exist yet.
@@ -153,6 +154,8 @@ def _compared(
     known = frozenset() if ns is None else ns.packs
     manifests, _ = manifests_of(repository, namespace, [pack for pack in packs if pack not in known], report)
     later = set(superseders(manifests))
+    if ns is not None:
+        _note_gone(repository, ns, packs, later, report)
     merged = known if ns is None else known - ns.ledger.lasting_packs
     # A merge of packs that the mirror has all read contains nothing new: a pull only records it.
     new = {pack: m for pack, m in manifests.items() if pack not in later and not m.is_merge_of(known)}
@@ -163,6 +166,15 @@ def _compared(
         rows_to_pull=sum(m.rows for m in new.values()),
         bytes_to_pull=sum(m.total_vector_bytes for m in new.values()),
     )
+
+
+def _note_gone(repository: Repository, ns: Namespace, packs: list[str], later: set[str], report: SyncReport) -> None:
+    """Report packs that the mirror knows and the repository does not list any more."""
+    unlisted = ns.ledger.lasting_packs.difference(packs, later)
+    if unlisted and not packs:
+        report.problems.append(unlisted_namespace(repository, ns, len(unlisted)))
+    elif gone := gone_packs(repository, ns, unlisted, packs):
+        report.problems.append(unlisted_packs(repository, ns, gone))
 
 
 def _local_status(namespace: str, ns: Namespace | None, spec: EncoderSpec | None) -> SyncStatus:

@@ -110,3 +110,12 @@ def test_ls_without_arguments_lists_all_mirrors(
     ended = run("ls")
     assert (ended.code, "skipped: " in ended.err, f"mirror {home / 'local'}\n" in ended.out) == (1, True, True)
     assert [one["error"] for one in json.loads(run("ls", "--json").out)["problems"]] == ["DamagedMirror"]
+
+
+def test_doctor_examines_the_directory_of_a_repository(run: Any, tmp_path: Path) -> None:
+    """Named as CACHE it is examined as a repository, as `ls` and `check` do, not as a damaged mirror."""
+    with EmbeddingCache(tmp_path / "mirror", remote=tmp_path / "repo") as cache:
+        cache.put(["a"], [[1.0, 2.0]], SPEC)
+    done = run("doctor", tmp_path / "repo", "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["url"]) == (0, str(tmp_path / "repo")), done.out

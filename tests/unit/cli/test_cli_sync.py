@@ -9,6 +9,7 @@ import pytest
 
 from cas_cache import EmbeddingCache
 from cas_cache.mirror import Mirror, View
+from cas_cache.repository import compact, prune
 from storages import OTHER_SPEC, SPEC, texts, truth
 
 DOCUMENTS = replace(SPEC, role="document")
@@ -70,6 +71,32 @@ def test_status_for_people(run: Any, team: Team) -> None:
     assert "0 rows; 7 in 1 pack to pull (112 B)" in done.out
     assert "3 namespaces, 0 up to date; 112 B to push, 112 B to pull" in done.out
     assert all(len(line.rstrip()) <= 80 for line in done.out.splitlines())
+
+
+@pytest.mark.parametrize("every", [True, False], ids=["the namespace", "one pack"])
+def test_status_reports_packs_that_are_gone(run: Any, team: Team, *, every: bool) -> None:
+    """Deleted from the repository behind the mirror's back: exit code 1, and the way to send the rows again."""
+    with EmbeddingCache(team.mirror, remote=team.remote, push="manual") as cache:
+        cache.push()
+    manifests = sorted((team.remote / "manifests" / SPEC.namespace).iterdir())
+    assert len(manifests) == 2
+    for manifest in manifests if every else manifests[:1]:
+        manifest.unlink()
+    done = run("status", team.mirror, "--remote", team.remote)
+    assert done.code == 1
+    said = " ".join((done.out + done.err).split())
+    assert f"lists no pack of namespace {SPEC.namespace}" in said if every else f"first is {manifests[0].stem}" in said
+    assert "--rebind" in said
+
+
+def test_status_knows_packs_that_were_merged(run: Any, team: Team) -> None:
+    """Merged and pruned by somebody else: nothing is gone."""
+    with EmbeddingCache(team.mirror, remote=team.remote, push="manual") as cache:
+        cache.push()
+    with EmbeddingCache(team.mirror.parent / "third", remote=team.remote) as cache:
+        compact(cache.repository, at_least=2)
+        assert prune(cache.repository, grace=0, force=True).deletions
+    assert run("status", team.mirror, "--remote", team.remote).code == 0
 
 
 def test_sync_leaves_both_sides_in_step(run: Any, team: Team) -> None:

@@ -163,7 +163,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert trust_of(Settings.read())[0] is None
     for variable, value, match in (
         ("CAS_CACHE_TRUST", "nobody", "is not one of 'any', 'signed-by'"),
-        ("CAS_CACHE_SIGNING_KEY", "carol", "There is not a signing key 'carol'"),
+        ("CAS_CACHE_SIGNING_KEY", "carol", "There is no signing key 'carol'"),
         ("CAS_CACHE_TRUSTED_KEYS", "alice", "is not of the form"),
     ):
         with monkeypatch.context() as patch:
@@ -220,3 +220,9 @@ def test_cryptography_is_imported_only_where_it_is_used(tmp_path: Path) -> None:
         "assert not any(it.startswith('cryptography') for it in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "cache"], check=True)
+
+
+def test_trusted_keys_without_names_are_refused() -> None:
+    """A list of keys is not a mapping of names to keys: the error shows the form."""
+    with pytest.raises(ConfigurationError, match=r"trusted_keys is a list\. Pass public keys by name"):
+        trust_of(Settings.read(), Signing(trust="signed-by", trusted_keys=["ed25519:AAAA"]))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from cas_cache.errors import AccessDenied, InvalidURL, ObjectNotFound, RemoteUna
 from cas_cache.repository import Repository
 from cas_cache.repository.checking import check
 from cas_cache.storage import Storage, open_storage
+from cas_cache.storage.local import LocalStorage
 from storages import SPEC, Encoder, texts, truth
 
 
@@ -186,3 +187,10 @@ def test_a_file_system_that_cannot_hold_a_repository_is_refused(
     with pytest.raises(InvalidURL, match=rf"file system of {protocol}:// cannot .*(Use s3://|Mount the share)"):
         EmbeddingCache(tmp_path / "m", remote=refused, read_only=True)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a directory in which nobody can create a folder")
+def test_a_directory_that_cannot_be_created_is_named() -> None:
+    """It is not an object that is missing: the error says what could not be created."""
+    with pytest.raises(RemoteUnavailable, match=r"/proc/none/repository could not be created .*\. Name another"):
+        LocalStorage("/proc/none/repository").put("packs/a", b"1")
