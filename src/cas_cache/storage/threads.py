@@ -70,8 +70,10 @@ class _DaemonThreads(Executor):
 def _run(future: Future[_T], fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
         future.set_result(fn(*args, **kwargs))
-    except BaseException as err:  # noqa: BLE001 - raised by the future
-        future.set_exception(err)
+    except BaseException as err:
+        future.set_exception(err)  # raises it
+        if isinstance(err, KeyboardInterrupt):
+            raise  # only the main thread gets it: it must not go on with the next call
     finally:
         del future  # the error's traceback holds this frame, and the future holds the error
 
