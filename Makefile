@@ -3,6 +3,7 @@ PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3
 TORCH_INDEX ?=
 REMOTE ?= local
 JOBS   ?= 3
+VERIFY_JOBS ?= 2
 SCALE  ?= 10
 SECONDS ?= 60
 MINUTES ?= 10
@@ -29,7 +30,7 @@ help:
 	@echo "make demo [REMOTE=localstack]  evaluate a real model through a cache, four times, and compare"
 	@echo "make test [JOBS=3]             the tests for every change, LocalStack included, in so many processes"
 	@echo "make test-core [JOBS=3]        those of make test that need neither mteb nor torch: any Python from 3.11 to 3.14"
-	@echo "make verify [JOBS=3]           the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
+	@echo "make verify [VERIFY_JOBS=2]    the exhaustive tests: crash points, faults, schedules, model, damage, six storages"
 	@echo "make environments              a part of the tests with the lowest and newest dependencies, and on every Python here"
 	@echo "make reliability [SCALE=10]    crash points, faults, schedules, model, damage: so many times what make verify does"
 	@echo "make fuzz [SECONDS=60]         coverage-guided fuzzing of all that is parsed, so long for each of 22 targets"
@@ -86,7 +87,7 @@ test: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m "not verify and not environments"
 
 verify: $(TEST)/.ready
-	$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 10 -m verify
+	$(TEST)/bin/python -m pytest -n $(VERIFY_JOBS) --dist worksteal --durations 10 -m verify
 
 environments: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -s -m environments

@@ -176,8 +176,8 @@ def test_a_marker_that_was_misread(
 
 def faulty_marker(storage: MemoryStorage, at: int, which: int) -> FaultyStorage:
     """Return a storage whose marker is misread, the n-th time that there is one."""
-    # Where there is none, it is looked for when the remote is opened, when it is created, and right before the write.
-    absent = 0 if layout.MARKER in storage.objects else 3
+    # Where there is none, it is looked for when the remote is opened, and right before the write.
+    absent = 0 if layout.MARKER in storage.objects else 2
     return FaultyStorage(storage, [Fault("flipped-bit", "get", at=at + absent, path=layout.MARKER, which=which)])
 
 
