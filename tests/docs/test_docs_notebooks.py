@@ -1,5 +1,6 @@
 """docs/how-to/notebooks-and-logs.md: its blocks run as printed, and the cell that it shows is the code's own."""
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -31,6 +32,8 @@ def test_every_block_runs(
 ) -> None:
     """In order, in one folder; what they print is what their comments and the text say."""
     monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("cas_cache")
+    monkeypatch.setattr(logger, "level", logger.level)  # a block sets it
     page, names = PAGE.read_text("utf-8"), {}  # type: ignore[var-annotated]
     kinds = []
     for kind, block in BLOCK.findall(page):
