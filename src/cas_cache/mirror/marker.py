@@ -152,7 +152,8 @@ class Marker:
         """
         self._check_free()
         raise NotAMirror(
-            f"There is no cas_cache mirror at {self._directory}. Check the path. A run or `cas-cache pull` makes one."
+            f"There is no cas_cache mirror at {self._directory}. Check the path. An EmbeddingCache makes one, and so "
+            "does `cas-cache pull`."
         )
 
     def _check_free(self) -> None:
